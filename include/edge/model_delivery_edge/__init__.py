@@ -1,0 +1,1 @@
+"""The device agent: desired state in, proven model served."""

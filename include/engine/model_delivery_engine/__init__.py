@@ -1,0 +1,1 @@
+"""The work itself: bundles, compile, parity, batch pipeline. A pure library."""

@@ -1,0 +1,1 @@
+"""The embedded cloud: AWS wire formats over durable jobs and real work."""

@@ -1,0 +1,1 @@
+"""Starts the whole product on one machine: what `make demo`, `make up` and the tests stand on."""
