@@ -1,0 +1,33 @@
+"""Free loopback ports, taken together so that no two callers in one process get the same."""
+
+import contextlib
+import socket
+
+LOOPBACK = "127.0.0.1"
+
+
+class PortInUseError(RuntimeError):
+    """A port that was asked for by number is taken."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` distinct ports that nothing listened on a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def require_free(port: int, setting: str) -> int:
+    """Return `port` if it is free; raise PortInUseError that names the setting to change."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise PortInUseError(
+                f"port {port} on {LOOPBACK} is in use: stop what listens there, "
+                f"or set {setting} to another port"
+            ) from error
+    return port

@@ -1,0 +1,128 @@
+"""The whole stack on one machine: object store, localcloud, one device, Airflow."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from stack.airflow import Airflow, aws_connection
+from stack.credentials import Credentials, load_or_create
+from stack.device import device
+from stack.localcloud import LocalCloud
+from stack.object_store import object_store
+from stack.ports import LOOPBACK, free_ports, require_free
+from stack.processes import Process, resident_bytes
+
+START_SECONDS = 180.0
+THING = "edge-1"
+
+
+def _say_nothing(_line: str) -> None:
+    return
+
+
+class Stack:
+    """Starts and stops everything; a context manager that leaves no process behind.
+
+    :param home: folder of all its state; kept between starts.
+    :param say: takes a line for each step of the start.
+    :param connections: further Airflow connections by id.
+    :param settings: further environment of Airflow.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        say: Callable[[str], None] = _say_nothing,
+        connections: Mapping[str, Mapping[str, object]] | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home
+        self._say = say
+        self.credentials: Credentials = load_or_create(home / "secrets.json")
+        self.store_port, cloud_port, self.device_port, airflow_port = _ports()
+        self.store_url = f"http://{LOOPBACK}:{self.store_port}"
+        self.cloud = LocalCloud(home / "localcloud", self.credentials, cloud_port, self.store_port)
+        self.airflow = Airflow(
+            home / "airflow",
+            self.credentials,
+            airflow_port,
+            {
+                "aws_default": aws_connection(self.credentials, self.cloud.url, self.store_url),
+                "model_delivery_edge_default": self._device_connection(),
+                **(connections or {}),
+            },
+            settings,
+        )
+        self.processes: dict[str, Process] = {}
+
+    def _device_connection(self) -> dict[str, object]:
+        return {
+            "conn_type": "model_delivery_edge",
+            "host": LOOPBACK,
+            "port": self.device_port,
+            "schema": "http",
+            "password": self.credentials.device_api_token,
+        }
+
+    def __enter__(self) -> "Stack":
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything and return when all of it is healthy."""
+        migrate = self._launch(self.airflow.migrate())
+        store = object_store(self.home / "store", self.credentials, self.store_port)
+        self._launch(store).wait_healthy(START_SECONDS)
+        self._say(f"object store ready at {self.store_url}")
+        self.cloud.prepare()
+        cloud = self._launch(self.cloud.api())
+        self._launch(self.cloud.worker())
+        cloud.wait_healthy(START_SECONDS)
+        self._say(f"localcloud ready at {self.cloud.url}")
+        agent = device(
+            THING, self.home / "devices" / THING, self.cloud, self.credentials, self.device_port
+        )
+        self._launch(agent).wait_healthy(START_SECONDS)
+        self._say(f"device {THING} ready at http://{LOOPBACK}:{self.device_port}")
+        migrate.wait_done(START_SECONDS)
+        del self.processes[migrate.name]
+        for component in [self._launch(each) for each in self.airflow.components()]:
+            component.wait_healthy(START_SECONDS)
+        self._say(f"Airflow ready at {self.airflow.url}")
+
+    def _launch(self, process: Process) -> Process:
+        self.processes[process.name] = process
+        return process.start()
+
+    def stop(self) -> None:
+        """Stop everything that was started, the last first."""
+        for process in reversed(list(self.processes.values())):
+            process.stop()
+        self.processes.clear()
+
+    def require_running(self) -> None:
+        """Raise StackError naming the first process that ended by itself."""
+        for process in self.processes.values():
+            process.require_running()
+
+    def resident_bytes(self) -> int:
+        """Memory of all its processes, shared pages counted once, in bytes."""
+        return resident_bytes([process.pid for process in self.processes.values()])
+
+
+def _ports() -> tuple[int, int, int, int]:
+    """Ports of store, localcloud, device, Airflow: as the environment says, else free ones."""
+    free = free_ports(4)
+    names = ("STORE_PORT", "LOCALCLOUD_PORT", "DEVICE_PORT", "AIRFLOW_PORT")
+    chosen = [
+        require_free(int(os.environ[name]), name) if name in os.environ else port
+        for name, port in zip(names, free, strict=True)
+    ]
+    return chosen[0], chosen[1], chosen[2], chosen[3]
