@@ -3,16 +3,21 @@
 Takes a trained model to a device, with the evidence that it deserves to run there:
 compile, batch inference on held-out data, quality gate, deployment, smoke test, report.
 
-Starts by hand (the form below), over REST with `conf`, when a model archive lands under
-`incoming/` of the bucket, and by cron. The Airflow connections decide where it runs.
+Starts by hand (the trigger form), over REST with `conf`, by cron, and when a model archive lands
+under `incoming/` of the bucket. The Airflow connections decide where it runs: localcloud or AWS.
 """
 
 import os
 from datetime import timedelta
 
-from airflow.sdk import DAG, Asset, AssetWatcher, CronTriggerTimetable, Param
-from airflow.timetables.assets import AssetOrTimeSchedule
-
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetOrTimeSchedule,
+    AssetWatcher,
+    CronTriggerTimetable,
+    Param,
+)
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
     CreateComponentVersionOperator,
@@ -28,3 +33,165 @@ from model_delivery.operators.inference import (
 from model_delivery.operators.report import DeliveryReportOperator
 from model_delivery.operators.storage import CopyObjectsOperator
 from model_delivery.triggers.storage import NewObjectTrigger
+
+BUCKET = os.environ.get("MODEL_DELIVERY_BUCKET", "model-delivery")
+CRON = os.environ.get("MODEL_DELIVERY_CRON", "0 3 * * 1")
+ROLE_ARN = os.environ.get(
+    "MODEL_DELIVERY_ROLE_ARN", "arn:aws:iam::000000000000:role/model-delivery"
+)
+URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]+"
+
+# A run that an archive started takes that archive; every other run takes the form's.
+MODEL_URI = """{{ (triggering_asset_events.values() | map('first') | first).extra.payload.uri
+                  if triggering_asset_events else params.model_uri }}"""
+DELIVERY = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
+MODEL = f"{DELIVERY}/model/model.tar.gz"
+INPUT = f"{DELIVERY}/input/input.jsonl"
+
+incoming_models = Asset(
+    name="incoming_models",
+    uri=f"s3://{BUCKET}/incoming",
+    watchers=[
+        AssetWatcher(
+            name="model_archives",
+            trigger=NewObjectTrigger(uri=f"s3://{BUCKET}/incoming/", suffix=".tar.gz"),
+        )
+    ],
+)
+compiled_models = Asset(name="compiled_models", uri=f"s3://{BUCKET}/deliveries/compiled")
+deployed_models = Asset(name="deployed_models", uri=f"s3://{BUCKET}/deliveries/deployed")
+
+with DAG(
+    dag_id="model_delivery",
+    doc_md=__doc__,
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable(CRON, timezone="UTC"), assets=[incoming_models]
+    ),
+    catchup=False,
+    max_active_runs=4,
+    dagrun_timeout=timedelta(hours=6),
+    default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
+    tags=["model-delivery"],
+    params={
+        "model_uri": Param(
+            f"s3://{BUCKET}/samples/digits.tar.gz",
+            type="string",
+            pattern=URI + r"\.tar\.gz$",
+            title="Model archive",
+            description="Trained model as .tar.gz with one ONNX file, in S3, Azure Blob or a file.",
+        ),
+        "input_uri": Param(
+            f"s3://{BUCKET}/samples/held_out.jsonl",
+            type="string",
+            pattern=URI + r"\.jsonl$",
+            title="Held-out data",
+            description="JSON Lines: one record a line, the model's inputs by name, and the label.",
+        ),
+        "data_input_config": Param(
+            {"image": [-1, 64]},
+            type="object",
+            minProperties=1,
+            additionalProperties={"type": "array", "items": {"type": "integer", "minimum": -1}},
+            title="Input shapes",
+            description="Shape of each model input by name; -1 leaves the batch dimension open.",
+        ),
+        "framework": Param("ONNX", type="string", enum=["ONNX"], title="Framework"),
+        "target_device": Param(
+            "ml_c5",
+            type="string",
+            enum=["ml_c4", "ml_c5", "ml_m4", "ml_m5", "rasp3b", "rasp4b"],
+            title="Target",
+            description="Device family to compile for, by SageMaker's names.",
+        ),
+        "thing_name": Param(
+            "edge-1",
+            type="string",
+            pattern=r"^[a-zA-Z0-9:_-]{1,128}$",
+            title="Device",
+            description="Name of the core device that gets the model.",
+        ),
+        "label_field": Param("label", type="string", minLength=1, title="Label field"),
+        "score_output": Param(
+            "probabilities",
+            type="string",
+            minLength=1,
+            title="Score output",
+            description="Model output with one score a class; the highest is the answer.",
+        ),
+        "min_accuracy": Param(
+            0.9,
+            type="number",
+            minimum=0,
+            maximum=1,
+            title="Least accuracy",
+            description="The gate holds the lower end of the 95 % interval against this.",
+        ),
+        "max_error_fraction": Param(
+            0.01, type="number", minimum=0, maximum=1, title="Most failed records (fraction)"
+        ),
+        "shards": Param(
+            2, type="integer", minimum=1, maximum=256, title="Shards", description="Parallel tasks."
+        ),
+        "output_uri": Param(
+            f"s3://{BUCKET}/deliveries",
+            type="string",
+            pattern=URI + "$",
+            title="Deliveries",
+            description="Each run writes below this, under its run id.",
+        ),
+    },
+    render_template_as_native_obj=False,
+) as dag:
+    stage = CopyObjectsOperator(
+        task_id="stage_inputs",
+        copies=[(MODEL_URI, MODEL), ("{{ params.input_uri }}", INPUT)],
+    )
+    compile_model = CreateCompilationJobOperator(
+        task_id="compile",
+        role_arn=ROLE_ARN,
+        model_uri=MODEL,
+        framework="{{ params.framework }}",
+        data_input_config="{{ params.data_input_config | tojson }}",
+        output_uri=f"{DELIVERY}/compiled",
+        target_device="{{ params.target_device }}",
+        deferrable=True,
+        outlets=[compiled_models],
+    )
+    bundle_uri = "{{ ti.xcom_pull('compile')['output_uri'] }}"
+    plan = PlanShardsOperator(task_id="plan_shards", input_uri=INPUT, shards="{{ params.shards }}")
+    infer = BatchInferenceOperator.partial(
+        task_id="batch_inference",
+        bundle_uri=bundle_uri,
+        output_uri=f"{DELIVERY}/results",
+    ).expand(shard=plan.output["shards"])
+    merge = MergeResultsOperator(
+        task_id="merge_results", parts=infer.output, output_uri=f"{DELIVERY}/results"
+    )
+    gate = QualityGateOperator(
+        task_id="quality_gate",
+        results_uri="{{ ti.xcom_pull('merge_results')['output_uri'] }}",
+        label_field="{{ params.label_field }}",
+        score_output="{{ params.score_output }}",
+        min_accuracy="{{ params.min_accuracy }}",
+        max_error_fraction="{{ params.max_error_fraction }}",
+    )
+    component = CreateComponentVersionOperator(
+        task_id="component_version", bundle_uri=bundle_uri, component_name="model-delivery.digits"
+    )
+    deploy = CreateDeploymentOperator(
+        task_id="deploy",
+        thing_name="{{ params.thing_name }}",
+        components={
+            "{{ ti.xcom_pull('component_version')['component_name'] }}": (
+                "{{ ti.xcom_pull('component_version')['component_version'] }}"
+            )
+        },
+        deferrable=True,
+        outlets=[deployed_models],
+    )
+    smoke = EdgeInferenceOperator(task_id="smoke_test", input_uri=INPUT)
+    report = DeliveryReportOperator(task_id="report", output_uri=f"{DELIVERY}/report.html")
+
+    stage >> [compile_model, plan]
+    [compile_model, plan] >> infer
+    merge >> gate >> component >> deploy >> smoke >> report

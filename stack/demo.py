@@ -1,4 +1,4 @@
-"""The main job, once: start the stack, run the DAG `model_delivery` over REST, write the summary."""
+"""The main job, once: start the stack, run the DAG over REST, write the summary."""
 
 import json
 import shutil

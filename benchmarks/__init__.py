@@ -1,0 +1,1 @@
+"""Benchmarks: each writes `build/bench/<name>.json`; none is a timed test."""

@@ -1,0 +1,29 @@
+"""`python -m benchmarks [name]`: run one benchmark, or all."""
+
+import importlib
+import sys
+from pathlib import Path
+
+NOT_BENCHMARKS = {"__init__", "__main__", "record"}
+
+
+def names() -> list[str]:
+    """Return the benchmarks there are."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(path.stem for path in files if path.stem not in NOT_BENCHMARKS)
+
+
+def main() -> int:
+    """Run what the command line names; refuse an unknown name with the known ones."""
+    wanted = sys.argv[1:] or names()
+    for name in wanted:
+        if name not in names():
+            print(f"no benchmark {name!r}; there are: {', '.join(names())}", file=sys.stderr)
+            return 2
+        path = importlib.import_module(f"benchmarks.{name}").main()
+        print(path.read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The form every benchmark writes: medians over interleaved rounds, ours by peer and limit."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+OUT = Path(__file__).resolve().parent.parent / "build" / "bench"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure: medians, with the spread of ours as (min, max)."""
+
+    what: str
+    unit: str
+    better: str
+    ours: float
+    peer: float | None
+    peer_name: str | None
+    limit: float | None
+    limit_name: str | None
+    goal: str
+    rounds: int
+    spread: tuple[float, float]
+    note: str = ""
+
+
+def median_and_spread(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Return the median and (min, max)."""
+    return statistics.median(values), (min(values), max(values))
+
+
+def write(name: str, measures: Sequence[Measure], packages: Sequence[str]) -> Path:
+    """Write `build/bench/<name>.json` with the machine it was measured on."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    document = {
+        "name": name,
+        "machine": _machine(packages),
+        "measures": [asdict(measure) for measure in measures],
+    }
+    path = OUT / f"{name}.json"
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    return path
+
+
+def _machine(packages: Sequence[str]) -> dict[str, object]:
+    cpu = next(
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    versions = {package: version(package) for package in packages}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
+        "versions": {"python": platform.python_version(), **versions},
+    }

@@ -1,0 +1,79 @@
+"""Every DAG file: it imports, is light, and its params make a form that refuses bad values."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+
+PROJECT = Path(__file__).resolve().parents[2]
+DAG_FILES = sorted((PROJECT / "dags").glob("*.py"))
+HEAVY = ["boto3", "botocore", "aiobotocore", "numpy", "onnx", "onnxruntime", "matplotlib", "azure"]
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    return DagBag(str(PROJECT / "dags"), include_examples=False)
+
+
+def test_every_dag_file_imports(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {path.stem for path in DAG_FILES}
+
+
+def test_every_dag_survives_serialisation(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        assert [task.task_id for task in again.tasks] == [task.task_id for task in dag.tasks]
+
+
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
+def test_a_dag_file_imports_nothing_heavy(path: Path) -> None:
+    """Airflow itself imports some of these; what counts is what the file adds."""
+    program = (
+        "import sys, airflow.sdk, airflow.timetables.assets\n"
+        "before = set(sys.modules)\n"
+        f"import runpy; runpy.run_path({str(path)!r})\n"
+        f"print([name for name in {HEAVY!r} if name in set(sys.modules) - before])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_uri", "s3://model-delivery/model.zip"),
+        ("model_uri", "https://example.com/model.tar.gz"),
+        ("input_uri", "held_out.jsonl"),
+        ("data_input_config", {"image": [-2, 64]}),
+        ("data_input_config", {}),
+        ("framework", "CAFFE"),
+        ("target_device", "toaster"),
+        ("thing_name", "edge 1"),
+        ("min_accuracy", 1.2),
+        ("max_error_fraction", -0.1),
+        ("shards", 0),
+        ("shards", 2.5),
+        ("output_uri", "deliveries"),
+    ],
+)
+def test_a_bad_param_is_refused(bag: DagBag, name: str, value: object) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = bag.dags["model_delivery"].params.get_param(name)
+    param.resolve()
+    with pytest.raises(ParamValidationError):
+        param.resolve(value)
+
+
+def test_every_param_is_documented(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.schema.get("title"), f"{dag.dag_id}.{name} has no title"
+            assert param.schema.get("type"), f"{dag.dag_id}.{name} has no type"
