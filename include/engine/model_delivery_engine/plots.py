@@ -90,14 +90,19 @@ def latency_figure(source_ms: float, compiled_ms: float) -> str:
 def stages_figure(names: Sequence[str], seconds: Sequence[float], failed: Sequence[bool]) -> str:
     """Draw the seconds of each stage in order; failed ones stand out."""
     colours = [BAD if each else ACCENT for each in failed]
-    return _bars(names, seconds, colours, "seconds", "{:.1f}")
+    return _bars(names, seconds, colours, "seconds", "{:.2f}", width=10.4)
 
 
 def _bars(
-    names: Sequence[str], values: Sequence[float], colours: Sequence[str], unit: str, form: str
+    names: Sequence[str],
+    values: Sequence[float],
+    colours: Sequence[str],
+    unit: str,
+    form: str,
+    width: float = 5.2,
 ) -> str:
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(5.2, 0.7 + 0.36 * len(names))
+        figure, axes = _axes(width, 0.7 + 0.36 * len(names))
         places = range(len(names))
         bars = axes.barh(places, values, color=colours, height=0.62)
         axes.bar_label(bars, labels=[form.format(v) for v in values], padding=4, fontsize=9)
