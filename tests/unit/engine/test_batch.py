@@ -277,7 +277,7 @@ def test_accuracy_counts_labels_scores_and_errors() -> None:
         answer(1, [0.1, 0.8, 0.1]),
         answer(2, [0.9, 0.0, 0.1]),
         answer(3, 3),
-        answer(0, [0]),
+        answer(0, [[0]]),
         {"input": None, "output": None, "error": {"reason": "x"}},
     ]
     result = evaluate(records, output="y", label_field="label")
@@ -299,6 +299,8 @@ def test_wilsons_interval() -> None:
         ([], "no record was answered"),
         ([{"input": None, "output": None, "error": {}}], r"\(1 errors\)"),
         ([{"input": {"id": "r9"}, "output": {"y": 1}, "error": None}], "'r9' has no label field"),
+        ([answer(1, [[0.1, 0.9], [0.2, 0.8]])], "neither one value nor one list of scores"),
+        ([answer(1, [])], "neither one value nor one list of scores"),
         ([{"input": {"label": 1}, "output": {"z": 1}, "error": None}], "no output 'y'.* are z"),
     ],
 )

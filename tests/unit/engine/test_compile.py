@@ -11,7 +11,14 @@ from model_delivery_engine.archive import pack_archive
 from model_delivery_engine.bundle import Manifest, open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
 from model_delivery_engine.digest import digest_file
-from model_delivery_engine.errors import ArchiveError, CompilationError, DataInputError, ParityError
+from model_delivery_engine.errors import (
+    ArchiveError,
+    CompilationError,
+    DataInputError,
+    ParityError,
+    one_line,
+)
+from model_delivery_engine.graph import newest_operator_set
 from model_delivery_engine.parity import measure_parity
 from model_delivery_engine.runtime import Model, check_golden
 from model_delivery_engine.targets import Target
@@ -161,6 +168,38 @@ def test_string_inputs_are_refused(tmp_path: Path, compiled: Compiled) -> None:
         compiled(model, '{"x": [3]}')
 
 
+def test_a_sequence_as_input_is_refused(tmp_path: Path, compiled: Compiled) -> None:
+    path = tmp_path / "model" / "model.onnx"
+    graph = helper.make_graph(
+        [helper.make_node("SequenceLength", ["x"], ["y"])],
+        "graph",
+        [helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [])],
+    )
+    path.parent.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    with pytest.raises(DataInputError, match="'x' is no plain tensor but a sequence_type"):
+        compiled(path, '{"x": [1]}')
+
+
+def test_a_list_of_dictionaries_as_output_is_refused(tmp_path: Path, compiled: Compiled) -> None:
+    path = tmp_path / "model" / "model.onnx"
+    node = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    floats = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    maps = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, floats))
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_value_info("y", maps)],
+    )
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    path.parent.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    with pytest.raises(CompilationError, match=r"'y' has the type seq.*zipmap=False"):
+        compiled(path, '{"x": [-1, 2]}')
+
+
 @pytest.mark.parametrize(
     ("config", "why"),
     [
@@ -289,7 +328,7 @@ def test_an_operator_that_does_not_exist_is_named(tmp_path: Path, compiled: Comp
         compiled(model, OPEN)
 
 
-@pytest.mark.parametrize("opset", [99, onnx.defs.onnx_opset_version() + 1])
+@pytest.mark.parametrize("opset", [99, newest_operator_set() + 1])
 def test_an_operator_set_too_new_is_named(tmp_path: Path, compiled: Compiled, opset: int) -> None:
     model = save_graph(
         tmp_path / "model" / "model.onnx",
@@ -358,3 +397,19 @@ def test_argmax_agreement_is_the_share_of_samples() -> None:
 def test_integer_outputs_must_be_equal() -> None:
     with pytest.raises(ParityError, match="1 of 3 values differ"):
         measure_parity({"label": np.array([1, 2, 4])}, {"label": np.array([1, 2, 3])})
+
+
+def test_the_newest_operator_set_is_accepted(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Relu", ["features"], ["y"])],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+        opsets={"": newest_operator_set()},
+    )
+    assert compiled(model, OPEN)[0].golden.count == 4
+
+
+def test_a_message_of_another_library_stays_on_one_line() -> None:
+    assert one_line(ValueError("first\n   second")) == "first second"
+    assert one_line(ValueError("x" * 600)) == "x" * 500 + "…"
