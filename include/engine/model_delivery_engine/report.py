@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from model_delivery_engine.errors import ReportError
@@ -37,7 +37,7 @@ def render_report(delivery: Mapping[str, Any]) -> str:
     try:
         figures = {name: Markup(svg) for name, svg in _figures(delivery).items()}
         return str(_template().render(_sections(delivery), figures=figures))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, UndefinedError) as error:
         raise ReportError(
             f"the delivery {delivery['run_id']} cannot be drawn: a section lacks {error}; "
             "give each section the fields that render_report lists"
