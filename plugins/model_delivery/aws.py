@@ -4,10 +4,11 @@ The amazon provider's own base classes import boto3 when they are imported (0.36
 file would pay at each parse; these take the same four parameters and import the hook when used.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -30,7 +31,6 @@ class AwsConnected:
     :param botocore_config: keyword arguments of botocore's `Config`.
     """
 
-    hook_path: ClassVar[str]
     template_fields: Sequence[str] = AWS_TEMPLATE_FIELDS
 
     def __init__(
@@ -47,6 +47,11 @@ class AwsConnected:
         self.region_name = region_name
         self.verify = verify
         self.botocore_config = botocore_config
+
+    @property
+    @abstractmethod
+    def hook_path(self) -> str:
+        """Path of the hook's class."""
 
     @property
     def connection_settings(self) -> dict[str, Any]:

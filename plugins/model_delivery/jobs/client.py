@@ -57,7 +57,7 @@ class JobClient:
         return self.service.described(handle, self._all(self.service.describe_calls(handle)))
 
     def find(self, request: Mapping[str, Any]) -> tuple[Handle, Mapping[str, Any]] | None:
-        """Return the job that stands under the request's name, with the request it was made with."""
+        """Return the job under the request's name, with the request it was made with."""
         return self.service.found(request, self._all(self.service.find_calls(request)))
 
     def _all(self, calls: Sequence[Call]) -> list[Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import BaseOperator, Context
@@ -17,6 +17,7 @@ from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.submission import Submission
 from model_delivery.jobs.trigger import JobTrigger
+from model_delivery.links.job import JOB_LINK_KEY, JobLink
 
 JOB_KEY = "job"
 
@@ -34,8 +35,6 @@ class JobOperator(AwsConnected, BaseOperator):
     :param job_timeout: time the job may take, in seconds; None leaves it to the service's own
         limit. A job that takes longer is stopped and the task fails. (default: None)
     """
-
-    service: ClassVar[JobService]
 
     def __init__(
         self,
@@ -55,8 +54,15 @@ class JobOperator(AwsConnected, BaseOperator):
         self.job_timeout = job_timeout
         self._handle: Handle | None = None
 
+    operator_extra_links = (JobLink(),)
+
     @property
-    def hook_path(self) -> str:  # type: ignore[override]
+    @abstractmethod
+    def service(self) -> JobService:
+        """The service; imported when it is used, since hooks import boto3."""
+
+    @property
+    def hook_path(self) -> str:
         """Path of the service's hook."""
         return self.service.hook_path
 
@@ -67,7 +73,11 @@ class JobOperator(AwsConnected, BaseOperator):
 
     @abstractmethod
     def build_request(self) -> dict[str, Any]:
-        """Return the service's request without a name; raise InvalidRequestError before any call."""
+        """Return the request without a name; raise InvalidRequestError before any call."""
+
+    @abstractmethod
+    def page_url(self, handle: Handle) -> str:
+        """Return the address of the job's page."""
 
     @abstractmethod
     def identity(self, handle: Handle) -> Mapping[str, Any]:
@@ -86,6 +96,7 @@ class JobOperator(AwsConnected, BaseOperator):
         noun = self.service.noun
         self.log.info("%s %s %s", "Submitted" if made else "Attached to", noun, handle["name"])
         context["ti"].xcom_push(key=JOB_KEY, value=dict(self.identity(handle)))
+        context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page_url(handle))
         if not self.wait_for_completion:
             return dict(self.result(self.client.describe(handle)))
         description = self.client.describe(handle)

@@ -43,7 +43,6 @@ class _Waiter:
     handle: Handle
     future: "asyncio.Future[JobDescription]"
     interval: float
-    described: bool = False
 
 
 class PollRegistry:
@@ -105,7 +104,7 @@ class _Group:
                         await self._look(client)
                         failures = 0
                         await self._pause(min((w.interval for w in self.waiters), default=1.0))
-            except Exception as error:  # noqa: BLE001 - any fault of any client: counted, retried
+            except Exception as error:  # any fault of any client: counted, retried
                 failures += 1
                 log.warning("Poll of %ss failed (%d): %s", self._service.noun, failures, error)
                 if failures >= MAX_FAILURES or _hopeless(error):

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import Context
@@ -24,8 +24,6 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         (default: Airflow's `operators.default_deferrable`)
     """
 
-    service: ClassVar[JobService]
-
     def __init__(self, *, deferrable: bool | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if deferrable is None:
@@ -33,7 +31,12 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         self.deferrable = deferrable
 
     @property
-    def hook_path(self) -> str:  # type: ignore[override]
+    @abstractmethod
+    def service(self) -> JobService:
+        """The service; imported when it is used, since hooks import boto3."""
+
+    @property
+    def hook_path(self) -> str:
         """Path of the service's hook."""
         return self.service.hook_path
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from model_delivery.jobs.status import JobState, StatusTable
 
-# Identifies a job; JSON-ready, small, without secrets: it goes to XCom, triggers and the state store.
+# Identifies a job; JSON-ready, small, no secrets: it goes to XCom, triggers and the state store.
 Handle = dict[str, str]
 
 

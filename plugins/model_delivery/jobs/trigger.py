@@ -67,7 +67,7 @@ class JobTrigger(BaseTrigger):
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
         try:
             description = await registry().wait(key, self.handle, self.poll_interval)
-        except Exception as error:  # noqa: BLE001 - whatever ends the wait is the task's to report
+        except Exception as error:  # whatever ends the wait is the task's to report
             yield TriggerEvent({**event, "error": f"{type(error).__name__}: {error}"})
             return
         yield TriggerEvent({**event, "status": description.status})
