@@ -99,7 +99,7 @@ with DAG(
         "target_device": Param(
             "ml_c5",
             type="string",
-            enum=["ml_c4", "ml_c5", "ml_m4", "ml_m5", "rasp3b", "rasp4b"],
+            enum=["ml_c4", "ml_c5", "ml_m4", "ml_m5", "rasp4b"],
             title="Target",
             description="Device family to compile for, by SageMaker's names.",
         ),
@@ -109,6 +109,13 @@ with DAG(
             pattern=r"^[a-zA-Z0-9:_-]{1,128}$",
             title="Device",
             description="Name of the core device that gets the model.",
+        ),
+        "component_name": Param(
+            "digits",
+            type="string",
+            pattern=r"^[a-zA-Z0-9-_.]{1,128}$",
+            title="Component",
+            description="Name of the component, and of the model on the device.",
         ),
         "label_field": Param("label", type="string", minLength=1, title="Label field"),
         "score_output": Param(
@@ -163,7 +170,7 @@ with DAG(
         task_id="batch_inference",
         bundle_uri=bundle_uri,
         output_uri=f"{DELIVERY}/results",
-    ).expand(shard=plan.output["shards"])
+    ).expand(shard=plan.output["shards"])  # type: ignore[index]
     merge = MergeResultsOperator(
         task_id="merge_results", parts=infer.output, output_uri=f"{DELIVERY}/results"
     )
@@ -176,7 +183,9 @@ with DAG(
         max_error_fraction="{{ params.max_error_fraction }}",
     )
     component = CreateComponentVersionOperator(
-        task_id="component_version", bundle_uri=bundle_uri, component_name="model-delivery.digits"
+        task_id="component_version",
+        bundle_uri=bundle_uri,
+        component_name="{{ params.component_name }}",
     )
     deploy = CreateDeploymentOperator(
         task_id="deploy",
@@ -189,8 +198,22 @@ with DAG(
         deferrable=True,
         outlets=[deployed_models],
     )
-    smoke = EdgeInferenceOperator(task_id="smoke_test", input_uri=INPUT)
-    report = DeliveryReportOperator(task_id="report", output_uri=f"{DELIVERY}/report.html")
+    smoke = EdgeInferenceOperator(
+        task_id="smoke_test",
+        model_name="{{ params.component_name }}",
+        digest="{{ ti.xcom_pull('component_version')['digest'] }}",
+        input_uri=INPUT,
+        results_uri=merge.output["output_uri"],
+    )
+    report = DeliveryReportOperator(
+        task_id="report",
+        output_uri=f"{DELIVERY}/report.html",
+        bundle_uri=bundle_uri,
+        merged=merge.output,
+        verdict=gate.output,
+        deployment=deploy.output,
+        smoke_test=smoke.output,
+    )
 
     stage >> [compile_model, plan]
     [compile_model, plan] >> infer

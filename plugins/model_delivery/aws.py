@@ -5,13 +5,9 @@ file would pay at each parse; these take the same four parameters and import the
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from typing import Any
 
 AWS_TEMPLATE_FIELDS = ("aws_conn_id", "region_name", "verify")
 
@@ -30,8 +26,6 @@ class AwsConnected:
     :param verify: TLS verification, or the path of a CA bundle; the connection's by default.
     :param botocore_config: keyword arguments of botocore's `Config`.
     """
-
-    template_fields: Sequence[str] = AWS_TEMPLATE_FIELDS
 
     def __init__(
         self,
@@ -64,7 +58,7 @@ class AwsConnected:
         }
 
     @cached_property
-    def hook(self) -> "AwsBaseHook[Any]":
+    def hook(self) -> Any:
         """The hook, opened with this connection."""
         return open_hook(self.hook_path, self.connection_settings)
 

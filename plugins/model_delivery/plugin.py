@@ -1,6 +1,6 @@
 """The Airflow plugin, registered by entry point only."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
@@ -23,5 +23,5 @@ class ModelDeliveryPlugin(AirflowPlugin):
     """Links and pages of the provider."""
 
     name = "model_delivery"
-    operator_extra_links: ClassVar[list[Any]] = [JobLink(), DeliveryReportLink()]
-    fastapi_apps: ClassVar[list[Any]] = _apps()
+    operator_extra_links: list[Any] = [JobLink(), DeliveryReportLink()]
+    fastapi_apps: list[Any] = _apps()

@@ -1,7 +1,7 @@
 """One hook for objects wherever they lie: S3, Azure Blob, or files."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -73,26 +73,32 @@ class StorageHook(BaseHook):
         partial.replace(target)
 
     @contextlib.contextmanager
-    def writing(self, uri: str) -> Iterator[IO[bytes]]:
-        """Give a file to write to; the object appears when the block ends well, else not at all."""
+    def writing(self, uri: str) -> Iterator[Callable[[bytes], None]]:
+        """Give a function to write with; the object appears when the block ends well, or never."""
         with TemporaryDirectory(prefix="model-delivery-") as folder:
             path = Path(folder) / "object"
             with path.open("wb") as file:
-                yield file
+                yield lambda data: _write(file, data)
             self.upload(path, uri)
 
     def write_bytes(self, uri: str, data: bytes) -> None:
         """Put a small object."""
-        with self.writing(uri) as file:
-            file.write(data)
+        with self.writing(uri) as write:
+            write(data)
 
     def copy(self, source: str, target: str) -> int:
         """Copy an object, also from one store to another; return its size in bytes."""
-        with self.writing(target) as file:
+        size = 0
+        with self.writing(target) as write:
             for chunk in self.read(source):
-                file.write(chunk)
-            return file.tell()
+                write(chunk)
+                size += len(chunk)
+        return size
 
     def delete(self, uri: str) -> None:
         """Delete an object; one that is not there is no error."""
         self.store(uri).delete(uri)
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    file.write(data)

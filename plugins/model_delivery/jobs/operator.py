@@ -115,7 +115,7 @@ class JobOperator(AwsConnected, BaseOperator):
                 "Airflow gave this task no task state store, without which a retry could submit a "
                 "second job: model-delivery needs Airflow 3.3 or later"
             )
-        return Submission(self.client, store, context["ti"])  # type: ignore[arg-type]
+        return Submission(self.client, store, context["ti"])
 
     def trigger(self, handle: Handle) -> JobTrigger:
         """Return the trigger that waits for the job."""

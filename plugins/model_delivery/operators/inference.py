@@ -5,7 +5,7 @@ Objects below `output_uri`: `_parts/part-00000.jsonl` of each shard, then `resul
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, Context
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 MAX_SHARDS = 1024
+Write = Callable[[bytes], None]
 
 
 class _StorageOperator(BaseOperator):
@@ -124,9 +125,9 @@ class BatchInferenceOperator(_StorageOperator):
         try:
             with fetched_bundle(self.bundle_uri, storage) as (bundle, _digest):
                 model = Model.load(bundle)
-                with storage.writing(target) as file:
+                with storage.writing(target) as write:
                     result = run_shard(
-                        read_lines(chunks, shard["start"]), model, file.write,
+                        read_lines(chunks, shard["start"]), model, write,
                         uri=shard["uri"], batch_size=self.batch_size,
                         input_fields=self.input_fields,
                     )  # fmt: skip
@@ -167,9 +168,9 @@ class MergeResultsOperator(_StorageOperator):
         manifest = self._manifest(storage, parts)
         prefix = self.output_uri.rstrip("/")
         results, errors = f"{prefix}/results.jsonl", f"{prefix}/errors.jsonl"
-        with storage.writing(results) as all_file, storage.writing(errors) as error_file:
+        with storage.writing(results) as write_all, storage.writing(errors) as write_error:
             for part in parts:
-                _merge_part(storage, part["output_uri"], all_file.write, error_file.write)
+                _merge_part(storage, part["output_uri"], write_all, write_error)
         storage.write_bytes(f"{prefix}/manifest.json", manifest.to_json().encode())
         self.log.info("%s: %d records, %d errors", results, manifest.records, manifest.errors)
         return {
@@ -190,7 +191,7 @@ class MergeResultsOperator(_StorageOperator):
         digests = {part["model_digest"] for part in parts}
         if len(digests) != 1:
             raise DeliveryRefusedError(
-                f"the shards were answered by {len(digests)} models: clear all of them and run again"
+                f"the shards were answered by {len(digests)} models: clear all and run again"
             )
         uri = str(parts[0]["shard"]["uri"])
         counted = [
@@ -206,7 +207,7 @@ class MergeResultsOperator(_StorageOperator):
             raise DeliveryRefusedError(str(error)) from error
 
 
-def _merge_part(storage: "StorageHook", uri: str, write_all: Any, write_error: Any) -> None:
+def _merge_part(storage: "StorageHook", uri: str, write_all: Write, write_error: Write) -> None:
     from model_delivery_engine.batch.lines import read_lines
 
     for _offset, line in read_lines(storage.read(uri)):

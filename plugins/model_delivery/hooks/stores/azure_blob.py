@@ -51,7 +51,7 @@ class AzureBlobStore:
         try:
             properties = self._blob(uri).get_blob_properties()
         except ResourceNotFoundError as error:
-            if error.error_code == "ContainerNotFound":
+            if getattr(error, "error_code", None) == "ContainerNotFound":
                 raise self._explained(uri, error) from error
             return None
         except AzureError as error:
