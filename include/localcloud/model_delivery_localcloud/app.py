@@ -79,7 +79,9 @@ async def _aws(gateway: Gateway, request: HttpRequest) -> HttpResponse:
         method=request.method,
         raw_path=request.scope["raw_path"].decode("ascii", "replace"),
         query=request.scope["query_string"].decode("ascii", "replace"),
-        headers=tuple((key.decode(), value.decode("latin-1")) for key, value in request.headers.raw),
+        headers=tuple(
+            (key.decode(), value.decode("latin-1")) for key, value in request.headers.raw
+        ),
         body=body,
     )
     answer = await run_in_threadpool(gateway.handle, wire)

@@ -18,7 +18,7 @@ from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.sealing import Sealer
 from model_delivery_localcloud.workers.worker import Worker
 
-SECRET_VARIABLE = "LOCALCLOUD_ACCESS_KEY_SECRET"  # noqa: S105 - the name of a variable, not a secret
+SECRET_VARIABLE = "LOCALCLOUD_ACCESS_KEY_SECRET"
 DEFAULT_ACCOUNT = "000000000000"
 DEFAULT_REGION = "us-east-1"
 SHORTEST_ACCESS_SECRET = 16
@@ -110,9 +110,7 @@ def _add_access_key(settings: Settings, arguments: argparse.Namespace) -> None:
     secret = _secret(SECRET_VARIABLE, "secret access key", SHORTEST_ACCESS_SECRET)
     sealer = Sealer(settings.secret_key)
     with _migrated(settings).write() as session:
-        add_access_key(
-            session, sealer, arguments.id, secret, arguments.account, arguments.region
-        )
+        add_access_key(session, sealer, arguments.id, secret, arguments.account, arguments.region)
     print(f"access key {arguments.id} added for account {arguments.account}")
 
 

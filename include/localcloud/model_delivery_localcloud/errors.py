@@ -1,14 +1,14 @@
 """The errors of localcloud.
 
-    LocalcloudError
-    ├── SettingsError        a setting is missing or unusable: the process does not start
-    ├── StoreError           the database cannot be used as it is
-    ├── ServiceError         what a service answers its client: code, message, HTTP status
-    ├── SignatureRefused     a request whose signature does not prove who sent it
-    ├── ResponseShapeError   one of our own answers does not fit the service's model
-    ├── LeaseLost            a worker tried to commit a job that is no longer its own
-    └── ObjectError          an object cannot be read or written
-        └── ObjectMissing    the bucket or key does not exist, or may not be read
+LocalcloudError
+├── SettingsError        a setting is missing or unusable: the process does not start
+├── StoreError           the database cannot be used as it is
+├── ServiceError         what a service answers its client: code, message, HTTP status
+├── SignatureRefused     a request whose signature does not prove who sent it
+├── ResponseShapeError   one of our own answers does not fit the service's model
+├── LeaseLost            a worker tried to commit a job that is no longer its own
+└── ObjectError          an object cannot be read or written
+└── ObjectMissing    the bucket or key does not exist, or may not be read
 """
 
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ class SignatureFault(Enum):
     MISMATCH = "mismatch"
 
 
-class SignatureRefused(LocalcloudError):  # noqa: N818 - it reads as the outcome it is
+class SignatureRefused(LocalcloudError):
     """A request's signature does not prove its sender."""
 
     def __init__(self, fault: SignatureFault, message: str) -> None:
@@ -74,7 +74,7 @@ class ResponseShapeError(LocalcloudError):
     """An answer of ours does not fit the output shape of its operation."""
 
 
-class LeaseLost(LocalcloudError):  # noqa: N818 - it reads as the outcome it is
+class LeaseLost(LocalcloudError):
     """The job's lease expired and another worker holds it now: nothing was committed."""
 
 
@@ -82,5 +82,5 @@ class ObjectError(LocalcloudError):
     """An object in the object store cannot be read or written."""
 
 
-class ObjectMissing(ObjectError):  # noqa: N818 - it reads as the outcome it is
+class ObjectMissing(ObjectError):
     """A bucket or key does not exist, or these credentials may not read it."""

@@ -84,13 +84,13 @@ class Gateway:
             error = refused
         except Exception as problem:
             # The last resort of a server: logged with its request id, never shown in detail.
-            log.exception("%s %s failed (request %s)", service.name, routed.operation_name, request_id)
+            log.exception(
+                "%s %s failed (request %s)", service.name, routed.operation_name, request_id
+            )
             error = _internal_error(problem, service, request_id)
         return serialise_error(error, service.model, service.protocol, request_id)
 
-    def _run(
-        self, request: Request, routed: Routed
-    ) -> tuple[OperationModel, Mapping[str, Any]]:
+    def _run(self, request: Request, routed: Routed) -> tuple[OperationModel, Mapping[str, Any]]:
         caller = self._verify(request, routed.service)
         handler = self._handlers[routed.service.name].get(routed.operation_name)
         if routed.operation is None or handler is None:

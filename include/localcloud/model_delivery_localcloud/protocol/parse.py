@@ -57,9 +57,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body or b"{}", parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ServiceError(
-            "SerializationException", f"The body is not JSON: {error}"
-        ) from error
+        raise ServiceError("SerializationException", f"The body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ServiceError("SerializationException", "The body is not a JSON object.")
     return value

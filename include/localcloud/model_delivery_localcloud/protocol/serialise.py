@@ -133,7 +133,7 @@ def _xml_result(result: Mapping[str, Any], operation: OperationModel, request_id
         ElementTree.SubElement(holder, name).text = value
     metadata = ElementTree.SubElement(root, "ResponseMetadata")
     ElementTree.SubElement(metadata, "RequestId").text = request_id
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return _document(root)
 
 
 def _xml_error(error: ServiceError, model: ServiceModel, request_id: str) -> bytes:
@@ -143,4 +143,9 @@ def _xml_error(error: ServiceError, model: ServiceModel, request_id: str) -> byt
     for name, text in (("Type", fault), ("Code", error.code), ("Message", error.message)):
         ElementTree.SubElement(holder, name).text = text
     ElementTree.SubElement(root, "RequestId").text = request_id
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return _document(root)
+
+
+def _document(root: ElementTree.Element) -> bytes:
+    text = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}'.encode()

@@ -1,13 +1,12 @@
-"""Input validation against a service's shapes, in the words AWS uses.
+r"""Input validation against a service's shapes, in the words AWS uses.
 
 botocore's client-side validator knows types and minimums only; maximums, patterns and enums are
-in the model's metadata and are checked here. Patterns may use `\\p{…}`, which needs `regex`.
+in the model's metadata and are checked here. Patterns may use `\p{…}`, which needs `regex`.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 import regex
@@ -121,13 +120,11 @@ def _string_faults(value: str, shape: StringShape, path: str) -> Iterator[Fault]
         yield _fault(value, path, f"Member must satisfy enum value set: [{allowed}]")
     yield from _size_faults(value, len(value), shape, path, "length")
     pattern = shape.metadata.get("pattern")
-    if pattern and not _compiled(pattern).fullmatch(value):
+    if pattern and not _matches(pattern, value):
         yield _fault(value, path, f"Member must satisfy regular expression pattern: {pattern}")
 
 
-def _size_faults(
-    value: Any, size: float, shape: Shape, path: str, what: str
-) -> Iterator[Fault]:
+def _size_faults(value: Any, size: float, shape: Shape, path: str, what: str) -> Iterator[Fault]:
     low, high = shape.metadata.get("min"), shape.metadata.get("max")
     if low is not None and size < low:
         yield _fault(value, path, f"Member must have {what} greater than or equal to {low}")
@@ -151,6 +148,6 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{member}" if path else member
 
 
-@cache
-def _compiled(pattern: str) -> "regex.Pattern[str]":
-    return regex.compile(pattern)
+def _matches(pattern: str, value: str) -> bool:
+    # `regex` keeps the compiled patterns in a cache of its own.
+    return regex.fullmatch(pattern, value) is not None  # type: ignore[no-untyped-call] # no stubs

@@ -46,7 +46,7 @@ def _do(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     except _USERS_FAULT as error:
         return {"fault": CLIENT_ERROR, "reason": str(error)}
     except Exception as error:
-        # The end of the child's world: recorded as the job's failure, with its traceback in the log.
+        # Recorded as the job's failure, with its traceback in the job's log.
         traceback.print_exc()
         known = isinstance(error, LocalcloudError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"

@@ -4,9 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model_delivery_engine.compile import CompilationRequest, compile_model
-from model_delivery_engine.digest import digest_file
-from model_delivery_engine.targets import resolve_target
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms
@@ -35,6 +32,11 @@ class CompilationWork:
 
     def run(self, params: dict[str, Any], folder: Path, objects: ObjectStore) -> dict[str, Any]:
         """Compile the archive into `folder`; returns the manifest and the bundle's digest."""
+        # Only the child compiles: the worker itself stays free of onnx and its memory.
+        from model_delivery_engine.compile import CompilationRequest, compile_model
+        from model_delivery_engine.digest import digest_file
+        from model_delivery_engine.targets import resolve_target
+
         request = params["request"]
         source, output = request["InputConfig"], request["OutputConfig"]
         archive = folder / "model.tar.gz"

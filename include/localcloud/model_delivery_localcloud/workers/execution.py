@@ -44,7 +44,7 @@ def _start(task: Task, folder: Path, log: int) -> "subprocess.Popen[bytes]":
         stdout=log,
         stderr=log,
         cwd=folder,
-        start_new_session=True,
+        process_group=0,
         env={**os.environ, "PYTHONSAFEPATH": "1"},
     )
     assert child.stdin is not None

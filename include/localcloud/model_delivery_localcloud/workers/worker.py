@@ -119,9 +119,7 @@ class Worker:
             work.end(session, held.lease, outcome, stopped)
         log.info("%s %s: %s", task.kind, held.lease.name, outcome.failure_reason or "done")
 
-    def _publish(
-        self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path
-    ) -> Outcome:
+    def _publish(self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path) -> Outcome:
         try:
             with held.kept():
                 WORK[task.kind].publish(task, outcome, folder, self._objects)

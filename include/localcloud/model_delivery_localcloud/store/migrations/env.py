@@ -1,7 +1,6 @@
 """Alembic's entry: runs the migrations on the connection that `Database.migrate` opened."""
 
 from alembic import context
-
 from model_delivery_localcloud.store.tables import Base
 
 connection = context.config.attributes["connection"]
