@@ -11,11 +11,12 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 
+from model_delivery_localcloud.edge.wire import DeviceWire
 from model_delivery_localcloud.errors import StoreError
 from model_delivery_localcloud.objects import ObjectStore
-from model_delivery_localcloud.protocol.gateway import Gateway, merge_handlers
+from model_delivery_localcloud.protocol.gateway import Gateway, checked_handlers
 from model_delivery_localcloud.protocol.messages import Request
-from model_delivery_localcloud.services import sts
+from model_delivery_localcloud.services import greengrass, sts
 from model_delivery_localcloud.services.sagemaker import SageMaker
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.access_keys import KnownKey, find_access_key
@@ -32,7 +33,8 @@ def create_app(settings: Settings) -> Starlette:
     """
     database = Database(settings.database_url)
     database.check()
-    gateway = _gateway(settings, database, ObjectStore(settings))
+    objects = ObjectStore(settings)
+    gateway = _gateway(settings, database, objects)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -42,6 +44,7 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             Route("/healthz", partial(_healthz, database)),
+            *DeviceWire(database, objects).routes(),
             Route("/{path:path}", partial(_aws, gateway), methods=["GET", "POST", "PUT", "DELETE"]),
         ],
         lifespan=lifespan,
@@ -55,8 +58,12 @@ def _gateway(settings: Settings, database: Database, objects: ObjectStore) -> Ga
         with database.read() as session:
             return find_access_key(session, sealer, access_key_id)
 
-    services = [("sts", sts.handlers()), ("sagemaker", SageMaker(database).handlers())]
-    return Gateway(merge_handlers(services), find_key)
+    services = {
+        "sts": sts.handlers(),
+        "sagemaker": SageMaker(database).handlers(),
+        "greengrassv2": greengrass.handlers(database, objects),
+    }
+    return Gateway(checked_handlers(services), find_key)
 
 
 async def _healthz(database: Database, _request: HttpRequest) -> HttpResponse:

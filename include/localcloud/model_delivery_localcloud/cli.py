@@ -10,18 +10,23 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from model_delivery_localcloud.app import create_app
+from model_delivery_localcloud.edge.messages import THING_NAME
 from model_delivery_localcloud.errors import LocalcloudError, SettingsError
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.access_keys import add_access_key
 from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.devices import make_registration_token
 from model_delivery_localcloud.store.sealing import Sealer
+from model_delivery_localcloud.store.users import add_user
 from model_delivery_localcloud.workers.worker import Worker
 
 SECRET_VARIABLE = "LOCALCLOUD_ACCESS_KEY_SECRET"
+PASSWORD_VARIABLE = "LOCALCLOUD_USER_PASSWORD"
 DEFAULT_ACCOUNT = "000000000000"
 DEFAULT_REGION = "us-east-1"
 SHORTEST_ACCESS_SECRET = 16
+SHORTEST_PASSWORD = 12
 
 Command = Callable[[Settings, argparse.Namespace], None]
 
@@ -60,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument(
         "--region", action="append", default=[], help="allow this region only; repeatable"
     )
+    users = _group(commands, "user", "people who may sign in")
+    user = _add(users, "add", _add_user, f"password from {PASSWORD_VARIABLE} or standard input")
+    user.add_argument("name", help="the name to sign in with")
+    token = _add(
+        commands, "device-token", _device_token, "print a token that registers a device once"
+    )
+    token.add_argument("thing", help="the device's thing name")
+    token.add_argument("--account", default=DEFAULT_ACCOUNT, help="12 digits (%(default)s)")
+    token.add_argument("--region", default=DEFAULT_REGION, help="(%(default)s)")
     return parser
 
 
@@ -90,7 +104,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
         host=arguments.host,
         port=arguments.port,
         log_config=None,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=2,
         server_header=False,
     )
 
@@ -105,13 +119,34 @@ def _work(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _add_access_key(settings: Settings, arguments: argparse.Namespace) -> None:
-    if not (arguments.account.isdigit() and len(arguments.account) == 12):
-        raise SettingsError(f"--account must be 12 digits, got {arguments.account}")
+    _check_account(arguments.account)
     secret = _secret(SECRET_VARIABLE, "secret access key", SHORTEST_ACCESS_SECRET)
     sealer = Sealer(settings.secret_key)
     with _migrated(settings).write() as session:
         add_access_key(session, sealer, arguments.id, secret, arguments.account, arguments.region)
     print(f"access key {arguments.id} added for account {arguments.account}")
+
+
+def _add_user(settings: Settings, arguments: argparse.Namespace) -> None:
+    password = _secret(PASSWORD_VARIABLE, "password", SHORTEST_PASSWORD)
+    with _migrated(settings).write() as session:
+        add_user(session, arguments.name, password)
+    print(f"user {arguments.name} added")
+
+
+def _device_token(settings: Settings, arguments: argparse.Namespace) -> None:
+    _check_account(arguments.account)
+    if not THING_NAME.fullmatch(arguments.thing):
+        raise SettingsError(f"{arguments.thing!r} is not a thing name: {THING_NAME.pattern}")
+    with _migrated(settings).write() as session:
+        print(
+            make_registration_token(session, arguments.account, arguments.region, arguments.thing)
+        )
+
+
+def _check_account(account: str) -> None:
+    if not (account.isdigit() and len(account) == 12):
+        raise SettingsError(f"--account must be 12 digits, got {account}")
 
 
 def _migrated(settings: Settings) -> Database:

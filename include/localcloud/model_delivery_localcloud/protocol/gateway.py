@@ -5,7 +5,7 @@ Synchronous throughout (database, object store): the ASGI application runs it in
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -147,17 +147,15 @@ class Gateway:
         return [service for service in self._services if service.protocol == protocol]
 
 
-def merge_handlers(
-    services: Iterable[tuple[str, Mapping[str, Handler]]],
-) -> dict[str, Mapping[str, Handler]]:
-    """Return the handlers by service; raises LocalcloudError for an operation no model knows."""
-    merged: dict[str, Mapping[str, Handler]] = {}
-    for name, handlers in services:
-        unknown = handlers.keys() - set(load_service(name).model.operation_names)
+def checked_handlers(
+    handlers: Mapping[str, Mapping[str, Handler]],
+) -> Mapping[str, Mapping[str, Handler]]:
+    """Return the handlers; raises LocalcloudError for an operation that no model knows."""
+    for name, operations in handlers.items():
+        unknown = operations.keys() - set(load_service(name).model.operation_names)
         if unknown:
             raise LocalcloudError(f"{name} has no operation {', '.join(sorted(unknown))}")
-        merged[name] = handlers
-    return merged
+    return handlers
 
 
 def _parse(request: Request, routed: Routed, operation: OperationModel) -> dict[str, Any]:
