@@ -1,5 +1,6 @@
 """A real localcloud (API and worker processes) over a real SeaweedFS, once a session."""
 
+import io
 import json
 import os
 import secrets
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -15,8 +17,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import boto3
+import numpy as np
+import onnx
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -24,6 +29,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
 BUCKET = "contract"
+ROLE = "arn:aws:iam::123456789012:role/compiler"
+TERMINAL = {"COMPLETED", "FAILED", "STOPPED"}
 BIN = Path(sys.executable).parent
 
 
@@ -187,7 +194,99 @@ def cloud(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
         yield built
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def worker(cloud: Cloud) -> Iterator[None]:
     with cloud.worker():
         yield
+
+
+def classifier(width: int = 16, depth: int = 1) -> onnx.ModelProto:
+    rng = np.random.default_rng(7)
+    nodes, weights, flows = [], [], "pixels"
+    for layer in range(depth):
+        name = f"w{layer}"
+        rows = 8 if layer == 0 else width
+        weights.append(onnx.numpy_helper.from_array(
+            rng.normal(size=(rows, width)).astype(np.float32), name))  # fmt: skip
+        nodes.append(onnx.helper.make_node("MatMul", [flows, name], [f"h{layer}"]))
+        nodes.append(onnx.helper.make_node("Tanh", [f"h{layer}"], [f"a{layer}"]))
+        flows = f"a{layer}"
+    nodes.append(onnx.helper.make_node("Softmax", [flows], ["scores"]))
+    graph = onnx.helper.make_graph(
+        nodes,
+        "classifier",
+        [onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["n", 8])],
+        [onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["n", width])],
+        weights,
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
+
+
+def packed(model: onnx.ModelProto, member: str = "model.onnx") -> bytes:
+    data = model.SerializeToString()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo(member)
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def put(cloud: Any) -> Callable[[bytes], str]:
+    def put_archive(data: bytes) -> str:
+        key = f"models/{uuid4().hex}/digits.tar.gz"
+        cloud.store.client().put_object(Bucket=BUCKET, Key=key, Body=data)
+        return f"s3://{BUCKET}/{key}"
+
+    return put_archive
+
+
+def new_job_request(uri: str, **changes: Any) -> dict[str, Any]:
+    name = f"job-{uuid4().hex[:12]}"
+    request = {
+        "CompilationJobName": name,
+        "RoleArn": ROLE,
+        "InputConfig": {
+            "S3Uri": uri,
+            "DataInputConfig": '{"pixels": [4, 8]}',
+            "Framework": "ONNX",
+        },
+        "OutputConfig": {
+            "S3OutputLocation": f"s3://{BUCKET}/compiled/{name}/",
+            "TargetDevice": "ml_c5",
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": 300},
+    }
+    return {**request, **changes}
+
+
+def wait_for_job(client: Any, name: str, until: set[str] = TERMINAL) -> dict[str, Any]:
+    deadline = time.monotonic() + 90
+    while True:
+        found = client.describe_compilation_job(CompilationJobName=name)
+        if found["CompilationJobStatus"] in until | TERMINAL:
+            return dict(found)
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def job_request() -> Callable[..., dict[str, Any]]:
+    return new_job_request
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., dict[str, Any]]:
+    return wait_for_job
+
+
+@pytest.fixture(scope="session")
+def archive() -> Callable[..., bytes]:
+    """Make a .tar.gz with a classifier of the given size, under the given member name."""
+
+    def make(width: int = 16, depth: int = 1, member: str = "model.onnx") -> bytes:
+        return packed(classifier(width, depth), member)
+
+    return make

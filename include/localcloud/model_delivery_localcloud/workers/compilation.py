@@ -14,7 +14,8 @@ from model_delivery_localcloud.store.jobs import Lease
 from model_delivery_localcloud.store.tables import CompilationJob
 from model_delivery_localcloud.workers.work import Outcome, Task
 
-BUNDLE = "bundle.tar.gz"
+BUNDLE = "_bundle"
+LONGEST_NAME = 200
 
 
 class CompilationWork:
@@ -39,7 +40,8 @@ class CompilationWork:
 
         request = params["request"]
         source, output = request["InputConfig"], request["OutputConfig"]
-        archive = folder / "model.tar.gz"
+        # The engine's messages name the archive by its file name: let it be the user's.
+        archive = folder / source["S3Uri"].rpartition("/")[2][-LONGEST_NAME:]
         objects.check_bucket(params["output_uri"])
         objects.download(source["S3Uri"], archive)
         manifest = compile_model(
