@@ -186,6 +186,7 @@ def cloud(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     for arguments, secret in (
         (("migrate",), None),
         (("access-key", "add", "--id", built.access_key_id, "--account", ACCOUNT), built.secret),
+        (("user", "add", "ada"), built.password),
     ):
         done = built.run(*arguments, secret=secret)
         assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from model_delivery_localcloud.edge.wire import DeviceWire
 from model_delivery_localcloud.errors import StoreError
 from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.portal.pages import Portal
 from model_delivery_localcloud.protocol.gateway import Gateway, checked_handlers
 from model_delivery_localcloud.protocol.messages import Request
 from model_delivery_localcloud.services import greengrass, sts
@@ -45,6 +46,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             Route("/healthz", partial(_healthz, database)),
             *DeviceWire(database, objects).routes(),
+            *Portal(settings, database).routes(),
             Route("/{path:path}", partial(_aws, gateway), methods=["GET", "POST", "PUT", "DELETE"]),
         ],
         lifespan=lifespan,

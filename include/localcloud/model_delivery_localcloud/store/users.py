@@ -34,11 +34,18 @@ def check_password(session: Session, name: str, password: str) -> bool:
     return right and user is not None
 
 
-def record_failure(session: Session, name: str) -> None:
-    """Remember a wrong password, and forget those that no longer count."""
+def record_attempt(session: Session, name: str) -> str:
+    """Count an attempt as failed and return its id; forget those that no longer count."""
     now = now_ms()
     session.execute(delete(SignInFailure).where(SignInFailure.at <= now - WINDOW_MS))
-    session.add(SignInFailure(id=uuid.uuid4().hex, name=name[:256], at=now))
+    failure = SignInFailure(id=uuid.uuid4().hex, name=name, at=now)
+    session.add(failure)
+    return failure.id
+
+
+def forget_attempt(session: Session, attempt: str) -> None:
+    """Uncount an attempt: its password was right."""
+    session.execute(delete(SignInFailure).where(SignInFailure.id == attempt))
 
 
 def user_exists(session: Session, name: str) -> bool:
