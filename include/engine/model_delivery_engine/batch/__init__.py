@@ -1,0 +1,1 @@
+"""Batch inference over JSON lines: plan shards, run one, merge them, evaluate the answers."""

@@ -1,0 +1,92 @@
+"""Accuracy of answers against the labels that their records carry."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model_delivery_engine.errors import BatchError
+
+_Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How many answers are right.
+
+    :param n: records that were answered
+    :param accuracy: correct / n
+    :param interval_low: lower end of the Wilson 95 % interval of the accuracy
+    :param interval_high: upper end
+    :param errors: records without an answer; they count neither as right nor as wrong
+    :param confusion: label to answer to count
+    """
+
+    n: int
+    correct: int
+    accuracy: float
+    interval_low: float
+    interval_high: float
+    errors: int
+    confusion: dict[str, dict[str, int]]
+
+
+def evaluate(records: Iterable[Mapping[str, Any]], *, output: str, label_field: str) -> Evaluation:
+    """Compare answers with labels.
+
+    :param records: lines of results, parsed: ``input``, ``output``, ``error``
+    :param output: the model's output to judge; of a list of scores the largest one's place is the
+        answer
+    :param label_field: the field of ``input`` with the label
+    :raises BatchError: no record was answered; an answer without that output, a record without the
+        label; names the record
+    """
+    confusion: dict[str, dict[str, int]] = {}
+    n = correct = errors = 0
+    for record in records:
+        if record["output"] is None:
+            errors += 1
+            continue
+        label = _label(record, label_field)
+        answer = _answer(record, output)
+        n += 1
+        correct += label == answer
+        row = confusion.setdefault(str(label), {})
+        row[str(answer)] = row.get(str(answer), 0) + 1
+    if not n:
+        raise BatchError(
+            f"no record was answered ({errors} errors), so there is no accuracy; read errors.jsonl"
+        )
+    low, high = wilson_interval(correct, n)
+    return Evaluation(n, correct, correct / n, low, high, errors, confusion)
+
+
+def _label(record: Mapping[str, Any], field: str) -> Any:
+    fields = record["input"]
+    if field not in fields:
+        raise BatchError(
+            f"record {fields.get('id', fields)!r} has no label field {field!r}; "
+            "add labels to the input or name their field"
+        )
+    return fields[field]
+
+
+def _answer(record: Mapping[str, Any], output: str) -> Any:
+    outputs = record["output"]
+    if output not in outputs:
+        raise BatchError(
+            f"the model has no output {output!r}; its outputs are {', '.join(sorted(outputs))}"
+        )
+    value = outputs[output]
+    if not isinstance(value, list):
+        return value
+    return value[0] if len(value) == 1 else max(range(len(value)), key=value.__getitem__)
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a proportion (Wilson 1927), for n of at least 1."""
+    share = correct / n
+    scale = 1 + _Z95**2 / n
+    centre = (share + _Z95**2 / (2 * n)) / scale
+    half = _Z95 * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2)) / scale
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,61 @@
+"""Shards: byte ranges of one object that begin and end where lines do."""
+
+from collections.abc import Callable
+from typing import TypedDict
+
+from model_delivery_engine.errors import BatchError
+
+_BLOCK = 64 * 1024
+
+
+class Shard(TypedDict):
+    """Bytes ``start`` to ``end`` (exclusive) of the object at ``uri``."""
+
+    index: int
+    uri: str
+    start: int
+    end: int
+
+
+def plan_shards(
+    uri: str, size: int, count: int, read_range: Callable[[int, int], bytes]
+) -> list[Shard]:
+    """Cut an object of lines into shards of about equal size.
+
+    Only the lines at the cuts are read. Where lines are long there are fewer shards than asked for;
+    an empty object has none.
+
+    :param uri: where the object is, for messages and for each shard
+    :param size: its size in bytes
+    :param count: shards wanted
+    :param read_range: returns the bytes from start to end (exclusive) of the object
+    :raises BatchError: a count below 1, or a read_range that returns another number of bytes
+    """
+    if count < 1:
+        raise BatchError(f"{uri}: {count} shards asked for; ask for at least one")
+    cuts = [0]
+    for number in range(1, count):
+        ideal = size * number // count
+        if ideal > cuts[-1]:
+            cuts.append(_next_line(uri, ideal, size, read_range))
+    bounds = sorted({*cuts, size})
+    pairs = zip(bounds, bounds[1:], strict=False)
+    return [Shard(index=n, uri=uri, start=a, end=b) for n, (a, b) in enumerate(pairs)]
+
+
+def _next_line(uri: str, position: int, size: int, read_range: Callable[[int, int], bytes]) -> int:
+    """Return the first line start at or after a position, which may be the position itself."""
+    at = position - 1
+    while at < size:
+        end = min(at + _BLOCK, size)
+        block = read_range(at, end)
+        if len(block) != end - at:
+            raise BatchError(
+                f"{uri}: {len(block)} bytes came for the range {at} to {end}; "
+                "the object changed under the job, start it again"
+            )
+        newline = block.find(b"\n")
+        if newline >= 0:
+            return at + newline + 1
+        at = end
+    return size

@@ -1,0 +1,125 @@
+"""A bundle's model on ONNX Runtime, and the check that it answers as when it was compiled."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import onnxruntime
+
+from model_delivery_engine.bundle import Bundle
+from model_delivery_engine.compare import compare_outputs
+from model_delivery_engine.errors import InferenceError, ParityError
+from model_delivery_engine.tensors import Array, TensorSpec, spec_from_runtime
+
+_ERRORS_ONLY = 3  # severity: ONNX Runtime's own log, which goes to standard error
+
+# ONNX Runtime has no type annotations, and its errors no base class of their own: they are listed
+# from its module.
+_ort: Any = onnxruntime
+_NATIVE_ERRORS = (
+    error
+    for error in vars(_ort.capi.onnxruntime_pybind11_state).values()
+    if isinstance(error, type) and issubclass(error, Exception)
+)
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (*_NATIVE_ERRORS, RuntimeError, ValueError)
+
+
+def session_options(threads: int | None = None) -> Any:
+    """Return ONNX Runtime's default options with its log kept to errors.
+
+    :param threads: threads of one run (default: ONNX Runtime's own choice, the physical cores)
+    """
+    options = _ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def open_session(model: Path, options: Any) -> Any:
+    """Open an ONNX file on the CPU.
+
+    :param options: from `session_options`
+    :returns: an ``onnxruntime.InferenceSession``
+    :raises InferenceError: a model that this ONNX Runtime cannot load
+    """
+    try:
+        return _ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as error:
+        raise InferenceError(
+            f"{model.name}: ONNX Runtime {_ort.__version__} cannot load it: {error}"
+        ) from error
+
+
+class Model:
+    """A model that is loaded and can be run, also by several threads at a time.
+
+    :param session: an open session on the model
+    :param name: how messages call the model
+    """
+
+    def __init__(self, session: Any, name: str) -> None:
+        self.name = name
+        self._session = session
+        self.inputs = tuple(_specs(session.get_inputs()))
+        self.outputs = tuple(_specs(session.get_outputs()))
+        self._input_specs = {spec.name: spec for spec in self.inputs}
+        self._output_names = [spec.name for spec in self.outputs]
+
+    @classmethod
+    def load(cls, bundle: Bundle, threads: int | None = None) -> Self:
+        """Load the model of an opened bundle.
+
+        :param threads: threads of one run (default: ONNX Runtime's own choice)
+        :raises InferenceError: the model cannot be loaded here
+        """
+        return cls(open_session(bundle.model_path, session_options(threads)), bundle.manifest.name)
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of samples that each run must have, or None where any will do."""
+        return next((s.shape[0] for s in self.inputs if s.shape and s.shape[0] != -1), None)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model once.
+
+        :param inputs: an array for each input, of its data type and shape
+        :returns: an array for each output
+        :raises InferenceError: a missing or unknown input, another type or shape, a failed run
+        """
+        if wrong := sorted(self._input_specs.keys() ^ inputs.keys()):
+            names = ", ".join(self._input_specs)
+            raise InferenceError(
+                f"model {self.name!r}: input {wrong[0]!r} is missing or unknown; it takes {names}"
+            )
+        for name, array in inputs.items():
+            self._input_specs[name].check(array)
+        try:
+            results = self._session.run(self._output_names, dict(inputs))
+        except RUNTIME_ERRORS as error:
+            raise InferenceError(f"model {self.name!r} failed on its inputs: {error}") from error
+        return dict(zip(self._output_names, results, strict=True))
+
+
+def _specs(nodes: list[Any]) -> list[TensorSpec]:
+    return [spec_from_runtime(node.name, node.type, node.shape) for node in nodes]
+
+
+def check_golden(model: Model, bundle: Bundle) -> None:
+    """Run the golden inputs and hold the outputs to the golden ones.
+
+    :raises ParityError: an output is further off than the manifest's tolerance; says the worst
+    :raises InferenceError: the model failed on the golden inputs
+    """
+    golden = bundle.manifest.golden
+    outputs = model.run(bundle.golden_inputs)
+    differences = compare_outputs(
+        outputs, bundle.golden_outputs, atol=golden.atol, rtol=golden.rtol
+    )
+    failed = [each for each in differences if not each.within]
+    if failed:
+        worst = max(failed, key=lambda each: each.max_abs)
+        raise ParityError(
+            f"model {model.name!r} does not reproduce its golden outputs: {worst.detail}; "
+            "keep the model that runs, and compile this one for this device's architecture"
+        )

@@ -1,0 +1,126 @@
+"""DataInputConfig: read, held against the model's inputs, and written into its graph.
+
+The form is Neo's for ONNX: a JSON object of input name to dimensions in order,
+``{"image": [1, 3, 224, 224]}``. -1 leaves the first (batch) dimension open.
+"""
+
+import json
+from typing import Any
+
+from model_delivery_engine.errors import DataInputError
+
+Shapes = dict[str, tuple[int, ...]]
+MAX_ELEMENTS = 2**28  # a GiB of float32 in one tensor
+
+
+def parse_data_input_config(text: str) -> Shapes:
+    """Read a DataInputConfig; DataInputError says what is wrong with it."""
+    try:
+        config = json.loads(text, object_pairs_hook=_unique_names)
+    except (ValueError, RecursionError) as error:
+        raise DataInputError(f"DataInputConfig is not JSON ({error}); {_FORM}") from error
+    if not isinstance(config, dict) or not config:
+        raise DataInputError(f"DataInputConfig names no input; {_FORM}")
+    return {name: _dimensions(name, value) for name, value in config.items()}
+
+
+_FORM = 'write it as {"input name": [dimensions]}, for example {"image": [1, 64]}'
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataInputError(f"DataInputConfig names input {name!r} twice; name it once")
+    return dict(pairs)
+
+
+def _dimensions(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(each) is int for each in value):
+        raise DataInputError(
+            f"DataInputConfig: input {name!r} is {json.dumps(value)[:100]}, "
+            "not a list of whole numbers; " + _FORM
+        )
+    elements = 1
+    for position, size in enumerate(value):
+        if size < 1 and not (size == -1 and position == 0):
+            raise DataInputError(
+                f"DataInputConfig: input {name!r} has the dimension {size} at position {position}; "
+                "dimensions are positive, and only the first (batch) may be -1"
+            )
+        elements *= abs(size)
+    if elements > MAX_ELEMENTS:
+        raise DataInputError(
+            f"DataInputConfig: input {name!r} has {elements} elements, the limit is {MAX_ELEMENTS};"
+            " give smaller dimensions"
+        )
+    return tuple(value)
+
+
+def fix_shapes(model: Any, shapes: Shapes) -> None:
+    """Write the shapes into an ``onnx.ModelProto``'s inputs, and into all that shares a symbol.
+
+    :raises DataInputError: an input that is missing, unknown, or whose shape does not fit; names
+        the input, the model's shape and the given one
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = {i.name: i for i in model.graph.input if i.name not in constants}
+    if wrong := sorted(inputs.keys() ^ shapes.keys()):
+        what = "is missing from" if wrong[0] in inputs else "is no input of the model but in"
+        listing = ", ".join(f"{n}: {describe_shape(i)}" for n, i in inputs.items())
+        raise DataInputError(
+            f"input {wrong[0]!r} {what} DataInputConfig; the model's inputs are {listing}"
+        )
+    symbols: dict[str, int] = {}
+    for name, node in inputs.items():
+        _fix_input(node, shapes[name], symbols)
+    _fix_symbols(model, symbols)
+
+
+def describe_shape(node: Any) -> str:
+    """Return an input's shape in words: ``[batch, 3, 224, 224]``, ``?`` for what is open."""
+    if not node.type.tensor_type.HasField("shape"):
+        return "[any]"
+    return f"[{', '.join(_describe(d) for d in node.type.tensor_type.shape.dim)}]"
+
+
+def _describe(dimension: Any) -> str:
+    if dimension.HasField("dim_value"):
+        return str(dimension.dim_value)
+    return str(dimension.dim_param or "?")
+
+
+def _fix_input(node: Any, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
+    tensor = node.type.tensor_type
+    unfit = DataInputError(
+        f"input {node.name!r}: the model takes {describe_shape(node)}, DataInputConfig gives "
+        f"{list(shape)}; give a shape that fits, or export the model with that one"
+    )
+    if not tensor.HasField("shape"):
+        for _ in shape:
+            tensor.shape.dim.add()
+    if len(tensor.shape.dim) != len(shape):
+        raise unfit
+    for dimension, size in zip(tensor.shape.dim, shape, strict=True):
+        if dimension.HasField("dim_value") and dimension.dim_value not in (size, 0):
+            raise unfit
+        if dimension.dim_param and symbols.setdefault(dimension.dim_param, size) != size:
+            raise unfit
+        _set(dimension, size)
+
+
+def _set(dimension: Any, size: int) -> None:
+    if size == -1:
+        dimension.dim_param = dimension.dim_param or "batch"
+    else:
+        dimension.dim_value = size
+
+
+def _fix_symbols(model: Any, symbols: dict[str, int]) -> None:
+    """Give outputs the size of the input symbol they share; inner shapes are inferred anew."""
+    del model.graph.value_info[:]
+    for node in model.graph.output:
+        for dimension in node.type.tensor_type.shape.dim:
+            size = symbols.get(dimension.dim_param, -1)
+            if size != -1:
+                dimension.dim_value = size

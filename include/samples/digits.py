@@ -1,0 +1,109 @@
+"""The sample that the main job delivers: a model of handwritten digits, and images it never saw.
+
+``python include/samples/digits.py OUTDIR`` trains a small network on scikit-learn's copy of the UCI
+digits (1,797 images of 8 × 8 pixels), and writes ``digits.tar.gz`` (one ``model.onnx``) and
+``held_out.jsonl`` (a record an image: id, image, label).
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import FloatTensorType
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from model_delivery_engine.archive import pack_archive
+from model_delivery_engine.tensors import Array
+
+SEED = 7
+HELD_OUT_SHARE = 0.3
+PIXELS = 64
+OPSET = {"": 18, "ai.onnx.ml": 3}
+DATA_INPUT_CONFIG = json.dumps({"image": [-1, PIXELS]})
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """What was written.
+
+    :param archive: ``digits.tar.gz``
+    :param records: ``held_out.jsonl``
+    :param held_out: number of its records
+    :param accuracy: share of them that the trained model gets right, before any compilation
+    :param data_input_config: the archive's DataInputConfig
+    """
+
+    archive: Path
+    records: Path
+    held_out: int
+    accuracy: float
+    data_input_config: str
+
+
+def write_samples(folder: Path) -> SampleFacts:
+    """Train the model and write the archive and the held-out images into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = load_digits()
+    train, held_out, train_labels, labels = train_test_split(
+        digits.data,
+        digits.target,
+        test_size=HELD_OUT_SHARE,
+        random_state=SEED,
+        stratify=digits.target,
+    )
+    classifier = _train(train, train_labels)
+    _write_archive(classifier, folder / "digits.tar.gz")
+    _write_records(held_out, labels, folder / "held_out.jsonl")
+    return SampleFacts(
+        archive=folder / "digits.tar.gz",
+        records=folder / "held_out.jsonl",
+        held_out=len(labels),
+        accuracy=float(classifier.score(held_out, labels)),
+        data_input_config=DATA_INPUT_CONFIG,
+    )
+
+
+def _train(images: Array, labels: Array) -> Pipeline:
+    network = MLPClassifier(hidden_layer_sizes=(64,), max_iter=200, random_state=SEED)
+    return make_pipeline(StandardScaler(), network).fit(images, labels)
+
+
+def _write_archive(classifier: Any, archive: Path) -> None:
+    model = to_onnx(
+        classifier,
+        initial_types=[("image", FloatTensorType([None, PIXELS]))],
+        options={id(classifier): {"zipmap": False}},
+        target_opset=OPSET,
+    )
+    with tempfile.TemporaryDirectory(prefix="digits-") as name:
+        (Path(name) / "model.onnx").write_bytes(model.SerializeToString())
+        pack_archive(Path(name), archive)
+
+
+def _write_records(images: Array, labels: Array, path: Path) -> None:
+    with path.open("w", encoding="utf-8") as out:
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            record = {"id": f"digit-{number:04}", "image": image.tolist(), "label": int(label)}
+            out.write(json.dumps(record) + "\n")
+
+
+def main() -> None:
+    """Write the samples into the folder named on the command line and say what they are."""
+    parser = argparse.ArgumentParser(description="Write the digits sample: model and images.")
+    parser.add_argument("folder", type=Path, help="folder to write into; made where it is absent")
+    facts = write_samples(parser.parse_args().folder)
+    print(f"model: {facts.archive}")
+    print(f"held-out images: {facts.held_out} in {facts.records}")
+    print(f"held-out accuracy: {facts.accuracy:.4f}")
+
+
+if __name__ == "__main__":
+    main()
