@@ -1,7 +1,6 @@
-"""## Model delivery
+"""Take a trained model to a device, with the evidence that it deserves to run there.
 
-Takes a trained model to a device, with the evidence that it deserves to run there:
-compile, batch inference on held-out data, quality gate, deployment, smoke test, report.
+Compile, batch inference on held-out data, quality gate, deployment, smoke test, report.
 
 Starts by hand (the trigger form), over REST with `conf`, by cron, and when a model archive lands
 under `incoming/` of the bucket. The Airflow connections decide where it runs: localcloud or AWS.
@@ -170,7 +169,7 @@ with DAG(
         task_id="batch_inference",
         bundle_uri=bundle_uri,
         output_uri=f"{DELIVERY}/results",
-    ).expand(shard=plan.output["shards"])  # type: ignore[index]
+    ).expand(shard=plan.output["shards"])
     merge = MergeResultsOperator(
         task_id="merge_results", parts=infer.output, output_uri=f"{DELIVERY}/results"
     )

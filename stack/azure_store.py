@@ -1,8 +1,8 @@
 """Azurite as an Azure Blob store, for the tests and for a main job whose input lies in Azure.
 
-Azurite is npm's `azurite`, Microsoft's own emulator; Node comes from a wheel. The lock file's hashes
-decide what is installed. `overrides` in package.json pins two telemetry packages to versions that
-every registry has.
+Azurite is npm's `azurite`, Microsoft's own emulator; Node comes from a wheel. The lock file's
+hashes decide what is installed. `overrides` in package.json pins two telemetry packages to
+versions that every registry has.
 """
 
 import base64

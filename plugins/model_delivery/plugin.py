@@ -23,5 +23,5 @@ class ModelDeliveryPlugin(AirflowPlugin):
     """Links and pages of the provider."""
 
     name = "model_delivery"
-    operator_extra_links: list[Any] = [JobLink(), DeliveryReportLink()]
-    fastapi_apps: list[Any] = _apps()
+    operator_extra_links = [JobLink(), DeliveryReportLink()]  # noqa: RUF012 - Airflow says list
+    fastapi_apps = _apps()

@@ -16,29 +16,34 @@ from model_delivery.jobs.status import StatusTable
 CLIENT_FAULT = "ClientError"
 
 
-class CompilationJobHook(AwsBaseHook[Any]):
+class CompilationJobHook(AwsBaseHook):
     """Thin hook over boto3's `sagemaker` client for compilation jobs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["client_type"] = "sagemaker"
         super().__init__(*args, **kwargs)
 
+    @property
+    def client(self) -> Any:
+        """Return boto3's `sagemaker` client."""
+        return self.get_conn()
+
     def create_job(self, request: Mapping[str, Any]) -> str:
         """Create a compilation job and return its ARN."""
-        return str(self.conn.create_compilation_job(**request)["CompilationJobArn"])
+        return str(self.client.create_compilation_job(**request)["CompilationJobArn"])
 
     def describe_job(self, name: str) -> dict[str, Any]:
         """Return the service's description of a job."""
-        return dict(self.conn.describe_compilation_job(CompilationJobName=name))
+        return dict(self.client.describe_compilation_job(CompilationJobName=name))
 
     def list_jobs(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Yield the summaries of all jobs that fit the filters of ListCompilationJobs."""
-        for page in self.conn.get_paginator("list_compilation_jobs").paginate(**filters):
+        for page in self.client.get_paginator("list_compilation_jobs").paginate(**filters):
             yield from page["CompilationJobSummaries"]
 
     def stop_job(self, name: str) -> None:
         """Ask for a job to be stopped."""
-        self.conn.stop_compilation_job(CompilationJobName=name)
+        self.client.stop_compilation_job(CompilationJobName=name)
 
 
 class CompilationJobs(JobService):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import httpx
 
 
-class GreengrassV2Hook(AwsBaseHook[Any]):
+class GreengrassV2Hook(AwsBaseHook):
     """Thin hook over boto3's `greengrassv2` client."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

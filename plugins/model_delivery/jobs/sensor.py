@@ -84,11 +84,7 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         raise kind(message + reason)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
-        """Finish after the wait: the service is asked again."""
+        """Finish after the wait: the service is asked again, an event only says that it is time."""
         if event and event.get("error"):
             raise DeliveryError(f"waiting for {self.service.noun} failed: {event['error']}")
-        looked = self.poke(context)
-        if isinstance(looked, PokeReturnValue):
-            return looked.xcom_value
-        self.defer(trigger=self._trigger(), method_name="execute_complete")
-        return None
+        return self.execute(context)

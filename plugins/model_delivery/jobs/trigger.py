@@ -31,7 +31,7 @@ class JobTrigger(BaseTrigger):
         verify: bool | str | None,
         botocore_config: dict[str, Any] | None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.service = service
         self.handle = handle
         self.poll_interval = poll_interval

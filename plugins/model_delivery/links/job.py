@@ -1,9 +1,10 @@
 """Link from a task to the page of the job it submitted."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.sdk import BaseOperatorLink, XCom
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.bases.xcom import BaseXCom as XCom
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -24,7 +25,8 @@ class JobLink(BaseOperatorLink):
 
     def get_link(self, operator: "BaseOperator", *, ti_key: "TaskInstanceKey") -> str:
         """Return the address that the task pushed, or nothing before it did."""
-        value = XCom.get_value(key=JOB_LINK_KEY, ti_key=ti_key)
+        key: Any = ti_key  # a frozen key where the signature asks for a mutable one
+        value = XCom.get_value(key=JOB_LINK_KEY, ti_key=key)
         return str(value or "")
 
 

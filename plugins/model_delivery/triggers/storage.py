@@ -32,7 +32,7 @@ class NewObjectTrigger(BaseEventTrigger):
         poll_interval: float = 10.0,
         aws_conn_id: str = "aws_default",
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if not uri.startswith("s3://"):
             raise InvalidRequestError(f"{uri!r} cannot be watched: give an s3:// prefix")
         self.uri = uri
@@ -91,7 +91,7 @@ class NewObjectTrigger(BaseEventTrigger):
         if self.asset_state_store is None:
             return None
         seen = await self.asset_state_store.aget(SEEN_KEY)
-        return dict(seen) if isinstance(seen, dict) else None
+        return {u: str(e) for u, e in seen.items()} if isinstance(seen, dict) else None
 
     async def _save(self, found: dict[str, str]) -> None:
         if self.asset_state_store is not None:
