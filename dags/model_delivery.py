@@ -169,7 +169,7 @@ with DAG(
         task_id="batch_inference",
         bundle_uri=bundle_uri,
         output_uri=f"{DELIVERY}/results",
-    ).expand(shard=plan.output["shards"])
+    ).expand(shard=plan.output)
     merge = MergeResultsOperator(
         task_id="merge_results", parts=infer.output, output_uri=f"{DELIVERY}/results"
     )

@@ -39,13 +39,17 @@ class ComponentVersionResult(TypedDict):
     digest: str
 
 
-class ShardPlan(TypedDict):
-    """Of `PlanShardsOperator`; `shards` are what a mapped `BatchInferenceOperator` takes."""
+class PlannedShard(TypedDict):
+    """One of the list of `PlanShardsOperator`: what a mapped `BatchInferenceOperator` takes.
+
+    A list, since Airflow maps tasks over a whole `return_value` only.
+    """
 
     version: int
-    input_uri: str
-    input_bytes: int
-    shards: list[dict[str, object]]
+    index: int
+    uri: str
+    start: int
+    end: int
 
 
 class ShardOutput(TypedDict):

@@ -46,9 +46,11 @@ class JobService(ABC):
     noun: ClassVar[str]
     statuses: ClassVar[StatusTable]
     name_parameter: ClassVar[str]
-    # Error codes by which the service says that the name is taken, and that the job is unknown.
+    # Error codes by which the service says that a name is taken, and that something is unknown.
     taken_codes: ClassVar[frozenset[str]] = frozenset()
-    missing_codes: ClassVar[frozenset[str]] = frozenset({"ResourceNotFound"})
+    missing_codes: ClassVar[frozenset[str]] = frozenset(
+        {"ResourceNotFound", "ResourceNotFoundException"}
+    )
 
     @abstractmethod
     def submit_call(self, request: Mapping[str, Any]) -> Call:

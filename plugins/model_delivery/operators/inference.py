@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, Context
 
 from model_delivery.exceptions import DeliveryRefusedError, GateClosedError, InvalidRequestError
-from model_delivery.xcom import VERSION, GateVerdict, MergedResults, ShardOutput, ShardPlan
+from model_delivery.xcom import VERSION, GateVerdict, MergedResults, PlannedShard, ShardOutput
 
 if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
@@ -56,7 +56,7 @@ class PlanShardsOperator(_StorageOperator):
         self.input_uri = input_uri
         self.shards = shards
 
-    def execute(self, context: Context) -> ShardPlan:
+    def execute(self, context: Context) -> list[PlannedShard]:
         """Read only the lines at the cuts."""
         from model_delivery_engine.batch.shards import plan_shards
 
@@ -71,12 +71,7 @@ class PlanShardsOperator(_StorageOperator):
             self.input_uri, size, count, lambda a, b: storage.read_bytes(self.input_uri, a, b)
         )
         self.log.info("%s: %d bytes in %d shards", self.input_uri, size, len(shards))
-        return {
-            "version": VERSION,
-            "input_uri": self.input_uri,
-            "input_bytes": size,
-            "shards": [dict(shard) for shard in shards],
-        }
+        return [{"version": VERSION, **shard} for shard in shards]
 
 
 class BatchInferenceOperator(_StorageOperator):
