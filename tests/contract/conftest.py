@@ -124,7 +124,7 @@ class Cloud:
         )  # fmt: skip
 
     def worker(self, log: str = "worker.log") -> Any:
-        argv = [str(BIN / "model-delivery-localcloud"), "work"]
+        argv = [str(BIN / "model-delivery-localcloud"), "work", "--lease-seconds", "4"]
         return process(argv, self.env, self.home / log, lambda: True)
 
 

@@ -19,7 +19,7 @@ from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.devices import make_registration_token
 from model_delivery_localcloud.store.sealing import Sealer
 from model_delivery_localcloud.store.users import add_user
-from model_delivery_localcloud.workers.worker import Worker
+from model_delivery_localcloud.workers.worker import LEASE_SECONDS, Worker
 
 SECRET_VARIABLE = "LOCALCLOUD_ACCESS_KEY_SECRET"
 PASSWORD_VARIABLE = "LOCALCLOUD_USER_PASSWORD"
@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, required=True, help="port to listen on")
     work = _add(commands, "work", _work, "do the queued jobs")
     work.add_argument("--concurrency", type=int, default=1, help="jobs at a time (%(default)s)")
+    work.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=LEASE_SECONDS,
+        help="how long a dead worker's job stays its own (%(default)s)",
+    )
     keys = _group(commands, "access-key", "keys that may sign requests")
     key = _add(keys, "add", _add_access_key, f"secret from {SECRET_VARIABLE} or standard input")
     key.add_argument("--id", required=True, help="the access key id")
@@ -112,7 +118,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
 def _work(settings: Settings, arguments: argparse.Namespace) -> None:
     database = Database(settings.database_url)
     database.check()
-    worker = Worker(database, ObjectStore(settings), arguments.concurrency)
+    worker = Worker(database, ObjectStore(settings), arguments.concurrency, arguments.lease_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: worker.leave())
     worker.run()

@@ -16,6 +16,7 @@ from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.tables import CompilationJob, Device
 
 MOST_ROWS = 200
+STATIC = {"portal.css": "text/css", "icon.svg": "image/svg+xml"}
 
 
 class Portal:
@@ -38,7 +39,7 @@ class Portal:
             self._route("/jobs/compilation", guarded(self.jobs)),
             self._route("/jobs/compilation/{account}/{region}/{name}", guarded(self.job)),
             self._route("/devices", guarded(self.devices)),
-            Route("/static/portal.css", _style, methods=["GET"]),
+            Route("/static/{name}", _static, methods=["GET"]),
         ]
 
     async def home(self, _request: Request) -> Response:
@@ -90,5 +91,8 @@ class Portal:
             ]
 
 
-async def _style(_request: Request) -> Response:
-    return FileResponse(FOLDER / "static" / "portal.css", media_type="text/css")
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in STATIC:
+        return Response("no such file", 404, media_type="text/plain")
+    return FileResponse(FOLDER / "static" / name, media_type=STATIC[name])

@@ -71,6 +71,11 @@ class Components:
                 session.flush()
                 remember(session, key, call.params, answer)
         except IntegrityError:
+            # The same call may have been sent twice at once: then both get the same answer.
+            with self._database.read() as session:
+                known = recall(session, key, call.params)
+            if known is not None:
+                return _created(known)
             raise ServiceError(
                 "ConflictException",
                 f"Component version already exists: {arn}; choose another version.",

@@ -53,12 +53,12 @@ class Deployments:
         thing = _thing(params["targetArn"], call.caller)
         key = (call.caller.account, call.caller.region, _OPERATION)
         with self._database.write() as session:
-            known = recall(session, key, params)
-            if known is not None:
-                return known
             device = devices.lock_device(session, key[0], key[1], thing)
             if device is None:
                 raise _no_thing(params["targetArn"])
+            known = recall(session, key, params)
+            if known is not None:
+                return known
             components = [
                 _component(session, call.caller, device, name, wanted)
                 for name, wanted in params.get("components", {}).items()

@@ -1,6 +1,7 @@
 """Compilation jobs: archive from the object store → engine → bundle to the object store."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.jobs import Lease
 from model_delivery_localcloud.store.tables import CompilationJob
 from model_delivery_localcloud.workers.work import Outcome, Task
+
+log = logging.getLogger(__name__)
 
 BUNDLE = "_bundle"
 LONGEST_NAME = 200
@@ -44,6 +47,7 @@ class CompilationWork:
         archive = folder / source["S3Uri"].rpartition("/")[2][-LONGEST_NAME:]
         objects.check_bucket(params["output_uri"])
         objects.download(source["S3Uri"], archive)
+        log.info("downloaded %s, %d bytes", source["S3Uri"], archive.stat().st_size)
         manifest = compile_model(
             archive,
             folder / BUNDLE,
@@ -56,6 +60,7 @@ class CompilationWork:
                 compiler_options=output.get("CompilerOptions"),
             ),
         )
+        log.info("compiled to a bundle of %d bytes", (folder / BUNDLE).stat().st_size)
         return {
             "manifest": json.loads(manifest.to_json()),
             "digest": digest_file(folder / BUNDLE),
