@@ -1,0 +1,164 @@
+"""The loop: serve what was committed, register once, then follow the desired state."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from model_delivery_engine.errors import EngineError
+
+from model_delivery_edge.background import finish_in_thread
+from model_delivery_edge.backoff import Backoff
+from model_delivery_edge.cloud import CloudClient
+from model_delivery_edge.deployment import Deployer
+from model_delivery_edge.errors import (
+    CloudError,
+    CloudRefused,
+    CloudUnavailable,
+    EdgeError,
+    SettingsError,
+)
+from model_delivery_edge.home import Home
+from model_delivery_edge.reporter import Reporter
+from model_delivery_edge.runtime import Runtime
+from model_delivery_edge.slots import Outcome
+from model_delivery_edge.wire import Desired
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_POLL_SECONDS = 0.5
+_REASON_LENGTH = 1000
+
+
+class Agent:
+    """One device's agent.
+
+    :param home: the device's folder
+    :param cloud: the cloud it follows
+    :param runtime: what it serves through
+    :param endpoint: URL of its inference endpoint, None where it is not known
+    :param registration_token: called for the one-time token when the device has no key yet
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        cloud: CloudClient,
+        runtime: Runtime,
+        *,
+        endpoint: str | None,
+        registration_token: Callable[[], str],
+    ) -> None:
+        self._home = home
+        self._cloud = cloud
+        self._runtime = runtime
+        self._registration_token = registration_token
+        self._deployer = Deployer(home, cloud, runtime)
+        self._reporter = Reporter(cloud, runtime, endpoint)
+        self._outcome = Outcome()
+        self._seen = 0  # the newest generation that need not be applied any more
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        :raises EdgeError: the device is not registered and cannot be
+        """
+        await self._restore()
+        await self._authenticate()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._reporter.run())
+            tasks.create_task(self._follow())
+
+    async def _restore(self) -> None:
+        restored = await self._deployer.restore()
+        self._runtime.ready = True
+        self._outcome = self._home.slots.outcome()
+        self._seen = restored.generation if restored else 0
+        if self._outcome.status == "FAILED":  # it is not tried again by itself
+            self._seen = max(self._seen, self._outcome.generation)
+        self._reporter.tell(self._outcome)
+
+    async def _authenticate(self) -> None:
+        if key := self._home.device_key():
+            self._cloud.use_key(key)
+            return
+        key = await self._register(self._registration_token())
+        await finish_in_thread(lambda: self._home.keep_device_key(key))
+        self._cloud.use_key(key)
+        log.info("registered as thing %s", self._cloud.thing)
+
+    async def _register(self, token: str) -> str:
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._cloud.register(token)
+            except CloudUnavailable as error:
+                log.warning("cannot register yet: %s", error)
+                await asyncio.sleep(backoff.next())
+            except CloudRefused as error:
+                raise SettingsError(
+                    f"thing {self._cloud.thing} cannot register: {error}; make a new one-time "
+                    "token (model-delivery-localcloud device-token THING) and start again"
+                ) from error
+
+    async def _follow(self) -> None:
+        """Apply each newer desired state; the newest one stops what an older one still does."""
+        applying: asyncio.Task[None] | None = None
+        try:
+            while True:
+                desired = await self._newer()
+                await _stop(applying)
+                self._seen = desired.generation
+                applying = asyncio.create_task(self._apply(desired))
+        finally:
+            await _stop(applying)
+
+    async def _newer(self) -> Desired:
+        """Wait, as long as it takes, for a desired state that has not been seen."""
+        backoff = Backoff()
+        while True:
+            begun = time.monotonic()
+            try:
+                desired = await self._cloud.desired(self._seen)
+            except CloudError as error:
+                seconds = backoff.next()
+                log.warning("no desired state: %s in %.1f s", error, seconds)
+                await asyncio.sleep(seconds)
+                continue
+            backoff.reset()
+            if desired is not None and desired.generation > self._seen:
+                return desired
+            # A cloud that answers at once, with nothing new, is not asked in a tight loop.
+            await asyncio.sleep(max(0.0, begun + _SHORTEST_POLL_SECONDS - time.monotonic()))
+
+    async def _apply(self, desired: Desired) -> None:
+        log.info("generation %d: deployment %s", desired.generation, desired.deployment_id)
+        self._reporter.tell(Outcome(desired.generation, desired.deployment_id, "IN_PROGRESS"))
+        try:
+            await self._deployer.apply(desired)
+        except (EdgeError, EngineError, OSError) as error:
+            log.error("generation %d failed: %s", desired.generation, error)
+            outcome = _outcome(desired, str(error))
+        except Exception as error:
+            log.exception("generation %d failed", desired.generation)
+            outcome = _outcome(desired, f"the agent's own error: {type(error).__name__}: {error}")
+        else:
+            log.info("generation %d is served", desired.generation)
+            outcome = _outcome(desired, None)
+        self._reporter.tell(outcome)
+        try:
+            await finish_in_thread(lambda: self._home.slots.record(outcome))
+        except OSError as error:
+            log.warning("cannot keep how generation %d went: %s", desired.generation, error)
+
+
+def _outcome(desired: Desired, reason: str | None) -> Outcome:
+    error = " ".join(reason.split())[:_REASON_LENGTH] if reason else None
+    status = "FAILED" if error else "SUCCEEDED" if desired.deployment_id else "IDLE"
+    return Outcome(desired.generation, desired.deployment_id, status, error)  # type: ignore[arg-type]
+
+
+async def _stop(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])

@@ -1,0 +1,146 @@
+"""Making the device what it is desired to be: all of it, or nothing of it."""
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Mapping
+
+from model_delivery_edge.background import finish_in_thread
+from model_delivery_edge.cloud import CloudClient
+from model_delivery_edge.download import Download
+from model_delivery_edge.errors import DeploymentError
+from model_delivery_edge.home import Home
+from model_delivery_edge.memory import release_freed
+from model_delivery_edge.runtime import Candidate, Runtime, Served, load_candidate
+from model_delivery_edge.slots import Outcome
+from model_delivery_edge.wire import Component, Desired
+
+log = logging.getLogger(__name__)
+
+MAX_PROBES = 3
+_RETIRE_SECONDS = 10.0
+
+
+class Deployer:
+    """Applies desired states, one at a time.
+
+    :param home: where artifacts and committed state are
+    :param cloud: where artifacts come from
+    :param runtime: what serves them
+    """
+
+    def __init__(self, home: Home, cloud: CloudClient, runtime: Runtime) -> None:
+        self._home = home
+        self._cloud = cloud
+        self._runtime = runtime
+
+    async def restore(self) -> Desired | None:
+        """Serve the newest committed state that still proves itself, without any network.
+
+        :returns: that state, or None where there is none
+        """
+        for desired in await finish_in_thread(self._home.slots.committed):
+            try:
+                candidates = await self._load(desired)
+            except Exception:
+                log.exception("generation %d cannot be served again", desired.generation)
+                continue
+            self._runtime.switch(each.served for each in candidates)
+            log.info("serving generation %d again: %s", desired.generation, _names(desired))
+            return desired
+        return None
+
+    async def apply(self, desired: Desired) -> None:
+        """Fetch, prove, switch to and commit to a desired state.
+
+        Until the commit the device serves, and would restart with, what it had.
+
+        :raises DeploymentError, EngineError, CloudRefused, OSError: nothing has changed
+        """
+        desired.check()
+        slots = self._home.slots
+        probes = self._probes(desired)
+        try:
+            for component in desired.components:
+                await Download(self._cloud, self._home.artifacts, component.artifact).run()
+            begun = Outcome(
+                desired.generation, desired.deployment_id, "IN_PROGRESS", probes=probes + 1
+            )
+            await finish_in_thread(lambda: slots.record(begun))
+            candidates = await self._load(desired)
+            retired = await self._switch(desired, candidates)
+        finally:
+            await finish_in_thread(lambda: self._home.artifacts.collect(self._kept(desired)))
+        del candidates
+        await _release(retired)
+
+    def _kept(self, desired: Desired) -> set[str]:
+        """Digests to keep: of both slots, and what this deployment has only begun to fetch."""
+        digests = self._home.slots.digests()
+        incomplete = {c.artifact.digest for c in desired.components}
+        artifacts = self._home.artifacts
+        return digests | {digest for digest in incomplete if artifacts.part(digest).exists()}
+
+    def _probes(self, desired: Desired) -> int:
+        """How often the agent ended while it loaded this very generation."""
+        outcome = self._home.slots.outcome()
+        probes = outcome.probes if outcome.generation == desired.generation else 0
+        if probes >= MAX_PROBES:
+            raise DeploymentError(
+                f"the agent ended {probes} times while it loaded {_names(desired)}; "
+                "it will not try again: deploy another version"
+            )
+        return probes
+
+    async def _load(self, desired: Desired) -> list[Candidate]:
+        return [await self._candidate(component) for component in desired.components]
+
+    async def _candidate(self, component: Component) -> Candidate:
+        artifacts, work = self._home.artifacts, self._home.work
+        served = self._runtime.table.get(component.model_name)
+        if served is not None and served.is_of(component):
+            return Candidate(served, {})
+        return await finish_in_thread(lambda: load_candidate(component, artifacts, work))
+
+    async def _switch(
+        self, desired: Desired, candidates: list[Candidate]
+    ) -> list["weakref.ref[Served]"]:
+        """Switch over and commit, or stay; return what is no longer served."""
+        before = self._runtime.table
+        self._runtime.switch(each.served for each in candidates)
+        try:
+            for candidate in candidates:
+                await self._prove(candidate, before)
+        except BaseException:
+            self._runtime.switch(before.values())
+            raise
+        try:
+            await finish_in_thread(lambda: self._home.slots.commit(desired))
+        except Exception:  # a cancellation comes after the commit: then memory and disk agree
+            self._runtime.switch(before.values())
+            raise
+        kept = {id(served) for served in self._runtime.table.values()}
+        return [weakref.ref(served) for served in before.values() if id(served) not in kept]
+
+    async def _prove(self, candidate: Candidate, before: Mapping[str, Served]) -> None:
+        # One that keeps serving has proved itself, and its golden inputs are no longer in memory.
+        if before.get(candidate.served.name) is not candidate.served:
+            await self._runtime.prove(candidate)
+
+
+def _names(desired: Desired) -> str:
+    names = ", ".join(f"{c.name} {c.version}" for c in desired.components)
+    return names or "nothing"
+
+
+async def _release(retired: list["weakref.ref[Served]"]) -> None:
+    """Return the memory of retired models once the last request has let go of them."""
+    if not retired:
+        return
+    try:
+        async with asyncio.timeout(_RETIRE_SECONDS):
+            while any(reference() is not None for reference in retired):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        log.info("a request still uses the old model; its memory is returned after the next swap")
+    await finish_in_thread(release_freed)
