@@ -189,11 +189,7 @@ with DAG(
     deploy = CreateDeploymentOperator(
         task_id="deploy",
         thing_name="{{ params.thing_name }}",
-        components={
-            "{{ ti.xcom_pull('component_version')['component_name'] }}": (
-                "{{ ti.xcom_pull('component_version')['component_version'] }}"
-            )
-        },
+        component_versions=[component.output],
         deferrable=True,
         outlets=[deployed_models],
     )
@@ -202,7 +198,7 @@ with DAG(
         model_name="{{ params.component_name }}",
         digest="{{ ti.xcom_pull('component_version')['digest'] }}",
         input_uri=INPUT,
-        results_uri=merge.output["output_uri"],
+        results_uri="{{ ti.xcom_pull('merge_results')['output_uri'] }}",
     )
     report = DeliveryReportOperator(
         task_id="report",
@@ -216,4 +212,4 @@ with DAG(
 
     stage >> [compile_model, plan]
     [compile_model, plan] >> infer
-    merge >> gate >> component >> deploy >> smoke >> report
+    infer >> merge >> gate >> component >> deploy >> smoke >> report

@@ -44,7 +44,9 @@ class JobClient:
         except ClientError as error:
             message = f"{call.operation} was refused: {error}"
             if error_code(error) in REFUSED_CODES:
-                raise JobRefusedError(f"{message}: correct the request or its rights") from error
+                raise JobRefusedError(
+                    f"{message.rstrip('.')}. Correct the request, or the key's rights."
+                ) from error
             raise DeliveryError(message) from error
         except BotoCoreError as error:
             raise DeliveryError(

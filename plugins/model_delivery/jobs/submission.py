@@ -83,7 +83,7 @@ class Submission:
                 return self._attach(request, self._client.find(request)), False
             message = f"{service.noun} {name} was refused: {error}"
             if code in REFUSED_CODES or code in service.missing_codes:
-                raise JobRefusedError(f"{message}: correct the request") from error
+                raise JobRefusedError(f"{message.rstrip('.')}. Correct the request.") from error
             raise DeliveryError(message) from error
         except BotoCoreError as error:
             raise DeliveryError(

@@ -119,24 +119,27 @@ class CreateDeploymentOperator(JobOperator):
 
     :param thing_name: name of the core device.
     :param components: component version by component name.
+    :param component_versions: more components, as `CreateComponentVersionOperator` returns them.
     :param account_id: AWS account of the device; the connection's own by default.
     """
 
     template_fields: Sequence[str] = (
-        *AWS_TEMPLATE_FIELDS, "thing_name", "components", "account_id",
+        *AWS_TEMPLATE_FIELDS, "thing_name", "components", "component_versions", "account_id",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
         thing_name: str,
-        components: Mapping[str, str],
+        components: Mapping[str, str] | None = None,
+        component_versions: Sequence[Mapping[str, Any]] = (),
         account_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.thing_name = thing_name
-        self.components = components
+        self.components = components or {}
+        self.component_versions = component_versions
         self.account_id = account_id
 
     @property
@@ -148,14 +151,18 @@ class CreateDeploymentOperator(JobOperator):
 
     def build_request(self) -> dict[str, Any]:
         """Return CreateDeployment's request without the name."""
-        if not self.thing_name or not self.components:
-            raise InvalidRequestError("thing_name and components must not be empty")
+        made = {
+            each["component_name"]: each["component_version"] for each in self.component_versions
+        }
+        components = {**self.components, **made}
+        if not self.thing_name or not components:
+            raise InvalidRequestError("give a thing_name, and at least one component")
         account = self.account_id or self.hook.account_id
         region = self.hook.conn.meta.region_name
         return {
             "targetArn": f"arn:aws:iot:{region}:{account}:thing/{self.thing_name}",
             "components": {
-                name: {"componentVersion": version} for name, version in self.components.items()
+                name: {"componentVersion": version} for name, version in components.items()
             },
         }
 
