@@ -43,7 +43,7 @@ def _make(name: str) -> str:
         return "AKIA" + base64.b32encode(secrets.token_bytes(10)).decode()
     if name.endswith("password"):
         return secrets.token_urlsafe(12)
-    return secrets.token_urlsafe(32)
+    return secrets.token_urlsafe(64)
 
 
 def load_or_create(path: Path) -> Credentials:

@@ -15,6 +15,7 @@ from stack.rest import AirflowRest
 from stack.stack import THING, Stack
 
 DAG_ID = "model_delivery"
+COMPONENT = "digits"
 RUN_SECONDS = 600.0
 SAMPLES = f"s3://{BUCKET}/samples"
 
@@ -55,6 +56,7 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
         }
         summary["resident_mib"] = round(stack.resident_bytes() / 2**20)
         summary["sample"] = trained
+        summary["device"] = stack.device_model(COMPONENT)
         _save_report(stack, summary, out)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
@@ -69,10 +71,13 @@ def _run(stack: Stack, rest: AirflowRest, say: Callable[[str], None]) -> dict[st
     tasks = sorted(rest.tasks(DAG_ID, run_id), key=lambda task: task["start_date"] or "~")
     if run["state"] != "success":
         raise StackError(_why(rest, tasks))
+    stages = [_stage(rest, task) for task in tasks]
+    gate = next(stage["result"] for stage in stages if stage["task"] == "quality_gate")
     return {
         "dag_run_id": run_id,
+        "accuracy": {key: gate[key] for key in ("accuracy", "interval_low", "records", "errors")},
         "run_seconds": seconds_between(run["start_date"], run["end_date"]),
-        "stages": [_stage(rest, task) for task in tasks],
+        "stages": stages,
     }
 
 

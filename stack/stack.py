@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import httpx
+
 from stack.airflow import Airflow, aws_connection
 from stack.credentials import Credentials, load_or_create
 from stack.device import device
@@ -111,6 +113,21 @@ class Stack:
         """Raise StackError naming the first process that ended by itself."""
         for process in self.processes.values():
             process.require_running()
+
+    def device_model(self, model: str) -> dict[str, object]:
+        """Ask the device itself which digest of a model it is running."""
+        answer = httpx.get(
+            f"http://{LOOPBACK}:{self.device_port}/v2/models/{model}",
+            headers={"Authorization": f"Bearer {self.credentials.device_api_token}"},
+        )
+        answer.raise_for_status()
+        metadata = answer.json()
+        return {
+            "thing": THING,
+            "model": model,
+            "versions": metadata["versions"],
+            "digest": metadata["digest"],
+        }
 
     def resident_bytes(self) -> int:
         """Memory of all its processes, shared pages counted once, in bytes."""

@@ -1,0 +1,97 @@
+"""One whole stack for all end-to-end tests: it is started once, as `make up` starts it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack.airflow import ADMIN
+from stack.azure_store import AzureStore
+from stack.demo import DAG_ID, SAMPLES, upload_samples
+from stack.object_store import s3_client
+from stack.rest import AirflowRest
+from stack.stack import THING, Stack
+
+PROJECT = Path(__file__).resolve().parents[2]
+RUN_SECONDS = 300.0
+# The cron run of the tests: far enough ahead that the stack is up and the other starts are over.
+CRON_AHEAD = timedelta(minutes=5)
+
+
+@dataclass
+class World:
+    """The running stack, its REST client and its stores."""
+
+    stack: Stack
+    rest: AirflowRest
+    azure: AzureStore
+    s3: Any
+    cron_at: datetime
+    samples: Path
+
+    def start(self, **conf: Any) -> str:
+        """Trigger the DAG over REST and return the run's id."""
+        base = {
+            "model_uri": f"{SAMPLES}/digits.tar.gz",
+            "input_uri": f"{SAMPLES}/held_out.jsonl",
+            "thing_name": THING,
+        }
+        return self.rest.trigger(DAG_ID, {**base, **conf})
+
+    def finish(self, run_id: str) -> tuple[str, dict[str, dict[str, Any]]]:
+        """Wait for a run; return its state and its task instances by label."""
+        run = self.rest.wait(DAG_ID, run_id, RUN_SECONDS)
+        tasks = self.rest.tasks(DAG_ID, run_id)
+        return run["state"], {f"{task['task_id']}:{task['map_index']}": task for task in tasks}
+
+    def log(self, task: dict[str, Any]) -> str:
+        """Return the text of a task's newest log."""
+        return "\n".join(self.rest.log(task))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    home = PROJECT / ".local" / "e2e"
+    shutil.rmtree(home, ignore_errors=True)
+    azure = AzureStore(home / "azurite")
+    blobs = azure.process().start()
+    try:
+        blobs.wait_healthy(60)
+        cron_at = (datetime.now(UTC) + CRON_AHEAD).replace(second=0, microsecond=0)
+        settings = {
+            "MODEL_DELIVERY_CRON": f"{cron_at.minute} {cron_at.hour} * * *",
+        }
+        connections = {"wasb_default": azure.airflow_connection()}
+        with Stack(home, connections=connections, settings=settings) as stack:
+            samples = tmp_path_factory.mktemp("samples")
+            upload_samples(stack, samples)
+            rest = AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password)
+            rest.wait_for_dag(DAG_ID)
+            rest.unpause(DAG_ID)
+            s3 = s3_client(stack.store_port, stack.credentials)
+            yield World(stack, rest, azure, s3, cron_at, samples)
+    finally:
+        blobs.stop()
+
+
+@pytest.fixture(scope="session")
+def delivered(world: World) -> tuple[str, dict[str, dict[str, Any]]]:
+    """One main job that succeeded: its run id and its task instances."""
+    run_id = world.start()
+    state, tasks = world.finish(run_id)
+    assert state == "success", {name: task["state"] for name, task in tasks.items()}
+    return run_id, tasks
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the browser; the test says how to install what is missing."""
+    found = shutil.which("chromium") or os.environ.get("CHROMIUM")
+    if not found:
+        pytest.fail("chromium is missing: `apt-get install chromium`, or set CHROMIUM to its path")
+    return found

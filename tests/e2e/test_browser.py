@@ -1,0 +1,91 @@
+"""A person's way through: trigger form, graph, report, and localcloud's pages, in real Chromium.
+
+Screenshots go to build/screens; the README shows three of them.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from stack.airflow import ADMIN
+from stack.demo import DAG_ID
+from stack.localcloud import PORTAL_USER
+
+SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+SIZE = {"width": 1500, "height": 1000}
+
+
+@pytest.fixture(scope="module")
+def page(world: Any, chromium: str) -> Iterator[Page]:
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport=SIZE)
+        page.goto(world.stack.airflow.url)
+        page.fill("input[name=username]", ADMIN)
+        page.fill("input[name=password]", world.stack.airflow.password)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/")
+        yield page
+        browser.close()
+
+
+def _open_form(page: Page, world: Any) -> None:
+    page.goto(f"{world.stack.airflow.url}/dags/{DAG_ID}")
+    page.get_by_test_id("trigger-dag-button").click()
+    expect(page.locator("#element_model_uri")).to_be_visible(timeout=20_000)
+
+
+def test_the_form_refuses_a_bad_value(page: Page, world: Any) -> None:
+    _open_form(page, world)
+    page.screenshot(path=SCREENS / "form.png")
+    page.fill("#element_model_uri", "s3://model-delivery/model.zip")
+    page.get_by_test_id("trigger-dag-submit").click()
+    expect(page.get_by_text("Failed to Trigger Dag")).to_be_visible(timeout=20_000)
+    assert "/runs/" not in page.url
+
+
+def test_the_form_starts_a_run_that_succeeds(page: Page, world: Any) -> None:
+    _open_form(page, world)
+    page.fill("#element_component_name", "from-the-form")
+    page.get_by_test_id("trigger-dag-submit").click()
+    page.wait_for_url(re.compile("/runs/manual__"), timeout=30_000)
+    run_id = page.url.rpartition("/runs/")[2]
+    state, _tasks = world.finish(run_id)
+    assert state == "success"
+    assert world.stack.device_model("from-the-form")["digest"].startswith("sha256:")
+    page.goto(f"{world.stack.airflow.url}/dags/{DAG_ID}/runs/{run_id}")
+    graph = page.locator('[aria-label^="Show Graph"]').first
+    graph.click(timeout=20_000)
+    expect(page.locator(".react-flow__node").first).to_be_visible(timeout=20_000)
+    page.wait_for_timeout(2_000)  # the graph is laid out once it is visible
+    page.screenshot(path=SCREENS / "graph.png")
+
+
+def test_the_report_opens_from_its_task(page: Page, world: Any, delivered: Any) -> None:
+    run_id, _tasks = delivered
+    path = f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/report/links"
+    address = world.rest.get(path)["extra_links"]["Delivery report"]
+    page.goto(address)
+    expect(page.get_by_text("97.96").first).to_be_visible()
+    page.screenshot(path=SCREENS / "report.png", full_page=True)
+    page.context.clear_cookies()
+    assert page.request.get(address).status == 401
+
+
+def test_localcloud_shows_the_job_after_signing_in(page: Page, world: Any, delivered: Any) -> None:
+    _run_id, tasks = delivered
+    address = world.rest.xcom(tasks["compile:-1"], key="job_link")
+    page.goto(address)
+    page.fill("input[type=password]", world.stack.credentials.localcloud_user_password)
+    page.fill("input:not([type=password]):not([type=hidden])", PORTAL_USER)
+    page.keyboard.press("Enter")
+    page.wait_for_load_state()
+    page.goto(address)
+    expect(page.get_by_text("COMPLETED").first).to_be_visible()
+    page.screenshot(path=SCREENS / "job.png", full_page=True)

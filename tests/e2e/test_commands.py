@@ -1,0 +1,75 @@
+"""`make demo` as a user runs it: once to its end, once interrupted, once with a port in use."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from stack.demo import COMPONENT
+
+PROJECT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "stack", "demo"]
+SUMMARY = PROJECT / "build" / "demo" / "summary.json"
+
+
+def _processes_of(home: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if str(home).encode() in environment:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_the_demo_ends_well_and_says_where_its_results_are() -> None:
+    done = subprocess.run(COMMAND, cwd=PROJECT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert str(SUMMARY) in done.stdout
+    summary = json.loads(SUMMARY.read_text())
+    stages = {stage["task"]: stage for stage in summary["stages"]}
+    assert all(stage["state"] == "success" for stage in stages.values())
+    assert summary["accuracy"]["accuracy"] > 0.95
+    assert summary["device"]["model"] == COMPONENT
+    assert summary["device"]["digest"] == stages["component_version"]["result"]["digest"]
+    assert summary["seconds"]["run"] < 90
+    assert summary["resident_mib"] < 4096
+    assert (PROJECT / "build" / "demo" / "report.html").stat().st_size > 10_000
+    assert _processes_of(PROJECT / ".local" / "demo") == []
+
+
+def test_ctrl_c_leaves_no_process_behind() -> None:
+    home = PROJECT / ".local" / "demo"
+    demo = subprocess.Popen(COMMAND, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("localcloud ready"):
+            break
+    assert _processes_of(home)
+    time.sleep(1)
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert _processes_of(home) == []
+
+
+def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = {**os.environ, "AIRFLOW_PORT": str(port)}
+        done = subprocess.run(
+            COMMAND, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert f"port {port} on 127.0.0.1 is in use" in line
+    assert "AIRFLOW_PORT" in line
