@@ -139,15 +139,16 @@ def scale_bundle(folder: Path, factor: float, *, off_by: float = 0.0, padding: i
 
 
 def types_bundle(folder: Path) -> Path:
-    """Make a bundle that answers each input as it came: one pair for every data type."""
+    """Make a bundle that answers each input as it came: a pair for each type but BYTES.
+
+    No bundle takes strings: golden samples of them cannot be drawn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = tuple(TensorSpec(f"in_{t}", t, (-1,)) for t in NUMPY_TYPES)
-    outputs = tuple(TensorSpec(f"out_{t}", t, (-1,)) for t in NUMPY_TYPES)
-    nodes = [helper.make_node("Identity", [f"in_{t}"], [f"out_{t}"]) for t in NUMPY_TYPES]
-    golden = {
-        f"in_{t}": np.array(["a", "b"], object) if t == "BYTES" else np.array([0, 1], dtype)
-        for t, dtype in NUMPY_TYPES.items()
-    }
+    types = {name: dtype for name, dtype in NUMPY_TYPES.items() if name != "BYTES"}
+    inputs = tuple(TensorSpec(f"in_{t}", t, (-1,)) for t in types)
+    outputs = tuple(TensorSpec(f"out_{t}", t, (-1,)) for t in types)
+    nodes = [helper.make_node("Identity", [f"in_{t}"], [f"out_{t}"]) for t in types]
+    golden = {f"in_{t}": np.array([0, 1], dtype) for t, dtype in types.items()}
     model = _model(nodes, inputs, outputs, {})
     return _bundle(folder / "types.tar.gz", model, inputs, outputs, golden, 0.0)
 
