@@ -1,7 +1,6 @@
-"""## Model delivery
+"""Take a trained model to a device, with the evidence that it deserves to run there.
 
-Takes a trained model to a device, with the evidence that it deserves to run there:
-compile, batch inference on held-out data, quality gate, deployment, smoke test, report.
+Compile, batch inference on held-out data, quality gate, deployment, smoke test, report.
 
 Starts by hand (the trigger form), over REST with `conf`, by cron, and when a model archive lands
 under `incoming/` of the bucket. The Airflow connections decide where it runs: localcloud or AWS.
@@ -99,7 +98,7 @@ with DAG(
         "target_device": Param(
             "ml_c5",
             type="string",
-            enum=["ml_c4", "ml_c5", "ml_m4", "ml_m5", "rasp3b", "rasp4b"],
+            enum=["ml_c4", "ml_c5", "ml_m4", "ml_m5", "rasp4b"],
             title="Target",
             description="Device family to compile for, by SageMaker's names.",
         ),
@@ -109,6 +108,13 @@ with DAG(
             pattern=r"^[a-zA-Z0-9:_-]{1,128}$",
             title="Device",
             description="Name of the core device that gets the model.",
+        ),
+        "component_name": Param(
+            "digits",
+            type="string",
+            pattern=r"^[a-zA-Z0-9-_.]{1,128}$",
+            title="Component",
+            description="Name of the component, and of the model on the device.",
         ),
         "label_field": Param("label", type="string", minLength=1, title="Label field"),
         "score_output": Param(
@@ -163,7 +169,7 @@ with DAG(
         task_id="batch_inference",
         bundle_uri=bundle_uri,
         output_uri=f"{DELIVERY}/results",
-    ).expand(shard=plan.output["shards"])
+    ).expand(shard=plan.output)
     merge = MergeResultsOperator(
         task_id="merge_results", parts=infer.output, output_uri=f"{DELIVERY}/results"
     )
@@ -176,22 +182,34 @@ with DAG(
         max_error_fraction="{{ params.max_error_fraction }}",
     )
     component = CreateComponentVersionOperator(
-        task_id="component_version", bundle_uri=bundle_uri, component_name="model-delivery.digits"
+        task_id="component_version",
+        bundle_uri=bundle_uri,
+        component_name="{{ params.component_name }}",
     )
     deploy = CreateDeploymentOperator(
         task_id="deploy",
         thing_name="{{ params.thing_name }}",
-        components={
-            "{{ ti.xcom_pull('component_version')['component_name'] }}": (
-                "{{ ti.xcom_pull('component_version')['component_version'] }}"
-            )
-        },
+        component_versions=[component.output],
         deferrable=True,
         outlets=[deployed_models],
     )
-    smoke = EdgeInferenceOperator(task_id="smoke_test", input_uri=INPUT)
-    report = DeliveryReportOperator(task_id="report", output_uri=f"{DELIVERY}/report.html")
+    smoke = EdgeInferenceOperator(
+        task_id="smoke_test",
+        model_name="{{ params.component_name }}",
+        digest="{{ ti.xcom_pull('component_version')['digest'] }}",
+        input_uri=INPUT,
+        results_uri="{{ ti.xcom_pull('merge_results')['output_uri'] }}",
+    )
+    report = DeliveryReportOperator(
+        task_id="report",
+        output_uri=f"{DELIVERY}/report.html",
+        bundle_uri=bundle_uri,
+        merged=merge.output,
+        verdict=gate.output,
+        deployment=deploy.output,
+        smoke_test=smoke.output,
+    )
 
     stage >> [compile_model, plan]
     [compile_model, plan] >> infer
-    merge >> gate >> component >> deploy >> smoke >> report
+    infer >> merge >> gate >> component >> deploy >> smoke >> report

@@ -66,7 +66,7 @@ def _print_doors(stack: Stack) -> None:
 Airflow      {stack.airflow.url}   user {ADMIN}, password {secrets.airflow_admin_password}
 localcloud   {stack.cloud.url}   user {PORTAL_USER}, password {secrets.localcloud_user_password}
 S3           {stack.store_url}
-AWS clients  AWS_ACCESS_KEY_ID={secrets.aws_access_key_id}, its secret is in {stack.home}/secrets.json
+AWS clients  key id {secrets.aws_access_key_id}, its secret is in {stack.home}/secrets.json
 
 Trigger the DAG `model_delivery` in Airflow. Ctrl-C or `make down` stops everything.""")
 

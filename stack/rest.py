@@ -117,6 +117,7 @@ class AirflowRest:
 def _lines(entry: Any) -> list[str]:
     if isinstance(entry, str):
         return [entry]
-    errors = entry.get("error_detail") or []
+    # The first is what the task raised, those behind it are its causes.
+    errors = (entry.get("error_detail") or [])[:1]
     raised = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in errors]
     return [str(entry.get("event", "")), *raised]

@@ -1,7 +1,7 @@
 """The sample that the main job delivers: a model of handwritten digits, and images it never saw.
 
 ``python include/samples/digits.py OUTDIR`` trains a small network on scikit-learn's copy of the UCI
-digits (1,797 images of 8 × 8 pixels), and writes ``digits.tar.gz`` (one ``model.onnx``) and
+digits (1,797 images of 8 by 8 pixels), and writes ``digits.tar.gz`` (one ``model.onnx``) and
 ``held_out.jsonl`` (a record an image: id, image, label).
 """
 
@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skl2onnx import to_onnx
+from model_delivery_engine.archive import pack_archive
+from model_delivery_engine.tensors import Array
 from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.convert import to_onnx
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from model_delivery_engine.archive import pack_archive
-from model_delivery_engine.tensors import Array
+# scikit-learn and its converter have no type annotations.
+_MLPClassifier: Any = MLPClassifier
+_StandardScaler: Any = StandardScaler
+_make_pipeline: Any = make_pipeline
+_FloatTensorType: Any = FloatTensorType
 
 SEED = 7
 HELD_OUT_SHARE = 0.3
@@ -71,15 +76,15 @@ def write_samples(folder: Path) -> SampleFacts:
     )
 
 
-def _train(images: Array, labels: Array) -> Pipeline:
-    network = MLPClassifier(hidden_layer_sizes=(64,), max_iter=200, random_state=SEED)
-    return make_pipeline(StandardScaler(), network).fit(images, labels)
+def _train(images: Array, labels: Array) -> Any:
+    network = _MLPClassifier(hidden_layer_sizes=(64,), max_iter=200, random_state=SEED)
+    return _make_pipeline(_StandardScaler(), network).fit(images, labels)
 
 
 def _write_archive(classifier: Any, archive: Path) -> None:
     model = to_onnx(
         classifier,
-        initial_types=[("image", FloatTensorType([None, PIXELS]))],
+        initial_types=[("image", _FloatTensorType([None, PIXELS]))],
         options={id(classifier): {"zipmap": False}},
         target_opset=OPSET,
     )

@@ -1,6 +1,22 @@
-"""What Airflow learns of this provider from its entry point. Imports nothing: Airflow reads it at start."""
+"""What Airflow learns of this provider. Imports nothing: Airflow reads it at start."""
 
 from typing import Any
+
+SERVICES = {
+    "SageMaker compilation jobs": "compilation",
+    "Batch inference": "inference",
+    "Edge deploy": "edge",
+    "Object storage": "storage",
+    "Delivery report": "report",
+}
+
+
+def _modules(kind: str, *names: str) -> list[dict[str, Any]]:
+    titles = {module: title for title, module in SERVICES.items()}
+    return [
+        {"integration-name": titles[name], "python-modules": [f"model_delivery.{kind}.{name}"]}
+        for name in names
+    ]
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -9,4 +25,37 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "model-delivery",
         "name": "Model delivery",
         "description": "Compile, batch inference, human review and edge deploy of trained models.",
+        "integrations": [
+            {
+                "integration-name": title,
+                "external-doc-url": "https://model-delivery.invalid/",
+                "tags": ["service"],
+            }
+            for title in SERVICES
+        ],
+        "hooks": _modules("hooks", "compilation", "edge", "storage"),
+        "operators": _modules("operators", "compilation", "inference", "edge", "storage", "report"),
+        "sensors": _modules("sensors", "compilation", "edge"),
+        "triggers": _modules("triggers", "storage"),
+        "connection-types": [
+            {
+                "connection-type": "model_delivery_edge",
+                "hook-name": "Model delivery edge device",
+                "hook-class-name": "model_delivery.hooks.edge.EdgeInferenceHook",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "extra"],
+                    "relabeling": {"password": "API token", "schema": "Scheme"},
+                    "placeholders": {
+                        "host": "127.0.0.1",
+                        "port": "8800",
+                        "schema": "http or https",
+                        "password": "the device's API token",
+                    },
+                },
+            }
+        ],
+        "extra-links": [
+            "model_delivery.links.job.JobLink",
+            "model_delivery.links.report.DeliveryReportLink",
+        ],
     }

@@ -29,6 +29,7 @@ class _BoundedReader:
         self._stream = stream
         self._archive = archive
         self._max_bytes = max_bytes
+        self._last = b""
 
     def read(self, size: int) -> bytes:
         if size > _BLOCK:
@@ -36,9 +37,17 @@ class _BoundedReader:
                 f"{self._archive.name}: a member's extended header claims {size} bytes; "
                 "pack it again with a standard tar"
             )
-        data = self._stream.read(size)
+        self._last = self._stream.read(size)
         self._check()
-        return data
+        return self._last
+
+    def check_end_marker(self) -> None:
+        """Refuse an archive whose last block is not zeros.
+
+        tarfile takes a header that is cut or broken for the end of the archive and says nothing.
+        """
+        if not self._last or self._last.strip(b"\0"):
+            raise tarfile.ReadError("no end marker")
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
         if position > self._max_bytes:
@@ -97,7 +106,7 @@ def _extract(archive: Path, into: Path, max_bytes: int, max_members: int) -> Non
             if path in seen:
                 raise _refusal(archive, member.name, "is there twice")
             seen.add(path)
-            with _naming(archive, member.name):
+            with _naming(archive, repr(member.name)):
                 _write_member(tar, member, into / path)
         with _naming(archive, "its end"):
             _check_end(reader, archive)
@@ -113,8 +122,9 @@ def _members(
     while True:
         with _naming(archive, f"the member after {last}"):
             member = tar.next()
-        if member is None:
-            return
+            if member is None:
+                reader.check_end_marker()
+                return
         yield tar, member
         last = repr(member.name)
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header it has seen

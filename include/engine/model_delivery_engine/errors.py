@@ -53,3 +53,9 @@ class BatchError(EngineError):
 
 class ReportError(EngineError):
     """A delivery's report cannot be drawn from what was given."""
+
+
+def one_line(error: BaseException, limit: int = 500) -> str:
+    """Return another library's message on one line, at most ``limit`` characters of it."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else f"{text[:limit]}…"

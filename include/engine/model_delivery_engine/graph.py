@@ -1,5 +1,6 @@
 """Reading an ONNX graph and refusing what cannot be compiled, each reason by name."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from model_delivery_engine.errors import CompilationError
+from model_delivery_engine.errors import CompilationError, InferenceError, one_line
+from model_delivery_engine.runtime import open_session, session_options
 
 # The domains whose operators ONNX Runtime's published builds carry.
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -25,7 +27,7 @@ def load_graph(path: Path) -> Any:
         model = onnx.load(path)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise CompilationError(
-            f"{path.name} is not a complete ONNX model ({error}); export and pack it again"
+            f"{path.name} is not a complete ONNX model ({one_line(error)}); pack it again"
         ) from error
     if not model.HasField("graph") or not model.graph.node:
         raise CompilationError(f"{path.name} has no graph; export the model and pack it again")
@@ -42,12 +44,36 @@ def check_graph(model: Any, name: str) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CompilationError(
-            f"{name} is not valid ONNX: {_one_line(error)}; export the model again"
+            f"{name} is not valid ONNX: {one_line(error)}; export the model again"
         ) from error
 
 
+@functools.cache
+def newest_operator_set() -> int:
+    """Return the newest operator set that both onnx and ONNX Runtime know.
+
+    The runtime trails the format and has no call that says by how much, so it is tried.
+    """
+    newest: int = onnx.defs.onnx_opset_version()
+    return next((version for version in range(newest, 1, -1) if _runs(version)), 1)
+
+
+def _runs(operator_set: int) -> bool:
+    tensors = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "probe", tensors[:1], tensors[1:])
+    imports = [onnx.helper.make_opsetid("", operator_set)]
+    # IR version 10 is old enough for any runtime that this package accepts.
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    try:
+        open_session(model.SerializeToString(), session_options())
+    except InferenceError:
+        return False
+    return True
+
+
 def _check_operator_sets(model: Any, name: str) -> None:
-    newest = onnx.defs.onnx_opset_version()
+    newest = newest_operator_set()
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version > newest:
             raise CompilationError(
@@ -75,7 +101,3 @@ def _all_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
                 yield from _all_nodes(graph.node)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

@@ -8,7 +8,7 @@ import onnxruntime
 
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.compare import compare_outputs
-from model_delivery_engine.errors import InferenceError, ParityError
+from model_delivery_engine.errors import InferenceError, ParityError, one_line
 from model_delivery_engine.tensors import Array, TensorSpec, spec_from_runtime
 
 _ERRORS_ONLY = 3  # severity: ONNX Runtime's own log, which goes to standard error
@@ -36,18 +36,20 @@ def session_options(threads: int | None = None) -> Any:
     return options
 
 
-def open_session(model: Path, options: Any) -> Any:
-    """Open an ONNX file on the CPU.
+def open_session(model: Path | bytes, options: Any) -> Any:
+    """Open an ONNX model on the CPU.
 
+    :param model: the file, or its bytes
     :param options: from `session_options`
     :returns: an ``onnxruntime.InferenceSession``
     :raises InferenceError: a model that this ONNX Runtime cannot load
     """
+    source, name = (model, "model") if isinstance(model, bytes) else (str(model), model.name)
     try:
-        return _ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return _ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except RUNTIME_ERRORS as error:
         raise InferenceError(
-            f"{model.name}: ONNX Runtime {_ort.__version__} cannot load it: {error}"
+            f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {one_line(error)}"
         ) from error
 
 
@@ -97,7 +99,9 @@ class Model:
         try:
             results = self._session.run(self._output_names, dict(inputs))
         except RUNTIME_ERRORS as error:
-            raise InferenceError(f"model {self.name!r} failed on its inputs: {error}") from error
+            raise InferenceError(
+                f"model {self.name!r} failed on its inputs: {one_line(error)}"
+            ) from error
         return dict(zip(self._output_names, results, strict=True))
 
 

@@ -91,6 +91,11 @@ def _describe(dimension: Any) -> str:
 
 
 def _fix_input(node: Any, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
+    if node.type.WhichOneof("value") != "tensor_type":
+        raise DataInputError(
+            f"input {node.name!r} is no plain tensor but a {node.type.WhichOneof('value')}; "
+            "export the model with tensors as inputs"
+        )
     tensor = node.type.tensor_type
     unfit = DataInputError(
         f"input {node.name!r}: the model takes {describe_shape(node)}, DataInputConfig gives "

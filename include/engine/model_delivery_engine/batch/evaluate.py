@@ -78,9 +78,16 @@ def _answer(record: Mapping[str, Any], output: str) -> Any:
             f"the model has no output {output!r}; its outputs are {', '.join(sorted(outputs))}"
         )
     value = outputs[output]
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if not isinstance(value, list):
         return value
-    return value[0] if len(value) == 1 else max(range(len(value)), key=value.__getitem__)
+    if not value or isinstance(value[0], list):
+        raise BatchError(
+            f"output {output!r} is neither one value nor one list of scores a record; "
+            "name an output that is"
+        )
+    return max(range(len(value)), key=value.__getitem__)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:

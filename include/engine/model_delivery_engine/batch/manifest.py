@@ -58,8 +58,8 @@ def merge_results(
     :param parts: each shard with its result, in any order
     :param input_uri: the object that was cut into shards
     :param input_bytes: its size in bytes
-    :raises BatchError: shards that leave a gap, overlap or are of another object; counts that do not
-        add up; names the shard
+    :raises BatchError: shards that leave a gap, overlap or are of another object; counts that do
+        not add up; names the shard
     """
     ordered = sorted(parts, key=lambda part: part[0]["start"])
     _check_cover(ordered, input_uri, input_bytes)

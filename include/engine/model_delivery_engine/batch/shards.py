@@ -1,5 +1,6 @@
 """Shards: byte ranges of one object that begin and end where lines do."""
 
+import itertools
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -39,7 +40,7 @@ def plan_shards(
         if ideal > cuts[-1]:
             cuts.append(_next_line(uri, ideal, size, read_range))
     bounds = sorted({*cuts, size})
-    pairs = zip(bounds, bounds[1:], strict=False)
+    pairs = itertools.pairwise(bounds)
     return [Shard(index=n, uri=uri, start=a, end=b) for n, (a, b) in enumerate(pairs)]
 
 

@@ -1,0 +1,108 @@
+"""The ASGI application: AWS services, device wire, portal and health on one port."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse
+from starlette.responses import Response as HttpResponse
+from starlette.routing import Route
+
+from model_delivery_localcloud.edge.wire import DeviceWire
+from model_delivery_localcloud.errors import StoreError
+from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.portal.pages import Portal
+from model_delivery_localcloud.protocol.gateway import Gateway, checked_handlers
+from model_delivery_localcloud.protocol.messages import Request
+from model_delivery_localcloud.services import greengrass, sts
+from model_delivery_localcloud.services.sagemaker import SageMaker
+from model_delivery_localcloud.settings import Settings
+from model_delivery_localcloud.store.access_keys import KnownKey, find_access_key
+from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.sealing import Sealer
+
+LARGEST_BODY = 16 * 1024 * 1024
+
+
+def create_app(settings: Settings) -> Starlette:
+    """Return the application over the settings' database and object store.
+
+    Raises StoreError unless the database answers and is migrated.
+    """
+    database = Database(settings.database_url)
+    database.check()
+    objects = ObjectStore(settings)
+    gateway = _gateway(settings, database, objects)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        database.close()
+
+    return Starlette(
+        routes=[
+            Route("/healthz", partial(_healthz, database)),
+            *DeviceWire(database, objects).routes(),
+            *Portal(settings, database).routes(),
+            Route("/{path:path}", partial(_aws, gateway), methods=["GET", "POST", "PUT", "DELETE"]),
+        ],
+        lifespan=lifespan,
+    )
+
+
+def _gateway(settings: Settings, database: Database, objects: ObjectStore) -> Gateway:
+    sealer = Sealer(settings.secret_key)
+
+    def find_key(access_key_id: str) -> KnownKey | None:
+        with database.read() as session:
+            return find_access_key(session, sealer, access_key_id)
+
+    services = {
+        "sts": sts.handlers(),
+        "sagemaker": SageMaker(database).handlers(),
+        "greengrassv2": greengrass.handlers(database, objects),
+    }
+    return Gateway(checked_handlers(services), find_key)
+
+
+async def _healthz(database: Database, _request: HttpRequest) -> HttpResponse:
+    try:
+        await run_in_threadpool(database.ping)
+    except StoreError as error:
+        return JSONResponse({"status": "failing", "error": str(error)}, status_code=503)
+    return JSONResponse({"status": "ok"})
+
+
+async def _aws(gateway: Gateway, request: HttpRequest) -> HttpResponse:
+    body = await _read_body(request)
+    if body is None:
+        return JSONResponse(
+            {"message": f"The body is larger than {LARGEST_BODY} bytes."},
+            status_code=413,
+            headers={"x-amzn-ErrorType": "RequestEntityTooLargeException"},
+        )
+    wire = Request(
+        method=request.method,
+        raw_path=request.scope["raw_path"].decode("ascii", "replace"),
+        query=request.scope["query_string"].decode("ascii", "replace"),
+        headers=tuple(
+            (key.decode(), value.decode("latin-1")) for key, value in request.headers.raw
+        ),
+        body=body,
+    )
+    answer = await run_in_threadpool(gateway.handle, wire)
+    return HttpResponse(answer.body, answer.status, dict(answer.headers))
+
+
+async def _read_body(request: HttpRequest) -> bytes | None:
+    chunks = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > LARGEST_BODY:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)

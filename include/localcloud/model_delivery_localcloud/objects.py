@@ -1,0 +1,136 @@
+"""The object store, through boto3: what the services and workers read and write."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from model_delivery_localcloud.errors import ObjectError, ObjectMissing
+from model_delivery_localcloud.settings import Settings
+
+CHUNK = 256 * 1024
+_ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
+_DENIED = frozenset({"403", "AccessDenied"})
+_CHANGED = frozenset({"412", "PreconditionFailed"})
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """Size in bytes and ETag of an object as it is now."""
+
+    size: int
+    etag: str
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return bucket and key of an `s3://` URI; raises ObjectError for anything else."""
+    parts = urlsplit(uri)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ObjectError(f"{uri} is not an s3:// URI with a bucket")
+    return parts.netloc, uri.removeprefix(f"s3://{parts.netloc}").lstrip("/")
+
+
+class ObjectStore:
+    """The S3 endpoint of the settings. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._endpoint = settings.s3_endpoint_url or "AWS S3"
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint_url,
+            aws_access_key_id=settings.s3_access_key_id,
+            aws_secret_access_key=settings.s3_secret_access_key,
+            region_name="us-east-1" if settings.s3_endpoint_url else None,
+            config=Config(
+                connect_timeout=5,
+                read_timeout=60,
+                retries={"total_max_attempts": 4, "mode": "standard"},
+                s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
+            ),
+        )
+
+    def describe(self, uri: str) -> ObjectInfo:
+        """Return an object's size and ETag; raises ObjectMissing or ObjectError."""
+        answer = self._call("read", uri, "head_object")
+        return ObjectInfo(answer["ContentLength"], answer["ETag"])
+
+    def read(
+        self, uri: str, *, etag: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Iterator[bytes]:
+        """Open an object and return its chunks.
+
+        With `etag`, an object that has changed since raises ObjectError; `byte_range` is first
+        and last byte, both included. The object is opened before this returns.
+        """
+        options: dict[str, Any] = {}
+        if etag is not None:
+            options["IfMatch"] = etag
+        if byte_range is not None:
+            options["Range"] = f"bytes={byte_range[0]}-{byte_range[1]}"
+        body = self._call("read", uri, "get_object", **options)["Body"]
+        return self._chunks(uri, body)
+
+    def download(self, uri: str, path: Path) -> None:
+        """Write an object to `path`; raises ObjectMissing or ObjectError."""
+        with path.open("wb") as file:
+            for chunk in self.read(uri):
+                file.write(chunk)
+
+    def upload(self, path: Path, uri: str) -> None:
+        """Publish a complete file: readers see the old object or the whole new one."""
+        bucket, key = split_uri(uri)
+        config = TransferConfig(use_threads=False)
+        try:
+            self._client.upload_file(str(path), bucket, key, Config=config)
+        except Exception as error:
+            # boto3's transfer wraps a ClientError in exceptions of its own.
+            raise self._translate("write", uri, error) from error
+
+    def delete(self, uri: str) -> None:
+        """Delete an object; one that is not there is no error."""
+        self._call("delete", uri, "delete_object")
+
+    def check_bucket(self, uri: str) -> None:
+        """Raise ObjectMissing unless the URI's bucket exists and may be used."""
+        bucket, _ = split_uri(uri)
+        try:
+            self._client.head_bucket(Bucket=bucket)
+        except (BotoCoreError, ClientError) as error:
+            raise self._translate("open the bucket of", uri, error) from error
+
+    def _call(self, verb: str, uri: str, operation: str, **options: Any) -> dict[str, Any]:
+        bucket, key = split_uri(uri)
+        if not key:
+            raise ObjectMissing(f"{uri} names a bucket, not an object")
+        try:
+            answer: dict[str, Any] = getattr(self._client, operation)(
+                Bucket=bucket, Key=key, **options
+            )
+        except (BotoCoreError, ClientError) as error:
+            raise self._translate(verb, uri, error) from error
+        return answer
+
+    def _chunks(self, uri: str, body: Any) -> Iterator[bytes]:
+        try:
+            yield from body.iter_chunks(CHUNK)
+        except (BotoCoreError, OSError) as error:
+            raise self._translate("read", uri, error) from error
+        finally:
+            body.close()
+
+    def _translate(self, verb: str, uri: str, error: Exception) -> ObjectError:
+        source = error if isinstance(error, ClientError) else error.__context__
+        code = source.response["Error"]["Code"] if isinstance(source, ClientError) else ""
+        if code in _ABSENT:
+            return ObjectMissing(f"cannot {verb} {uri}: no such object or bucket")
+        if code in _DENIED:
+            return ObjectMissing(f"cannot {verb} {uri}: access denied; check bucket and grants")
+        if code in _CHANGED:
+            return ObjectError(f"{uri} has changed since it was registered")
+        return ObjectError(f"cannot {verb} {uri} at {self._endpoint}: {error}")

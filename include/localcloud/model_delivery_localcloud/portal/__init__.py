@@ -1,0 +1,1 @@
+"""The pages for people: sign-in, compilation jobs, core devices."""

@@ -1,0 +1,98 @@
+"""The pages and their routes."""
+
+from typing import Any
+
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
+from model_delivery_localcloud.portal.sessions import HOME, Endpoint, SignIn, session_middleware
+from model_delivery_localcloud.settings import Settings
+from model_delivery_localcloud.store import compilation, devices
+from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.tables import CompilationJob, Device
+
+MOST_ROWS = 200
+STATIC = {"portal.css": "text/css", "icon.svg": "image/svg+xml"}
+
+
+class Portal:
+    """The pages over the store; each but sign-in and the style sheet needs a signed-in person."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._database = database
+        self._renderer = Renderer()
+        self._sign_in = SignIn(database, self._renderer)
+        self._middleware = [session_middleware(settings)]
+
+    def routes(self) -> list[Route]:
+        """Return the portal's routes."""
+        guarded = self._sign_in.guarded
+        return [
+            self._route("/", guarded(self.home)),
+            self._route("/sign-in", self._sign_in.show),
+            self._route("/sign-in", self._sign_in.submit, "POST"),
+            self._route("/sign-out", self._sign_in.leave, "POST"),
+            self._route("/jobs/compilation", guarded(self.jobs)),
+            self._route("/jobs/compilation/{account}/{region}/{name}", guarded(self.job)),
+            self._route("/devices", guarded(self.devices)),
+            Route("/static/{name}", _static, methods=["GET"]),
+        ]
+
+    async def home(self, _request: Request) -> Response:
+        """Send people to the list of jobs."""
+        return RedirectResponse(HOME, status_code=303)
+
+    async def jobs(self, request: Request) -> Response:
+        """List the newest compilation jobs of all accounts and regions."""
+        rows = await run_in_threadpool(self._newest_jobs)
+        return self._renderer.page(request, "jobs.html", jobs=rows, limit=MOST_ROWS)
+
+    async def job(self, request: Request) -> Response:
+        """Show one compilation job: state, times, reason, log, figures."""
+        found = await run_in_threadpool(self._find_job, request.path_params)
+        if found is None:
+            return self._renderer.page(request, "missing.html", status=404)
+        running = found.status not in compilation.TERMINAL
+        return self._renderer.page(request, "job.html", job=found, running=running)
+
+    async def devices(self, request: Request) -> Response:
+        """List the devices: health, what they run, what they shall run."""
+        rows = await run_in_threadpool(self._devices)
+        return self._renderer.page(request, "devices.html", devices=rows)
+
+    def _route(self, path: str, page: Endpoint, method: str = "GET") -> Route:
+        return Route(path, page, methods=[method], middleware=self._middleware)
+
+    def _newest_jobs(self) -> list[CompilationJob]:
+        newest = select(CompilationJob).order_by(CompilationJob.created_at.desc()).limit(MOST_ROWS)
+        with self._database.read() as session:
+            return list(session.scalars(newest))
+
+    def _find_job(self, key: dict[str, Any]) -> CompilationJob | None:
+        with self._database.read() as session:
+            return compilation.find_compilation_job(
+                session, key["account"], key["region"], key["name"]
+            )
+
+    def _devices(self) -> list[dict[str, Any]]:
+        everyone = select(Device).order_by(Device.account, Device.region, Device.thing)
+        with self._database.read() as session:
+            return [
+                {
+                    "device": device,
+                    "healthy": devices.is_healthy(device),
+                    "desired": devices.newest_desired(session, device),
+                }
+                for device in session.scalars(everyone.limit(MOST_ROWS))
+            ]
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in STATIC:
+        return Response("no such file", 404, media_type="text/plain")
+    return FileResponse(FOLDER / "static" / name, media_type=STATIC[name])

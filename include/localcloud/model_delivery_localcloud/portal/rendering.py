@@ -1,0 +1,77 @@
+"""Pages from templates, with the headers that keep them to themselves."""
+
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from model_delivery_localcloud.clock import now_ms, to_datetime
+
+FOLDER = Path(__file__).parent
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Renderer:
+    """Renders the templates of this folder; everything in them is escaped."""
+
+    def __init__(self) -> None:
+        self._templates = Environment(
+            loader=FileSystemLoader(FOLDER / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(moment=_moment, ago=_ago, digest=_digest, size=_size)
+
+    def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
+        """Return a template as a page, with the session's user and form token."""
+        csrf = str(request.session.setdefault("csrf", secrets.token_urlsafe(24)))
+        text = self._templates.get_template(name).render(
+            user=request.session.get("user"), csrf=csrf, path=request.url.path, **values
+        )
+        return HTMLResponse(text, status_code=status, headers=SECURITY_HEADERS)
+
+
+def _moment(value: int | None) -> str:
+    return "-" if value is None else _utc(to_datetime(value))
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(value: int | None) -> str:
+    if value is None:
+        return "never"
+    seconds = max(0, (now_ms() - value) // 1000)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _digest(value: str) -> str:
+    algorithm, _, digits = value.partition(":")
+    return f"{algorithm}:{digits[:12]}"
+
+
+def _size(value: int) -> str:
+    size = float(value)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

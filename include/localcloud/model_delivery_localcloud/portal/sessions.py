@@ -1,0 +1,121 @@
+"""Signing in and out, and the guard in front of every page."""
+
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from model_delivery_localcloud.portal.rendering import Renderer
+from model_delivery_localcloud.settings import Settings
+from model_delivery_localcloud.store import users
+from model_delivery_localcloud.store.database import Database
+
+SESSION_SECONDS = 12 * 3600
+LARGEST_FORM = 16 * 1024
+HOME = "/jobs/compilation"
+THROTTLED = "Too many wrong passwords for this name. Try again in five minutes."
+WRONG = "Name and password do not belong together."
+STALE = "This form was open for too long. Try again."
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def session_middleware(settings: Settings) -> Middleware:
+    """Return the signed session cookie, under a key that is used for nothing else."""
+    key = hmac.digest(settings.secret_key.encode(), b"portal sessions", hashlib.sha256)
+    return Middleware(
+        SessionMiddleware,
+        secret_key=key.hex(),
+        session_cookie="localcloud_session",
+        max_age=SESSION_SECONDS,
+        same_site="lax",
+        https_only=bool(settings.public_url and settings.public_url.startswith("https://")),
+    )
+
+
+class SignIn:
+    """The sign-in page and the guard."""
+
+    def __init__(self, database: Database, renderer: Renderer) -> None:
+        self._database = database
+        self._renderer = renderer
+
+    def guarded(self, page: Endpoint) -> Endpoint:
+        """Return the page for people who are signed in; others are sent to sign in first."""
+
+        async def guard(request: Request) -> Response:
+            name = request.session.get("user")
+            if name is None or not await run_in_threadpool(self._known, name):
+                wanted = request.url.path
+                return RedirectResponse(f"/sign-in?next={quote(wanted)}", status_code=303)
+            return await page(request)
+
+        return guard
+
+    async def show(self, request: Request) -> Response:
+        """Show the form."""
+        return self._form(request)
+
+    async def submit(self, request: Request) -> Response:
+        """Check name and password, slowly and not too often."""
+        if int(request.headers.get("content-length", LARGEST_FORM + 1)) > LARGEST_FORM:
+            return self._form(request, STALE, 413)
+        form = await request.form()
+        name, password = str(form.get("name", "")), str(form.get("password", ""))
+        if not valid_csrf(request, form.get("csrf")):
+            return self._form(request, STALE, 403)
+        problem = await run_in_threadpool(self._check, name, password)
+        if problem is not None:
+            return self._form(request, problem, 429 if problem == THROTTLED else 403)
+        request.session.clear()
+        request.session["user"] = name
+        return RedirectResponse(_local(str(form.get("next", ""))), status_code=303)
+
+    async def leave(self, request: Request) -> Response:
+        """Sign out."""
+        form = await request.form()
+        if valid_csrf(request, form.get("csrf")):
+            request.session.clear()
+        return RedirectResponse("/sign-in", status_code=303)
+
+    def _form(self, request: Request, problem: str | None = None, status: int = 200) -> Response:
+        wanted = _local(request.query_params.get("next", ""))
+        return self._renderer.page(
+            request, "sign_in.html", status=status, problem=problem, next=wanted
+        )
+
+    def _known(self, name: str) -> bool:
+        with self._database.read() as session:
+            return users.user_exists(session, name)
+
+    def _check(self, name: str, password: str) -> str | None:
+        # The attempt counts before it is checked, so that many at once cannot all slip through.
+        with self._database.write() as session:
+            if users.is_throttled(session, name):
+                return THROTTLED
+            attempt = users.record_attempt(session, name)
+        with self._database.read() as session:
+            right = users.check_password(session, name, password)
+        if not right:
+            return WRONG
+        with self._database.write() as session:
+            users.forget_attempt(session, attempt)
+        return None
+
+
+def valid_csrf(request: Request, given: object) -> bool:
+    """Tell whether a form carries its session's token."""
+    expected = request.session.get("csrf", "")
+    return bool(expected) and hmac.compare_digest(str(given).encode(), expected.encode())
+
+
+def _local(path: str) -> str:
+    # Browsers read a backslash as a slash: neither may begin another host's name.
+    safe = path.startswith("/") and not path.startswith(("//", "/\\"))
+    return path if safe else HOME

@@ -1,0 +1,1 @@
+"""AWS's wire formats, driven by the service models that botocore ships."""

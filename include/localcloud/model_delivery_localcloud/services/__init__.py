@@ -1,0 +1,1 @@
+"""The AWS services, one module each: operation name → handler."""

@@ -1,0 +1,152 @@
+"""Greengrass core devices: what they are, what was sent to them, what they run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from model_delivery_localcloud.clock import to_datetime
+from model_delivery_localcloud.errors import ServiceError
+from model_delivery_localcloud.protocol.gateway import Handler
+from model_delivery_localcloud.protocol.messages import Call
+from model_delivery_localcloud.services.paging import decode_token, encode_token
+from model_delivery_localcloud.services.refusals import refuse_members
+from model_delivery_localcloud.store import devices
+from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.tables import Deployment, DesiredState, Device
+
+DEFAULT_PAGE = 50
+_LONGEST_ERROR = 255
+
+
+class CoreDevices:
+    """Registered devices over the store.
+
+    HEALTHY means: heard within 30 seconds, and the last report was no failure. (Greengrass keeps
+    the last known status of a silent device.)
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Return the operations on core devices."""
+        return {
+            "GetCoreDevice": self.get,
+            "ListCoreDevices": self.list,
+            "ListEffectiveDeployments": self.list_effective_deployments,
+            "ListInstalledComponents": self.list_installed_components,
+        }
+
+    def get(self, call: Call) -> dict[str, Any]:
+        """Answer a device's facts and health."""
+        with self._database.read() as session:
+            device = _find(session, call)
+        return {**_summary(device), "coreVersion": device.agent_version}
+
+    def list(self, call: Call) -> dict[str, Any]:
+        """Answer one page of devices by name."""
+        params = call.params
+        refuse_members(params, ["thingGroupArn", "runtime"])
+        status = params.get("status")
+        filters = {"status": status}
+        after = decode_token(params.get("nextToken"), filters)
+        limit = params.get("maxResults", DEFAULT_PAGE)
+        with self._database.read() as session:
+            rows = devices.list_core_devices(
+                session,
+                call.caller.account,
+                call.caller.region,
+                None if status is None else status == "HEALTHY",
+                after[0] if after else None,
+                limit + 1,
+            )
+        answer: dict[str, Any] = {"coreDevices": [_summary(row) for row in rows[:limit]]}
+        if len(rows) > limit:
+            answer["nextToken"] = encode_token([rows[limit - 1].thing], filters)
+        return answer
+
+    def list_effective_deployments(self, call: Call) -> dict[str, Any]:
+        """Answer one page of the deployments sent to a device, newest first."""
+        with self._database.read() as session:
+            device = _find(session, call)
+            pairs = [
+                (state, session.get(Deployment, (device.account, device.region, of)))
+                for state in devices.list_desired(session, device)
+                if (of := state.deployment_id)
+            ]
+        items = [_effective(state, deployment) for state, deployment in pairs if deployment]
+        return _page(call.params, items, "effectiveDeployments", "deploymentId")
+
+    def list_installed_components(self, call: Call) -> dict[str, Any]:
+        """Answer one page of what the device last reported as running."""
+        with self._database.read() as session:
+            device = _find(session, call)
+        items = [_installed(item, device) for item in device.running]
+        return _page(call.params, items, "installedComponents", "componentName")
+
+
+def _find(session: Session, call: Call) -> Device:
+    name = call.params["coreDeviceThingName"]
+    device = devices.find_device(session, call.caller.account, call.caller.region, name)
+    if device is None or device.registered_at is None:
+        raise ServiceError(
+            "ResourceNotFoundException",
+            f"Core device does not exist: {name}",
+            404,
+            {"resourceId": name, "resourceType": "coreDevice"},
+        )
+    return device
+
+
+def _summary(device: Device) -> dict[str, Any]:
+    assert device.reported_at is not None, "registering counts as the first report"
+    return {
+        "coreDeviceThingName": device.thing,
+        "status": "HEALTHY" if devices.is_healthy(device) else "UNHEALTHY",
+        "lastStatusUpdateTimestamp": to_datetime(device.reported_at),
+        "platform": device.platform,
+        "architecture": device.architecture,
+    }
+
+
+def _effective(state: DesiredState, deployment: Deployment) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "deploymentId": state.deployment_id,
+        "deploymentName": deployment.name,
+        "targetArn": deployment.target_arn,
+        "coreDeviceExecutionStatus": state.status,
+        "creationTimestamp": to_datetime(state.created_at),
+        "modifiedTimestamp": to_datetime(state.modified_at),
+    }
+    if state.reason:
+        answer["reason"] = state.reason
+        answer["statusDetails"] = {"errorStack": [state.reason[:_LONGEST_ERROR]]}
+    return answer
+
+
+def _installed(item: Mapping[str, Any], device: Device) -> dict[str, Any]:
+    assert device.reported_at is not None, "what runs was reported"
+    return {
+        "componentName": item["name"],
+        "componentVersion": item["version"],
+        "lifecycleState": "RUNNING",
+        "lifecycleStateDetails": f"bundle {item['digest']}, model {item['model_digest']}",
+        "isRoot": True,
+        "lastReportedTimestamp": to_datetime(device.reported_at),
+    }
+
+
+def _page(
+    params: Mapping[str, Any], items: list[dict[str, Any]], member: str, key: str
+) -> dict[str, Any]:
+    # These lists are short and made whole: a page starts after the item that the token names.
+    filters = {"coreDeviceThingName": params["coreDeviceThingName"], "list": member}
+    after = decode_token(params.get("nextToken"), filters)
+    names = [item[key] for item in items]
+    start = names.index(after[0]) + 1 if after and after[0] in names else 0
+    end = start + params.get("maxResults", DEFAULT_PAGE)
+    answer: dict[str, Any] = {member: items[start:end]}
+    if end < len(items):
+        answer["nextToken"] = encode_token([names[end - 1]], filters)
+    return answer

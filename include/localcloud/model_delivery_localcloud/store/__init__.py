@@ -1,0 +1,1 @@
+"""What localcloud remembers: SQLAlchemy tables, on SQLite by default and Postgres by URL."""

@@ -1,0 +1,186 @@
+"""Devices: registration, desired state by generation, and what a device reports."""
+
+from typing import Any
+
+from sqlalchemy import and_, func, not_, select, update
+from sqlalchemy.orm import Session
+
+from model_delivery_localcloud.clock import now_ms
+from model_delivery_localcloud.store.tables import (
+    ComponentVersion,
+    DesiredState,
+    Device,
+    DeviceArtifact,
+    DeviceToken,
+)
+from model_delivery_localcloud.store.tokens import hash_token, new_token
+
+TOKEN_LIFETIME_MS = 24 * 3600 * 1000
+SILENT_MS = 30_000
+
+QUEUED = "QUEUED"
+IN_PROGRESS = "IN_PROGRESS"
+SUCCEEDED = "SUCCEEDED"
+FAILED = "FAILED"
+CANCELED = "CANCELED"
+OPEN = frozenset({QUEUED, IN_PROGRESS})
+
+
+def make_registration_token(session: Session, account: str, region: str, thing: str) -> str:
+    """Return a token that registers `thing` once within 24 hours; makes the thing known."""
+    now = now_ms()
+    if session.get(Device, (account, region, thing)) is None:
+        session.add(Device(account=account, region=region, thing=thing, created_at=now, running=[]))
+    token = new_token()
+    session.add(
+        DeviceToken(
+            token_hash=hash_token(token),
+            account=account,
+            region=region,
+            thing=thing,
+            created_at=now,
+            expires_at=now + TOKEN_LIFETIME_MS,
+        )
+    )
+    return token
+
+
+def register(session: Session, thing: str, token: str, facts: dict[str, str]) -> str | None:
+    """Spend the token and return the device's new key; None for a wrong or used token.
+
+    Registering again with a new token replaces the key. `facts`: architecture, platform,
+    agent_version.
+    """
+    now = now_ms()
+    row = session.get(DeviceToken, hash_token(token))
+    if row is None or row.thing != thing or row.used_at is not None or row.expires_at < now:
+        return None
+    device = session.get_one(Device, (row.account, row.region, thing))
+    row.used_at = now
+    key = new_token()
+    device.key_hash = hash_token(key)
+    device.registered_at = now
+    device.reported_at = now
+    for name, value in facts.items():
+        setattr(device, name, value)
+    return key
+
+
+def find_device_by_key(session: Session, key: str) -> Device | None:
+    """Return the device that holds this key, or None."""
+    return session.scalars(select(Device).where(Device.key_hash == hash_token(key))).first()
+
+
+def find_device(session: Session, account: str, region: str, thing: str) -> Device | None:
+    """Return the device, or None."""
+    return session.get(Device, (account, region, thing))
+
+
+def lock_device(session: Session, account: str, region: str, thing: str) -> Device | None:
+    """Return the device, locked until the transaction ends, or None."""
+    key = (account, region, thing)
+    return session.get(Device, key, with_for_update=True, populate_existing=True)
+
+
+def newest_desired(session: Session, device: Device) -> DesiredState | None:
+    """Return the device's newest desired state, or None if it never had one."""
+    key = (device.account, device.region, device.thing, device.generation)
+    return session.get(DesiredState, key)
+
+
+def last_succeeded(session: Session, device: Device) -> DesiredState | None:
+    """Return the desired state that the device last reached, or None."""
+    reached = select(DesiredState).where(_of(device), DesiredState.status == SUCCEEDED)
+    return session.scalars(reached.order_by(DesiredState.generation.desc()).limit(1)).first()
+
+
+def desire(
+    session: Session, device: Device, deployment_id: str, components: list[dict[str, Any]]
+) -> DesiredState:
+    """Give the device (locked) a new generation of desired state; open older ones are cancelled."""
+    now = now_ms()
+    session.execute(
+        update(DesiredState)
+        .where(_of(device), DesiredState.status.in_(OPEN))
+        .values(status=CANCELED, reason="a newer deployment replaced it", modified_at=now)
+    )
+    device.generation += 1
+    state = DesiredState(
+        account=device.account,
+        region=device.region,
+        thing=device.thing,
+        generation=device.generation,
+        deployment_id=deployment_id,
+        components=components,
+        status=QUEUED,
+        created_at=now,
+        modified_at=now,
+    )
+    session.add(state)
+    return state
+
+
+def allow_artifact(session: Session, device: Device, component: ComponentVersion) -> None:
+    """Let the device download the component's artifact."""
+    session.merge(
+        DeviceArtifact(
+            account=device.account,
+            region=device.region,
+            thing=device.thing,
+            digest=component.artifact_digest,
+            uri=component.artifact_uri,
+            etag=component.artifact_etag,
+            size=component.artifact_size,
+        )
+    )
+
+
+def find_artifact(session: Session, device: Device, digest: str) -> DeviceArtifact | None:
+    """Return an artifact that the device may download, or None."""
+    return session.get(DeviceArtifact, (device.account, device.region, device.thing, digest))
+
+
+def list_desired(session: Session, device: Device) -> list[DesiredState]:
+    """Return the device's desired states, newest first, one a deployment."""
+    rows = session.scalars(
+        select(DesiredState).where(_of(device)).order_by(DesiredState.generation.desc())
+    )
+    newest: dict[str, DesiredState] = {}
+    for row in rows:
+        newest.setdefault(row.deployment_id, row)
+    return list(newest.values())
+
+
+def is_healthy(device: Device) -> bool:
+    """Tell whether the device was heard within 30 s and its last report was no failure."""
+    heard = device.reported_at is not None and now_ms() - device.reported_at <= SILENT_MS
+    return heard and device.reported_status != FAILED
+
+
+def _of(device: Device) -> Any:
+    return (
+        (DesiredState.account == device.account)
+        & (DesiredState.region == device.region)
+        & (DesiredState.thing == device.thing)
+    )
+
+
+def list_core_devices(
+    session: Session,
+    account: str,
+    region: str,
+    healthy: bool | None,
+    after: str | None,
+    limit: int,
+) -> list[Device]:
+    """Return up to `limit` registered devices by name, after the name `after`."""
+    heard = Device.reported_at >= now_ms() - SILENT_MS
+    well = and_(heard, func.coalesce(Device.reported_status, "") != FAILED)
+    conditions = [Device.account == account, Device.region == region]
+    conditions.append(Device.registered_at.is_not(None))
+    if healthy is not None:
+        conditions.append(well if healthy else not_(well))
+    if after is not None:
+        conditions.append(Device.thing > after)
+    query = select(Device).where(*conditions).order_by(Device.thing).limit(limit)
+    return list(session.scalars(query))

@@ -1,0 +1,118 @@
+"""Durable jobs: queued in the database, leased by workers, committed under a fencing token.
+
+Every lease raises the job's `fence`. Renewing and finishing name the fence in the WHERE of their
+UPDATE, so a worker whose lease expired and was taken by another changes nothing and is told so.
+Workers on several machines need clocks that agree well within the lease time.
+"""
+
+import uuid
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, CursorResult, and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from model_delivery_localcloud.clock import now_ms
+from model_delivery_localcloud.errors import LeaseLost
+from model_delivery_localcloud.store.tables import Job
+
+QUEUED = "queued"
+LEASED = "leased"
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's right to one job until its lease expires. `attempt` counts from 1."""
+
+    job_id: str
+    kind: str
+    account: str
+    region: str
+    name: str
+    fence: int
+    attempt: int
+
+
+def enqueue(session: Session, kind: str, account: str, region: str, name: str) -> str:
+    """Queue a job for the resource `name` and return the job's id."""
+    job = Job(
+        id=uuid.uuid4().hex,
+        kind=kind,
+        account=account,
+        region=region,
+        name=name,
+        state=QUEUED,
+        created_at=now_ms(),
+    )
+    session.add(job)
+    return job.id
+
+
+def has_free(session: Session) -> bool:
+    """Tell whether there is a job to lease, without writing."""
+    return session.scalar(select(Job.id).where(_free(now_ms())).limit(1)) is not None
+
+
+def take_lease(session: Session, worker: str, seconds: float) -> Lease | None:
+    """Lease the oldest job that is queued or whose lease expired; None if there is none."""
+    now = now_ms()
+    # SKIP LOCKED is for Postgres; SQLite has one writer at a time and ignores the clause.
+    oldest = select(Job).where(_free(now)).order_by(Job.created_at, Job.id).limit(1)
+    job = session.scalars(oldest.with_for_update(skip_locked=True)).first()
+    if job is None:
+        return None
+    job.state = LEASED
+    job.worker = worker
+    job.fence += 1
+    job.attempts += 1
+    job.lease_until = now + round(seconds * 1000)
+    session.flush()
+    return Lease(job.id, job.kind, job.account, job.region, job.name, job.fence, job.attempts)
+
+
+def renew_lease(session: Session, lease: Lease, seconds: float) -> bool:
+    """Extend the lease and return whether a stop was requested; raises LeaseLost."""
+    _update_held(session, lease, lease_until=now_ms() + round(seconds * 1000))
+    return bool(session.scalar(select(Job.stop_requested).where(Job.id == lease.job_id)))
+
+
+def finish(session: Session, lease: Lease) -> bool:
+    """End the job under its fence; returns whether a stop was requested; raises LeaseLost.
+
+    What the job produced belongs in the same transaction, after this call.
+    """
+    _update_held(session, lease, state=FINISHED, lease_until=None)
+    return bool(session.scalar(select(Job.stop_requested).where(Job.id == lease.job_id)))
+
+
+def give_back(session: Session, lease: Lease) -> None:
+    """Queue the job again, for another worker to do; raises LeaseLost."""
+    _update_held(session, lease, state=QUEUED, lease_until=None, attempts=lease.attempt - 1)
+
+
+def request_stop(session: Session, job_id: str) -> bool:
+    """Stop a job: True if it had not started and is finished now, False if its worker must act."""
+    waiting = update(Job).where(Job.id == job_id, Job.state == QUEUED)
+    if _rows(session, waiting.values(state=FINISHED, stop_requested=True)):
+        return True
+    session.execute(update(Job).where(Job.id == job_id).values(stop_requested=True))
+    return False
+
+
+def _free(now: int) -> ColumnElement[bool]:
+    return or_(Job.state == QUEUED, and_(Job.state == LEASED, Job.lease_until < now))
+
+
+def _update_held(session: Session, lease: Lease, **values: object) -> None:
+    held = and_(Job.id == lease.job_id, Job.fence == lease.fence, Job.state == LEASED)
+    if not _rows(session, update(Job).where(held).values(**values)):
+        raise LeaseLost(
+            f"{lease.kind} {lease.name}: lease {lease.fence} is no longer held; "
+            "another worker has the job"
+        )
+
+
+def _rows(session: Session, statement: object) -> int:
+    result = session.execute(statement)  # type: ignore[call-overload]
+    assert isinstance(result, CursorResult)
+    return result.rowcount

@@ -1,0 +1,219 @@
+"""The tables. Account and region are in every key of a regional resource."""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Index, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Base of the tables; times are milliseconds since 1970 UTC (`clock.py`)."""
+
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, str: Text, int: BigInteger}  # noqa: RUF012 - SQLAlchemy reads it as a plain attribute
+
+
+class AccessKey(Base):
+    """A key that may sign requests; `sealed_secret` is encrypted (`store/sealing.py`)."""
+
+    __tablename__ = "access_keys"
+
+    access_key_id: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str]
+    sealed_secret: Mapped[str]
+    regions: Mapped[list[Any]]
+    created_at: Mapped[int]
+
+
+class User(Base):
+    """A person who may sign in to the portal; `password_hash` is scrypt with its own salt."""
+
+    __tablename__ = "users"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    password_hash: Mapped[str]
+    created_at: Mapped[int]
+
+
+class SignInFailure(Base):
+    """A refused sign-in, kept for as long as it throttles."""
+
+    __tablename__ = "sign_in_failures"
+    __table_args__ = (Index("sign_in_failures_name_at", "name", "at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    at: Mapped[int]
+
+
+class Job(Base):
+    """A piece of durable work: queued, leased by one worker at a time, finished once.
+
+    `fence` grows with every lease, so that a worker that lost its lease cannot commit.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("jobs_state_created", "state", "created_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    account: Mapped[str]
+    region: Mapped[str]
+    name: Mapped[str]
+    state: Mapped[str]
+    created_at: Mapped[int]
+    attempts: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
+    worker: Mapped[str | None] = mapped_column(default=None)
+    lease_until: Mapped[int | None] = mapped_column(default=None)
+    stop_requested: Mapped[bool] = mapped_column(default=False)
+
+
+class CompilationJob(Base):
+    """A SageMaker compilation job; `request` is the CreateCompilationJob input as it came."""
+
+    __tablename__ = "compilation_jobs"
+    __table_args__ = (
+        Index("compilation_jobs_created", "account", "region", "created_at", "name"),
+        Index("compilation_jobs_modified", "account", "region", "modified_at"),
+    )
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    target: Mapped[str]
+    output_uri: Mapped[str]
+    status: Mapped[str]
+    created_at: Mapped[int]
+    modified_at: Mapped[int]
+    started_at: Mapped[int | None] = mapped_column(default=None)
+    ended_at: Mapped[int | None] = mapped_column(default=None)
+    failure_reason: Mapped[str] = mapped_column(default="")
+    artifact_digest: Mapped[str | None] = mapped_column(default=None)
+    manifest: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    log: Mapped[str] = mapped_column(default="")
+
+
+class ComponentVersion(Base):
+    """A Greengrass component version with its one artifact, the bundle."""
+
+    __tablename__ = "component_versions"
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str] = mapped_column(primary_key=True)
+    recipe: Mapped[dict[str, Any]]
+    artifact_uri: Mapped[str]
+    artifact_digest: Mapped[str]
+    artifact_size: Mapped[int]
+    artifact_etag: Mapped[str]
+    tags: Mapped[dict[str, Any]]
+    created_at: Mapped[int]
+
+
+class Deployment(Base):
+    """A Greengrass deployment to one target; a newer one makes it INACTIVE."""
+
+    __tablename__ = "deployments"
+    __table_args__ = (
+        Index("deployments_target", "account", "region", "target_arn", "revision"),
+        Index("deployments_created", "account", "region", "created_at", "id"),
+    )
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    target_arn: Mapped[str]
+    thing: Mapped[str]
+    name: Mapped[str]
+    revision: Mapped[int]
+    latest: Mapped[bool]
+    status: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    created_at: Mapped[int]
+    modified_at: Mapped[int]
+
+
+class ClientToken(Base):
+    """An idempotency token of a create call, with the digest of its request and its answer."""
+
+    __tablename__ = "client_tokens"
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    operation: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(primary_key=True)
+    request_digest: Mapped[str]
+    answer: Mapped[dict[str, Any]]
+    created_at: Mapped[int]
+
+
+class Device(Base):
+    """A thing: known once a registration token was made, a core device once registered."""
+
+    __tablename__ = "devices"
+    __table_args__ = (Index("devices_key_hash", "key_hash", unique=True),)
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    thing: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[int]
+    generation: Mapped[int] = mapped_column(default=0)
+    key_hash: Mapped[str | None] = mapped_column(default=None)
+    registered_at: Mapped[int | None] = mapped_column(default=None)
+    architecture: Mapped[str | None] = mapped_column(default=None)
+    platform: Mapped[str | None] = mapped_column(default=None)
+    agent_version: Mapped[str | None] = mapped_column(default=None)
+    endpoint: Mapped[str | None] = mapped_column(default=None)
+    reported_at: Mapped[int | None] = mapped_column(default=None)
+    reported_generation: Mapped[int] = mapped_column(default=0)
+    reported_status: Mapped[str | None] = mapped_column(default=None)
+    reported_error: Mapped[str | None] = mapped_column(default=None)
+    running: Mapped[list[Any]] = mapped_column(default=list)
+
+
+class DeviceToken(Base):
+    """A one-time registration token, kept as its SHA-256."""
+
+    __tablename__ = "device_tokens"
+
+    token_hash: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str]
+    region: Mapped[str]
+    thing: Mapped[str]
+    created_at: Mapped[int]
+    expires_at: Mapped[int]
+    used_at: Mapped[int | None] = mapped_column(default=None)
+
+
+class DesiredState(Base):
+    """What one device shall run, by generation, and what became of it there."""
+
+    __tablename__ = "desired_states"
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    thing: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    deployment_id: Mapped[str]
+    components: Mapped[list[Any]]
+    status: Mapped[str]
+    reason: Mapped[str | None] = mapped_column(default=None)
+    created_at: Mapped[int]
+    modified_at: Mapped[int]
+
+
+class DeviceArtifact(Base):
+    """An artifact that was deployed to a device, which it may therefore download."""
+
+    __tablename__ = "device_artifacts"
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    thing: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    uri: Mapped[str]
+    etag: Mapped[str]
+    size: Mapped[int]

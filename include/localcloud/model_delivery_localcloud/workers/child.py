@@ -1,0 +1,63 @@
+"""The child process that does one task: `python -m model_delivery_localcloud.workers.child`.
+
+It reads one line of JSON from standard input, writes `outcome.json` into the task's folder, and
+ends at once when standard input closes, so that it never outlives its worker.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from model_delivery_engine.errors import ArchiveError, CompilationError, ParityError
+
+from model_delivery_localcloud.errors import LocalcloudError, ObjectMissing
+from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.settings import Settings
+from model_delivery_localcloud.workers.kinds import WORK
+from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR
+
+NICENESS = 10
+OUTCOME = "outcome.json"
+ORPHANED = 75
+_USERS_FAULT = (ArchiveError, CompilationError, ParityError, ObjectMissing)
+
+
+def main() -> None:
+    """Do the task on standard input."""
+    os.nice(NICENESS)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    task = json.loads(sys.stdin.readline())
+    threading.Thread(target=_leave_with_the_worker, args=(sys.stdin,), daemon=True).start()
+    folder = Path(task["folder"])
+    written = folder / f"{OUTCOME}.part"
+    written.write_text(json.dumps(_do(task, folder)))
+    written.rename(folder / OUTCOME)
+
+
+def _do(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    try:
+        objects = ObjectStore(Settings.from_environment())
+        return {"result": WORK[task["kind"]].run(task["params"], folder, objects)}
+    except _USERS_FAULT as error:
+        return {"fault": CLIENT_ERROR, "reason": str(error)}
+    except Exception as error:
+        # Recorded as the job's failure, with its traceback in the job's log.
+        traceback.print_exc()
+        known = isinstance(error, LocalcloudError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        return {"fault": INTERNAL_ERROR, "reason": reason}
+
+
+def _leave_with_the_worker(pipe: TextIO) -> None:
+    while pipe.readline():
+        pass
+    os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Compilation jobs: archive from the object store → engine → bundle to the object store."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from model_delivery_localcloud.clock import now_ms
+from model_delivery_localcloud.errors import StoreError
+from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.store import compilation as states
+from model_delivery_localcloud.store.jobs import Lease
+from model_delivery_localcloud.store.tables import CompilationJob
+from model_delivery_localcloud.workers.work import Outcome, Task
+
+log = logging.getLogger(__name__)
+
+BUNDLE = "_bundle"
+LONGEST_NAME = 200
+
+
+class CompilationWork:
+    """The work behind SageMaker's compilation jobs."""
+
+    def begin(self, session: Session, lease: Lease) -> Task:
+        """Mark the job INPROGRESS; its runtime counts from its first start."""
+        job = _find(session, lease)
+        if job.status == states.STARTING:
+            states.set_status(job, states.INPROGRESS)
+        started_at = job.started_at or now_ms()
+        limit = job.request["StoppingCondition"]["MaxRuntimeInSeconds"]
+        params = {"name": job.name, "request": job.request, "output_uri": job.output_uri}
+        return Task(lease.kind, params, limit - (now_ms() - started_at) / 1000)
+
+    def run(self, params: dict[str, Any], folder: Path, objects: ObjectStore) -> dict[str, Any]:
+        """Compile the archive into `folder`; returns the manifest and the bundle's digest."""
+        # Only the child compiles: the worker itself stays free of onnx and its memory.
+        from model_delivery_engine.compile import CompilationRequest, compile_model
+        from model_delivery_engine.digest import digest_file
+        from model_delivery_engine.targets import resolve_target
+
+        request = params["request"]
+        source, output = request["InputConfig"], request["OutputConfig"]
+        # The engine's messages name the archive by its file name: let it be the user's.
+        archive = folder / source["S3Uri"].rpartition("/")[2][-LONGEST_NAME:]
+        objects.check_bucket(params["output_uri"])
+        objects.download(source["S3Uri"], archive)
+        log.info("downloaded %s, %d bytes", source["S3Uri"], archive.stat().st_size)
+        manifest = compile_model(
+            archive,
+            folder / BUNDLE,
+            CompilationRequest(
+                framework=source["Framework"],
+                data_input_config=source["DataInputConfig"],
+                target=resolve_target(output.get("TargetDevice"), output.get("TargetPlatform")),
+                name=params["name"],
+                source_uri=source["S3Uri"],
+                compiler_options=output.get("CompilerOptions"),
+            ),
+        )
+        log.info("compiled to a bundle of %d bytes", (folder / BUNDLE).stat().st_size)
+        return {
+            "manifest": json.loads(manifest.to_json()),
+            "digest": digest_file(folder / BUNDLE),
+        }
+
+    def publish(self, task: Task, outcome: Outcome, folder: Path, objects: ObjectStore) -> None:
+        """Upload the whole bundle; a reader never sees part of one."""
+        objects.upload(folder / BUNDLE, task.params["output_uri"])
+
+    def withdraw(self, task: Task, objects: ObjectStore) -> None:
+        """Delete the bundle of a job that was stopped while it was uploaded."""
+        objects.delete(task.params["output_uri"])
+
+    def end(self, session: Session, lease: Lease, outcome: Outcome, stopped: bool) -> None:
+        """Set the job COMPLETED, FAILED or STOPPED with what it left behind."""
+        job = _find(session, lease)
+        job.log = outcome.log
+        if stopped:
+            states.set_status(job, states.STOPPED)
+        elif outcome.fault:
+            states.set_status(job, states.FAILED, outcome.failure_reason)
+        else:
+            job.manifest = outcome.result["manifest"]
+            job.artifact_digest = outcome.result["digest"]
+            states.set_status(job, states.COMPLETED)
+
+
+def _find(session: Session, lease: Lease) -> CompilationJob:
+    job = states.find_compilation_job(session, lease.account, lease.region, lease.name)
+    if job is None:
+        raise StoreError(f"job {lease.job_id} has no compilation job {lease.name}")
+    return job

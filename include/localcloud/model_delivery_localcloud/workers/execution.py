@@ -1,0 +1,80 @@
+"""Running one task in a child process that can be killed, and reading how it went."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from model_delivery_localcloud.workers.child import OUTCOME
+from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR, Outcome, Task
+
+TICK = 0.1
+LOG_TAIL = 16_384
+_COMMAND = [sys.executable, "-m", "model_delivery_localcloud.workers.child"]
+
+
+def execute(task: Task, folder: Path, must_stop: Callable[[], bool]) -> Outcome | None:
+    """Run the task in a child; None if it was killed because `must_stop` said so.
+
+    `must_stop` is asked about ten times a second; what it raises kills the child too.
+    """
+    log_path = folder / "log.txt"
+    deadline = time.monotonic() + task.max_seconds
+    with log_path.open("wb") as log, _start(task, folder, log.fileno()) as child:
+        try:
+            while child.poll() is None:
+                if must_stop():
+                    return None
+                if time.monotonic() > deadline:
+                    return Outcome(CLIENT_ERROR, _too_long(task), log=_tail(log_path))
+                time.sleep(TICK)
+        finally:
+            _kill(child)
+    return _outcome(child.returncode, folder, _tail(log_path))
+
+
+def _start(task: Task, folder: Path, log: int) -> "subprocess.Popen[bytes]":
+    child = subprocess.Popen(
+        _COMMAND,
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        cwd=folder,
+        process_group=0,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )
+    assert child.stdin is not None
+    text = json.dumps({"kind": task.kind, "params": task.params, "folder": str(folder)})
+    child.stdin.write(text.encode() + b"\n")
+    child.stdin.flush()
+    return child
+
+
+def _kill(child: "subprocess.Popen[bytes]") -> None:
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _outcome(code: int, folder: Path, log: str) -> Outcome:
+    path = folder / OUTCOME
+    if code == 0 and path.exists():
+        return Outcome(**json.loads(path.read_text()), log=log)
+    if code < 0:
+        name = signal.Signals(-code).name
+        reason = f"the compiling process was killed by {name}; it may need more memory"
+    else:
+        reason = f"the compiling process ended with code {code}; see the job's log"
+    return Outcome(INTERNAL_ERROR, reason, log=log)
+
+
+def _too_long(task: Task) -> str:
+    return "the job ran longer than its StoppingCondition.MaxRuntimeInSeconds and was ended"
+
+
+def _tail(path: Path) -> str:
+    return path.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace")

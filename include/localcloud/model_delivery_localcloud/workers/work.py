@@ -1,0 +1,59 @@
+"""What a kind of job has to provide, and how a child process says how it went."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session
+
+from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.store.jobs import Lease
+
+CLIENT_ERROR = "ClientError"
+INTERNAL_ERROR = "InternalServerError"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a child process is given: the job's kind and its parameters, all JSON.
+
+    `max_seconds` is how long it may still run.
+    """
+
+    kind: str
+    params: dict[str, Any]
+    max_seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task went: the fault (`ClientError`, `InternalServerError`) and why, or its result."""
+
+    fault: str | None = None
+    reason: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    log: str = ""
+
+    @property
+    def failure_reason(self) -> str:
+        """The reason as SageMaker words it, empty for a success."""
+        return f"{self.fault}: {self.reason}" if self.fault else ""
+
+
+class Work(Protocol):
+    """One kind of job. All but `run` happen in the worker, `run` in its niced child."""
+
+    def begin(self, session: Session, lease: Lease) -> Task:
+        """Mark the resource as started and return the task."""
+
+    def run(self, params: dict[str, Any], folder: Path, objects: ObjectStore) -> dict[str, Any]:
+        """Do the work in `folder` and return its result."""
+
+    def publish(self, task: Task, outcome: Outcome, folder: Path, objects: ObjectStore) -> None:
+        """Put the finished files where readers find them."""
+
+    def withdraw(self, task: Task, objects: ObjectStore) -> None:
+        """Take back what `publish` put: the job was stopped meanwhile."""
+
+    def end(self, session: Session, lease: Lease, outcome: Outcome, stopped: bool) -> None:
+        """Record the outcome on the resource, in the transaction that ends the job."""

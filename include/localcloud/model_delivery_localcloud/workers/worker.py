@@ -1,0 +1,175 @@
+"""The worker: slots that lease jobs, have children do them, and commit under the fence."""
+
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from model_delivery_localcloud.errors import LeaseLost, ObjectError, ObjectMissing
+from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.store import jobs
+from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.jobs import Lease
+from model_delivery_localcloud.workers.execution import execute
+from model_delivery_localcloud.workers.kinds import WORK
+from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR, Outcome, Task
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 30.0
+RENEW_SECONDS = 1.0
+IDLE_SECONDS = 0.5
+MOST_ATTEMPTS = 3
+
+
+class Worker:
+    """Works on jobs until told to stop.
+
+    `concurrency`: how many jobs at a time (default 1). `lease_seconds`: how long a dead worker's
+    job stays its own (default 30).
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        concurrency: int = 1,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._concurrency = concurrency
+        self._lease_seconds = lease_seconds
+        self._leaving = threading.Event()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def run(self) -> None:
+        """Work until `leave` is called; running jobs go back to the queue then."""
+        slots = [
+            threading.Thread(target=self._slot, args=(f"{self._name}:{number}",))
+            for number in range(self._concurrency)
+        ]
+        for slot in slots:
+            slot.start()
+        for slot in slots:
+            slot.join()
+
+    def leave(self) -> None:
+        """Ask the slots to end; safe in a signal handler."""
+        self._leaving.set()
+
+    def _slot(self, name: str) -> None:
+        while not self._leaving.is_set():
+            try:
+                worked = self._work_once(name)
+            except LeaseLost as lost:
+                log.warning("%s", lost)
+                worked = True
+            except Exception:
+                # A slot outlives a database that is away for a while; the lease will expire.
+                log.exception("slot %s: the job was not committed", name)
+                worked = False
+            if not worked:
+                self._leaving.wait(IDLE_SECONDS)
+
+    def _work_once(self, name: str) -> bool:
+        with self._database.read() as session:
+            if not jobs.has_free(session):
+                return False
+        with self._database.write() as session:
+            lease = jobs.take_lease(session, name, self._lease_seconds)
+            if lease is None:
+                return False
+            task = WORK[lease.kind].begin(session, lease)
+        log.info("%s %s: attempt %d", lease.kind, lease.name, lease.attempt)
+        with tempfile.TemporaryDirectory(prefix="localcloud-job-") as folder:
+            self._do(lease, task, Path(folder))
+        return True
+
+    def _do(self, lease: Lease, task: Task, folder: Path) -> None:
+        held = _HeldLease(self._database, lease, self._lease_seconds)
+        if lease.attempt > MOST_ATTEMPTS:
+            reason = f"{MOST_ATTEMPTS} workers were lost while they did this job"
+            outcome: Outcome | None = Outcome(INTERNAL_ERROR, reason)
+        else:
+            outcome = execute(task, folder, lambda: self._leaving.is_set() or held.must_stop())
+        if outcome is None and not held.stop_requested:
+            with self._database.write() as session:
+                jobs.give_back(session, lease)
+            return
+        self._commit(held, task, outcome or Outcome(), folder)
+
+    def _commit(self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path) -> None:
+        work = WORK[task.kind]
+        published = False
+        if outcome.fault is None and not held.renew():
+            outcome = self._publish(held, task, outcome, folder)
+            published = outcome.fault is None
+        with self._database.write() as session:
+            stopped = jobs.finish(session, held.lease)
+            if stopped and published:
+                work.withdraw(task, self._objects)
+            work.end(session, held.lease, outcome, stopped)
+        log.info("%s %s: %s", task.kind, held.lease.name, outcome.failure_reason or "done")
+
+    def _publish(self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path) -> Outcome:
+        try:
+            with held.kept():
+                WORK[task.kind].publish(task, outcome, folder, self._objects)
+        except ObjectMissing as error:
+            return Outcome(CLIENT_ERROR, str(error), log=outcome.log)
+        except ObjectError as error:
+            return Outcome(INTERNAL_ERROR, str(error), log=outcome.log)
+        return outcome
+
+
+class _HeldLease:
+    """A lease with its heartbeat: renewed when due, remembering whether a stop was asked for."""
+
+    def __init__(self, database: Database, lease: Lease, seconds: float) -> None:
+        self.lease = lease
+        self.stop_requested = False
+        self._database = database
+        self._seconds = seconds
+        self._renewed = 0.0
+
+    def must_stop(self) -> bool:
+        """Renew if due and tell whether the job is to be stopped; raises LeaseLost."""
+        if time.monotonic() - self._renewed >= min(RENEW_SECONDS, self._seconds / 3):
+            self.renew()
+        return self.stop_requested
+
+    def renew(self) -> bool:
+        """Renew now and tell whether the job is to be stopped; raises LeaseLost."""
+        with self._database.write() as session:
+            self.stop_requested = jobs.renew_lease(session, self.lease, self._seconds)
+        self._renewed = time.monotonic()
+        return self.stop_requested
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renew in the background while the block runs; what went wrong shows at the commit."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(done,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _beat(self, done: threading.Event) -> None:
+        while not done.wait(min(RENEW_SECONDS, self._seconds / 3)):
+            try:
+                self.renew()
+            except LeaseLost:
+                return
+            except SQLAlchemyError as error:
+                log.warning("%s: lease not renewed: %s", self.lease.name, error)

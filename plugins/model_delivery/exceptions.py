@@ -1,0 +1,64 @@
+"""Errors of the provider.
+
+    AirflowException
+    ├── DeliveryError                what a retry may mend
+    │   ├── StorageError             an object store said no, or said nothing
+    │   ├── JobError                 an external job
+    │   │   ├── JobFailedError       it ended badly for a reason a new try may not meet
+    │   │   └── UnknownStatusError   the service answered a status we do not know
+    │   └── EdgeError                a device's API said no, or said nothing
+    └── AirflowFailException
+        └── DeliveryRefusedError     what a retry cannot mend: fails the task at once
+            ├── InvalidRequestError  a parameter is wrong; nothing was called
+            ├── RequestDiffersError  another request already stands under our job's name
+            ├── JobRefusedError      the service refused the request or its input
+            └── GateClosedError      the evidence does not reach the stated threshold
+
+Each message names the thing (ARN, URI, parameter) and the next step.
+"""
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+
+class DeliveryError(AirflowException):
+    """Base of what a retry may mend."""
+
+
+class StorageError(DeliveryError):
+    """An object store refused or did not answer."""
+
+
+class JobError(DeliveryError):
+    """An external job did not do what was asked."""
+
+
+class JobFailedError(JobError):
+    """An external job ended badly; a new try submits a new one."""
+
+
+class UnknownStatusError(JobError):
+    """A service answered a status that is not in its table."""
+
+
+class EdgeError(DeliveryError):
+    """A device's API refused or did not answer."""
+
+
+class DeliveryRefusedError(AirflowFailException):
+    """Base of what a retry cannot mend."""
+
+
+class InvalidRequestError(DeliveryRefusedError):
+    """A parameter is wrong; nothing was called."""
+
+
+class RequestDiffersError(DeliveryRefusedError):
+    """A different request already stands under the name of our job."""
+
+
+class JobRefusedError(DeliveryRefusedError):
+    """The service refused the request, or found its input at fault."""
+
+
+class GateClosedError(DeliveryRefusedError):
+    """The evidence does not reach the stated threshold."""

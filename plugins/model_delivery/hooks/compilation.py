@@ -1,0 +1,105 @@
+"""SageMaker compilation jobs: the hook, and the jobs as the lifecycle sees them.
+
+Source: SageMaker API, CreateCompilationJob, DescribeCompilationJob, ListCompilationJobs,
+StopCompilationJob.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+from model_delivery.jobs.service import Call, Handle, JobDescription, JobService
+from model_delivery.jobs.status import StatusTable
+
+# SageMaker begins the reason of a failure that the caller caused with this.
+CLIENT_FAULT = "ClientError"
+
+
+class CompilationJobHook(AwsBaseHook):
+    """Thin hook over boto3's `sagemaker` client for compilation jobs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["client_type"] = "sagemaker"
+        super().__init__(*args, **kwargs)
+
+    @property
+    def client(self) -> Any:
+        """Return boto3's `sagemaker` client."""
+        return self.get_conn()
+
+    def create_job(self, request: Mapping[str, Any]) -> str:
+        """Create a compilation job and return its ARN."""
+        return str(self.client.create_compilation_job(**request)["CompilationJobArn"])
+
+    def describe_job(self, name: str) -> dict[str, Any]:
+        """Return the service's description of a job."""
+        return dict(self.client.describe_compilation_job(CompilationJobName=name))
+
+    def list_jobs(self, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Yield the summaries of all jobs that fit the filters of ListCompilationJobs."""
+        for page in self.client.get_paginator("list_compilation_jobs").paginate(**filters):
+            yield from page["CompilationJobSummaries"]
+
+    def stop_job(self, name: str) -> None:
+        """Ask for a job to be stopped."""
+        self.client.stop_compilation_job(CompilationJobName=name)
+
+
+class CompilationJobs(JobService):
+    """Compilation jobs for the lifecycle: the name identifies a job."""
+
+    hook_path = "model_delivery.hooks.compilation.CompilationJobHook"
+    noun = "compilation job"
+    name_parameter = "CompilationJobName"
+    taken_codes = frozenset({"ResourceInUse"})
+    statuses = StatusTable(
+        service="SageMaker",
+        running=("STARTING", "INPROGRESS", "STOPPING"),
+        succeeded=("COMPLETED",),
+        failed=("FAILED",),
+        stopped=("STOPPED",),
+    )
+
+    def submit_call(self, request: Mapping[str, Any]) -> Call:
+        """CreateCompilationJob."""
+        return Call("create_compilation_job", request)
+
+    def submitted(self, request: Mapping[str, Any], response: Mapping[str, Any]) -> Handle:
+        """Name and ARN."""
+        return {"name": request["CompilationJobName"], "arn": response["CompilationJobArn"]}
+
+    def describe_calls(self, handle: Handle) -> Sequence[Call]:
+        """DescribeCompilationJob."""
+        return [Call("describe_compilation_job", {"CompilationJobName": handle["name"]})]
+
+    def described(self, handle: Handle, responses: Sequence[Mapping[str, Any]]) -> JobDescription:
+        """Status, reason and the artifact's place."""
+        (answer,) = responses
+        status = answer["CompilationJobStatus"]
+        reason = answer.get("FailureReason") or None
+        return JobDescription(
+            handle={"name": handle["name"], "arn": answer["CompilationJobArn"]},
+            status=status,
+            state=self.statuses.state(status, f"compilation job {handle['name']}"),
+            reason=reason,
+            retryable=not (reason or "").startswith(CLIENT_FAULT),
+            detail=answer,
+        )
+
+    def stop_call(self, handle: Handle) -> Call:
+        """StopCompilationJob."""
+        return Call("stop_compilation_job", {"CompilationJobName": handle["name"]})
+
+    def find_calls(self, request: Mapping[str, Any]) -> Sequence[Call]:
+        """DescribeCompilationJob: the name is ours."""
+        return self.describe_calls({"name": request["CompilationJobName"]})
+
+    def found(
+        self, request: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
+    ) -> tuple[Handle, Mapping[str, Any]]:
+        """Return the job, and the part of its request that Describe gives back."""
+        (answer,) = responses
+        handle = {"name": answer["CompilationJobName"], "arn": answer["CompilationJobArn"]}
+        theirs = {key: answer[key] for key in ("RoleArn", "InputConfig", "OutputConfig")}
+        return handle, theirs

@@ -1,0 +1,167 @@
+"""Greengrass v2 deployments, and the inference API of a device.
+
+Sources: IoT Greengrass v2 API (CreateComponentVersion, CreateDeployment, GetDeployment,
+ListEffectiveDeployments, CancelDeployment); Open Inference Protocol v2, REST.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.sdk import BaseHook
+
+from model_delivery.exceptions import EdgeError
+from model_delivery.jobs.service import Call, Handle, JobDescription, JobService
+from model_delivery.jobs.status import JobState, StatusTable
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class GreengrassV2Hook(AwsBaseHook):
+    """Thin hook over boto3's `greengrassv2` client."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["client_type"] = "greengrassv2"
+        super().__init__(*args, **kwargs)
+
+
+class Deployments(JobService):
+    """Deployments to one core device, for the lifecycle.
+
+    Done means that the device's effective deployment is ours and succeeded: Greengrass calls a
+    deployment COMPLETED or keeps it ACTIVE by rules of its own, and a device may be away.
+    """
+
+    hook_path = "model_delivery.hooks.edge.GreengrassV2Hook"
+    noun = "deployment"
+    name_parameter = "deploymentName"
+    statuses = StatusTable(
+        service="Greengrass",
+        running=("ACTIVE", "QUEUED", "IN_PROGRESS"),
+        succeeded=("SUCCEEDED", "COMPLETED"),
+        failed=("FAILED", "TIMED_OUT", "REJECTED"),
+        stopped=("CANCELED", "INACTIVE"),
+    )
+
+    def submit_call(self, request: Mapping[str, Any]) -> Call:
+        """CreateDeployment."""
+        return Call("create_deployment", request)
+
+    def submitted(self, request: Mapping[str, Any], response: Mapping[str, Any]) -> Handle:
+        """Deployment id, name and device."""
+        return {
+            "name": request["deploymentName"],
+            "id": response["deploymentId"],
+            "thing": _thing(request["targetArn"]),
+        }
+
+    def describe_calls(self, handle: Handle) -> Sequence[Call]:
+        """GetDeployment, and what the device has in effect."""
+        return [
+            Call("get_deployment", {"deploymentId": handle["id"]}),
+            Call("list_effective_deployments", {"coreDeviceThingName": handle["thing"]}),
+        ]
+
+    def described(self, handle: Handle, responses: Sequence[Mapping[str, Any]]) -> JobDescription:
+        """Read the device's own word first; the deployment's where the device has none yet."""
+        deployment, effective = responses
+        reason = None
+        status = deployment["deploymentStatus"]
+        for each in effective["effectiveDeployments"]:
+            if each["deploymentId"] == handle["id"]:
+                reason = each.get("reason") or None
+                if status not in self.statuses.stopped:
+                    status = each["coreDeviceExecutionStatus"]
+        state = self.statuses.state(status, f"deployment {handle['id']}")
+        if state is JobState.STOPPED and reason is None:
+            reason = "it was cancelled, or a newer deployment to the same device replaced it"
+        return JobDescription(
+            handle=handle, status=status, state=state, reason=reason, retryable=False,
+            detail=deployment,
+        )  # fmt: skip
+
+    def stop_call(self, handle: Handle) -> Call:
+        """CancelDeployment: devices that have not started keep what they have."""
+        return Call("cancel_deployment", {"deploymentId": handle["id"]})
+
+    def find_calls(self, request: Mapping[str, Any]) -> Sequence[Call]:
+        """ListDeployments of the target: the name is ours, but Greengrass lets it repeat."""
+        return [Call("list_deployments", {"targetArn": request["targetArn"], "maxResults": 100,
+                                          "historyFilter": "ALL"})]  # fmt: skip
+
+    def found(
+        self, request: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
+    ) -> tuple[Handle, Mapping[str, Any]] | None:
+        """Return the deployment of our name among the target's."""
+        for each in responses[0]["deployments"]:
+            if each.get("deploymentName") == request["deploymentName"]:
+                handle = self.submitted(request, each)
+                return handle, {"targetArn": each["targetArn"]}
+        return None
+
+
+def _thing(target_arn: str) -> str:
+    return target_arn.rpartition("/")[2]
+
+
+class EdgeInferenceHook(BaseHook):
+    """A device's Open Inference Protocol v2 API.
+
+    :param edge_conn_id: connection of type `model_delivery_edge`: host, port, schema (http or
+        https) and the device's API token as password.
+    """
+
+    conn_name_attr = "edge_conn_id"
+    default_conn_name = "model_delivery_edge_default"
+    conn_type = "model_delivery_edge"
+    hook_name = "Model delivery edge device"
+
+    def __init__(self, edge_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.edge_conn_id = edge_conn_id
+
+    def get_conn(self) -> "httpx.Client":
+        """Return an HTTP client of the device; the caller closes it."""
+        import httpx
+
+        connection = self.get_connection(self.edge_conn_id)
+        scheme = connection.schema or "http"
+        return httpx.Client(
+            base_url=f"{scheme}://{connection.host}:{connection.port}",
+            headers={"Authorization": f"Bearer {connection.password}"},
+            timeout=httpx.Timeout(30.0, connect=5.0),
+        )
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Return the model's metadata, with the digest of the bundle that is running."""
+        return self._call("GET", f"/v2/models/{model}")
+
+    def infer(self, model: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one inference request of the protocol."""
+        return self._call("POST", f"/v2/models/{model}/infer", request)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask the device for its server metadata."""
+        try:
+            server = self._call("GET", "/v2")
+        except EdgeError as error:
+            return False, str(error)
+        return True, f"{server['name']} {server['version']}"
+
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        import httpx
+
+        try:
+            with self.get_conn() as client:
+                answer = client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise EdgeError(
+                f"device of connection {self.edge_conn_id!r} did not answer {method} {path} "
+                f"({type(error).__name__}): check its host, port and that its agent runs"
+            ) from error
+        if answer.is_error:
+            raise EdgeError(f"device refused {method} {path}: {answer.status_code} {answer.text}")
+        return dict(answer.json())

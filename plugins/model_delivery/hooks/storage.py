@@ -1,0 +1,104 @@
+"""One hook for objects wherever they lie: S3, Azure Blob, or files."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+from airflow.sdk import BaseHook
+
+from model_delivery.exceptions import StorageError
+from model_delivery.hooks.stores import ObjectStat, Store, open_store
+
+
+class StorageHook(BaseHook):
+    """Objects by URI: `s3://bucket/key`, `wasbs://` or `abfss://container@account/blob`, `file://`.
+
+    The scheme picks the store and its connection.
+
+    :param aws_conn_id: connection of `s3://`. (default: "aws_default")
+    :param wasb_conn_id: connection of Azure Blob. (default: "wasb_default")
+    """
+
+    def __init__(
+        self, aws_conn_id: str = "aws_default", wasb_conn_id: str = "wasb_default"
+    ) -> None:
+        super().__init__()
+        self.aws_conn_id = aws_conn_id
+        self.wasb_conn_id = wasb_conn_id
+        self._stores: dict[str, Store] = {}
+
+    def store(self, uri: str) -> Store:
+        """Return the store of a URI, opened once a scheme; StorageError for an unknown scheme."""
+        scheme = uri.partition("://")[0]
+        if scheme not in self._stores:
+            self._stores[scheme] = open_store(uri, self.aws_conn_id, self.wasb_conn_id)
+        return self._stores[scheme]
+
+    def exists(self, uri: str) -> bool:
+        """Tell whether the object exists; no permission or no bucket is an error, not a no."""
+        return self.store(uri).stat(uri) is not None
+
+    def stat(self, uri: str) -> ObjectStat:
+        """Return size in bytes and ETag; StorageError when there is no such object."""
+        stat = self.store(uri).stat(uri)
+        if stat is None:
+            raise StorageError(f"{uri} does not exist: put it there, or correct the URI")
+        return stat
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        """Yield every object whose URI begins with the prefix, in the order of their names."""
+        yield from self.store(prefix).list(prefix)
+
+    def read(self, uri: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Stream the bytes from `start` to before `end` (default: the object's end)."""
+        yield from self.store(uri).read(uri, start, end)
+
+    def read_bytes(self, uri: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return a range of an object; meant for small ones."""
+        return b"".join(self.read(uri, start, end))
+
+    def upload(self, source: Path, uri: str) -> None:
+        """Put a file; the object is visible whole or not at all."""
+        with source.open("rb") as file:
+            self.store(uri).write(uri, file)
+
+    def download(self, uri: str, target: Path) -> None:
+        """Get an object into a file, which appears under its name when it is whole."""
+        partial = target.with_name(target.name + ".part")
+        with partial.open("wb") as file:
+            for chunk in self.read(uri):
+                file.write(chunk)
+        partial.replace(target)
+
+    @contextlib.contextmanager
+    def writing(self, uri: str) -> Iterator[Callable[[bytes], None]]:
+        """Give a function to write with; the object appears when the block ends well, or never."""
+        with TemporaryDirectory(prefix="model-delivery-") as folder:
+            path = Path(folder) / "object"
+            with path.open("wb") as file:
+                yield lambda data: _write(file, data)
+            self.upload(path, uri)
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        """Put a small object."""
+        with self.writing(uri) as write:
+            write(data)
+
+    def copy(self, source: str, target: str) -> int:
+        """Copy an object, also from one store to another; return its size in bytes."""
+        size = 0
+        with self.writing(target) as write:
+            for chunk in self.read(source):
+                write(chunk)
+                size += len(chunk)
+        return size
+
+    def delete(self, uri: str) -> None:
+        """Delete an object; one that is not there is no error."""
+        self.store(uri).delete(uri)
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    file.write(data)

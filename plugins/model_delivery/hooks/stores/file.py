@@ -1,0 +1,76 @@
+"""Objects as files, for tests and single machines."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from model_delivery.exceptions import StorageError
+from model_delivery.hooks.stores import ObjectStat
+
+CHUNK_BYTES = 1 << 20
+
+
+class FileStore:
+    """`file:///absolute/path`. The ETag is made of size and time of last change."""
+
+    def __init__(self, _connection: str) -> None: ...
+
+    def stat(self, uri: str) -> ObjectStat | None:
+        """Return size and ETag, or None."""
+        path = _path(uri)
+        return _stat(path) if path.is_file() else None
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        """Yield the files below a prefix, sorted by path."""
+        wanted = str(_path(prefix)) + ("/" if prefix.endswith("/") else "")
+        folder = Path(wanted) if wanted.endswith("/") else Path(wanted).parent
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and str(path).startswith(wanted) and path.suffix != ".part":
+                yield _stat(path)
+
+    def read(self, uri: str, start: int, end: int | None) -> Iterator[bytes]:
+        """Stream a byte range."""
+        try:
+            with _path(uri).open("rb") as file:
+                file.seek(start)
+                left = (end if end is not None else os.fstat(file.fileno()).st_size) - start
+                while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
+                    left -= len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise _explained(uri, error) from error
+
+    def write(self, uri: str, file: IO[bytes]) -> None:
+        """Write beside the target, then rename over it."""
+        target = _path(uri)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
+            with os.fdopen(descriptor, "wb") as partial:
+                shutil.copyfileobj(file, partial, CHUNK_BYTES)
+            Path(name).replace(target)
+        except OSError as error:
+            raise _explained(uri, error) from error
+
+    def delete(self, uri: str) -> None:
+        """Delete a file."""
+        _path(uri).unlink(missing_ok=True)
+
+
+def _path(uri: str) -> Path:
+    path = Path(uri.removeprefix("file://"))
+    if not path.is_absolute():
+        raise StorageError(f"{uri} has no absolute path: write file:///folder/name")
+    return path
+
+
+def _stat(path: Path) -> ObjectStat:
+    stat = path.stat()
+    return ObjectStat(f"file://{path}", stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+
+
+def _explained(uri: str, error: OSError) -> StorageError:
+    return StorageError(f"{uri}: {error.strerror or error}: check the path and its permissions")

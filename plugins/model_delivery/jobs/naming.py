@@ -1,0 +1,32 @@
+"""The name of a job: a function of the task instance, so that a retry finds what it submitted."""
+
+import hashlib
+import re
+from typing import Any
+
+MAX_LENGTH = 63
+HASH_LENGTH = 10
+
+
+def resubmissions(ti: Any) -> int:
+    """Return how often a user cleared the task instance: changed by a clear, not by a retry."""
+    return int(ti.max_tries) - int(ti.task.retries or 0)
+
+
+def job_name(ti: Any, generation: int = 0) -> str:
+    """Return the name of the task instance's job.
+
+    Letters, digits and single hyphens, at most 63 characters, a hash of the whole identity at the
+    end: what SageMaker, Greengrass and human loops all accept.
+
+    :param ti: the running task instance.
+    :param generation: how many of its jobs ended badly; each new try of the work has a new name.
+    """
+    identity = (
+        ti.dag_id, ti.task_id, ti.run_id, str(ti.map_index), str(resubmissions(ti)),
+        str(generation),
+    )  # fmt: skip
+    digest = hashlib.sha256("\x1f".join(identity).encode()).hexdigest()[:HASH_LENGTH]
+    readable = re.sub(r"[^a-z0-9]+", "-", f"{ti.dag_id}-{ti.task_id}".lower()).strip("-")
+    readable = readable[: MAX_LENGTH - HASH_LENGTH - 1].rstrip("-")
+    return f"{readable}-{digest}" if readable else f"job-{digest}"

@@ -1,0 +1,90 @@
+"""The sensor of every external job: poke, reschedule or deferrable."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from airflow.providers.common.compat.sdk import conf
+from airflow.sdk import Context
+from airflow.sdk.bases.sensor import BaseSensorOperator, PokeReturnValue
+
+from model_delivery.aws import AwsConnected
+from model_delivery.exceptions import DeliveryError, JobFailedError, JobRefusedError
+from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.service import Handle, JobDescription, JobService
+from model_delivery.jobs.status import JobState
+from model_delivery.jobs.trigger import JobTrigger
+
+
+class JobSensor(AwsConnected, BaseSensorOperator):
+    """Waits for a job that another task, run or system submitted.
+
+    :param deferrable: wait in the triggerer instead of a worker slot.
+        (default: Airflow's `operators.default_deferrable`)
+    """
+
+    def __init__(self, *, deferrable: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if deferrable is None:
+            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        self.deferrable = deferrable
+
+    @property
+    @abstractmethod
+    def service(self) -> JobService:
+        """The service; imported when it is used, since hooks import boto3."""
+
+    @property
+    def hook_path(self) -> str:
+        """Path of the service's hook."""
+        return self.service.hook_path
+
+    @cached_property
+    def client(self) -> JobClient:
+        """The service over this sensor's connection."""
+        return JobClient(self.service, self.hook)
+
+    @abstractmethod
+    def handle(self) -> Handle:
+        """Return the job to wait for."""
+
+    @abstractmethod
+    def result(self, description: JobDescription) -> Mapping[str, Any]:
+        """Return what XCom gets on success."""
+
+    def execute(self, context: Context) -> Any:
+        """Look once before deferring: a job that ended needs no triggerer."""
+        if self.deferrable:
+            looked = self.poke(context)
+            if isinstance(looked, PokeReturnValue):
+                return looked.xcom_value
+            self.defer(trigger=self._trigger(), method_name="execute_complete")
+        return super().execute(context)
+
+    def _trigger(self) -> JobTrigger:
+        service = type(self.service)
+        return JobTrigger(
+            service=f"{service.__module__}.{service.__qualname__}",
+            handle=self.handle(),
+            poll_interval=float(self.poke_interval),
+            **self.connection_settings,
+        )
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        """Describe the job; a bad end is an error."""
+        description = self.client.describe(self.handle())
+        if description.state is JobState.RUNNING:
+            return False
+        if description.state is JobState.SUCCEEDED:
+            return PokeReturnValue(True, dict(self.result(description)))
+        reason = description.reason or "the service gave no reason"
+        message = f"{self.service.noun} {description.handle['name']} ended {description.status}: "
+        kind = JobFailedError if description.retryable else JobRefusedError
+        raise kind(message + reason)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
+        """Finish after the wait: the service is asked again, an event only says that it is time."""
+        if event and event.get("error"):
+            raise DeliveryError(f"waiting for {self.service.noun} failed: {event['error']}")
+        return self.execute(context)

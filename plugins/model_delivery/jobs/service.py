@@ -1,0 +1,83 @@
+"""What one external service fills in: its calls as data, and how to read its answers.
+
+Calls are data (`Call`) so that the worker's boto3 client and the triggerer's asynchronous one run
+the same definition: there is one description of a service, not a synchronous and an asynchronous
+twin.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from model_delivery.jobs.status import JobState, StatusTable
+
+# Identifies a job; JSON-ready, small, no secrets: it goes to XCom, triggers and the state store.
+Handle = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of the service's client, by its boto3 name, with its parameters."""
+
+    operation: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class JobDescription:
+    """A job as its service describes it now.
+
+    :param retryable: whether a new job could end better (a fault of the service, not of the input).
+    """
+
+    handle: Handle
+    status: str
+    state: JobState
+    reason: str | None = None
+    retryable: bool = True
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class JobService(ABC):
+    """One kind of external job. Subclasses are stateless."""
+
+    hook_path: ClassVar[str]
+    noun: ClassVar[str]
+    statuses: ClassVar[StatusTable]
+    name_parameter: ClassVar[str]
+    # Error codes by which the service says that a name is taken, and that something is unknown.
+    taken_codes: ClassVar[frozenset[str]] = frozenset()
+    missing_codes: ClassVar[frozenset[str]] = frozenset(
+        {"ResourceNotFound", "ResourceNotFoundException"}
+    )
+
+    @abstractmethod
+    def submit_call(self, request: Mapping[str, Any]) -> Call:
+        """Return the call that makes the job; `request` holds its name."""
+
+    @abstractmethod
+    def submitted(self, request: Mapping[str, Any], response: Mapping[str, Any]) -> Handle:
+        """Return the handle of the job just made."""
+
+    @abstractmethod
+    def describe_calls(self, handle: Handle) -> Sequence[Call]:
+        """Return the calls whose answers describe the job."""
+
+    @abstractmethod
+    def described(self, handle: Handle, responses: Sequence[Mapping[str, Any]]) -> JobDescription:
+        """Read the answers of `describe_calls`."""
+
+    @abstractmethod
+    def stop_call(self, handle: Handle) -> Call | None:
+        """Return the call that stops the job, or None where the service has none."""
+
+    @abstractmethod
+    def find_calls(self, request: Mapping[str, Any]) -> Sequence[Call]:
+        """Return the calls that look for the job a crashed try may have made."""
+
+    @abstractmethod
+    def found(
+        self, request: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
+    ) -> tuple[Handle, Mapping[str, Any]] | None:
+        """Read the answers of `find_calls`: the job's handle and the request it was made with."""

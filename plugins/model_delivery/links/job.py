@@ -1,0 +1,36 @@
+"""Link from a task to the page of the job it submitted."""
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.bases.xcom import BaseXCom as XCom
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+JOB_LINK_KEY = "job_link"
+
+
+class JobLink(BaseOperatorLink):
+    """Opens the job in the AWS console, or in localcloud when the endpoint is not AWS's."""
+
+    name = "Job page"
+
+    @property
+    def xcom_key(self) -> str:
+        """Where the address is kept: pushed right after the submission."""
+        return JOB_LINK_KEY
+
+    def get_link(self, operator: "BaseOperator", *, ti_key: "TaskInstanceKey") -> str:
+        """Return the address that the task pushed, or nothing before it did."""
+        key: Any = ti_key  # a frozen key where the signature asks for a mutable one
+        value = XCom.get_value(key=JOB_LINK_KEY, ti_key=key)
+        return str(value or "")
+
+
+def is_aws(endpoint_url: str) -> bool:
+    """Tell whether an endpoint is AWS's own."""
+    host = urlsplit(endpoint_url).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))

@@ -1,0 +1,123 @@
+"""What becomes of a running job: stopped, out of time, its worker killed, its result whole."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+BUCKET = "contract"
+# Big enough to take a few seconds, so that there is a middle to interrupt.
+SLOW = {"width": 512, "depth": 24}
+
+
+@pytest.fixture(scope="module")
+def slow(put: Callable[[bytes], str], archive: Callable[..., bytes]) -> str:
+    return put(archive(**SLOW))
+
+
+def outputs(cloud: Any, request: dict[str, Any]) -> list[str]:
+    prefix = request["OutputConfig"]["S3OutputLocation"].removeprefix(f"s3://{BUCKET}/")
+    listed = cloud.store.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+    return [item["Key"] for item in listed.get("Contents", [])]
+
+
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as listed:
+        own = [int(child) for child in listed.read().split()]
+    # The slots are threads: a child belongs to the thread that started it.
+    from pathlib import Path
+
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        own += [int(child) for child in (task / "children").read_text().split()]
+    return sorted(set(own))
+
+
+def niceness(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[16])
+
+
+def gone(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def eventually(true: Callable[[], Any], seconds: float = 20) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def test_a_running_job_is_killed_by_stop(
+    cloud: Any, slow: str, job_request: Any, wait: Any
+) -> None:
+    client = cloud.client("sagemaker")
+    request = job_request(slow)
+    name = request["CompilationJobName"]
+    with cloud.worker() as worker:
+        client.create_compilation_job(**request)
+        wait(client, name, {"INPROGRESS"})
+        [child] = eventually(lambda: children(worker.pid))
+        eventually(lambda: niceness(child) == 10)
+        client.stop_compilation_job(CompilationJobName=name)
+        stopped = wait(client, name)
+        assert stopped["CompilationJobStatus"] == "STOPPED"
+        eventually(lambda: gone(child))
+    assert outputs(cloud, request) == []
+
+
+def test_a_job_past_its_runtime_is_ended(
+    cloud: Any, slow: str, job_request: Any, wait: Any
+) -> None:
+    client = cloud.client("sagemaker")
+    request = job_request(slow, StoppingCondition={"MaxRuntimeInSeconds": 1})
+    client.create_compilation_job(**request)
+    with cloud.worker():
+        done = wait(client, request["CompilationJobName"])
+    assert done["CompilationJobStatus"] == "FAILED"
+    assert done["FailureReason"].startswith("ClientError: ")
+    assert "MaxRuntimeInSeconds" in done["FailureReason"]
+    assert outputs(cloud, request) == []
+
+
+def test_a_worker_that_leaves_gives_its_job_back(
+    cloud: Any, slow: str, job_request: Any, wait: Any
+) -> None:
+    client = cloud.client("sagemaker")
+    request = job_request(slow)
+    name = request["CompilationJobName"]
+    with cloud.worker() as worker:
+        client.create_compilation_job(**request)
+        wait(client, name, {"INPROGRESS"})
+        eventually(lambda: children(worker.pid))
+    assert worker.returncode == 0
+    found = client.describe_compilation_job(CompilationJobName=name)
+    assert found["CompilationJobStatus"] == "INPROGRESS"
+    with cloud.worker():
+        assert wait(client, name)["CompilationJobStatus"] == "COMPLETED"
+    assert len(outputs(cloud, request)) == 1
+
+
+def test_a_killed_workers_job_is_done_by_another(
+    cloud: Any, slow: str, job_request: Any, wait: Any
+) -> None:
+    client = cloud.client("sagemaker")
+    request = job_request(slow)
+    name = request["CompilationJobName"]
+    with cloud.worker() as worker:
+        client.create_compilation_job(**request)
+        wait(client, name, {"INPROGRESS"})
+        [child] = eventually(lambda: children(worker.pid))
+        worker.kill()
+        worker.wait()
+    # Nobody is left to stop it: the child ends by itself when its worker's pipe closes.
+    eventually(lambda: gone(child))
+    with cloud.worker():
+        assert wait(client, name)["CompilationJobStatus"] == "COMPLETED"
+    assert len(outputs(cloud, request)) == 1

@@ -1,0 +1,415 @@
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from model_delivery_engine.archive import pack_archive
+from model_delivery_engine.bundle import Manifest, open_bundle
+from model_delivery_engine.compile import CompilationRequest, compile_model
+from model_delivery_engine.digest import digest_file
+from model_delivery_engine.errors import (
+    ArchiveError,
+    CompilationError,
+    DataInputError,
+    ParityError,
+    one_line,
+)
+from model_delivery_engine.graph import newest_operator_set
+from model_delivery_engine.parity import measure_parity
+from model_delivery_engine.runtime import Model, check_golden
+from model_delivery_engine.targets import Target
+from onnx import TensorProto, helper
+
+from tests.unit.engine.conftest import WEIGHTS, linear, save_graph, save_linear
+
+Compiled = Callable[..., tuple[Manifest, Path]]
+OPEN = '{"features": [-1, 4]}'
+
+
+def request_for(target: Target, **changes: Any) -> CompilationRequest:
+    base = CompilationRequest("ONNX", OPEN, target, "linear", "s3://bucket/model.tar.gz")
+    return dataclasses.replace(base, **changes)
+
+
+def test_a_compiled_model_answers_as_its_source(tmp_path: Path, compiled: Compiled) -> None:
+    manifest, archive = compiled(save_linear(tmp_path / "model" / "model.onnx"), OPEN)
+    bundle = open_bundle(archive, tmp_path / "opened")
+    model = Model.load(bundle)
+    check_golden(model, bundle)
+    features = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
+    np.testing.assert_allclose(
+        model.run({"features": features})["scores"], linear(features), rtol=1e-4
+    )
+    assert manifest == bundle.manifest
+
+
+def test_the_manifest_says_what_was_compiled(
+    tmp_path: Path, compiled: Compiled, target: Target
+) -> None:
+    manifest, _ = compiled(save_linear(tmp_path / "model" / "model.onnx"), OPEN)
+    archive = tmp_path / "model-model.tar.gz"
+    assert dataclasses.astuple(manifest.source) == (
+        "s3://bucket/model.tar.gz",
+        digest_file(archive),
+        "ONNX",
+    )
+    assert manifest.target == target
+    assert manifest.toolchain["onnx"] == onnx.__version__
+    assert dataclasses.astuple(manifest.inputs[0]) == ("features", "FP32", (-1, 4))
+    assert dataclasses.astuple(manifest.outputs[0]) == ("scores", "FP32", (-1, 3))
+    assert manifest.golden.count == 4
+    assert manifest.parity is not None
+    assert (manifest.parity.argmax_agreement, manifest.parity.samples) == (1.0, 4)
+    assert 0 <= manifest.parity.max_abs < 1e-5
+    assert manifest.latency is not None
+    assert manifest.latency.source_ms > 0
+    assert manifest.latency.compiled_ms > 0
+    assert manifest.latency.machine
+
+
+def test_a_figure_taken_on_another_architecture_is_marked_proxy(
+    tmp_path: Path, pack: Callable[[Path], Path], target: Target
+) -> None:
+    archive = pack(save_linear(tmp_path / "model" / "model.onnx"))
+    kinds = []
+    for arch in ("X86_64", "ARM64"):
+        request = request_for(dataclasses.replace(target, arch=arch))
+        manifest = compile_model(archive, tmp_path / "bundle.tar.gz", request)
+        kinds.append(manifest.latency.kind if manifest.latency else None)
+    assert sorted(map(str, kinds)) == ["measured", "proxy"]
+
+
+def test_constants_are_folded_ahead_of_time(tmp_path: Path, compiled: Compiled) -> None:
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("Mul", ["x", "sum"], ["y"]),
+    ]
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        nodes,
+        {"x": (TensorProto.FLOAT, ["n", 2])},
+        {"y": (TensorProto.FLOAT, ["n", 2])},
+        {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)},
+    )
+    _, archive = compiled(model, '{"x": [-1, 2]}')
+    graph = onnx.load(open_bundle(archive, tmp_path / "opened").model_path).graph
+    assert [node.op_type for node in graph.node] == ["Mul"]
+
+
+@pytest.mark.parametrize("batch", ["batch", None, 2])
+def test_a_given_batch_size_is_fixed(
+    tmp_path: Path, compiled: Compiled, batch: int | str | None
+) -> None:
+    model = save_linear(tmp_path / "model" / "model.onnx", batch)
+    manifest, archive = compiled(model, '{"features": [2, 4]}')
+    assert (manifest.inputs[0].shape, manifest.outputs[0].shape) == ((2, 4), (2, 3))
+    assert Model.load(open_bundle(archive, tmp_path / "opened")).batch_size == 2
+
+
+def test_a_symbol_shared_by_two_inputs_takes_one_size(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        {"a": (TensorProto.FLOAT, ["n", "k"]), "b": (TensorProto.FLOAT, ["n", "k"])},
+        {"y": (TensorProto.FLOAT, ["n", "k"])},
+    )
+    manifest, _ = compiled(model, '{"a": [-1, 5], "b": [-1, 5]}')
+    assert manifest.outputs[0].shape == (-1, 5)
+    with pytest.raises(DataInputError, match=r"input 'b': the model takes \[n, k\].*\[-1, 6\]"):
+        compiled(model, '{"a": [-1, 5], "b": [-1, 6]}')
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (TensorProto.INT64, "INT64"),
+        (TensorProto.UINT8, "UINT8"),
+        (TensorProto.BOOL, "BOOL"),
+        (TensorProto.FLOAT16, "FP16"),
+        (TensorProto.DOUBLE, "FP64"),
+    ],
+)
+def test_inputs_of_other_types(tmp_path: Path, compiled: Compiled, kind: int, dtype: str) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)],
+        {"x": (kind, ["n", 3])},
+        {"y": (TensorProto.FLOAT, ["n", 3])},
+    )
+    manifest, archive = compiled(model, '{"x": [-1, 3]}')
+    assert manifest.inputs[0].dtype == dtype
+    bundle = open_bundle(archive, tmp_path / "opened")
+    check_golden(Model.load(bundle), bundle)
+
+
+def test_token_ids_stay_inside_a_small_vocabulary(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Gather", ["table", "ids"], ["y"])],
+        {"ids": (TensorProto.INT64, ["n", 3])},
+        {"y": (TensorProto.FLOAT, ["n", 3, 5])},
+        {"table": np.ones((2, 5), np.float32)},
+    )
+    assert compiled(model, '{"ids": [-1, 3]}')[0].outputs[0].shape == (-1, 3, 5)
+
+
+def test_string_inputs_are_refused(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("StringNormalizer", ["x"], ["y"])],
+        {"x": (TensorProto.STRING, [3])},
+        {"y": (TensorProto.STRING, [3])},
+    )
+    with pytest.raises(CompilationError, match="'x' takes strings"):
+        compiled(model, '{"x": [3]}')
+
+
+def test_a_sequence_as_input_is_refused(tmp_path: Path, compiled: Compiled) -> None:
+    path = tmp_path / "model" / "model.onnx"
+    graph = helper.make_graph(
+        [helper.make_node("SequenceLength", ["x"], ["y"])],
+        "graph",
+        [helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [])],
+    )
+    path.parent.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    with pytest.raises(DataInputError, match="'x' is no plain tensor but a sequence_type"):
+        compiled(path, '{"x": [1]}')
+
+
+def test_a_list_of_dictionaries_as_output_is_refused(tmp_path: Path, compiled: Compiled) -> None:
+    path = tmp_path / "model" / "model.onnx"
+    node = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    floats = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    maps = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, floats))
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_value_info("y", maps)],
+    )
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    path.parent.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    with pytest.raises(CompilationError, match=r"'y' has the type seq.*zipmap=False"):
+        compiled(path, '{"x": [-1, 2]}')
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ("", "not JSON"),
+        ("{'features': [1, 4]}", "not JSON"),
+        ("[1, 4]", "names no input"),
+        ("{}", "names no input"),
+        ('{"features": [1, 4], "features": [2, 4]}', "'features' twice"),
+        ('{"features": 4}', "not a list of whole numbers"),
+        ('{"features": [1, 4.0]}', "not a list of whole numbers"),
+        ('{"features": [true, 4]}', "not a list of whole numbers"),
+        ('{"features": [1, -1]}', "dimension -1 at position 1"),
+        ('{"features": [-2, 4]}', "dimension -2 at position 0"),
+        ('{"features": [0, 4]}', "dimension 0 at position 0"),
+        ('{"features": [999999999, 4]}', "the limit is"),
+        ('{"image": [1, 4]}', r"'features' is missing.*features: \[batch, 4\]"),
+        ('{"features": [1, 4], "z": [1]}', "'z' is no input of the model"),
+        ('{"features": [1, 5]}', r"'features': the model takes \[batch, 4\].*gives \[1, 5\]"),
+        ('{"features": [4]}', r"takes \[batch, 4\].*gives \[4\]"),
+    ],
+)
+def test_a_wrong_data_input_config_is_refused(
+    tmp_path: Path, compiled: Compiled, config: str, why: str
+) -> None:
+    model = save_linear(tmp_path / "model" / "model.onnx")
+    with pytest.raises(DataInputError, match=why):
+        compiled(model, config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_open_batch_needs_a_model_that_leaves_it_open(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    model = save_linear(tmp_path / "model" / "model.onnx", batch=1)
+    with pytest.raises(DataInputError, match=r"takes \[1, 4\], DataInputConfig gives \[-1, 4\]"):
+        compiled(model, OPEN)
+
+
+def test_a_shape_that_the_graph_cannot_take_is_blamed_on_the_config(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["n", "k"])},
+        {"y": (TensorProto.FLOAT, ["m", 8])},
+        {"shape": np.array([-1, 8])},
+    )
+    with pytest.raises(CompilationError, match=r"Reshape|DataInputConfig"):
+        compiled(model, '{"x": [1, 7]}')
+
+
+@pytest.mark.parametrize(
+    ("framework", "why"),
+    [
+        ("PYTORCH", "export the model to ONNX with torch.onnx.export"),
+        ("MXNET", "export the model to ONNX"),
+        ("CAFFE", "'CAFFE' is unknown"),
+    ],
+)
+def test_another_framework_is_told_what_to_export(
+    tmp_path: Path, pack: Callable[[Path], Path], target: Target, framework: str, why: str
+) -> None:
+    archive = pack(save_linear(tmp_path / "model" / "model.onnx"))
+    with pytest.raises(CompilationError, match=why):
+        compile_model(archive, tmp_path / "b", request_for(target, framework=framework))
+
+
+@pytest.mark.parametrize("options", ['{"dtype": "int8"}', "not json", "[]"])
+def test_an_unknown_compiler_option_is_refused(
+    tmp_path: Path, pack: Callable[[Path], Path], target: Target, options: str
+) -> None:
+    archive = pack(save_linear(tmp_path / "model" / "model.onnx"))
+    with pytest.raises(CompilationError, match="CompilerOptions"):
+        compile_model(archive, tmp_path / "b", request_for(target, compiler_options=options))
+
+
+def test_a_missing_archive_is_refused(tmp_path: Path, target: Target) -> None:
+    with pytest.raises(ArchiveError, match="no such archive"):
+        compile_model(tmp_path / "gone.tar.gz", tmp_path / "b", request_for(target))
+
+
+def test_an_archive_with_no_model_or_two(tmp_path: Path, target: Target) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "readme").write_text("no model")
+    pack_archive(folder, tmp_path / "none.tar.gz")
+    with pytest.raises(CompilationError, match=r"no \.onnx file"):
+        compile_model(tmp_path / "none.tar.gz", tmp_path / "b", request_for(target))
+    save_linear(folder / "a.onnx")
+    save_linear(folder / "sub" / "b.onnx")
+    pack_archive(folder, tmp_path / "two.tar.gz")
+    with pytest.raises(CompilationError, match=r"2 \.onnx files \(a\.onnx, sub/b\.onnx\)"):
+        compile_model(tmp_path / "two.tar.gz", tmp_path / "b", request_for(target))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x01garbage", os.urandom(4096)])
+def test_bytes_that_are_no_model(tmp_path: Path, compiled: Compiled, data: bytes) -> None:
+    model = tmp_path / "model" / "model.onnx"
+    model.parent.mkdir()
+    model.write_bytes(data)
+    with pytest.raises(CompilationError, match=r"model\.onnx (has no graph|is not a complete)"):
+        compiled(model, OPEN)
+
+
+def test_a_custom_operator_is_named(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Wobble", ["features"], ["y"], domain="com.acme", name="wobbler")],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+        opsets={"": 18, "com.acme": 1},
+    )
+    with pytest.raises(CompilationError, match=r"'wobbler' is the custom operator com\.acme\.Wob"):
+        compiled(model, OPEN)
+
+
+def test_an_operator_that_does_not_exist_is_named(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Wobble", ["features"], ["y"])],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+    )
+    with pytest.raises(CompilationError, match=r"model\.onnx is not valid ONNX.*Wobble"):
+        compiled(model, OPEN)
+
+
+@pytest.mark.parametrize("opset", [99, newest_operator_set() + 1])
+def test_an_operator_set_too_new_is_named(tmp_path: Path, compiled: Compiled, opset: int) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Relu", ["features"], ["y"])],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+        opsets={"": opset},
+    )
+    with pytest.raises(CompilationError, match=f"operator set {opset}, the newest known here is"):
+        compiled(model, OPEN)
+
+
+def test_weights_of_nan_are_blamed_on_the_source(tmp_path: Path, compiled: Compiled) -> None:
+    weights = np.where(WEIGHTS > 0.9, np.nan, WEIGHTS).astype(np.float32)
+    model = save_linear(tmp_path / "model" / "model.onnx", weights=weights)
+    with pytest.raises(CompilationError, match="'scores' of the source model is NaN"):
+        compiled(model, OPEN)
+
+
+def test_weights_in_a_file_outside_the_archive_are_refused(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    path = save_linear(tmp_path / "model" / "model.onnx")
+    (tmp_path / "secret").write_bytes(b"\0" * 48)
+    model = onnx.load(path)
+    weights = model.graph.initializer[0]
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "../secret"), ("offset", "0"), ("length", "48")):
+        weights.external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CompilationError, match="not a complete ONNX model"):
+        compiled(path, OPEN)
+
+
+def test_weights_in_a_file_beside_the_model_are_taken_in(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    path = save_linear(tmp_path / "model" / "model.onnx")
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    manifest, archive = compiled(path, OPEN)
+    bundle = open_bundle(archive, tmp_path / "opened")
+    check_golden(Model.load(bundle), bundle)
+    assert manifest.golden.count == 4
+
+
+def test_parity_beyond_the_tolerance_is_an_error_with_the_worst_value() -> None:
+    source = {"y": np.array([[0.0, 1.0], [0.5, 0.5]], np.float32)}
+    near = {"y": source["y"] + np.float32(5e-5)}
+    parity = measure_parity(near, source)
+    assert parity.max_abs == pytest.approx(5e-5, rel=1e-2)
+    assert parity.argmax_agreement == 1.0
+    far = {"y": source["y"] + np.array([[0, 0], [0, 0.1]], np.float32)}
+    with pytest.raises(ParityError, match=r"output 'y': 0\.6 where 0\.5 is expected"):
+        measure_parity(far, source)
+
+
+def test_argmax_agreement_is_the_share_of_samples() -> None:
+    source = {"y": np.array([[0.5, 0.50001], [0, 1], [1, 0], [1, 0]], np.float32)}
+    compiled = {"y": np.array([[0.50001, 0.5], [0, 1], [1, 0], [1, 0]], np.float32)}
+    assert measure_parity(compiled, source).argmax_agreement == 0.75
+
+
+def test_integer_outputs_must_be_equal() -> None:
+    with pytest.raises(ParityError, match="1 of 3 values differ"):
+        measure_parity({"label": np.array([1, 2, 4])}, {"label": np.array([1, 2, 3])})
+
+
+def test_the_newest_operator_set_is_accepted(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Relu", ["features"], ["y"])],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+        opsets={"": newest_operator_set()},
+    )
+    assert compiled(model, OPEN)[0].golden.count == 4
+
+
+def test_a_message_of_another_library_stays_on_one_line() -> None:
+    assert one_line(ValueError("first\n   second")) == "first second"
+    assert one_line(ValueError("x" * 600)) == "x" * 500 + "…"
