@@ -26,7 +26,8 @@ def refusal(binary_input, headers):
     tensor = triton.InferInput("x", [2, 4], "FP32")
     tensor.set_data_from_numpy(x, binary_data=binary_input)
     try:
-        client.infer("scale", [tensor], headers=headers)
+        # a copy: this client writes its own headers into what it is given
+        client.infer("scale", [tensor], headers=dict(headers))
     except InferenceServerException as error:
         return f"{error.status()} {error.message()}"
 
