@@ -55,7 +55,6 @@ class Agent:
         self._registration_token = registration_token
         self._deployer = Deployer(home, cloud, runtime)
         self._reporter = Reporter(cloud, runtime, endpoint)
-        self._outcome = Outcome()
         self._seen = 0  # the newest generation that need not be applied any more
 
     async def run(self) -> None:
@@ -72,11 +71,14 @@ class Agent:
     async def _restore(self) -> None:
         restored = await self._deployer.restore()
         self._runtime.ready = True
-        self._outcome = self._home.slots.outcome()
-        self._seen = restored.generation if restored else 0
-        if self._outcome.status == "FAILED":  # it is not tried again by itself
-            self._seen = max(self._seen, self._outcome.generation)
-        self._reporter.tell(self._outcome)
+        outcome = self._home.slots.outcome()
+        generation = restored.generation if restored else 0
+        # Only a failure outlives what is served: it is not tried again by itself. Anything else
+        # that was newer was interrupted, and the cloud will say again what it desires.
+        if outcome.status != "FAILED" or outcome.generation <= generation:
+            outcome = _outcome(restored, None) if restored else Outcome()
+        self._seen = outcome.generation
+        self._reporter.tell(outcome)
 
     async def _authenticate(self) -> None:
         if key := self._home.device_key():
@@ -93,8 +95,9 @@ class Agent:
             try:
                 return await self._cloud.register(token)
             except CloudUnavailable as error:
-                log.warning("cannot register yet: %s", error)
-                await asyncio.sleep(backoff.next())
+                seconds = backoff.next()
+                log.warning("cannot register yet: %s; next try in %.1f s", error, seconds)
+                await asyncio.sleep(seconds)
             except CloudRefused as error:
                 raise SettingsError(
                     f"thing {self._cloud.thing} cannot register: {error}; make a new one-time "
@@ -122,7 +125,7 @@ class Agent:
                 desired = await self._cloud.desired(self._seen)
             except CloudError as error:
                 seconds = backoff.next()
-                log.warning("no desired state: %s in %.1f s", error, seconds)
+                log.warning("no desired state: %s; next try in %.1f s", error, seconds)
                 await asyncio.sleep(seconds)
                 continue
             backoff.reset()
@@ -137,7 +140,7 @@ class Agent:
         try:
             await self._deployer.apply(desired)
         except (EdgeError, EngineError, OSError) as error:
-            log.error("generation %d failed: %s", desired.generation, error)
+            log.warning("generation %d failed: %s", desired.generation, error)
             outcome = _outcome(desired, str(error))
         except Exception as error:
             log.exception("generation %d failed", desired.generation)

@@ -112,7 +112,7 @@ class CloudClient:
 
     def _unavailable(self, error: httpx.TransportError) -> CloudUnavailable:
         why = str(error) or type(error).__name__
-        return CloudUnavailable(f"{self.url} is not reachable ({why}); trying again")
+        return CloudUnavailable(f"{self.url} is not reachable ({why})")
 
     async def _require_success(self, response: httpx.Response) -> None:
         status = response.status_code
@@ -121,7 +121,7 @@ class CloudClient:
         await response.aread()
         message = f"{self.url} answered {status}: {_reason(response)}"
         if response.is_server_error or status in _LATER:
-            raise CloudUnavailable(f"{message}; trying again")
+            raise CloudUnavailable(message)
         if status == httpx.codes.UPGRADE_REQUIRED:
             message += f"; this agent speaks protocol {PROTOCOL_VERSION}: update it or the cloud"
         raise CloudRefused(message, status)

@@ -93,7 +93,7 @@ class Download:
                     self._backoff.reset()
                 seconds = self._backoff.next()
                 log.warning(
-                    "artifact %s: %d of %d bytes: %s in %.1f s",
+                    "artifact %s: %d of %d bytes: %s; next try in %.1f s",
                     self._artifact.digest, self._have(), self._artifact.size, error, seconds,
                 )  # fmt: skip
                 await asyncio.sleep(seconds)
@@ -102,7 +102,7 @@ class Download:
         return self._part.stat().st_size if self._part.exists() else 0
 
     def _check_space(self) -> None:
-        """The archive's rest, and the archive again when it is expanded to be loaded."""
+        """Refuse what would fill the disk: the rest, and the whole again to be expanded."""
         needed = self._artifact.size - self._have() + self._artifact.size + RESERVE_BYTES
         if (free := self._artifacts.free_bytes()) < needed:
             raise DownloadError(
@@ -162,4 +162,4 @@ class Download:
                 self._check_total(size if size > self._artifact.size else None)
                 await finish_in_thread(lambda data=block: stream.write(data))  # type: ignore[misc]
         if size < self._artifact.size:
-            raise CloudUnavailable(f"the answer ended after {size} bytes; trying again")
+            raise CloudUnavailable(f"the answer ended after {size} bytes")

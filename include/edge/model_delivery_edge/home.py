@@ -59,7 +59,7 @@ class Home(AbstractContextManager["Home"]):
             ) from None
 
     def device_key(self) -> str | None:
-        """The key that registration gave, or None before it.
+        """Return the key that registration gave, or None before it.
 
         :raises HomeError: the folder is another thing's, or the key file is damaged
         """
@@ -86,7 +86,7 @@ class Home(AbstractContextManager["Home"]):
         write_durably(self.folder / "device.key", json.dumps(data).encode())
 
     def api_token(self) -> str:
-        """The inference endpoint's bearer token, made at the first start (``api.token``, 0600)."""
+        """Return the inference endpoint's bearer token, made at the first start (mode 0600)."""
         path = self.folder / "api.token"
         if not path.exists():
             write_durably(path, f"{secrets.token_urlsafe(32)}\n".encode())

@@ -111,6 +111,7 @@ def build_app(runtime: Runtime, token: str, max_body_bytes: int = MAX_BODY_BYTES
             RequestError: _refused,
             HTTPException: _http_error,
             ClientDisconnect: _gone,
+            Exception: _broken,
         },
     )
 
@@ -145,3 +146,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=400)  # nobody is there to read it
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """Answer as the protocol has it; what went wrong is in the log."""
+    message = "the agent failed on this request; its log says why"
+    return JSONResponse({"error": message}, status_code=500)

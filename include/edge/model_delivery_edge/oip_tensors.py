@@ -32,7 +32,7 @@ def read_tensor(tensor: dict[str, Any], spec: TensorSpec) -> Array:
     :raises RequestError: anything that does not fit; says what does
     """
     datatype = tensor.get("datatype")
-    if datatype not in NUMPY_TYPES:
+    if not isinstance(datatype, str) or datatype not in NUMPY_TYPES:
         known = ", ".join(NUMPY_TYPES)
         raise _refusal(spec, f"has the datatype {datatype!r}; this server has {known}")
     if datatype != spec.dtype:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from model_delivery_edge import __version__
+from model_delivery_edge.backoff import Backoff
 from model_delivery_edge.cloud import CloudClient
 from model_delivery_edge.errors import CloudError
 from model_delivery_edge.runtime import Runtime
@@ -30,6 +31,7 @@ class Reporter:
         self._changed = asyncio.Event()
         self._outcome = Outcome()
         self._reachable = True
+        self._backoff = Backoff(ceiling=HEARTBEAT_SECONDS)
 
     def tell(self, outcome: Outcome) -> None:
         """Report this outcome from now on."""
@@ -40,22 +42,25 @@ class Reporter:
         """Report until cancelled; an unreachable cloud is logged once, not every ten seconds."""
         while True:
             self._changed.clear()
-            await self._send()
+            seconds = await self._send()
             try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._changed.wait()
             except TimeoutError:
                 continue
 
-    async def _send(self) -> None:
+    async def _send(self) -> float:
+        """Send a report; return the seconds until the next one."""
         try:
             await self._cloud.report(self._report())
         except CloudError as error:
             if self._reachable:
                 log.warning("cannot report: %s", error)
             self._reachable = False
-        else:
-            self._reachable = True
+            return self._backoff.next()
+        self._reachable = True
+        self._backoff.reset()
+        return HEARTBEAT_SECONDS
 
     def _report(self) -> Report:
         outcome = self._outcome

@@ -59,7 +59,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that reproduced its golden outputs, with the inputs to ask it again once it serves."""
+    """A model that reproduced its golden outputs, and what to ask it once it serves."""
 
     served: Served
     golden_inputs: Mapping[str, Array]
@@ -111,7 +111,7 @@ class Runtime:
         self._table = MappingProxyType({each.name: each for each in served})
 
     def find(self, name: str, version: str | None = None) -> Served:
-        """Return the model of this name; RequestError (404) if it, or the version, is not served."""
+        """Return the model of this name; RequestError (404) if it or the version is not served."""
         served = self._table.get(name)
         if served is None:
             known = ", ".join(sorted(self._table)) or "none: deploy one first"

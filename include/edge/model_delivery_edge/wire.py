@@ -57,7 +57,7 @@ class Desired:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the wire spells it."""
-        return asdict(self)
+        return {**asdict(self), "components": [asdict(each) for each in self.components]}
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
