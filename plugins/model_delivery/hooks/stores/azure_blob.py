@@ -112,7 +112,8 @@ class AzureBlobStore:
             raise self._explained(uri, error) from error
 
     def _explained(self, uri: str, error: AzureError) -> StorageError:
-        code = str(getattr(error, "error_code", "") or "")
+        code = getattr(error, "error_code", None)
+        code = str(getattr(code, "value", code))  # an enumeration's member, or text
         if isinstance(error, ServiceRequestError):
             step = f"no answer ({error}): check the account's address"
         elif isinstance(error, HttpResponseError):
