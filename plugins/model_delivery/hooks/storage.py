@@ -67,10 +67,13 @@ class StorageHook(BaseHook):
     def download(self, uri: str, target: Path) -> None:
         """Get an object into a file, which appears under its name when it is whole."""
         partial = target.with_name(target.name + ".part")
-        with partial.open("wb") as file:
-            for chunk in self.read(uri):
-                file.write(chunk)
-        partial.replace(target)
+        try:
+            with partial.open("wb") as file:
+                for chunk in self.read(uri):
+                    file.write(chunk)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def writing(self, uri: str) -> Iterator[Callable[[bytes], None]]:

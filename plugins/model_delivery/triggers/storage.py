@@ -1,7 +1,8 @@
 """Start a run when a new object lands in a bucket."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -55,36 +56,42 @@ class NewObjectTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """List, compare with what was seen, fire for each difference, remember."""
         seen = await self._load()
+        async with aclosing(self._listings()) as listings:
+            async for found in listings:
+                for uri, etag in sorted(found.items()):
+                    if seen is not None and seen.get(uri) != etag:
+                        self.log.info("New object %s", uri)
+                        yield TriggerEvent({"uri": uri, "etag": etag})
+                if found != seen:
+                    await self._save(found)
+                seen = found
+
+    async def _listings(self) -> AsyncGenerator[dict[str, str], None]:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
         failures = 0
         while True:
             try:
-                found = await self._list()
-                failures = 0
+                # One client for the whole watch: making one keeps the event loop busy for 0.1 s.
+                hook = await asyncio.to_thread(S3Hook, aws_conn_id=self.aws_conn_id)
+                async with await hook.get_async_conn() as client:
+                    while True:
+                        yield await self._list(client)
+                        failures = 0
+                        await asyncio.sleep(self.poll_interval)
             except Exception as error:  # a store that is away must not end the watch
                 failures += 1
                 self.log.warning("Cannot list %s (%d): %s", self.uri, failures, error)
                 await asyncio.sleep(min(MAX_BACKOFF_SECONDS, self.poll_interval * 2**failures))
-                continue
-            for uri, etag in sorted(found.items()):
-                if seen is not None and seen.get(uri) != etag:
-                    self.log.info("New object %s", uri)
-                    yield TriggerEvent({"uri": uri, "etag": etag})
-            if found != seen:
-                await self._save(found)
-            seen = found
-            await asyncio.sleep(self.poll_interval)
 
-    async def _list(self) -> dict[str, str]:
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-
+    async def _list(self, client: Any) -> dict[str, str]:
         bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
         found = {}
-        async with await S3Hook(aws_conn_id=self.aws_conn_id).get_async_conn() as client:
-            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-            async for page in pages:
-                for each in page.get("Contents", []):
-                    if each["Key"].endswith(self.suffix):
-                        found[f"s3://{bucket}/{each['Key']}"] = each["ETag"].strip('"')
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        async for page in pages:
+            for each in page.get("Contents", []):
+                if each["Key"].endswith(self.suffix):
+                    found[f"s3://{bucket}/{each['Key']}"] = each["ETag"].strip('"')
         return found
 
     async def _load(self) -> dict[str, str] | None:

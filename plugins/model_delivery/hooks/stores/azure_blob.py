@@ -1,5 +1,6 @@
 """Objects in Azure Blob Storage, over the microsoft-azure provider's WasbHook."""
 
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from typing import IO, Any
@@ -22,6 +23,20 @@ _NEXT_STEPS = {
     "AuthorizationFailure": "no permission: allow the connection's key to do this",
 }
 
+# An account that does not answer is given up within seconds: Azure's own defaults wait a minute,
+# and Airflow retries the task anyway. Each can be set in the connection's extra.
+_PATIENCE = {"connection_timeout": 5, "retry_total": 2, "initial_backoff": 1, "increment_base": 2}
+
+
+class _WasbHook(WasbHook):
+    """The connection, with our patience where it does not state its own."""
+
+    @classmethod
+    def get_connection(cls, conn_id: str) -> Any:
+        connection = super().get_connection(conn_id)
+        connection.extra = json.dumps({**_PATIENCE, **connection.extra_dejson})
+        return connection
+
 
 class AzureBlobStore:
     """`wasbs://container@account.host/blob`, `abfss://` the same, or `wasbs://container/blob`.
@@ -36,7 +51,7 @@ class AzureBlobStore:
 
     @cached_property
     def _service(self) -> Any:
-        return WasbHook(wasb_conn_id=self._connection).get_conn()
+        return _WasbHook(wasb_conn_id=self._connection).get_conn()
 
     def _blob(self, uri: str) -> Any:
         _prefix, container, blob = split(uri)
@@ -97,7 +112,8 @@ class AzureBlobStore:
             raise self._explained(uri, error) from error
 
     def _explained(self, uri: str, error: AzureError) -> StorageError:
-        code = str(getattr(error, "error_code", "") or "")
+        code = getattr(error, "error_code", None)
+        code = str(getattr(code, "value", code))  # an enumeration's member, or text
         if isinstance(error, ServiceRequestError):
             step = f"no answer ({error}): check the account's address"
         elif isinstance(error, HttpResponseError):

@@ -49,9 +49,12 @@ class FileStore:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
-            with os.fdopen(descriptor, "wb") as partial:
-                shutil.copyfileobj(file, partial, CHUNK_BYTES)
-            Path(name).replace(target)
+            try:
+                with os.fdopen(descriptor, "wb") as partial:
+                    shutil.copyfileobj(file, partial, CHUNK_BYTES)
+                Path(name).replace(target)
+            finally:
+                Path(name).unlink(missing_ok=True)
         except OSError as error:
             raise _explained(uri, error) from error
 

@@ -1,0 +1,134 @@
+"""Small services that keep their jobs in memory, spoken to through the provider's own clients."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+ACCOUNT_ARN = "arn:aws:sagemaker:us-east-1:000000000000:compilation-job"
+
+
+class KilledError(BaseException):
+    """The process ends here: no handler may see it."""
+
+
+@dataclass
+class Worker:
+    """A process that submits; it can be killed right before or right after a service's create."""
+
+    kill_before_create: bool = False
+    kill_after_create: bool = False
+
+    def creating(self, create: Callable[[], None]) -> None:
+        if self.kill_before_create:
+            raise KilledError
+        create()
+        if self.kill_after_create:
+            raise KilledError
+
+
+def refusal(code: str, operation: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": f"{code} by the test"}}, operation)
+
+
+@dataclass
+class SageMaker:
+    """Compilation jobs: a name is taken for ever."""
+
+    worker: Worker
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refuse_with: str | None = None
+
+    def create_compilation_job(self, **request: Any) -> dict[str, Any]:
+        name = request["CompilationJobName"]
+        if self.refuse_with:
+            raise refusal(self.refuse_with, "CreateCompilationJob")
+        if name in self.jobs:
+            raise refusal("ResourceInUse", "CreateCompilationJob")
+        answer = {"CompilationJobArn": f"{ACCOUNT_ARN}/{name}"}
+        job = {**request, **answer, "CompilationJobStatus": "INPROGRESS"}
+        self.worker.creating(lambda: self.jobs.update({name: job}))
+        return answer
+
+    def describe_compilation_job(self, CompilationJobName: str) -> dict[str, Any]:
+        if CompilationJobName not in self.jobs:
+            raise refusal("ResourceNotFound", "DescribeCompilationJob")
+        return self.jobs[CompilationJobName]
+
+
+@dataclass
+class Greengrass:
+    """Deployments: names repeat, ids do not."""
+
+    worker: Worker
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def create_deployment(self, **request: Any) -> dict[str, Any]:
+        deployment_id = f"deployment-{len(self.jobs)}"
+        job = {**request, "deploymentId": deployment_id, "deploymentStatus": "ACTIVE"}
+        self.worker.creating(lambda: self.jobs.update({deployment_id: job}))
+        return {"deploymentId": deployment_id}
+
+    def list_deployments(self, **filters: Any) -> dict[str, Any]:
+        target = filters["targetArn"]
+        return {"deployments": [job for job in self.jobs.values() if job["targetArn"] == target]}
+
+
+class StateStore:
+    """Airflow's task state store, as it is found again by the next try."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.sets_until_kill: int | None = None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        if self.sets_until_kill == 0:
+            raise KilledError
+        if self.sets_until_kill is not None:
+            self.sets_until_kill -= 1
+        self.values[key] = value
+
+
+def make_task_instance(**changes: Any) -> Any:
+    """Return what names depend on of a task instance: two retries, first try."""
+    facts = {
+        "dag_id": "model_delivery", "task_id": "compile", "run_id": "manual__2026-01-01",
+        "map_index": -1, "try_number": 1, "max_tries": 2, "task": SimpleNamespace(retries=2),
+    }  # fmt: skip
+    return SimpleNamespace(**{**facts, **changes})
+
+
+@pytest.fixture
+def task_instance() -> Callable[..., Any]:
+    return make_task_instance
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+@pytest.fixture
+def sagemaker(worker: Worker) -> SageMaker:
+    return SageMaker(worker)
+
+
+@pytest.fixture
+def greengrass(worker: Worker) -> Greengrass:
+    return Greengrass(worker)
+
+
+@pytest.fixture
+def state_store() -> StateStore:
+    return StateStore()
+
+
+@pytest.fixture
+def killed() -> type[BaseException]:
+    return KilledError

@@ -1,0 +1,194 @@
+"""Exactly one job for one task instance, wherever the process is killed."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from model_delivery.exceptions import DeliveryError, JobRefusedError, RequestDiffersError
+from model_delivery.hooks.compilation import CompilationJobs
+from model_delivery.hooks.edge import Deployments
+from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.submission import Submission
+
+COMPILATION = {
+    "RoleArn": "arn:aws:iam::000000000000:role/compile",
+    "InputConfig": {"S3Uri": "s3://b/model.tar.gz", "Framework": "ONNX"},
+    "OutputConfig": {"S3OutputLocation": "s3://b/compiled/", "TargetDevice": "ml_c5"},
+    "StoppingCondition": {"MaxRuntimeInSeconds": 600},
+}
+DEPLOYMENT = {
+    "targetArn": "arn:aws:iot:us-east-1:000000000000:thing/edge-1",
+    "components": {"digits": {"componentVersion": "1.2.3"}},
+}
+
+
+class Case:
+    """One service, one state store and as many tries as it takes."""
+
+    def __init__(self, service: Any, conn: Any, request: Any, store: Any, make_ti: Any) -> None:
+        self.client = JobClient(service, SimpleNamespace(conn=conn, aws_conn_id="aws_default"))
+        self.conn, self.request, self.store, self.make_ti = conn, request, store, make_ti
+
+    def submission(self, **ti: Any) -> Submission:
+        """Begin a try in a new process: only the store and the service are left of the last."""
+        return Submission(self.client, self.store, self.make_ti(**ti))
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        return list(self.conn.jobs.values())
+
+
+@pytest.fixture(params=["taken names", "repeating names"])
+def case(
+    request: pytest.FixtureRequest,
+    sagemaker: Any,
+    greengrass: Any,
+    state_store: Any,
+    task_instance: Callable[..., Any],
+) -> Case:
+    if request.param == "taken names":
+        return Case(CompilationJobs(), sagemaker, COMPILATION, state_store, task_instance)
+    return Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
+
+
+@pytest.fixture
+def compilation(sagemaker: Any, state_store: Any, task_instance: Callable[..., Any]) -> Case:
+    return Case(CompilationJobs(), sagemaker, COMPILATION, state_store, task_instance)
+
+
+def test_the_first_try_makes_the_job_and_the_second_finds_it(case: Case) -> None:
+    first, made = case.submission().submit_once(case.request)
+    second, made_again = case.submission(try_number=2).submit_once(case.request)
+    assert (made, made_again) == (True, False)
+    assert first == second
+    assert len(case.jobs) == 1
+
+
+@pytest.mark.parametrize("moment", ["before intent", "before call", "after call", "before handle"])
+def test_a_kill_at_any_moment_leaves_one_job_after_the_retry(
+    case: Case, worker: Any, moment: str, killed: type[BaseException]
+) -> None:
+    worker.kill_before_create = moment == "before call"
+    worker.kill_after_create = moment == "after call"
+    case.store.sets_until_kill = {"before intent": 0, "before handle": 1}.get(moment)
+    with pytest.raises(killed):
+        case.submission().submit_once(case.request)
+    existed = len(case.jobs)
+    assert existed == (1 if moment in {"after call", "before handle"} else 0)
+
+    worker.kill_before_create = worker.kill_after_create = False
+    case.store.sets_until_kill = None
+    handle, made = case.submission(try_number=2).submit_once(case.request)
+    assert made is not bool(existed)
+    assert len(case.jobs) == 1
+    assert handle["name"] in str(case.jobs[0])
+    assert case.submission(try_number=3).submit_once(case.request) == (handle, False)
+    assert len(case.jobs) == 1
+
+
+def test_a_kill_after_the_handle_was_persisted_needs_no_call(case: Case, worker: Any) -> None:
+    handle, _made = case.submission().submit_once(case.request)
+    worker.kill_before_create = True
+    assert case.submission(try_number=2).submit_once(case.request) == (handle, False)
+
+
+def test_repeated_kills_before_the_handle_still_make_one_job(
+    case: Case, killed: type[BaseException]
+) -> None:
+    for attempt in range(1, 4):
+        case.store.sets_until_kill = 1
+        with pytest.raises(killed):
+            case.submission(try_number=attempt).submit_once(case.request)
+    case.store.sets_until_kill = None
+    case.submission(try_number=4).submit_once(case.request)
+    assert len(case.jobs) == 1
+
+
+def test_a_failed_job_is_followed_by_a_new_one(case: Case) -> None:
+    first, _made = case.submission().submit_once(case.request)
+    case.submission().forget_failed()
+    second, made = case.submission(try_number=2).submit_once(case.request)
+    assert made
+    assert first["name"] != second["name"]
+    assert len(case.jobs) == 2
+    assert case.submission(try_number=3).submit_once(case.request) == (second, False)
+
+
+def test_a_kill_while_submitting_the_second_generation_leaves_one_more_job(
+    case: Case, worker: Any, killed: type[BaseException]
+) -> None:
+    case.submission().submit_once(case.request)
+    case.submission().forget_failed()
+    worker.kill_after_create = True
+    with pytest.raises(killed):
+        case.submission(try_number=2).submit_once(case.request)
+    worker.kill_after_create = False
+    _handle, made = case.submission(try_number=3).submit_once(case.request)
+    assert not made
+    assert len(case.jobs) == 2
+
+
+def test_a_clear_makes_a_new_job_and_keeps_the_old_handle_apart(case: Case) -> None:
+    first, _made = case.submission().submit_once(case.request)
+    second, made = case.submission(try_number=2, max_tries=3).submit_once(case.request)
+    assert made
+    assert first["name"] != second["name"]
+    assert case.submission(try_number=3, max_tries=3).submit_once(case.request) == (second, False)
+    assert len(case.jobs) == 2
+
+
+def test_mapped_tasks_each_have_their_job(
+    sagemaker: Any, state_store: Any, task_instance: Callable[..., Any]
+) -> None:
+    for index in range(3):  # Airflow gives each mapped task a store of its own
+        store = type(state_store)()
+        case = Case(CompilationJobs(), sagemaker, COMPILATION, store, task_instance)
+        case.submission(map_index=index).submit_once(COMPILATION)
+    assert len(sagemaker.jobs) == 3
+
+
+@pytest.mark.parametrize("field", ["RoleArn", "InputConfig", "OutputConfig"])
+def test_another_request_under_our_name_is_an_error_that_names_the_field(
+    compilation: Case, worker: Any, field: str, killed: type[BaseException]
+) -> None:
+    worker.kill_after_create = True
+    with pytest.raises(killed):
+        compilation.submission().submit_once(COMPILATION)
+    worker.kill_after_create = False
+    with pytest.raises(RequestDiffersError, match=field) as caught:
+        compilation.submission(try_number=2).submit_once({**COMPILATION, field: "changed"})
+    assert "changed" in str(caught.value)
+    assert len(compilation.jobs) == 1
+
+
+def test_a_deployment_to_another_device_is_not_ours(
+    greengrass: Any, state_store: Any, task_instance: Callable[..., Any]
+) -> None:
+    case = Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
+    name = case.submission().submit_once(DEPLOYMENT)[0]["name"]
+    state_store.values.clear()
+    elsewhere = DEPLOYMENT["targetArn"].replace("edge-1", "edge-2")
+    handle, made = case.submission().submit_once({**DEPLOYMENT, "targetArn": elsewhere})
+    assert made
+    assert handle == {"name": name, "id": "deployment-1", "thing": "edge-2"}
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("ValidationException", JobRefusedError),
+        ("AccessDeniedException", JobRefusedError),
+        ("ResourceNotFound", JobRefusedError),
+        ("ThrottlingException", DeliveryError),
+        ("InternalFailure", DeliveryError),
+    ],
+)
+def test_a_refusal_names_the_job_and_only_the_callers_fault_ends_the_task(
+    compilation: Case, code: str, error: type[Exception]
+) -> None:
+    compilation.conn.refuse_with = code
+    with pytest.raises(error, match=rf"compilation job model-delivery-compile-\w+.*{code}"):
+        compilation.submission().submit_once(COMPILATION)
+    compilation.conn.refuse_with = None
+    assert compilation.submission(try_number=2).submit_once(COMPILATION)[1]
