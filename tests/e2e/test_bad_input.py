@@ -93,9 +93,9 @@ def test_the_device_keeps_what_it_had(world: Any, bad_runs: dict[str, str]) -> N
 def test_rest_refuses_what_the_form_refuses(world: Any) -> None:
     from stack.rest import AirflowRefusedError
 
-    with pytest.raises(AirflowRefusedError, match="400|422"):
+    with pytest.raises(AirflowRefusedError, match=r"400|422"):
         world.start(shards=0)
-    with pytest.raises(AirflowRefusedError, match="400|422"):
+    with pytest.raises(AirflowRefusedError, match=r"400|422"):
         world.start(target_device="toaster")
 
 

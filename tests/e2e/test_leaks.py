@@ -21,7 +21,7 @@ def _places(world: Any) -> Iterator[tuple[str, bytes]]:
 
 
 def _is_keeper(path: Path, home: Path) -> bool:
-    """The files that are there to hold secrets, each readable by its owner only."""
+    """Tell the files that are there to hold secrets, each readable by its owner only."""
     keepers = {
         home / "secrets.json",
         home / "store" / "s3.json",

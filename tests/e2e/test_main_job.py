@@ -21,7 +21,7 @@ def test_the_device_runs_the_compiled_digest(world: Any, delivered: Any) -> None
 
 
 def test_every_held_out_image_was_answered_once(world: Any, delivered: Any) -> None:
-    run_id, tasks = delivered
+    _, tasks = delivered
     merged = _result(world, tasks, "merge_results")
     key = merged["output_uri"].removeprefix(f"s3://{BUCKET}/")
     lines = world.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read().splitlines()
