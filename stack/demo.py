@@ -45,10 +45,10 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
     with Stack(home, say) as stack:
         trained = upload_samples(stack, home / "samples")
         say(f"sample model trained: {trained['accuracy_at_training']:.4f} on held-out images")
-        rest = AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password)
-        rest.wait_for_dag(DAG_ID)
-        ready = time.monotonic()
-        summary = _run(stack, rest, say)
+        with AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest:
+            rest.wait_for_dag(DAG_ID)
+            ready = time.monotonic()
+            summary = _run(stack, rest, say)
         summary["seconds"] = {
             "start": round(ready - started, 1),
             "run": summary.pop("run_seconds"),

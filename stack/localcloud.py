@@ -67,9 +67,10 @@ class LocalCloud:
         argv = [self._command, "serve", "--host", LOOPBACK, "--port", str(self._port)]
         return self._process("localcloud", argv, healthy=f"{self.url}/healthz")
 
-    def worker(self) -> Process:
-        """Return a worker's process, not yet started."""
-        return self._process("localcloud worker", [self._command, "work", "--concurrency", "1"])
+    def worker(self, *options: str) -> Process:
+        """Return a worker's process, not yet started; `options` are those of `work`."""
+        argv = [self._command, "work", "--concurrency", "1", *options]
+        return self._process("localcloud worker", argv)
 
     def _process(self, name: str, argv: list[str], healthy: str | None = None) -> Process:
         log = self.home / f"{name.replace(' ', '-')}.log"

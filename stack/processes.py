@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+START_SECONDS = 90.0
 STOP_SECONDS = 15.0
 
 
@@ -35,6 +36,7 @@ class Process:
     :param env: its whole environment.
     :param log: file that takes its output.
     :param healthy: true once it can be used.
+    :param returncode: its exit code, once it was stopped.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Process:
     env: Mapping[str, str]
     log: Path
     healthy: Callable[[], bool] = field(default=lambda: True)
+    returncode: int | None = None
     _popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Process":
@@ -57,6 +60,19 @@ class Process:
                 start_new_session=True,
             )
         return self
+
+    def __enter__(self) -> "Process":
+        """Start it and wait until it is healthy."""
+        self.start()
+        try:
+            self.wait_healthy(START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:
@@ -102,14 +118,14 @@ class Process:
         if self._popen is None:
             return
         stop_session(self.pid)
-        self._popen.wait()
+        self.returncode = self._popen.wait()
         self._popen = None
 
     def kill(self) -> None:
         """SIGKILL the whole session at once, as a power cut would."""
         _signal(_session(self.pid), signal.SIGKILL)
         if self._popen is not None:
-            self._popen.wait()
+            self.returncode = self._popen.wait()
             self._popen = None
 
 

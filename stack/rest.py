@@ -20,6 +20,12 @@ class AirflowRest:
         token = self._checked(answer)["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
 
+    def __enter__(self) -> "AirflowRest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
     def _checked(self, answer: httpx.Response) -> Any:
         if answer.is_error:
             detail = answer.json().get("detail", answer.text) if answer.content else ""

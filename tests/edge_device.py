@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +31,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from stack.ports import free_ports
+
 THING = "test-thing"
 API_TOKEN = "the-api-token-of-the-test"
 ONE_TIME_TOKEN = "the-one-time-token-of-the-test"
@@ -52,12 +53,6 @@ ONNX_TYPES = {
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _model(
@@ -173,7 +168,7 @@ class Cloud:
     :param stall_after: bytes of body after which artifact answers hang until `stop`
     """
 
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
     desired: dict[str, Any] | None = None
     served: dict[str, bytes] = field(default_factory=dict)
     reports: list[dict[str, Any]] = field(default_factory=list)
@@ -326,7 +321,7 @@ class Device:
 
     home: Path
     cloud: str
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
     env: dict[str, str] = field(
         default_factory=lambda: {
             "MODEL_DELIVERY_EDGE_API_TOKEN": API_TOKEN,

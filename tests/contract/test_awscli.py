@@ -19,16 +19,18 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from stack.credentials import ACCOUNT
+from stack.object_store import BUCKET
+
 PROJECT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = Path(__file__).with_name("awscli.txt")
 ENVIRONMENT = PROJECT / "build" / "awscli"
 UV = Path(sys.executable).with_name("uv")
-ACCOUNT = "123456789012"
 REGION = "eu-west-1"
-BUCKET = "contract"
 MISMATCH = (
     "The request signature we calculated does not match the signature you provided. "
-    "Check your AWS Secret Access Key and signing method."
+    "Check your AWS Secret Access Key and signing method. Consult the service documentation "
+    "for details."
 )
 Done = subprocess.CompletedProcess[str]
 
@@ -244,9 +246,8 @@ class Device:
         self.url = f"{cloud.url}/edge/v1/devices/{self.thing}"
         self.facts = {"agent_version": "0.1.0"}
         self.headers = {"Model-Delivery-Edge-Protocol": "1"}
-        made = cloud.run("device-token", self.thing, "--account", ACCOUNT, "--region", REGION)
-        assert made.returncode == 0, made.stderr
-        told = {"token": made.stdout.strip(), "architecture": "x86_64", "platform": "linux"}
+        token = cloud.run("device-token", self.thing, "--account", ACCOUNT, "--region", REGION)
+        told = {"token": token, "architecture": "x86_64", "platform": "linux"}
         registered = httpx.post(
             f"{self.url}/registration", json={**self.facts, **told}, headers=self.headers
         )

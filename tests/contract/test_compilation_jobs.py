@@ -13,7 +13,9 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from model_delivery_engine.bundle import open_bundle
 
-BUCKET = "contract"
+from stack.credentials import ACCOUNT
+from stack.object_store import BUCKET
+
 Put = Callable[[bytes], str]
 Archive = Callable[..., bytes]
 JobRequest = Callable[..., dict[str, Any]]
@@ -35,7 +37,7 @@ def test_a_model_is_compiled_to_a_bundle(
     request = job_request(put(archive()), Tags=[{"Key": "team", "Value": "digits"}])
     created = client.create_compilation_job(**request)
     name = request["CompilationJobName"]
-    arn = f"arn:aws:sagemaker:eu-west-1:123456789012:compilation-job/{name}"
+    arn = f"arn:aws:sagemaker:eu-west-1:{ACCOUNT}:compilation-job/{name}"
     assert created["CompilationJobArn"] == arn
     done = wait(client, name)
     assert done["CompilationJobStatus"] == "COMPLETED", done["FailureReason"]

@@ -13,7 +13,9 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 
-BUCKET = "contract"
+from stack.credentials import ACCOUNT
+from stack.object_store import BUCKET
+
 BUNDLE = bytes(range(256)) * 4096
 DIGEST = "sha256:" + hashlib.sha256(BUNDLE).hexdigest()
 VERSION = {"Model-Delivery-Edge-Protocol": "1"}
@@ -65,9 +67,7 @@ class Agent:
 
 
 def token_for(cloud: Any, thing: str) -> str:
-    made = cloud.run("device-token", thing, "--account", "123456789012", "--region", "eu-west-1")
-    assert made.returncode == 0, made.stderr
-    return str(made.stdout.strip())
+    return str(cloud.run("device-token", thing, "--account", ACCOUNT, "--region", "eu-west-1"))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def agent(cloud: Any) -> Agent:
 
 
 def target(thing: str) -> str:
-    return f"arn:aws:iot:eu-west-1:123456789012:thing/{thing}"
+    return f"arn:aws:iot:eu-west-1:{ACCOUNT}:thing/{thing}"
 
 
 def recipe(name: str, version: str, uri: str, **changes: Any) -> bytes:
@@ -345,7 +345,7 @@ def test_a_client_token_makes_a_create_call_repeatable(
 def test_components_are_described_and_made_once(cloud: Any, component: Callable[..., str]) -> None:
     client = cloud.client("greengrassv2")
     name = component()
-    arn = f"arn:aws:greengrass:eu-west-1:123456789012:components:{name}:versions:1.0.0"
+    arn = f"arn:aws:greengrass:eu-west-1:{ACCOUNT}:components:{name}:versions:1.0.0"
     described = client.describe_component(arn=arn)
     assert described["status"] == {
         "componentState": "DEPLOYABLE",
@@ -391,7 +391,7 @@ def test_a_missing_artifact_is_refused(cloud: Any) -> None:
     [
         ({"targetArn": target("nobody")}, "ResourceNotFoundException", "nobody"),
         (
-            {"targetArn": target("x").replace("123456789012", "999999999999")},
+            {"targetArn": target("x").replace(ACCOUNT, "999999999999")},
             "ValidationException",
             "not in account",
         ),

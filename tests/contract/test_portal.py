@@ -8,6 +8,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from stack.credentials import ACCOUNT
+from stack.localcloud import PORTAL_USER
+
 
 @pytest.fixture
 def browser(cloud: Any) -> Iterator[httpx.Client]:
@@ -40,13 +43,13 @@ def test_a_person_signs_in_sees_the_jobs_and_signs_out(
 ) -> None:
     request = job_request("s3://contract/models/never.tar.gz")
     cloud.client("sagemaker").create_compilation_job(**request)
-    signed_in = sign_in(browser, "ada", cloud.password, next="/devices")
+    signed_in = sign_in(browser, PORTAL_USER, cloud.password, next="/devices")
     assert signed_in.status_code == 303
     assert signed_in.headers["location"] == "/devices"
     assert browser.get("/devices").status_code == 200
     listed = browser.get("/jobs/compilation")
     assert request["CompilationJobName"] in listed.text
-    path = f"/jobs/compilation/123456789012/eu-west-1/{request['CompilationJobName']}"
+    path = f"/jobs/compilation/{ACCOUNT}/eu-west-1/{request['CompilationJobName']}"
     page = browser.get(path)
     assert "STARTING" in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -58,20 +61,20 @@ def test_a_person_signs_in_sees_the_jobs_and_signs_out(
 
 
 def test_a_wrong_password_or_form_token_is_refused(cloud: Any, browser: httpx.Client) -> None:
-    assert sign_in(browser, "ada", "wrong-password").status_code == 403
-    assert sign_in(browser, "ada", cloud.password, csrf="made-up").status_code == 403
+    assert sign_in(browser, PORTAL_USER, "wrong-password").status_code == 403
+    assert sign_in(browser, PORTAL_USER, cloud.password, csrf="made-up").status_code == 403
     assert browser.get("/devices").status_code == 303
 
 
 def test_nobody_is_sent_to_another_host(cloud: Any, browser: httpx.Client) -> None:
     for evil in ("//example.com/", "/\\example.com", "https://example.com/"):
-        answer = sign_in(browser, "ada", cloud.password, next=evil)
+        answer = sign_in(browser, PORTAL_USER, cloud.password, next=evil)
         assert answer.headers["location"] == "/jobs/compilation"
 
 
 def test_guessing_is_throttled(cloud: Any, browser: httpx.Client) -> None:
     name = f"eve-{uuid4().hex[:6]}"
-    assert cloud.run("user", "add", name, secret="a-password-of-eves").returncode == 0
+    cloud.run("user", "add", name, secret="a-password-of-eves")
     for _ in range(5):
         assert sign_in(browser, name, "guess").status_code == 403
     answer = sign_in(browser, name, "a-password-of-eves")

@@ -12,7 +12,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-ACCOUNT = "123456789012"
+from stack.credentials import ACCOUNT
+
 SAGEMAKER_LIST = {
     "X-Amz-Target": "SageMaker.ListCompilationJobs",
     "Content-Type": "application/x-amz-json-1.1",
@@ -146,11 +147,10 @@ def test_a_clock_six_minutes_off_is_refused(
 
 def test_a_key_bound_to_regions_works_only_there(cloud: Any) -> None:
     key = {"aws_access_key_id": "AKIAONLYINFRANKFURT0", "aws_secret_access_key": "f" * 30}
-    added = cloud.run(
+    cloud.run(
         "access-key", "add", "--id", key["aws_access_key_id"], "--account", "210987654321",
         "--region", "eu-central-1", secret=key["aws_secret_access_key"],
     )  # fmt: skip
-    assert added.returncode == 0, added.stderr
     there = cloud.client("sts", region_name="eu-central-1", **key)
     assert there.get_caller_identity()["Account"] == "210987654321"
     with pytest.raises(ClientError, match="valid region"):

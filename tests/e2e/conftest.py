@@ -70,11 +70,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         with Stack(home, connections=connections, settings=settings) as stack:
             samples = tmp_path_factory.mktemp("samples")
             upload_samples(stack, samples)
-            rest = AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password)
-            rest.wait_for_dag(DAG_ID)
-            rest.unpause(DAG_ID)
             s3 = s3_client(stack.store_port, stack.credentials)
-            yield World(stack, rest, azure, s3, cron_at, samples)
+            with AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest:
+                rest.wait_for_dag(DAG_ID)
+                rest.unpause(DAG_ID)
+                yield World(stack, rest, azure, s3, cron_at, samples)
     finally:
         blobs.stop()
 

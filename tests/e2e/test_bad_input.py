@@ -38,7 +38,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "archive with ..": ({"model_uri": f"{SAMPLES}/up.tar.gz"}, "compile", "../model.onnx"),
     "absolute member": ({"model_uri": f"{SAMPLES}/abs.tar.gz"}, "compile", "/etc/model.onnx"),
     "wrong input name": (
-        {"data_input_config": {"picture": [-1, 64]}}, "compile", "picture",
+        {"data_input_config": {"picture": [-1, 64]}}, "compile",
+        "'picture' is no input of the model; input 'image' is missing",
     ),
     "wrong input shape": ({"data_input_config": {"image": [-1, 65]}}, "compile", "image"),
     "gate closed": ({"min_accuracy": 0.999}, "quality_gate", "gate closed: accuracy 0.97"),

@@ -46,7 +46,7 @@ def test_the_form_refuses_a_bad_value(page: Page, world: Any) -> None:
     page.screenshot(path=SCREENS / "form.png")
     page.fill("#element_model_uri", "s3://model-delivery/model.zip")
     page.get_by_test_id("trigger-dag-submit").click()
-    expect(page.get_by_text("Failed to Trigger Dag")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("Failed to Trigger Dag").first).to_be_visible(timeout=20_000)
     assert "/runs/" not in page.url
 
 

@@ -15,7 +15,6 @@ from stack.credentials import Credentials, load_or_create
 from stack.object_store import BUCKET, object_store, s3_client
 from stack.ports import LOOPBACK, free_ports
 
-START_SECONDS = 90.0
 CONTAINER = "objects"
 
 
@@ -46,24 +45,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     home = tmp_path_factory.mktemp("seaweed")
     credentials = load_or_create(home / "secrets.json")
     (port,) = free_ports(1)
-    process = object_store(home, credentials, port).start()
-    try:
-        process.wait_healthy(START_SECONDS)
+    with object_store(home, credentials, port):
         yield S3(port, credentials)
-    finally:
-        process.stop()
 
 
 @pytest.fixture(scope="session")
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureStore]:
     store = AzureStore(tmp_path_factory.mktemp("azurite"))
-    process = store.process().start()
-    try:
-        process.wait_healthy(START_SECONDS)
+    with store.process():
         store.container(CONTAINER)
         yield store
-    finally:
-        process.stop()
 
 
 def set_connection(name: str, connection: dict[str, object]) -> None:

@@ -65,11 +65,12 @@ def fix_shapes(model: Any, shapes: Shapes) -> None:
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = {i.name: i for i in model.graph.input if i.name not in constants}
-    if wrong := sorted(inputs.keys() ^ shapes.keys()):
-        what = "is missing from" if wrong[0] in inputs else "is no input of the model but in"
+    faults = [f"{name!r} is no input of the model" for name in sorted(shapes.keys() - inputs)]
+    faults += [f"input {name!r} is missing" for name in sorted(inputs.keys() - shapes)]
+    if faults:
         listing = ", ".join(f"{n}: {describe_shape(i)}" for n, i in inputs.items())
         raise DataInputError(
-            f"input {wrong[0]!r} {what} DataInputConfig; the model's inputs are {listing}"
+            f"DataInputConfig: {'; '.join(faults)}; the model's inputs are {listing}"
         )
     symbols: dict[str, int] = {}
     for name, node in inputs.items():

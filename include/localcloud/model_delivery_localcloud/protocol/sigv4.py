@@ -77,7 +77,8 @@ def verify(
         _refuse(
             SignatureFault.MISMATCH,
             "The request signature we calculated does not match the signature you provided. "
-            "Check your AWS Secret Access Key and signing method.",
+            "Check your AWS Secret Access Key and signing method. Consult the service "
+            "documentation for details.",
         )
     return credential
 

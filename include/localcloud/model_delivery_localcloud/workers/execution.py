@@ -38,15 +38,21 @@ def execute(task: Task, folder: Path, must_stop: Callable[[], bool]) -> Outcome 
 
 
 def _start(task: Task, folder: Path, log: int) -> "subprocess.Popen[bytes]":
-    child = subprocess.Popen(
-        _COMMAND,
-        stdin=subprocess.PIPE,
-        stdout=log,
-        stderr=log,
-        cwd=folder,
-        process_group=0,
-        env={**os.environ, "PYTHONSAFEPATH": "1"},
-    )
+    # What asks the whole service to end (a terminal, systemd) must not fail the job: the child
+    # inherits this mask, and only its worker ends it, by SIGKILL or by closing its pipe.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        child = subprocess.Popen(
+            _COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            process_group=0,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     assert child.stdin is not None
     text = json.dumps({"kind": task.kind, "params": task.params, "folder": str(folder)})
     child.stdin.write(text.encode() + b"\n")
