@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 
 from stack.airflow import ADMIN
 from stack.azure_store import AzureStore
-from stack.demo import DAG_ID, SAMPLES, upload_samples
+from stack.demo import COMPONENT, DAG_ID, SAMPLES, upload_samples
 from stack.object_store import s3_client
 from stack.rest import AirflowRest
 from stack.stack import THING, Stack
@@ -33,6 +33,8 @@ class World:
     s3: Any
     cron_at: datetime
     samples: Path
+    # What the device answered right after the first delivery: later runs deploy again.
+    device: dict[str, object] = field(default_factory=dict)
 
     def start(self, **conf: Any) -> str:
         """Trigger the DAG over REST and return the run's id."""
@@ -85,6 +87,7 @@ def delivered(world: World) -> tuple[str, dict[str, dict[str, Any]]]:
     run_id = world.start()
     state, tasks = world.finish(run_id)
     assert state == "success", {name: task["state"] for name, task in tasks.items()}
+    world.device = world.stack.device_model(COMPONENT)
     return run_id, tasks
 
 

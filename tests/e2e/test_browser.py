@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import FloatRect, Locator, Page, expect, sync_playwright
 
 from stack.airflow import ADMIN
 from stack.demo import DAG_ID
@@ -35,6 +35,19 @@ def page(world: Any, chromium: str) -> Iterator[Page]:
         browser.close()
 
 
+def _around(nodes: Locator) -> FloatRect:
+    """Return the rectangle of the page that holds all nodes, with a margin."""
+    boxes = [box for node in nodes.all() if (box := node.bounding_box())]
+    left, top = min(b["x"] for b in boxes), min(b["y"] for b in boxes)
+    right = max(b["x"] + b["width"] for b in boxes)
+    bottom = max(b["y"] + b["height"] for b in boxes)
+    margin = 20
+    return {
+        "x": left - margin, "y": top - margin,
+        "width": right - left + 2 * margin, "height": bottom - top + 2 * margin,
+    }  # fmt: skip
+
+
 def _open_form(page: Page, world: Any) -> None:
     page.goto(f"{world.stack.airflow.url}/dags/{DAG_ID}")
     page.get_by_test_id("trigger-dag-button").click()
@@ -52,19 +65,22 @@ def test_the_form_refuses_a_bad_value(page: Page, world: Any) -> None:
 
 def test_the_form_starts_a_run_that_succeeds(page: Page, world: Any) -> None:
     _open_form(page, world)
-    page.fill("#element_component_name", "from-the-form")
+    page.fill("#element_min_accuracy", "0.8")
     page.get_by_test_id("trigger-dag-submit").click()
     page.wait_for_url(re.compile("/runs/manual__"), timeout=30_000)
     run_id = page.url.rpartition("/runs/")[2]
-    state, _tasks = world.finish(run_id)
+    state, tasks = world.finish(run_id)
     assert state == "success"
-    assert world.stack.device_model("from-the-form")["digest"].startswith("sha256:")
+    assert world.rest.xcom(tasks["quality_gate:-1"])["min_accuracy"] == 0.8
     page.goto(f"{world.stack.airflow.url}/dags/{DAG_ID}/runs/{run_id}")
     graph = page.locator('[aria-label^="Show Graph"]').first
     graph.click(timeout=20_000)
     expect(page.locator(".react-flow__node").first).to_be_visible(timeout=20_000)
-    page.wait_for_timeout(2_000)  # the graph is laid out once it is visible
-    page.screenshot(path=SCREENS / "graph.png")
+    page.set_viewport_size({"width": 2600, "height": 700})
+    page.get_by_label("Fit view").or_(page.locator(".react-flow__controls-fitview")).first.click()
+    page.wait_for_timeout(2_000)  # the view moves
+    page.screenshot(path=SCREENS / "graph.png", clip=_around(page.locator(".react-flow__node")))
+    page.set_viewport_size(SIZE)
 
 
 def test_the_report_opens_from_its_task(page: Page, world: Any, delivered: Any) -> None:
@@ -72,7 +88,7 @@ def test_the_report_opens_from_its_task(page: Page, world: Any, delivered: Any) 
     path = f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/report/links"
     address = world.rest.get(path)["extra_links"]["Delivery report"]
     page.goto(address)
-    expect(page.get_by_text("97.96").first).to_be_visible()
+    expect(page.get_by_text("98.0%").first).to_be_visible()
     page.screenshot(path=SCREENS / "report.png", full_page=True)
     page.context.clear_cookies()
     assert page.request.get(address).status == 401
@@ -85,7 +101,6 @@ def test_localcloud_shows_the_job_after_signing_in(page: Page, world: Any, deliv
     page.fill("input[type=password]", world.stack.credentials.localcloud_user_password)
     page.fill("input:not([type=password]):not([type=hidden])", PORTAL_USER)
     page.keyboard.press("Enter")
-    page.wait_for_load_state()
-    page.goto(address)
     expect(page.get_by_text("COMPLETED").first).to_be_visible()
+    assert page.url == address
     page.screenshot(path=SCREENS / "job.png", full_page=True)

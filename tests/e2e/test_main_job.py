@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from stack.demo import COMPONENT, DAG_ID
+from stack.demo import DAG_ID
 from stack.object_store import BUCKET
 from stack.stack import THING
 
@@ -15,9 +15,8 @@ def _result(world: Any, tasks: dict[str, Any], name: str, index: int = -1) -> An
 def test_the_device_runs_the_compiled_digest(world: Any, delivered: Any) -> None:
     _run_id, tasks = delivered
     component = _result(world, tasks, "component_version")
-    device = world.stack.device_model(COMPONENT)
-    assert device["digest"] == component["digest"]
-    assert device["versions"] == [component["component_version"]]
+    assert world.device["digest"] == component["digest"]
+    assert world.device["versions"] == [component["component_version"]]
 
 
 def test_every_held_out_image_was_answered_once(world: Any, delivered: Any) -> None:

@@ -75,10 +75,10 @@ class DeliveryReportOperator(BaseOperator):
         with fetched_bundle(self.bundle_uri, storage) as (bundle, digest):
             manifest = json.loads(bundle.manifest.to_json())
         evaluation = json.loads(storage.read_bytes(self.verdict["evaluation_uri"]))
-        run = context["dag_run"]
+        run, device = context["dag_run"], self.deployment["thing_name"]
         return {
             "run_id": run.run_id,
-            "title": f"Delivery of {manifest['name']}",
+            "title": f"Delivery of {self.smoke_test['model']} to {device}",
             "created": str(run.start_date or ""),
             "bundle_digest": digest,
             "manifest": manifest,
@@ -90,7 +90,7 @@ class DeliveryReportOperator(BaseOperator):
             },
             "batch": {key: self.merged[key] for key in ("records", "ok", "errors")},
             "deployment": {
-                "device": self.deployment["thing_name"],
+                "device": device,
                 "status": self.deployment["status"],
                 "deployment": self.deployment["job_id"],
                 "running digest": self.smoke_test["digest"],

@@ -17,7 +17,8 @@ class NewObjectTrigger(BaseEventTrigger):
     """Fires for each object below an S3 prefix that is new or changed.
 
     What was there when the watch began fires nothing. What was seen is kept in the asset's state
-    store, so an object that lands while the triggerer is down fires when it is up again.
+    store, so an object that lands while the triggerer is down fires when it is up again; one that
+    fired just before a crash may fire a second time, never not at all.
 
     :param uri: `s3://bucket/prefix/`.
     :param suffix: only objects whose key ends so. (default: all)
