@@ -65,7 +65,7 @@ def test_the_form_refuses_a_bad_value(page: Page, world: Any) -> None:
 
 def test_the_form_starts_a_run_that_succeeds(page: Page, world: Any) -> None:
     _open_form(page, world)
-    page.fill("#element_min_accuracy", "0.8")
+    page.fill("[name=element_min_accuracy]", "0.8")
     page.get_by_test_id("trigger-dag-submit").click()
     page.wait_for_url(re.compile("/runs/manual__"), timeout=30_000)
     run_id = page.url.rpartition("/runs/")[2]
