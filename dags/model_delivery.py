@@ -2,21 +2,15 @@
 
 Compile, batch inference on held-out data, quality gate, deployment, smoke test, report.
 
-Starts by hand (the trigger form), over REST with `conf`, by cron, and when a model archive lands
-under `incoming/` of the bucket. The Airflow connections decide where it runs: localcloud or AWS.
+Starts by hand (the trigger form), over REST with `conf`, by cron, and, through `incoming_models`,
+for each model archive that lands in the bucket. The Airflow connections decide where it runs:
+localcloud or AWS.
 """
 
 import os
 from datetime import timedelta
 
-from airflow.sdk import (
-    DAG,
-    Asset,
-    AssetOrTimeSchedule,
-    AssetWatcher,
-    CronTriggerTimetable,
-    Param,
-)
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
     CreateComponentVersionOperator,
@@ -31,7 +25,6 @@ from model_delivery.operators.inference import (
 )
 from model_delivery.operators.report import DeliveryReportOperator
 from model_delivery.operators.storage import CopyObjectsOperator
-from model_delivery.triggers.storage import NewObjectTrigger
 
 BUCKET = os.environ.get("MODEL_DELIVERY_BUCKET", "model-delivery")
 CRON = os.environ.get("MODEL_DELIVERY_CRON", "0 3 * * 1")
@@ -40,32 +33,17 @@ ROLE_ARN = os.environ.get(
 )
 URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]+"
 
-# A run that an archive started takes that archive; every other run takes the form's.
-MODEL_URI = """{{ (triggering_asset_events.values() | map('first') | first).extra.payload.uri
-                  if triggering_asset_events else params.model_uri }}"""
 DELIVERY = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
 MODEL = f"{DELIVERY}/model/model.tar.gz"
 INPUT = f"{DELIVERY}/input/input.jsonl"
 
-incoming_models = Asset(
-    name="incoming_models",
-    uri=f"s3://{BUCKET}/incoming",
-    watchers=[
-        AssetWatcher(
-            name="model_archives",
-            trigger=NewObjectTrigger(uri=f"s3://{BUCKET}/incoming/", suffix=".tar.gz"),
-        )
-    ],
-)
 compiled_models = Asset(name="compiled_models", uri=f"s3://{BUCKET}/deliveries/compiled")
 deployed_models = Asset(name="deployed_models", uri=f"s3://{BUCKET}/deliveries/deployed")
 
 with DAG(
     dag_id="model_delivery",
     doc_md=__doc__,
-    schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable(CRON, timezone="UTC"), assets=[incoming_models]
-    ),
+    schedule=CronTriggerTimetable(CRON, timezone="UTC"),
     catchup=False,
     max_active_runs=4,
     dagrun_timeout=timedelta(hours=6),
@@ -150,7 +128,7 @@ with DAG(
 ) as dag:
     stage = CopyObjectsOperator(
         task_id="stage_inputs",
-        copies=[(MODEL_URI, MODEL), ("{{ params.input_uri }}", INPUT)],
+        copies=[("{{ params.model_uri }}", MODEL), ("{{ params.input_uri }}", INPUT)],
     )
     compile_model = CreateCompilationJobOperator(
         task_id="compile",

@@ -1,5 +1,6 @@
 """Deploy a bundle to a core device and ask the device what it answers."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,7 +60,7 @@ class CreateComponentVersionOperator(AwsConnected, BaseOperator):
             )
         digest = read_bundle_facts(self.bundle_uri, self.aws_conn_id).digest
         version = _version(digest)
-        arn = self._create(self._recipe(version), version)
+        arn = self._create(self._recipe(version), digest)
         self.log.info("Component %s version %s is %s", self.component_name, version, digest)
         return {
             "version": VERSION,
@@ -81,27 +82,42 @@ class CreateComponentVersionOperator(AwsConnected, BaseOperator):
             "Manifests": [{"Platform": {"os": "linux"}, "Artifacts": [{"Uri": self.bundle_uri}]}],
         }
 
-    def _create(self, recipe: Mapping[str, Any], version: str) -> str:
+    def _create(self, recipe: Mapping[str, Any], digest: str) -> str:
         from botocore.exceptions import BotoCoreError, ClientError
 
         client = self.hook.conn
+        version = recipe["ComponentVersion"]
         try:
-            answer = client.create_component_version(inlineRecipe=json.dumps(recipe).encode())
-            return str(answer["arn"])
-        except client.exceptions.ConflictException:
-            return self._existing(version)
+            try:
+                answer = client.create_component_version(inlineRecipe=json.dumps(recipe).encode())
+                return str(answer["arn"])
+            except client.exceptions.ConflictException:
+                return self._existing(version, digest)
         except (ClientError, BotoCoreError) as error:
             raise DeliveryError(
                 f"component {self.component_name} {version} of {self.bundle_uri} was not made: "
                 f"{error}"
             ) from error
 
-    def _existing(self, version: str) -> str:
-        for page in self.hook.conn.get_paginator("list_components").paginate(scope="PRIVATE"):
-            for component in page["components"]:
-                if component["componentName"] == self.component_name:
-                    return f"{component['arn']}:versions:{version}"
-        raise DeliveryError(f"component {self.component_name} {version} exists but is not listed")
+    def _existing(self, version: str, digest: str) -> str:
+        """Return the version that is there already, if it holds this bundle."""
+        region, account = self.hook.conn.meta.region_name, self.hook.account_id
+        name = f"components:{self.component_name}:versions:{version}"
+        arn = f"arn:aws:greengrass:{region}:{account}:{name}"
+        recipe = json.loads(
+            self.hook.conn.get_component(arn=arn, recipeOutputFormat="JSON")["recipe"]
+        )
+        digests = [
+            base64.b64decode(artifact["Digest"]).hex()
+            for manifest in recipe["Manifests"]
+            for artifact in manifest["Artifacts"]
+        ]
+        if digests != [digest.removeprefix("sha256:")]:
+            raise InvalidRequestError(
+                f"{arn} exists with another artifact ({', '.join(digests)}) than {self.bundle_uri} "
+                f"({digest}): give the bundle another component_name"
+            )
+        return arn
 
 
 def _version(digest: str) -> str:
