@@ -12,6 +12,8 @@ from pathlib import Path
 
 START_SECONDS = 90.0
 STOP_SECONDS = 15.0
+# Set for every process of a stack, and inherited by all that it starts.
+MARK = "MODEL_DELIVERY_STACK"
 
 
 class StackError(RuntimeError):
@@ -113,6 +115,11 @@ class Process:
         )
         return "\n  ".join([f"; its log is {self.log}", *text])
 
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to it and its children, and return at once."""
+        if self._popen is not None:
+            _signal(_session(self.pid), signal.SIGTERM)
+
     def stop(self) -> None:
         """Ask it and its children to end, then make them."""
         if self._popen is None:
@@ -131,12 +138,36 @@ class Process:
 
 def stop_session(session: int) -> None:
     """SIGTERM every process of a session, and SIGKILL what is left after STOP_SECONDS."""
-    _signal(_session(session), signal.SIGTERM)
+    _stop(lambda: _session(session))
+
+
+def stop_marked(home: Path) -> bool:
+    """Stop every process of a stack whose owner is gone; False if there is none."""
+    if not _marked(home):
+        return False
+    _stop(lambda: _marked(home))
+    return True
+
+
+def _stop(find: Callable[[], Sequence[int]]) -> None:
+    _signal(find(), signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while alive := _session(session):
+    while alive := find():
         if time.monotonic() > deadline:
             _signal(alive, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def _marked(home: Path) -> list[int]:
+    mark = f"{MARK}={home}".encode()
+    return [pid for pid in _pids() if pid != os.getpid() and mark in _environment(pid)]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _signal(pids: Sequence[int], number: signal.Signals) -> None:

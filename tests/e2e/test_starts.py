@@ -23,7 +23,6 @@ def _wait_for_runs(
 
 
 def test_archives_that_land_together_each_start_a_run(world: Any, delivered: Any) -> None:
-    world.rest.unpause("incoming_models")
     names = ["digits-a", "digits-b"]
     for name in names:
         key = f"incoming/{name}.tar.gz"

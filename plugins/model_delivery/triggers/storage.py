@@ -14,12 +14,12 @@ MAX_BACKOFF_SECONDS = 300.0
 
 
 class NewObjectTrigger(BaseEventTrigger):
-    """Fires when objects below an S3 prefix are new or changed, once for all that one listing shows.
+    """Fires when objects below an S3 prefix are new or changed, once for each listing.
 
     What was there when the watch began fires nothing. What was seen is kept in the asset's state
     store, so an object that lands while the triggerer is down fires when it is up again; one that
-    fired just before a crash may fire a second time, never not at all. The event's payload lists the
-    `uploads`, each with `uri`, `etag` and `modified`, which tell one upload from another.
+    fired just before a crash may fire a second time, never not at all. The event's payload lists
+    the `uploads`, each with `uri`, `etag` and `modified`, which tell one upload from another.
 
     :param uri: `s3://bucket/prefix/`.
     :param suffix: only objects whose key ends so. (default: all)
