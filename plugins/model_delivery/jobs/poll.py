@@ -277,6 +277,7 @@ class Poll:
     def _known(self, job: WaitedJob) -> None:
         """Describe a running job again: at the interval, or rarely where the list tells."""
         job.known = True
+        job.missed, job.failures, job.failing_since = False, 0, None
         wait = self._interval()
         if self._lists() and self._service.job_list:
             wait *= self._service.job_list.reads_per_description * random.uniform(0.5, 1.0)
@@ -301,7 +302,6 @@ class Poll:
             description = service.described(job.handle, answers)
         except Exception as error:
             return self._not_described(job, error)
-        job.missed, job.failures, job.failing_since = False, 0, None
         if description.state.terminal:
             job.finish(description.status)
         elif not job.ended:

@@ -29,6 +29,11 @@ class SharedClients:
 
     _open: dict[tuple[str, str], _Open] = field(default_factory=dict)
 
+    @property
+    def open_count(self) -> int:
+        """How many clients are open."""
+        return len(self._open)
+
     @asynccontextmanager
     async def lease(
         self, hook_path: str, settings_key: str, settings: dict[str, Any]
