@@ -30,12 +30,16 @@ class Job:
 
 @dataclass
 class Fault:
-    """What is answered in place of the truth: a status with an error code, a reset or a stall."""
+    """What is answered in place of the truth: a status with an error code, a reset or a stall.
+
+    :param heard: the request is served, and only its answer is lost.
+    """
 
     status: int = 400
     code: str = ""
     reset: bool = False
     stall: float = 0.0
+    heard: bool = False
 
 
 THROTTLED = Fault(400, "ThrottlingException")
@@ -103,14 +107,18 @@ class CompilationService:
         self.connections.add(request.transport)
         self.asked[operation] += 1
         fault = self._fault(operation, parameters)
-        if fault is not None:
-            if fault.stall:
-                await asyncio.sleep(fault.stall)
-            if fault.reset:
-                assert request.transport is not None
-                request.transport.abort()
-            if fault.code:
-                return self._json({"__type": fault.code, "message": "by the test"}, fault.status)
+        if fault is None:
+            return self._serve(operation, parameters)
+        await asyncio.sleep(fault.stall)
+        answer = self._json({"__type": fault.code, "message": "by the test"}, fault.status)
+        if fault.heard:
+            self._serve(operation, parameters)
+        if fault.reset:
+            assert request.transport is not None
+            request.transport.abort()
+        return answer
+
+    def _serve(self, operation: str, parameters: dict[str, Any]) -> web.Response:
         name = parameters.get("CompilationJobName")
         if operation == "ListCompilationJobs":
             return self._json(self._list(parameters))
@@ -131,7 +139,7 @@ class CompilationService:
         return self.job_faults.get(parameters.get("CompilationJobName", ""))
 
     def _list(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """A page by offset: what moves between two pages is shown twice or not at all."""
+        """Answer a page by offset: what moves between two pages is shown twice or not at all."""
         since = parameters.get("LastModifiedTimeAfter", float("-inf"))
         rows = [
             (name, self.stale.get(name, job))

@@ -92,6 +92,7 @@ class CompilationJobs(JobService):
         succeeded=("COMPLETED",),
         failed=("FAILED",),
         stopped=("STOPPED",),
+        stopping=("STOPPING",),
     )
 
     def submit_call(self, request: Mapping[str, Any]) -> Call:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,31 +30,62 @@ class PollKey:
     scope: str = ""
 
     @classmethod
-    def of(cls, service: str, settings: Mapping[str, Any], handle: Handle) -> "PollKey":
+    def of(
+        cls, path: str, service: JobService, settings: Mapping[str, Any], handle: Handle
+    ) -> "PollKey":
         """Return the key of a job."""
-        job_list = import_string(service).job_list
-        scope = job_list.scope(handle) if job_list else ""
-        return cls(service, json.dumps(settings, sort_keys=True), scope)
+        scope = service.job_list.scope(handle) if service.job_list else ""
+        return cls(path, _text(settings), scope)
 
 
 class PollRegistry:
     """The waits of one event loop, grouped by key."""
 
     def __init__(self) -> None:
-        self.clients = SharedClients()
+        self._clients = SharedClients()
+        self._services: dict[str, asyncio.Task[JobService]] = {}
         self._polls: dict[PollKey, Poll] = {}
         self._buckets: dict[tuple[str, ...], TokenBucket] = {}
 
-    async def wait(self, key: PollKey, handle: Handle, bounds: Bounds) -> str:
+    @property
+    def open_clients(self) -> int:
+        """How many clients are open."""
+        return self._clients.open_count
+
+    async def service(self, path: str) -> JobService:
+        """Return a service by its path; its first import, of boto3 and more, is in a thread."""
+        task = self._services.get(path)
+        if task is None:
+            task = asyncio.create_task(asyncio.to_thread(lambda: import_string(path)()))
+            self._services[path] = task
+        try:
+            return await asyncio.shield(task) if not task.done() else task.result()
+        except Exception:
+            self._services.pop(path, None)
+            raise
+
+    def client(
+        self, service: JobService, settings: Mapping[str, Any]
+    ) -> AbstractAsyncContextManager[Any]:
+        """Lease the open client of a service over a connection, which polls share."""
+        return self._clients.lease(service.hook_path, _text(settings), dict(settings))
+
+    async def wait(
+        self, path: str, settings: Mapping[str, Any], handle: Handle, bounds: Bounds
+    ) -> str:
         """Return the job's status once it ended.
 
+        :param path: path of the `JobService`.
+        :param settings: the four parameters of the connection.
         :param bounds: how often to look, and how long the service may be away.
         :raises JobError: naming job, service and cause, when the job is gone, has a status that is
             not in its table or may not be described, or the service was away for too long.
         """
+        service = await self.service(path)
+        key = PollKey.of(path, service, settings, handle)
         poll = self._polls.get(key)
         if poll is None:
-            poll = self._polls[key] = self._new_poll(key)
+            poll = self._polls[key] = self._new_poll(service, key.scope, settings)
         waiter = poll.join(handle, bounds)
         try:
             return await waiter.future
@@ -63,20 +95,18 @@ class PollRegistry:
                 del self._polls[key]
                 poll.close()
 
-    def _new_poll(self, key: PollKey) -> Poll:
-        service: JobService = import_string(key.service)()
-        settings: dict[str, Any] = json.loads(key.settings)
-
+    def _new_poll(self, service: JobService, scope: str, settings: Mapping[str, Any]) -> Poll:
         def bucket(client: Any) -> TokenBucket:
             # A connection's keys belong to one account, whose rate is by region and service.
             account = (str(settings["aws_conn_id"]), client.meta.region_name,
                        client.meta.endpoint_url)  # fmt: skip
             return self._buckets.setdefault(account, TokenBucket())
 
-        def lease() -> Any:
-            return self.clients.lease(service.hook_path, key.settings, settings)
+        return Poll(service, scope, lambda: self.client(service, settings), bucket)
 
-        return Poll(service, key.scope, lease, bucket)
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
 _registries: WeakKeyDictionary[asyncio.AbstractEventLoop, PollRegistry] = WeakKeyDictionary()

@@ -6,11 +6,10 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from model_delivery.aws import import_string
 from model_delivery.jobs.faults import cause, is_passing
 from model_delivery.jobs.rate import backoff
-from model_delivery.jobs.registry import PollKey, registry
-from model_delivery.jobs.service import Handle, JobService
+from model_delivery.jobs.registry import registry
+from model_delivery.jobs.service import Call, Handle, JobService
 from model_delivery.jobs.waits import Bounds
 
 EVENT_VERSION = 1
@@ -82,15 +81,14 @@ class JobTrigger(BaseTrigger):
             "botocore_config": self.botocore_config,
         }
 
-    def _key(self) -> PollKey:
-        return PollKey.of(self.service, self._connection_settings, self.handle)
-
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the job; an event never carries more than its handle and its status."""
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
-            status = await registry().wait(self._key(), self.handle, bounds)
+            status = await registry().wait(
+                self.service, self._connection_settings, self.handle, bounds
+            )
         except Exception as error:  # whatever ends the wait is the task's to report
             yield TriggerEvent({**event, "error": cause(error)})
             return
@@ -102,7 +100,7 @@ class JobTrigger(BaseTrigger):
         Airflow also calls this when another triggerer took the task over from one that was
         stalled: the task is deferred still, and the job goes on.
         """
-        service: JobService = import_string(self.service)()
+        service = await registry().service(self.service)
         label = f"{service.noun} {self.handle['name']}"
         call = service.stop_call(self.handle)
         if call is None:
@@ -114,29 +112,35 @@ class JobTrigger(BaseTrigger):
             self.log.info("%s goes on: its task is waited for elsewhere", label)
             return
         self._asked_to_stop = True
-        key = self._key()
-        settings = self._connection_settings
-        async with registry().clients.lease(service.hook_path, key.settings, settings) as client:
-            refusal = await self._stop(client, call.operation, call.parameters)
+        async with registry().client(service, self._connection_settings) as client:
+            refusal = await self._stop(client, service, call)
         if refusal is None:
             self.log.info("Asked to stop %s: its task was killed", label)
         else:
             self.log.warning("%s was not stopped: %s", label, refusal)
 
-    async def _stop(self, client: Any, operation: str, parameters: Any) -> str | None:
+    async def _stop(self, client: Any, service: JobService, call: Call) -> str | None:
         """Ask until there is an answer (Airflow bounds the time); return a refusal."""
         failures = 0
         while True:
             try:
-                await getattr(client, operation)(**parameters)
+                if failures and await self._is_stopping(client, service):
+                    return None  # it was the answer that was lost
+                await getattr(client, call.operation)(**call.parameters)
             except Exception as error:
                 if not is_passing(error):
                     return cause(error)
                 failures += 1
-                self.log.warning("%s got no answer (%d): %s", operation, failures, cause(error))
+                self.log.warning("%s: no answer (%d): %s", call.operation, failures, cause(error))
                 await asyncio.sleep(backoff(failures))
             else:
                 return None
+
+    async def _is_stopping(self, client: Any, service: JobService) -> bool:
+        calls = service.describe_calls(self.handle)
+        answers = [await getattr(client, each.operation)(**each.parameters) for each in calls]
+        description = service.described(self.handle, answers)
+        return description.state.terminal or description.status in service.statuses.stopping
 
     async def _is_deferred_still(self) -> bool:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance

@@ -1,4 +1,4 @@
-"""The shared poll of a triggerer: a real aiobotocore client over real HTTP, and a list that lies."""
+"""The shared poll of a triggerer: a real aiobotocore client over HTTP, and a list that lies."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from model_delivery.jobs import listing, poll, rate
 from model_delivery.jobs import registry as registry_module
 from model_delivery.jobs.listing import ListReader
 from model_delivery.jobs.rate import TokenBucket
-from model_delivery.jobs.registry import PollKey, PollRegistry
+from model_delivery.jobs.registry import PollRegistry
 from model_delivery.jobs.waits import Bounds
 
 from tests.compilation_service import BROKEN, RESET, THROTTLED, CompilationService, Fault, Job
@@ -51,8 +51,8 @@ class Waiting:
     def add(self, *names: str, bounds: Bounds = BOUNDS, **settings: Any) -> None:
         for name in names:
             handle = {"name": name}
-            key = PollKey.of(SERVICE, {**SETTINGS, **settings}, handle)
-            self.tasks[name] = asyncio.create_task(self.registry.wait(key, handle, bounds))
+            waiting = self.registry.wait(SERVICE, {**SETTINGS, **settings}, handle, bounds)
+            self.tasks[name] = asyncio.create_task(waiting)
 
     async def result(self, name: str) -> str:
         return await asyncio.wait_for(asyncio.shield(self.tasks[name]), SOON)
@@ -73,7 +73,7 @@ async def waits() -> AsyncIterator[Waiting]:
     for task in waiting.tasks.values():
         task.cancel()
     await asyncio.gather(*waiting.tasks.values(), return_exceptions=True)
-    while waiting.registry.clients.open_count:
+    while waiting.registry.open_clients:
         await asyncio.sleep(0.01)
 
 
@@ -161,9 +161,9 @@ async def test_newcomers_that_the_newest_pages_do_not_show_are_described(
 
 async def test_two_waits_for_one_job(service: CompilationService, waits: Waiting) -> None:
     service.add("job")
-    key = PollKey.of(SERVICE, SETTINGS, {"name": "job"})
     tasks = [
-        asyncio.create_task(waits.registry.wait(key, {"name": "job"}, BOUNDS)) for _ in range(2)
+        asyncio.create_task(waits.registry.wait(SERVICE, SETTINGS, {"name": "job"}, BOUNDS))
+        for _ in range(2)
     ]
     await until(lambda: service.described["job"] >= 2)
     tasks[0].cancel()
@@ -180,10 +180,10 @@ async def test_the_last_to_leave_closes_the_client(
     await looks(service, 2)
     service.end("a")
     await waits.result("a")
-    assert waits.registry.clients.open_count == 1
+    assert waits.registry.open_clients == 1
     service.end("b")
     await waits.result("b")
-    await until(lambda: waits.registry.clients.open_count == 0)
+    await until(lambda: waits.registry.open_clients == 0)
     asked = service.requests()
     await asyncio.sleep(5 * LOOK)
     assert service.requests() == asked
@@ -223,7 +223,7 @@ async def test_waits_over_other_connections_are_apart(
     waits.add("a")
     waits.add("b", region_name="eu-west-1")
     await until(lambda: service.described["a"] > 0 and service.described["b"] > 0)
-    assert waits.registry.clients.open_count == 2
+    assert waits.registry.open_clients == 2
 
 
 async def test_the_interval_stays_inside_its_bounds(
@@ -336,9 +336,7 @@ async def test_a_page_token_that_leads_in_a_circle(service: CompilationService) 
         await reader.newest(ask, hear, most_pages=10)
 
 
-async def test_a_status_that_only_the_list_has(
-    service: CompilationService, waits: Waiting
-) -> None:
+async def test_a_status_that_only_the_list_has(service: CompilationService, waits: Waiting) -> None:
     service.add("a", "b")
     waits.add("a", "b")
     await looks(service, 2)
@@ -491,7 +489,7 @@ async def test_an_outage_beyond_the_bound_names_job_service_and_cause(
         assert f"SageMaker compilation job {name}: no usable answer for 0 s" in message
         assert "ThrottlingException" in message
     assert time.monotonic() - started >= 0.3
-    await until(lambda: waits.registry.clients.open_count == 0)
+    await until(lambda: waits.registry.open_clients == 0)
 
 
 async def test_each_wait_has_its_own_bound(service: CompilationService, waits: Waiting) -> None:
@@ -552,9 +550,7 @@ async def test_whatever_ends_the_poll_ends_the_waits(
     service.add("a", "b")
     waits.add("a", "b")
     await looks(service, 2)
-    (task,) = [
-        each for each in asyncio.all_tasks() if "Poll._run" in repr(each.get_coro())
-    ]
+    (task,) = [each for each in asyncio.all_tasks() if "Poll._run" in repr(each.get_coro())]
     task.cancel()
     assert "the poll ended" in await waits.error("a")
     assert "the poll ended" in await waits.error("b")
@@ -586,7 +582,7 @@ async def test_the_bucket_slows_down_and_recovers() -> None:
 async def test_backoff_grows_with_full_jitter() -> None:
     early = [rate.backoff(1) for _ in range(300)]
     late = [rate.backoff(20) for _ in range(300)]
-    assert 0 <= min(early)
+    assert min(early) >= 0
     assert max(early) <= rate.FIRST_BACKOFF_SECONDS
     assert rate.LONGEST_BACKOFF_SECONDS / 2 < max(late) <= rate.LONGEST_BACKOFF_SECONDS
     assert min(late) < rate.LONGEST_BACKOFF_SECONDS / 4
