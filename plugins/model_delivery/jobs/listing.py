@@ -9,7 +9,7 @@ from typing import Any
 from model_delivery.exceptions import JobError
 from model_delivery.jobs.service import Call, JobList, ListedJob
 
-# A change may show in the list this much after its own time.
+# A change may show in the list this much after its own time; also covers pages that shift.
 OVERLAP_SECONDS = 10.0
 
 Ask = Callable[[Call], Awaitable[Mapping[str, Any]]]
@@ -20,14 +20,17 @@ Hear = Callable[[Sequence[ListedJob]], Awaitable[bool]]
 class ListReader:
     """The reads of one scope's list.
 
-    The watermark is the newest of the service's own times, less an overlap and the time that the
-    read took: our clock is never compared with the service's.
+    The watermark is the service's own time when the last complete read began, less an overlap.
+    Our clock is never compared with the service's: a change that we see at some moment says that
+    the service's clock has come at least so far, and from there only the time that passes counts.
     """
 
     def __init__(self, job_list: JobList, scope: str) -> None:
         self._list = job_list
         self._scope = scope
         self._watermark: datetime | None = None
+        # The service's time at a moment of our monotonic clock.
+        self._clock: tuple[datetime, float] | None = None
 
     async def changes(self, ask: Ask, hear: Hear) -> None:
         """Read what changed since the last time: all pages, or all jobs without a watermark."""
@@ -45,13 +48,12 @@ class ListReader:
         self, ask: Ask, hear: Hear, since: datetime | None, most_pages: int | None
     ) -> None:
         started = time.monotonic()
-        newest: datetime | None = None
         call = self._list.call(self._scope, since)
         tokens: set[str] = set()
         while True:
             response = await ask(call)
             jobs = self._list.read(response)
-            newest = _newest(newest, jobs, response)
+            self._set_clock(jobs, response)
             enough = await hear(jobs)
             token = self._list.next_token(response)
             if token is None or enough or len(tokens) + 1 == most_pages:
@@ -61,28 +63,33 @@ class ListReader:
             tokens.add(token)
             parameters = {**call.parameters, self._list.token_parameter: token}
             call = Call(call.operation, parameters)
-        self._advance(newest, since, time.monotonic() - started)
+        if since is not None or self._watermark is None:
+            self._advance(started)
 
-    def _advance(self, newest: datetime | None, since: datetime | None, took: float) -> None:
-        if newest is None or (since is None and self._watermark is not None):
+    def _set_clock(self, jobs: Sequence[ListedJob], response: Mapping[str, Any]) -> None:
+        times = [job.modified for job in jobs if job.modified is not None]
+        if not times:
             return
-        watermark = newest - timedelta(seconds=OVERLAP_SECONDS + took)
+        # One entry with a time to come would hide every later change: the service's own clock is
+        # the limit.
+        now = _service_time(response)
+        newest = min(max(times), now) if now else max(times)
+        moment = time.monotonic()
+        if self._clock is None or newest > self._time_at(moment):
+            self._clock = (newest, moment)
+
+    def _time_at(self, moment: float) -> datetime:
+        """Return a time that the service's clock had reached at a moment of ours."""
+        assert self._clock is not None
+        known, at = self._clock
+        return known + timedelta(seconds=moment - at)
+
+    def _advance(self, started: float) -> None:
+        if self._clock is None:
+            return
+        watermark = self._time_at(started) - timedelta(seconds=OVERLAP_SECONDS)
         if self._watermark is None or watermark > self._watermark:
             self._watermark = watermark
-
-
-def _newest(
-    newest: datetime | None, jobs: Sequence[ListedJob], response: Mapping[str, Any]
-) -> datetime | None:
-    times = [job.modified for job in jobs if job.modified is not None]
-    if newest is not None:
-        times.append(newest)
-    if not times:
-        return None
-    # One entry with a time to come would hide every later change: the service's own clock is
-    # the limit.
-    now = _service_time(response)
-    return min(max(times), now) if now else max(times)
 
 
 def _service_time(response: Mapping[str, Any]) -> datetime | None:
