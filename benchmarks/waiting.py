@@ -68,7 +68,7 @@ def _peer(name: str, _until: float) -> tuple[str, dict[str, Any]]:
 
 
 def _idle(name: str, until: float) -> tuple[str, dict[str, Any]]:
-    return f"{TRIGGERS}.IdleTrigger", {"job_name": name, "until": until}
+    return "benchmarks.triggerer.idle.IdleTrigger", {"job_name": name, "until": until}
 
 
 class Bench:
@@ -207,9 +207,7 @@ def _measures(
     made = []
     for field, unit, what, factor in FIGURES:
 
-        def figures(
-            runs: Sequence[Run], field: str = field, factor: float = factor
-        ) -> list[float]:
+        def figures(runs: Sequence[Run], field: str = field, factor: float = factor) -> list[float]:
             return [getattr(run, field) * factor for run in runs]
 
         median, spread = median_and_spread(figures(ours))
@@ -234,7 +232,9 @@ def main() -> Path:
         home = Path(folder)
         with EndingJobs(home).running() as service:
             bench = Bench(home, service)
-            rounds = [[bench.run(make, MANY) for make in (_ours, _peer, _idle)] for _ in range(ROUNDS)]
+            rounds = [
+                [bench.run(make, MANY) for make in (_ours, _peer, _idle)] for _ in range(ROUNDS)
+            ]
             ours, peer, idle = zip(*rounds, strict=True)
             measures = _measures(MANY, ours, peer, idle, "")
             most, most_idle = bench.run(_ours, MOST), bench.run(_idle, MOST)

@@ -48,7 +48,7 @@ def run(plan: dict[str, Any]) -> dict[str, Any]:
     supervisor = Supervisor.start(capacity=len(plan["triggers"]) + 1)
     try:
         # Airflow imports what it creates triggers with when it creates the first one.
-        first = ["benchmarks.triggerer.triggers.IdleTrigger", {"job_name": "warm-up", "until": 0}]
+        first = ["benchmarks.triggerer.idle.IdleTrigger", {"job_name": "warm-up", "until": 0}]
         supervisor.creating_triggers.append(_workload(WARM_UP_ID, *first))
         _collect(supervisor, 1, time.time() + plan["seconds"])
         probe = ["benchmarks.triggerer.triggers.LagProbe", {"path": plan["lags"]}]

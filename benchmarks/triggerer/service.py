@@ -10,6 +10,7 @@ from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import LEASED
 from model_delivery_localcloud.store.tables import CompilationJob, Job
+from sqlalchemy import delete, select
 
 from stack.airflow import aws_connection
 from stack.credentials import ACCOUNT, REGION, load_or_create
@@ -74,6 +75,23 @@ class EndingJobs:
                 break
             time.sleep(TICK_SECONDS)
         return ended
+
+    def end_older_than(self, seconds: float) -> None:
+        """End every job that was made so long ago."""
+        before = now_ms() - int(seconds * 1000)
+        with self._database.read() as session:
+            query = select(CompilationJob.name).where(
+                CompilationJob.status != states.COMPLETED, CompilationJob.created_at < before
+            )
+            names = list(session.scalars(query))
+        if names:
+            self._end(names)
+
+    def forget(self) -> None:
+        """Delete all jobs, so that names are free again."""
+        with self._database.write() as session:
+            session.execute(delete(CompilationJob))
+            session.execute(delete(Job))
 
     def _end(self, names: list[str]) -> dict[str, float]:
         with self._database.write() as session:

@@ -16,12 +16,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from model_delivery.hooks.compilation import CompilationJobHook
 from model_delivery.jobs.trigger import JobTrigger
 
+from benchmarks.triggerer.idle import timed
+
 PROBE_SECONDS = 0.005
 WAITERS = Path(__file__).with_name("waiters.json")
-
-
-def _timed(event: TriggerEvent, job: str) -> TriggerEvent:
-    return TriggerEvent({"job": job, "at": time.time(), "event": event.payload})
 
 
 class OurTrigger(JobTrigger):
@@ -30,7 +28,7 @@ class OurTrigger(JobTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait through the poll registry."""
         async for event in super().run():
-            yield _timed(event, self.handle["name"])
+            yield timed(event, self.handle["name"])
 
 
 class WaiterHook(CompilationJobHook):
@@ -72,26 +70,7 @@ class WaiterTrigger(AwsBaseWaiterTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait with the custom waiter."""
         async for event in super().run():
-            yield _timed(event, self.return_value)
-
-
-class IdleTrigger(BaseTrigger):
-    """Sleeps until its job will have ended, and asks nobody: Airflow's own cost."""
-
-    def __init__(self, *, job_name: str, until: float) -> None:
-        super().__init__()
-        self.job_name = job_name
-        self.until = until
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and every argument."""
-        path = f"{type(self).__module__}.{type(self).__qualname__}"
-        return path, {"job_name": self.job_name, "until": self.until}
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Sleep."""
-        await asyncio.sleep(max(0.0, self.until - time.time()))
-        yield _timed(TriggerEvent("idle"), self.job_name)
+            yield timed(event, self.return_value)
 
 
 class LagProbe(BaseTrigger):

@@ -151,7 +151,8 @@ async def test_newcomers_that_the_newest_pages_do_not_show_are_described(
 ) -> None:
     jobs = names(40)
     service.add(*jobs, status="COMPLETED", age=86_400)
-    service.add(*[f"other-{number}" for number in range(1000)], status="COMPLETED")
+    service.add(*[f"other-{number}" for number in range(1000)], status="COMPLETED", age=60)
+    service.add("youngest")
     waits.add(*jobs)
     for name in jobs:
         assert await waits.result(name) == "COMPLETED"
