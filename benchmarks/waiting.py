@@ -29,7 +29,7 @@ MANY, MOST = 1_000, 10_000
 INTERVAL_SECONDS = 5
 # Time for a thousand clients of the peer to open, before the first job ends.
 LEAD_SECONDS = {MANY: 40.0, MOST: 70.0}
-ENDING_SECONDS = 90.0
+ENDING_SECONDS = 60.0
 TRIGGERS = "benchmarks.triggerer.triggers"
 PEER = "AwsBaseWaiterTrigger with a custom waiter"
 LIMIT = "a trigger that only sleeps"

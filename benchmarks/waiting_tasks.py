@@ -1,7 +1,7 @@
 """What a deferred task costs end to end under Airflow, beside one that does nothing but defer.
 
-LocalExecutor with four slots, SQLite; each task waits for a few seconds in the triggerer. Counted is
-a run from its start to its end, less the one wait that cannot overlap, for each task. The goal asks
+LocalExecutor with four slots, SQLite; each task waits some seconds in the triggerer. Counted is a
+run from its start to its end, less the one wait that cannot overlap, for each task. The goal asks
 what ours adds: an operator that submits a job, defers, resumes and asks for its result.
 """
 

@@ -35,7 +35,7 @@ class Supervisor(TriggerRunnerSupervisor):
         """Nothing is in a database."""
 
     def handle_failed_triggers(self) -> None:
-        """A trigger that fails ends the benchmark."""
+        """End the benchmark when a trigger fails."""
         if self.failed_triggers:
             raise RuntimeError(f"a trigger failed: {self.failed_triggers[0]}")
 
