@@ -10,7 +10,7 @@ from model_delivery.exceptions import JobError
 from model_delivery.jobs.service import Call, JobList, ListedJob
 
 # A change may show in the list this much after its own time; also covers pages that shift.
-OVERLAP_SECONDS = 10.0
+OVERLAP_SECONDS = 5.0
 
 Ask = Callable[[Call], Awaitable[Mapping[str, Any]]]
 # Takes the jobs of a page; true means that no further page is needed.

@@ -207,6 +207,9 @@ class Poll:
                 return not unknown
 
             await self._read_list(lambda reader: reader.newest(self._ask, hear, pages))
+            if not self._next_look:
+                # For all whom it showed, that read was the first look.
+                self._next_look = now + self._interval()
 
     # The list
 
