@@ -5,7 +5,6 @@ of triggers share, so it is done once for a hook and its settings, in a thread.
 """
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -93,15 +92,7 @@ def _client_context(hook: Any) -> Any:
 async def _built(context: Any) -> Any:
     """Build the client in a thread's own loop; closed there, it is opened again where it is used.
 
-    A client holds no connection until it is used, so nothing of this loop stays in it. A service's
-    model is a tree of 100,000 objects without cycles: collecting garbage while it is read finds
-    none, and would stop the triggers of the whole process for 0.1 s.
+    A client holds no connection until it is used, so nothing of this loop stays in it.
     """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        async with context as client:
-            return client
-    finally:
-        if collects:
-            gc.enable()
+    async with context as client:
+        return client
