@@ -4,6 +4,7 @@ Each event says when it was yielded, by the clock that the service's times come 
 """
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator
@@ -74,7 +75,10 @@ class WaiterTrigger(AwsBaseWaiterTrigger):
 
 
 class LagProbe(BaseTrigger):
-    """Writes every delay of the event loop above 10 ms to a file, until it is cancelled."""
+    """Writes every delay of the event loop above 10 ms to a file, until it is cancelled.
+
+    A line is [time, delay, of which Python collected garbage], in seconds.
+    """
 
     def __init__(self, *, path: str) -> None:
         super().__init__()
@@ -86,12 +90,31 @@ class LagProbe(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Sleep for moments, and note how long they were."""
+        collecting = Collecting()
         with Path(self.path).open("a", buffering=1) as lags:
-            lags.write(json.dumps([time.time(), 0.0]) + "\n")
+            lags.write(json.dumps([time.time(), 0.0, 0.0]) + "\n")
             while True:
+                before = collecting.seconds
                 started = time.perf_counter()
                 await asyncio.sleep(PROBE_SECONDS)
                 lag = time.perf_counter() - started - PROBE_SECONDS
                 if lag > 0.01:
-                    lags.write(json.dumps([time.time(), lag]) + "\n")
+                    collected = min(lag, collecting.seconds - before)
+                    lags.write(json.dumps([time.time(), lag, collected]) + "\n")
         yield TriggerEvent(None)  # never reached: makes this a generator
+
+
+class Collecting:
+    """Counts the seconds that this process has collected garbage for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+        gc.callbacks.append(self._note)
+
+    def _note(self, phase: str, _info: dict[str, int]) -> None:
+        now = time.perf_counter()
+        if phase == "start":
+            self._started = now
+        else:
+            self.seconds += now - self._started
