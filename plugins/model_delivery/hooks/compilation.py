@@ -5,11 +5,19 @@ StopCompilationJob.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-from model_delivery.jobs.service import Call, Handle, JobDescription, JobService
+from model_delivery.jobs.service import (
+    Call,
+    Handle,
+    JobDescription,
+    JobList,
+    JobService,
+    ListedJob,
+)
 from model_delivery.jobs.status import StatusTable
 
 # SageMaker begins the reason of a failure that the caller caused with this.
@@ -46,6 +54,30 @@ class CompilationJobHook(AwsBaseHook):
         self.client.stop_compilation_job(CompilationJobName=name)
 
 
+class CompilationJobList(JobList):
+    """ListCompilationJobs of what was modified since: one page however many jobs wait."""
+
+    takes_watermark = True
+
+    def call(self, scope: str, modified_after: datetime | None) -> Call:
+        """ListCompilationJobs; a creation time never changes, so pages in its order stay put."""
+        order = "Descending" if modified_after is None else "Ascending"
+        parameters = {"MaxResults": 100, "SortBy": "CreationTime", "SortOrder": order}
+        since = {"LastModifiedTimeAfter": modified_after} if modified_after else {}
+        return Call("list_compilation_jobs", {**parameters, **since})
+
+    def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
+        """Name, status and last change of each job."""
+        return [
+            ListedJob(
+                key=each["CompilationJobName"],
+                status=each["CompilationJobStatus"],
+                modified=each.get("LastModifiedTime") or each["CreationTime"],
+            )
+            for each in response["CompilationJobSummaries"]
+        ]
+
+
 class CompilationJobs(JobService):
     """Compilation jobs for the lifecycle: the name identifies a job."""
 
@@ -53,12 +85,14 @@ class CompilationJobs(JobService):
     noun = "compilation job"
     name_parameter = "CompilationJobName"
     taken_codes = frozenset({"ResourceInUse"})
+    job_list = CompilationJobList()
     statuses = StatusTable(
         service="SageMaker",
         running=("STARTING", "INPROGRESS", "STOPPING"),
         succeeded=("COMPLETED",),
         failed=("FAILED",),
         stopped=("STOPPED",),
+        stopping=("STOPPING",),
     )
 
     def submit_call(self, request: Mapping[str, Any]) -> Call:

@@ -5,13 +5,21 @@ ListEffectiveDeployments, CancelDeployment); Open Inference Protocol v2, REST.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook
 
 from model_delivery.exceptions import EdgeError
-from model_delivery.jobs.service import Call, Handle, JobDescription, JobService
+from model_delivery.jobs.service import (
+    Call,
+    Handle,
+    JobDescription,
+    JobList,
+    JobService,
+    ListedJob,
+)
 from model_delivery.jobs.status import JobState, StatusTable
 
 if TYPE_CHECKING:
@@ -26,6 +34,31 @@ class GreengrassV2Hook(AwsBaseHook):
         super().__init__(*args, **kwargs)
 
 
+class EffectiveDeployments(JobList):
+    """ListEffectiveDeployments of one core device: how far each deployment got there."""
+
+    # Whether the deployment was cancelled or replaced is not in this list.
+    tells_the_end = False
+    reads_per_description = 5
+    token_parameter = "nextToken"
+
+    def scope(self, handle: Handle) -> str:
+        """Return the device."""
+        return handle["thing"]
+
+    def call(self, scope: str, modified_after: datetime | None) -> Call:
+        """ListEffectiveDeployments."""
+        parameters = {"coreDeviceThingName": scope, "maxResults": 100}
+        return Call("list_effective_deployments", parameters)
+
+    def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
+        """Deployment id and the device's word on it."""
+        return [
+            ListedJob(each["deploymentId"], each["coreDeviceExecutionStatus"])
+            for each in response["effectiveDeployments"]
+        ]
+
+
 class Deployments(JobService):
     """Deployments to one core device, for the lifecycle.
 
@@ -36,6 +69,7 @@ class Deployments(JobService):
     hook_path = "model_delivery.hooks.edge.GreengrassV2Hook"
     noun = "deployment"
     name_parameter = "deploymentName"
+    job_list = EffectiveDeployments()
     statuses = StatusTable(
         service="Greengrass",
         running=("ACTIVE", "QUEUED", "IN_PROGRESS"),
@@ -43,6 +77,10 @@ class Deployments(JobService):
         failed=("FAILED", "TIMED_OUT", "REJECTED"),
         stopped=("CANCELED", "INACTIVE"),
     )
+
+    def key(self, handle: Handle) -> str:
+        """Return the deployment id: names repeat."""
+        return handle["id"]
 
     def submit_call(self, request: Mapping[str, Any]) -> Call:
         """CreateDeployment."""

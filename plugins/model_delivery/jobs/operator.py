@@ -16,7 +16,7 @@ from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.submission import Submission
-from model_delivery.jobs.trigger import JobTrigger
+from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
 from model_delivery.links.job import JOB_LINK_KEY, JobLink
 
 JOB_KEY = "job"
@@ -31,7 +31,11 @@ class JobOperator(AwsConnected, BaseOperator):
     :param wait_for_completion: wait for the job to end. (default: True)
     :param deferrable: wait in the triggerer instead of a worker slot.
         (default: Airflow's `operators.default_deferrable`)
-    :param poll_interval: time between two looks at the service, in seconds. (default: 2)
+    :param poll_interval: shortest time between two looks at the service, in seconds. (default: 2)
+    :param max_poll_interval: longest time between two looks while deferred, in seconds: a job that
+        has run for long is looked at more rarely. (default: 30)
+    :param outage_timeout: how long the service may give no usable answer while deferred before the
+        wait fails, in seconds; the job goes on and a retry finds it again. (default: 900)
     :param job_timeout: time the job may take, in seconds; None leaves it to the service's own
         limit. A job that takes longer is stopped and the task fails. (default: None)
     """
@@ -42,6 +46,8 @@ class JobOperator(AwsConnected, BaseOperator):
         wait_for_completion: bool = True,
         deferrable: bool | None = None,
         poll_interval: float = 2.0,
+        max_poll_interval: float = LONGEST_POLL_INTERVAL,
+        outage_timeout: float = OUTAGE_SECONDS,
         job_timeout: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -51,6 +57,8 @@ class JobOperator(AwsConnected, BaseOperator):
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
         self.poll_interval = poll_interval
+        self.max_poll_interval = max_poll_interval
+        self.outage_timeout = outage_timeout
         self.job_timeout = job_timeout
         self._handle: Handle | None = None
 
@@ -124,6 +132,8 @@ class JobOperator(AwsConnected, BaseOperator):
             service=f"{service.__module__}.{service.__qualname__}",
             handle=handle,
             poll_interval=self.poll_interval,
+            max_poll_interval=self.max_poll_interval,
+            outage_timeout=self.outage_timeout,
             **self.connection_settings,
         )
 

@@ -14,7 +14,7 @@ from model_delivery.exceptions import DeliveryError, JobFailedError, JobRefusedE
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
-from model_delivery.jobs.trigger import JobTrigger
+from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
 
 
 class JobSensor(AwsConnected, BaseSensorOperator):
@@ -22,10 +22,23 @@ class JobSensor(AwsConnected, BaseSensorOperator):
 
     :param deferrable: wait in the triggerer instead of a worker slot.
         (default: Airflow's `operators.default_deferrable`)
+    :param max_poll_interval: longest time between two looks while deferred, in seconds: a job that
+        has run for long is looked at more rarely; `poke_interval` is the shortest. (default: 30)
+    :param outage_timeout: how long the service may give no usable answer while deferred before the
+        wait fails, in seconds. (default: 900)
     """
 
-    def __init__(self, *, deferrable: bool | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        deferrable: bool | None = None,
+        max_poll_interval: float = LONGEST_POLL_INTERVAL,
+        outage_timeout: float = OUTAGE_SECONDS,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.max_poll_interval = max_poll_interval
+        self.outage_timeout = outage_timeout
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
@@ -68,6 +81,8 @@ class JobSensor(AwsConnected, BaseSensorOperator):
             service=f"{service.__module__}.{service.__qualname__}",
             handle=self.handle(),
             poll_interval=float(self.poke_interval),
+            max_poll_interval=self.max_poll_interval,
+            outage_timeout=self.outage_timeout,
             **self.connection_settings,
         )
 

@@ -8,6 +8,7 @@ twin.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar
 
 from model_delivery.jobs.status import JobState, StatusTable
@@ -39,6 +40,54 @@ class JobDescription:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ListedJob:
+    """A job as a list shows it.
+
+    :param key: what `JobService.key` says of its handle.
+    :param modified: the service's own time of its last change, where the list takes a watermark.
+    """
+
+    key: str
+    status: str
+    modified: datetime | None = None
+
+
+class JobList(ABC):
+    """A list operation that tells of many jobs in one answer; the jobs of one scope share a read.
+
+    A list may lie (a job missing, a stale entry), so each waiting job is also described by itself
+    now and then.
+    """
+
+    # The list filters by "modified after": a read is of what changed, not of everything.
+    takes_watermark: ClassVar[bool] = False
+    # A terminal status in the list is the job's end; otherwise its own description decides.
+    tells_the_end: ClassVar[bool] = True
+    # How many reads of the list may pass until a job is described by itself.
+    reads_per_description: ClassVar[int] = 300
+    token_parameter: ClassVar[str] = "NextToken"
+
+    def scope(self, handle: Handle) -> str:
+        """Return what one read of the list is limited to; empty for all jobs of the account."""
+        return ""
+
+    @abstractmethod
+    def call(self, scope: str, modified_after: datetime | None) -> Call:
+        """Return the call for the first page.
+
+        :param modified_after: the watermark; None asks for all, newest first.
+        """
+
+    @abstractmethod
+    def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
+        """Read one page."""
+
+    def next_token(self, response: Mapping[str, Any]) -> str | None:
+        """Return the token of the next page, or None after the last."""
+        return response.get(self.token_parameter) or None
+
+
 class JobService(ABC):
     """One kind of external job. Subclasses are stateless."""
 
@@ -48,9 +97,15 @@ class JobService(ABC):
     name_parameter: ClassVar[str]
     # Error codes by which the service says that a name is taken, and that something is unknown.
     taken_codes: ClassVar[frozenset[str]] = frozenset()
+    # How a triggerer learns of many jobs at once; None where it describes each in turn.
+    job_list: ClassVar[JobList | None] = None
     missing_codes: ClassVar[frozenset[str]] = frozenset(
         {"ResourceNotFound", "ResourceNotFoundException"}
     )
+
+    def key(self, handle: Handle) -> str:
+        """Return what tells a job from all others of its service, as its list does."""
+        return handle["name"]
 
     @abstractmethod
     def submit_call(self, request: Mapping[str, Any]) -> Call:
