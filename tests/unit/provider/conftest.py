@@ -1,6 +1,6 @@
 """Small services that keep their jobs in memory, spoken to through the provider's own clients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -72,9 +72,21 @@ class Greengrass:
         self.worker.creating(lambda: self.jobs.update({deployment_id: job}))
         return {"deploymentId": deployment_id}
 
-    def list_deployments(self, **filters: Any) -> dict[str, Any]:
-        target = filters["targetArn"]
-        return {"deployments": [job for job in self.jobs.values() if job["targetArn"] == target]}
+    def get_paginator(self, operation: str) -> Any:
+        assert operation == "list_deployments"
+        return SimpleNamespace(paginate=self._pages)
+
+    def _pages(self, **filters: Any) -> Iterator[dict[str, Any]]:
+        """One deployment a page: what is looked for may stand on any of them."""
+        for job in self.jobs.values():
+            if job["targetArn"] == filters["targetArn"]:
+                yield {"deployments": [job]}
+
+    def get_deployment(self, deploymentId: str) -> dict[str, Any]:
+        return self.jobs[deploymentId]
+
+    def list_effective_deployments(self, **_filters: Any) -> dict[str, Any]:
+        return {"effectiveDeployments": []}
 
 
 class StateStore:
