@@ -95,12 +95,13 @@ class StateStore:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.sets_until_kill: int | None = None
+        self.kill_at_handle = False
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.values.get(key, default)
 
     def set(self, key: str, value: Any) -> None:
-        if self.sets_until_kill == 0:
+        if self.sets_until_kill == 0 or (self.kill_at_handle and value["handle"]):
             raise KilledError
         if self.sets_until_kill is not None:
             self.sets_until_kill -= 1
@@ -114,6 +115,13 @@ def make_task_instance(**changes: Any) -> Any:
         "map_index": -1, "try_number": 1, "max_tries": 2, "task": SimpleNamespace(retries=2),
     }  # fmt: skip
     return SimpleNamespace(**{**facts, **changes})
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once: the services of these tests are quick to forgive."""
+    for module in ("client", "submission"):
+        monkeypatch.setattr(f"model_delivery.jobs.{module}.backoff", lambda failures: 0.0)
 
 
 @pytest.fixture
