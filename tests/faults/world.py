@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +90,7 @@ class World:
         names = [job["CompilationJobName"] for page in pages
                  for job in page["CompilationJobSummaries"]]  # fmt: skip
         jobs = [self.sagemaker.describe_compilation_job(CompilationJobName=n) for n in names]
-        return [job for job in jobs if model is None or _model(job) == model]
+        return [job for job in jobs if model is None or model_of(job) == model]
 
     def jobs(self, run: tuple[str, str], model: str) -> list[dict[str, Any]]:
         """Return the jobs of one run, of either service, with their status."""
@@ -116,7 +115,8 @@ class World:
             part.start()
 
 
-def _model(job: dict[str, Any]) -> str:
+def model_of(job: dict[str, Any]) -> str:
+    """Return the model that a compilation job's run was started with."""
     return str(job["OutputConfig"]["S3OutputLocation"]).rpartition("/")[2]
 
 
@@ -175,20 +175,3 @@ def _prepare(made: World) -> None:
     )
     made.rest = AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password)
     made.rest.wait_for_dag("timeout_deferred")
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the live processes below one."""
-    found = [pid]
-    for parent in found:
-        try:
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        except OSError:
-            continue
-        found += [int(child) for child in children]
-    return found[1:]
-
-
-def kill(pid: int) -> None:
-    """SIGKILL one process."""
-    os.kill(pid, signal.SIGKILL)

@@ -41,7 +41,7 @@ def faulty() -> Iterator[World]:
 
 @pytest.fixture
 def calm(faulty: World) -> Iterator[World]:
-    """The world with proxies that do nothing, before and after each test."""
+    """Return the world with proxies that do nothing, before and after each test."""
     yield faulty
     faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = lambda exchange: None
 
@@ -174,7 +174,7 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(calm: World, kind: str) -
     for (mode, action), run in cases.items():
         name = f"user {kind} {mode} {action}"
         count = 2 if action == "clear" else 1
-        calm.until(lambda run=run, name=name: len(calm.jobs(run, name)) == count)
+        calm.until(lambda run=run, name=name, count=count: len(calm.jobs(run, name)) == count)
         calm.until(lambda run=run, name=name: calm.jobs(run, name)[0]["status"] == "STOPPED")
         first = calm.jobs(run, name)[0]
         assert first.get("stops", 1) == 1, (mode, action)

@@ -193,11 +193,19 @@ class Attempt:
         for earlier in self.submission.superseded():
             try:
                 handle = earlier.abandoned()
-                if handle and self._client.stop(handle) is Stop.ASKED:
+                if handle and self._stop_if_running(handle):
                     self._log.info("Asked to stop %s: the task was cleared", job_id(handle))
                 earlier.end(Outcome.DONE)
             except (DeliveryError, DeliveryRefusedError) as error:
                 self._log.warning("A job of before the clear may still be running: %s", error)
+
+    def _stop_if_running(self, handle: Handle) -> bool:
+        try:
+            if self._client.describe(handle).state.terminal:
+                return False  # as a rule, the kill of the cleared try has stopped it
+        except JobMissingError:
+            return False
+        return self._client.stop(handle) is Stop.ASKED
 
     @property
     def label(self) -> str:

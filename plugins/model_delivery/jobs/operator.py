@@ -18,12 +18,16 @@ from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.submission import Submission
 from model_delivery.jobs.trigger import JobTrigger
+from model_delivery.lineage import ReportsLineage
 from model_delivery.links.job import JOB_LINK_KEY, JobLink
 
 JOB_KEY = "job"
+# A user ended the task while it submitted. Airflow learns at the next heartbeat, and of a task that
+# defers before that it refuses the deferral without a word to the operator.
+USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
 
 
-class JobOperator(AwsConnected, BaseOperator):
+class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
     """Submits one external job and, unless told otherwise, waits for it.
 
     The job's identity is pushed to XCom under `job` right after the submission, so that links,
@@ -103,8 +107,9 @@ class JobOperator(AwsConnected, BaseOperator):
             context["ti"].xcom_push(key=JOB_KEY, value=dict(self.identity(handle)))
             context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page_url(handle))
             if self.wait_for_completion:
-                return self._wait(attempt, description)
+                return self._wait(context, attempt, description)
             attempt.submission.end(Outcome.DONE)
+            self._ended = description
             return dict(self.result(description))
 
     def _begin(self, context: Context) -> Attempt:
@@ -121,11 +126,18 @@ class JobOperator(AwsConnected, BaseOperator):
         return self._attempt
 
     def _wait(
-        self, attempt: Attempt, description: JobDescription, *, deferrable: bool | None = None
+        self,
+        context: Context,
+        attempt: Attempt,
+        description: JobDescription,
+        *,
+        deferrable: bool | None = None,
     ) -> Any:
         """Wait for the job in the triggerer or here, and read how it ended."""
         deferrable = self.deferrable if deferrable is None else deferrable
         if description.state is JobState.RUNNING and deferrable and not attempt.killed:
+            if (state := task_state(context["ti"])) in USER_ENDED:
+                attempt.fail(f"the task is {state} already")
             self.defer(
                 trigger=self.trigger(description.handle),
                 method_name="execute_complete",
@@ -135,6 +147,13 @@ class JobOperator(AwsConnected, BaseOperator):
         attempt.settle(description)
         self._ended = description
         return dict(self.result(description))
+
+    @property
+    def ended(self) -> JobDescription:
+        """The job as it ended, once the task waited for it."""
+        if self._ended is None:
+            raise DeliveryError("the task has not waited for its job to end")
+        return self._ended
 
     @property
     def _longest_wait(self) -> timedelta | None:
@@ -169,7 +188,7 @@ class JobOperator(AwsConnected, BaseOperator):
             description = attempt.describe()
             if error and description.state is JobState.RUNNING:
                 self.log.warning("The triggerer could not wait (%s): waiting here", error)
-            return self._wait(attempt, description, deferrable=False if error else None)
+            return self._wait(context, attempt, description, deferrable=False if error else None)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -191,9 +210,17 @@ class JobOperator(AwsConnected, BaseOperator):
             description = attempt.describe()
             if description.state is JobState.RUNNING:
                 attempt.fail(f"the wait took over {self._longest_wait}")
-            return self._wait(attempt, description)
+            return self._wait(context, attempt, description)
 
     def on_kill(self) -> None:
         """Stop the job when the task is killed in the worker, or runs out of time there."""
         if self._attempt is not None:
             self._attempt.kill()
+
+
+def task_state(ti: Any) -> str | None:
+    """Return the state that Airflow's database has of a task that is running here."""
+    states = ti.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+    )
+    return next(iter(states.get(ti.run_id, {}).values()), None)
