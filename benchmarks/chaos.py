@@ -29,11 +29,13 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import Measure, write
+from stack.rest import AirflowRefusedError
 from tests.faults.killer import (
     CREATES,
     DEFERRED_STEPS,
@@ -155,7 +157,18 @@ class Chaos:
 
     def _start(self, plan: Plan) -> None:
         conf = {"model": f"{plan.model}!", "seconds": plan.seconds, "outcome": plan.outcome}
-        self._running[self.world.start(plan.dag_id, **conf)] = (plan, time.monotonic())
+        body = {"logical_date": None, "dag_run_id": plan.model, "conf": conf}
+        rest = self.world.rest
+
+        def start() -> None:
+            try:
+                rest.post(f"/dags/{plan.dag_id}/dagRuns", body)
+            except AirflowRefusedError as error:
+                if " 409 " not in str(error):  # the answer to the first go was an error
+                    raise
+
+        _patiently(start)
+        self._running[plan.dag_id, plan.model] = (plan, time.monotonic())
 
     def _kill_part(self) -> None:
         part = self._rng.choice(PARTS)
@@ -171,7 +184,7 @@ class Chaos:
 
     def _look(self, run: tuple[str, str]) -> None:
         plan, started = self._running[run]
-        state = self.world.rest.run(*run)["state"]
+        state = _patiently(lambda: self.world.rest.run(*run)["state"])
         if state in {"success", "failed"} or time.monotonic() - started > RUN_SECONDS:
             del self._running[run]
             self.verdicts.append(self._judge(run, plan, state))
@@ -179,26 +192,15 @@ class Chaos:
             sys.stderr.write(f"{done}: {plan} {state} {self.verdicts[-1].lost}\n")
 
     def _judge(self, run: tuple[str, str], plan: Plan, state: str) -> Verdict:
-        jobs = self._jobs(run, plan)
-        task = self.world.task(run)
-        result = self.world.rest.xcom(task) or {}
+        jobs = _patiently(lambda: self.world.jobs(run, f"{plan.model}!"))
+        task = _patiently(lambda: self.world.task(run))
+        result = _patiently(lambda: self.world.rest.xcom(task)) or {}
         named = [job for job in jobs if result.get("job_id") == job.get("jobId")
                  and result.get("job_name") == job.get("CompilationJobName")]  # fmt: skip
-        lost = (
-            "" if state == "success" and named else f"{state}, {result}, try {task['try_number']}"
-        )
+        good = state == "success" and len(named) == 1
+        lost = "" if good else f"{state}, {result}, try {task['try_number']}"
         running = [job for job in jobs if job["status"] in {"RUNNING", "STARTING", "INPROGRESS"}]
         return Verdict(plan, max(0, len(jobs) - plan.due), len(running), lost)
-
-    def _jobs(self, run: tuple[str, str], plan: Plan) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + 60
-        while True:  # the service may just have been killed
-            try:
-                return self.world.jobs(run, f"{plan.model}!")
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1)
 
     def recounted(self) -> list[Verdict]:
         """Return the verdicts with the jobs counted once more: a create may have come late."""
@@ -214,6 +216,18 @@ class Chaos:
     def process_kills(self) -> Counter[str]:
         """SIGKILLs of task processes, by step."""
         return Counter(step for life in self.killer.lives.values() for step in life.kills)
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Ask until there is an answer: what is asked may just have been killed, or be busy."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return ask()
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def main() -> Path:

@@ -102,13 +102,16 @@ class NamelessHook(BaseHook):
         super().__init__()
         self.aws_conn_id = aws_conn_id
 
-    @property
-    def conn(self) -> Client:
+    def connect(self) -> Any:
         import httpx
 
+        connection = self.get_connection(str(self.aws_conn_id))
+        return httpx.Client(base_url=_url(connection), timeout=60)
+
+    @property
+    def conn(self) -> Client:
         if not hasattr(self, "_client"):
-            connection = self.get_connection(str(self.aws_conn_id))
-            self._client = Client(httpx.Client(base_url=_url(connection), timeout=60))
+            self._client = Client(self.connect())
         return self._client
 
     async def get_async_conn(self) -> AsyncClient:
