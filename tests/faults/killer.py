@@ -47,7 +47,7 @@ class Killer:
     def __call__(self, exchange: Exchange) -> Effect | None:
         """Kill the caller if this is where its plan says so."""
         with self._lock:
-            model = self._model(exchange)
+            model = self.model_of(exchange)
             if model is None or not self.is_task(exchange.pid):
                 return None
             life = self.lives.setdefault(model, Life())
@@ -58,7 +58,8 @@ class Killer:
         kill(exchange.pid)
         return Effect(reset=True)
 
-    def _model(self, exchange: Exchange) -> str | None:
+    def model_of(self, exchange: Exchange) -> str | None:
+        """Return the model of the run that a call belongs to, where it is one of the plans'."""
         if exchange.operation in CREATES:
             return next((model for model in self.plans if contains(exchange, f"{model}!")), None)
         for model, life in self.lives.items():

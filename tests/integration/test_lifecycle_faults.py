@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,84 +40,162 @@ def faulty() -> Iterator[World]:
         yield made
 
 
-@pytest.fixture
-def calm(faulty: World) -> Iterator[World]:
-    """Return the world with proxies that do nothing, before and after each test."""
-    yield faulty
-    faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = lambda exchange: None
+@dataclass
+class Case:
+    """One run of those that need no part of the stack but their own task's process."""
+
+    dag: str
+    conf: dict[str, Any]
+    kills: list[str] = field(default_factory=list)
+    trouble: str = ""
 
 
-def model(text: str) -> str:
-    return re.sub(r"\W+", "-", text) + "!"
+MODES = ("worker", "deferred")
+TROUBLES = {
+    "throttling": Effect(answer=refusal(400, "ThrottlingException")),
+    "server errors": Effect(answer=refusal(500, "InternalFailure")),
+    "resets": Effect(reset=True),
+    "stalls": Effect(seconds=30, reset=True),
+}
+TROUBLE_SECONDS = 12.0
+TROUBLED = [
+    (kind, f"{service}_{mode}")
+    for kind in TROUBLES
+    for service in ("compile", "nameless")
+    for mode in MODES
+]
+CASES = {
+    **{f"{dag} {step}": Case(dag, {"seconds": 3}, [step]) for dag, step in KILLS},
+    **{f"{kind} {dag}": Case(dag, {}, trouble=kind) for kind, dag in TROUBLED},
+    **{f"first {mode}": Case(f"nameless_{mode}", {"outcome": "FAILED_FIRST"}) for mode in MODES},
+    **{f"time {mode}": Case(f"timeout_{mode}", {"seconds": 600}) for mode in MODES},
+    "noted": Case("nameless_worker", {"outcome": "FAILED_FIRST"}, [FAILED]),
+    "changed": Case("nameless_worker", {"seconds": "{{ 600 + ti.try_number }}"}, [WORKER_STEPS[2]]),
+}
 
 
-def killer(world: World, plans: dict[str, list[str]]) -> Killer:
-    triggerer = world.stack.processes["triggerer"]
-    made = Killer(plans, outside_session(lambda: triggerer.pid))
-    world.cloud_proxy.rule = world.nameless_proxy.rule = made
-    return made
+def model(name: str) -> str:
+    return re.sub(r"\W+", "-", name) + "!"
+
+
+class Rule:
+    """Kills each run where its case says so, and spoils the calls of those that have trouble."""
+
+    def __init__(self, faulty: World) -> None:
+        triggerer = faulty.stack.processes["triggerer"]
+        plans = {model(name)[:-1]: case.kills for name, case in CASES.items()}
+        self.killer = Killer(plans, outside_session(lambda: triggerer.pid))
+        self._troubles = {model(name)[:-1]: case.trouble for name, case in CASES.items()}
+        self._until: dict[str, float] = {}
+
+    def __call__(self, exchange: Exchange) -> Effect | None:
+        effect = self.killer(exchange)
+        name = self.killer.model_of(exchange)
+        kind = self._troubles.get(name or "")
+        if effect or not kind or not name or exchange.moment == "after":
+            return effect
+        until = self._until.setdefault(name, time.monotonic() + TROUBLE_SECONDS)
+        return TROUBLES[kind] if time.monotonic() < until else None
+
+
+@dataclass
+class Ended:
+    """A run of the batch that is over: its task, the jobs it made, its kills, its log."""
+
+    task: dict[str, Any]
+    jobs: list[dict[str, Any]]
+    kills: list[str]
+    log: str
+
+    @property
+    def statuses(self) -> list[str]:
+        return [job["status"] for job in self.jobs]
 
 
 @pytest.fixture(scope="module")
-def killed(faulty: World) -> dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Each kill of a task's process, all in runs at the same time: the task and its jobs."""
-    plans = {model(f"{dag} {step}")[:-1]: [step] for dag, step in KILLS}
-    made = killer(faulty, plans)
+def batch(faulty: World) -> dict[str, Ended]:
+    """Every case, all of them at the same time."""
+    rule = Rule(faulty)
+    faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = rule
     runs = {
-        (dag, step): faulty.start(dag, model=model(f"{dag} {step}"), seconds=3)
-        for dag, step in KILLS
+        name: faulty.start(case.dag, **case.conf, model=model(name)) for name, case in CASES.items()
     }
-    ends = {}
-    for case, run in runs.items():
-        task = faulty.finish(run)
-        ends[case] = (task, faulty.jobs(run, model(" ".join(case))))
-    assert {key: life.kills for key, life in made.lives.items()} == plans
+    ended = {}
+    for name, run in runs.items():
+        task = faulty.finish(run, 200)
+        kills = rule.killer.lives[model(name)[:-1]].kills
+        ended[name] = Ended(task, faulty.jobs(run, model(name)), kills, faulty.log(run))
     faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = lambda exchange: None
-    return ends
+    return ended
 
 
 @pytest.mark.parametrize(("dag", "step"), KILLS, ids=[" ".join(case) for case in KILLS])
 def test_a_task_killed_at_any_step_makes_one_job_and_gets_its_result(
-    killed: dict[tuple[str, str], Any], dag: str, step: str
+    batch: dict[str, Ended], dag: str, step: str
 ) -> None:
-    task, jobs = killed[dag, step]
-    assert (task["state"], task["try_number"]) == ("success", 2)
-    assert [job["status"] in ENDED for job in jobs] == [True]
+    run = batch[f"{dag} {step}"]
+    assert run.kills == [step]
+    assert (run.task["state"], run.task["try_number"]) == ("success", 2)
+    assert [status in ENDED for status in run.statuses] == [True]
 
 
-def test_a_kill_before_a_failure_is_noted_costs_no_further_try(calm: World) -> None:
-    made = killer(calm, {"noted": [FAILED]})
-    run = calm.start("nameless_worker", model="noted!", outcome="FAILED_FIRST", seconds=2)
-    task = calm.finish(run)
-    assert made.lives["noted"].kills == [FAILED]
-    assert (task["state"], task["try_number"]) == ("success", 2)
-    assert [job["status"] for job in calm.nameless_jobs("noted!")] == ["FAILED", "SUCCEEDED"]
+@pytest.mark.parametrize(("kind", "dag"), TROUBLED, ids=[" ".join(case) for case in TROUBLED])
+def test_a_service_in_trouble_is_waited_out(batch: dict[str, Ended], kind: str, dag: str) -> None:
+    run = batch[f"{kind} {dag}"]
+    assert (run.task["state"], run.task["try_number"]) == ("success", 1)
+    assert [status in ENDED for status in run.statuses] == [True]
 
 
-def test_a_failed_job_is_followed_by_one_new_job(calm: World) -> None:
-    runs = {
-        mode: calm.start(f"nameless_{mode}", model=f"first {mode}", outcome="FAILED_FIRST")
-        for mode in ("worker", "deferred")
-    }
-    for mode, run in runs.items():
-        assert calm.finish(run)["state"] == "success"
-        statuses = [job["status"] for job in calm.nameless_jobs(f"first {mode}")]
-        assert statuses == ["FAILED", "SUCCEEDED"]
+def test_a_kill_before_a_failure_is_noted_costs_no_further_try(batch: dict[str, Ended]) -> None:
+    run = batch["noted"]
+    assert run.kills == [FAILED]
+    assert (run.task["state"], run.task["try_number"]) == ("success", 2)
+    assert run.statuses == ["FAILED", "SUCCEEDED"]
 
 
-def test_waiting_or_not_is_the_same_in_worker_and_triggerer(calm: World) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_a_failed_job_is_followed_by_one_new_job(batch: dict[str, Ended], mode: str) -> None:
+    run = batch[f"first {mode}"]
+    assert run.task["state"] == "success"
+    assert run.statuses == ["FAILED", "SUCCEEDED"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_task_out_of_time_stops_its_job_once_and_says_so(
+    batch: dict[str, Ended], mode: str
+) -> None:
+    run = batch[f"time {mode}"]
+    assert run.task["state"] == "failed"
+    (job,) = run.jobs
+    assert (job["status"], job["stops"]) == ("STOPPED", 1)
+    assert f"Asked to stop nameless job {job['jobId']}" in run.log
+
+
+def test_a_changed_request_fails_the_retry_and_leaves_no_job(batch: dict[str, Ended]) -> None:
+    run = batch["changed"]
+    assert run.task["state"] == "failed"
+    (job,) = run.jobs
+    assert (job["status"], job["stops"]) == ("STOPPED", 1)
+    assert "seconds: ours 602.0, theirs 601.0" in run.log
+
+
+def test_waiting_or_not_is_the_same_in_worker_and_triggerer(faulty: World) -> None:
     modes = ("worker_and_go", "deferred_and_go", "worker", "deferred")
-    runs = {mode: calm.start(f"nameless_{mode}", model=f"wait {mode}", seconds=4) for mode in modes}
+    runs = {
+        mode: faulty.start(f"nameless_{mode}", model=f"wait {mode}", seconds=4) for mode in modes
+    }
     seen: dict[str, set[str]] = {mode: set() for mode in modes}
-    while any(calm.rest.run(*run)["state"] not in {"success", "failed"} for run in runs.values()):
+    while any(faulty.rest.run(*run)["state"] not in {"success", "failed"} for run in runs.values()):
         for mode, run in runs.items():
-            seen[mode].add(calm.task(run)["state"])
+            seen[mode].add(faulty.task(run)["state"])
         time.sleep(0.1)
     for mode, run in runs.items():
         waited = not mode.endswith("go")
-        assert calm.rest.xcom(calm.task(run))["status"] == ("SUCCEEDED" if waited else "RUNNING")
-        (job,) = calm.nameless_jobs(f"wait {mode}")
-        assert calm.rest.xcom(calm.task(run), "job") == {"job_id": job["jobId"]}
+        assert faulty.rest.xcom(faulty.task(run))["status"] == (
+            "SUCCEEDED" if waited else "RUNNING"
+        )
+        (job,) = faulty.nameless_jobs(f"wait {mode}")
+        assert faulty.rest.xcom(faulty.task(run), "job") == {"job_id": job["jobId"]}
         assert ("deferred" in seen[mode]) is (mode == "deferred")
         assert job["stops"] == 0
 
@@ -126,20 +205,20 @@ def nameless_job(world: World, name: str, **facts: Any) -> str:
     return str(httpx.post(f"{world.nameless_url}/jobs", json=body).json()["jobId"])
 
 
-def test_a_sensor_waits_in_each_of_its_modes_and_stops_nothing(calm: World) -> None:
+def test_a_sensor_waits_in_each_of_its_modes_and_stops_nothing(faulty: World) -> None:
     modes = ("poke", "reschedule", "deferred")
-    good = {mode: nameless_job(calm, f"sensed {mode}") for mode in modes}
-    bad = {mode: nameless_job(calm, f"bad {mode}", outcome="REFUSED") for mode in modes}
-    runs = [(good[mode], calm.start(f"sensor_{mode}", job=good[mode])) for mode in modes]
-    failing = [(bad[mode], calm.start(f"sensor_{mode}", job=bad[mode])) for mode in modes]
+    good = {mode: nameless_job(faulty, f"sensed {mode}") for mode in modes}
+    bad = {mode: nameless_job(faulty, f"bad {mode}", outcome="REFUSED") for mode in modes}
+    runs = [(good[mode], faulty.start(f"sensor_{mode}", job=good[mode])) for mode in modes]
+    failing = [(bad[mode], faulty.start(f"sensor_{mode}", job=bad[mode])) for mode in modes]
     for job, run in runs:
-        task = calm.finish(run)
+        task = faulty.finish(run)
         assert task["state"] == "success"
-        assert calm.rest.xcom(task) == {"version": 1, "job_id": job, "status": "SUCCEEDED"}
+        assert faulty.rest.xcom(task) == {"version": 1, "job_id": job, "status": "SUCCEEDED"}
     for job, run in failing:
-        assert calm.finish(run)["state"] == "failed"
-        assert f"nameless job {job} ended REFUSED" in calm.log(run)
-    jobs = [*calm.nameless_jobs(), *calm.nameless_jobs()]
+        assert faulty.finish(run)["state"] == "failed"
+        assert f"nameless job {job} ended REFUSED" in faulty.log(run)
+    jobs = [*faulty.nameless_jobs(), *faulty.nameless_jobs()]
     assert {job["stops"] for job in jobs if job["jobId"] in {*good.values(), *bad.values()}} == {0}
 
 
@@ -156,113 +235,68 @@ def set_state(world: World, run: Run, action: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nameless", "compile"])
-def test_what_a_user_ends_or_clears_stops_its_job_once(calm: World, kind: str) -> None:
+def test_what_a_user_ends_or_clears_stops_its_job_once(faulty: World, kind: str) -> None:
     if kind == "compile":
         # A job that waits for a worker can be stopped for as long as the test needs.
-        calm.stack.processes["localcloud worker"].stop()
+        faulty.stack.processes["localcloud worker"].stop()
     cases = {
-        (mode, action): calm.start(
+        (mode, action): faulty.start(
             f"{kind}_{mode}", model=f"user {kind} {mode} {action}", seconds=600
         )
         for mode in ("worker", "deferred")
         for action in ("fail", "clear")
     }
     for (mode, action), run in cases.items():
-        calm.until(lambda run=run: calm.rest.xcom(calm.task(run), "job"))
-        calm.until_state(run, "running" if mode == "worker" else "deferred")
-        set_state(calm, run, action)
+        faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
+        faulty.until_state(run, "running" if mode == "worker" else "deferred")
+        set_state(faulty, run, action)
     for (mode, action), run in cases.items():
         name = f"user {kind} {mode} {action}"
         count = 2 if action == "clear" else 1
-        calm.until(lambda run=run, name=name, count=count: len(calm.jobs(run, name)) == count)
-        calm.until(lambda run=run, name=name: calm.jobs(run, name)[0]["status"] == "STOPPED")
-        first = calm.jobs(run, name)[0]
+        faulty.until(lambda run=run, name=name, count=count: len(faulty.jobs(run, name)) == count)
+        faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[0]["status"] == "STOPPED")
+        first = faulty.jobs(run, name)[0]
         assert first.get("stops", 1) == 1, (mode, action)
     for (mode, action), run in cases.items():
         if action == "clear":
             if mode == "deferred":
-                calm.until(lambda run=run: calm.task(run)["state"] == "deferred")
-                calm.until(lambda run=run: "starting" in calm.log(run))
-            set_state(calm, run, "fail")
+                faulty.until(lambda run=run: faulty.task(run)["state"] == "deferred")
+                faulty.until(lambda run=run: "starting" in faulty.log(run))
+            set_state(faulty, run, "fail")
     for (mode, action), run in cases.items():
         name = f"user {kind} {mode} {action}"
-        calm.until(lambda run=run, name=name: calm.jobs(run, name)[-1]["status"] == "STOPPED")
-    assert "Asked to stop" in calm.log(cases["worker", "fail"])
-    assert "Asked to stop" in calm.log(cases["deferred", "fail"])
+        faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[-1]["status"] == "STOPPED")
+    assert "Asked to stop" in faulty.log(cases["worker", "fail"])
+    assert "Asked to stop" in faulty.log(cases["deferred", "fail"])
     if kind == "compile":
-        calm.stack.processes["localcloud worker"].start()
+        faulty.stack.processes["localcloud worker"].start()
 
 
-@pytest.mark.parametrize("mode", ["worker", "deferred"])
-def test_a_task_out_of_time_stops_its_job_once_and_says_so(calm: World, mode: str) -> None:
-    run = calm.start(f"timeout_{mode}", model=f"time {mode}", seconds=600)
-    assert calm.finish(run)["state"] == "failed"
-    (job,) = calm.nameless_jobs(f"time {mode}")
-    assert (job["status"], job["stops"]) == ("STOPPED", 1)
-    assert f"Asked to stop nameless job {job['jobId']}" in calm.log(run)
-
-
-def test_a_changed_request_fails_the_retry_and_leaves_no_job(calm: World) -> None:
-    made = killer(calm, {"changed": [WORKER_STEPS[2]]})
-    run = calm.start("nameless_worker", model="changed!", seconds="{{ 600 + ti.try_number }}")
-    assert calm.finish(run)["state"] == "failed"
-    assert made.lives["changed"].kills
-    (job,) = calm.nameless_jobs("changed!")
-    assert (job["status"], job["stops"]) == ("STOPPED", 1)
-    assert "seconds: ours 602.0, theirs 601.0" in calm.log(run)
-
-
-def trouble(kind: str) -> Any:
-    """Return a rule by which the service answers a minute's calls badly: all, or the first."""
-    answers = {
-        "throttling": Effect(answer=refusal(400, "ThrottlingException")),
-        "server errors": Effect(answer=refusal(500, "InternalFailure")),
-        "resets": Effect(reset=True),
-        "stalls": Effect(seconds=30, reset=True),
-    }
-    until = time.monotonic() + 12
-
-    def rule(exchange: Exchange) -> Effect | None:
-        return answers[kind] if time.monotonic() < until and exchange.moment == "before" else None
-
-    return rule
-
-
-@pytest.mark.parametrize("kind", ["throttling", "server errors", "resets", "stalls"])
-def test_a_service_in_trouble_is_waited_out(calm: World, kind: str) -> None:
-    dags = ("compile_worker", "compile_deferred", "nameless_worker", "nameless_deferred")
-    calm.cloud_proxy.rule = calm.nameless_proxy.rule = trouble(kind)
-    runs = {dag: calm.start(dag, model=f"{kind} {dag}") for dag in dags}
-    for dag, run in runs.items():
-        assert calm.finish(run)["state"] == "success", calm.log(run)
-        assert [job["status"] in ENDED for job in calm.jobs(run, f"{kind} {dag}")] == [True]
-
-
-def test_a_job_deleted_behind_our_back_is_made_again(calm: World) -> None:
+def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
     runs = {
-        mode: calm.start(f"nameless_{mode}", model=f"gone {mode}", seconds=8)
+        mode: faulty.start(f"nameless_{mode}", model=f"gone {mode}", seconds=8)
         for mode in ("worker", "deferred")
     }
     for mode, run in runs.items():
-        job = calm.until(lambda run=run: calm.rest.xcom(calm.task(run), "job"))["job_id"]
-        calm.until_state(run, "running" if mode == "worker" else "deferred")
-        httpx.delete(f"{calm.nameless_url}/jobs/{job}?purge")
+        job = faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))["job_id"]
+        faulty.until_state(run, "running" if mode == "worker" else "deferred")
+        httpx.delete(f"{faulty.nameless_url}/jobs/{job}?purge")
     for mode, run in runs.items():
-        assert calm.finish(run)["state"] == "success"
-        assert calm.task(run)["try_number"] == 2
-        assert [job["status"] for job in calm.nameless_jobs(f"gone {mode}")] == ["SUCCEEDED"]
+        assert faulty.finish(run)["state"] == "success"
+        assert faulty.task(run)["try_number"] == 2
+        assert [job["status"] for job in faulty.nameless_jobs(f"gone {mode}")] == ["SUCCEEDED"]
 
 
 @pytest.mark.parametrize("part", ["triggerer", "scheduler", "localcloud"])
-def test_a_part_of_the_stack_killed_while_jobs_run_loses_no_wait(calm: World, part: str) -> None:
+def test_a_part_of_the_stack_killed_while_jobs_run_loses_no_wait(faulty: World, part: str) -> None:
     dags = ("compile_worker", "compile_deferred", "nameless_worker", "nameless_deferred")
-    runs = {dag: calm.start(dag, model=f"{part} {dag}", seconds=8) for dag in dags}
+    runs = {dag: faulty.start(dag, model=f"{part} {dag}", seconds=8) for dag in dags}
     for run in runs.values():
-        calm.until(lambda run=run: calm.rest.xcom(calm.task(run), "job"))
+        faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
     if part == "localcloud":
-        calm.restart_localcloud(down=3)
+        faulty.restart_localcloud(down=3)
     else:
-        calm.restart(part)
+        faulty.restart(part)
     for dag, run in runs.items():
-        assert calm.finish(run)["state"] == "success", calm.log(run)
-        assert [job["status"] in ENDED for job in calm.jobs(run, f"{part} {dag}")] == [True]
+        assert faulty.finish(run)["state"] == "success", faulty.log(run)
+        assert [job["status"] in ENDED for job in faulty.jobs(run, f"{part} {dag}")] == [True]
