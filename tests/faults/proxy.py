@@ -115,9 +115,9 @@ class FaultProxy:
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         request, body = await _message(reader)
-        port = writer.get_extra_info("peername")[1]
+        ends = [writer.get_extra_info(end)[1] for end in ("peername", "sockname")]
         line = request.split(b"\r\n", 1)[0].decode()
-        pid = await asyncio.to_thread(_owner, port)
+        pid = await asyncio.to_thread(_owner, *ends)
         exchange = Exchange(_operation(line, request), pid, body, line.split(" ")[1])
         self.calls.append(exchange)
         answer = await self._ruled(exchange)
@@ -167,13 +167,13 @@ def _operation(line: str, head: bytes) -> str:
     return f"{method} /{parts[0]}" + ("/{id}" if len(parts) > 1 else "")
 
 
-def _owner(port: int) -> int:
-    """Return the process that holds the other end of a loopback connection, 0 if it is gone."""
-    local = f"0100007F:{port:04X}"
+def _owner(port: int, ours: int) -> int:
+    """Return the process at the other end of a loopback connection to us, 0 if it is gone."""
+    ends = [f"0100007F:{port:04X}", f"0100007F:{ours:04X}"]
     inode = ""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if fields[1] == local:
+        if fields[1:3] == ends:
             inode = f"socket:[{fields[9]}]"
     owners = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
     # A task is the newest of those that share what its ancestors had open.

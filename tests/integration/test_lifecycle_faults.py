@@ -16,6 +16,7 @@ from tests.faults.killer import (
     FAILED,
     WORKER_STEPS,
     Killer,
+    Life,
     outside_session,
 )
 from tests.faults.proxy import Effect, Exchange, refusal
@@ -123,7 +124,7 @@ def batch(faulty: World) -> dict[str, Ended]:
     ended = {}
     for name, run in runs.items():
         task = faulty.finish(run, 200)
-        kills = rule.killer.lives[model(name)[:-1]].kills
+        kills = rule.killer.lives.get(model(name)[:-1], Life()).kills
         ended[name] = Ended(task, faulty.jobs(run, model(name)), kills, faulty.log(run))
     faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = lambda exchange: None
     return ended
