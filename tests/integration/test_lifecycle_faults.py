@@ -261,7 +261,7 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(faulty: World, kind: str)
         if action == "clear":
             if mode == "deferred":
                 faulty.until(lambda run=run: faulty.task(run)["state"] == "deferred")
-                faulty.until(lambda run=run: "starting" in faulty.log(run))
+                faulty.until(lambda run=run: "(ID " in faulty.log(run))
             set_state(faulty, run, "fail")
     for (mode, action), run in cases.items():
         name = f"user {kind} {mode} {action}"

@@ -46,6 +46,11 @@ for deferrable, wait in product([False, True], [False, True]):
     with dag(f"compile_{mode}"):
         CreateCompilationJobOperator(**how, **COMPILE)
 
+with dag("nameless_changing"):
+    NamelessJobOperator(
+        task_id="task", deferrable=False, **{**NAMELESS, "seconds": "{{ 600 + ti.try_number }}"}
+    )
+
 for mode, settings in {
     "poke": {"mode": "poke", "deferrable": False},
     "reschedule": {"mode": "reschedule", "deferrable": False},
