@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -72,7 +73,11 @@ class JobSensor(AwsConnected, BaseSensorOperator):
             looked = self.poke(context)
             if isinstance(looked, PokeReturnValue):
                 return looked.xcom_value
-            self.defer(trigger=self._trigger(), method_name="execute_complete")
+            self.defer(
+                trigger=self._trigger(),
+                method_name="execute_complete",
+                timeout=timedelta(seconds=self.timeout),
+            )
         return super().execute(context)
 
     def _trigger(self) -> JobTrigger:
@@ -94,12 +99,20 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         if description.state is JobState.SUCCEEDED:
             return PokeReturnValue(True, dict(self.result(description)))
         reason = description.reason or "the service gave no reason"
-        message = f"{self.service.noun} {description.handle['name']} ended {description.status}: "
-        kind = JobFailedError if description.retryable else JobRefusedError
-        raise kind(message + reason)
+        message = f"{self._label} ended {description.status}: {reason}"
+        raise (JobFailedError if description.retryable else JobRefusedError)(message)
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
-        """Finish after the wait: the service is asked again, an event only says that it is time."""
-        if event and event.get("error"):
-            raise DeliveryError(f"waiting for {self.service.noun} failed: {event['error']}")
-        return self.execute(context)
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Finish after the wait: an event only says that it is time to ask the service again."""
+        error = event.get("error") if isinstance(event, Mapping) else None
+        if not error:
+            return self.execute(context)
+        # A fault of the triggerer's: what the service says decides, and a retry waits anew.
+        looked = self.poke(context)
+        if isinstance(looked, PokeReturnValue):
+            return looked.xcom_value
+        raise DeliveryError(f"the triggerer could not wait for {self._label}: {error}")
+
+    @property
+    def _label(self) -> str:
+        return f"{self.service.noun} {self.handle()['name']}"

@@ -6,7 +6,7 @@ twin.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
@@ -23,6 +23,23 @@ class Call:
 
     operation: str
     parameters: Mapping[str, Any]
+    # Whether the answer comes in pages: then each page is an answer of its own.
+    paged: bool = False
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What a try is about to submit, persisted before the call: a later try can look for it.
+
+    :param search: what `JobService.search` said identifies the job: JSON-ready, no secrets.
+    :param at: when, by Airflow's clock.
+    :param known: ids of the jobs that the search finds and that were there before; only filled for
+        services that take no name.
+    """
+
+    search: Mapping[str, Any]
+    at: datetime
+    known: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -89,12 +106,17 @@ class JobList(ABC):
 
 
 class JobService(ABC):
-    """One kind of external job. Subclasses are stateless."""
+    """One kind of external job. Subclasses are stateless.
+
+    A hook's client raises botocore's errors: `ClientError` with the service's code where it
+    answered, another `BotoCoreError` where it did not.
+    """
 
     hook_path: ClassVar[str]
     noun: ClassVar[str]
     statuses: ClassVar[StatusTable]
-    name_parameter: ClassVar[str]
+    # The parameter that takes the job's name; None where the service lets nobody name a job.
+    name_parameter: ClassVar[str | None] = None
     # Error codes by which the service says that a name is taken, and that something is unknown.
     taken_codes: ClassVar[frozenset[str]] = frozenset()
     # How a triggerer learns of many jobs at once; None where it describes each in turn.
@@ -102,6 +124,13 @@ class JobService(ABC):
     missing_codes: ClassVar[frozenset[str]] = frozenset(
         {"ResourceNotFound", "ResourceNotFoundException"}
     )
+    # Whether a name is taken for ever: creating again is then the way to find out.
+    unique_names: ClassVar[bool] = False
+    # Fields, by path, that the service fills in where a request leaves them out.
+    filled_in: ClassVar[frozenset[str]] = frozenset()
+    # How long a job may take to appear in the service's list after a call that was cut off: a call
+    # may still be on its way when its caller is gone, and lists lag behind. In seconds.
+    settle_seconds: ClassVar[float] = 60.0
 
     def key(self, handle: Handle) -> str:
         """Return what tells a job from all others of its service, as its list does."""
@@ -109,7 +138,7 @@ class JobService(ABC):
 
     @abstractmethod
     def submit_call(self, request: Mapping[str, Any]) -> Call:
-        """Return the call that makes the job; `request` holds its name."""
+        """Return the call that makes the job; `request` holds its name, where it takes one."""
 
     @abstractmethod
     def submitted(self, request: Mapping[str, Any], response: Mapping[str, Any]) -> Handle:
@@ -128,11 +157,17 @@ class JobService(ABC):
         """Return the call that stops the job, or None where the service has none."""
 
     @abstractmethod
-    def find_calls(self, request: Mapping[str, Any]) -> Sequence[Call]:
+    def search(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what identifies the request's job among others: its name, or what it works on."""
+
+    @abstractmethod
+    def find_calls(self, intent: Intent) -> Sequence[Call]:
         """Return the calls that look for the job a crashed try may have made."""
 
     @abstractmethod
-    def found(
-        self, request: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
-    ) -> tuple[Handle, Mapping[str, Any]] | None:
-        """Read the answers of `find_calls`: the job's handle and the request it was made with."""
+    def found(self, intent: Intent, responses: Iterable[Mapping[str, Any]]) -> Iterator[Handle]:
+        """Yield each job in the answers of `find_calls` that may be the intent's."""
+
+    @abstractmethod
+    def requested(self, description: JobDescription) -> Mapping[str, Any]:
+        """Return the part of the request that the description gives back, as it was given."""
