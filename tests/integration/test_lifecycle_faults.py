@@ -234,11 +234,18 @@ def set_state(world: World, run: Run, action: str) -> None:
         world.rest.patch(path, {"new_state": "failed"})
 
 
+@pytest.fixture
+def idle(faulty: World) -> Iterator[World]:
+    """Without localcloud's worker: a job that waits for it can be stopped for as long as needed."""
+    worker = faulty.stack.processes["localcloud worker"]
+    worker.stop()
+    yield faulty
+    worker.start()
+
+
 @pytest.mark.parametrize("kind", ["nameless", "compile"])
-def test_what_a_user_ends_or_clears_stops_its_job_once(faulty: World, kind: str) -> None:
-    if kind == "compile":
-        # A job that waits for a worker can be stopped for as long as the test needs.
-        faulty.stack.processes["localcloud worker"].stop()
+def test_what_a_user_ends_or_clears_stops_its_job_once(idle: World, kind: str) -> None:
+    faulty = idle
     cases = {
         (mode, action): faulty.start(
             f"{kind}_{mode}", model=f"user {kind} {mode} {action}", seconds=600
@@ -268,8 +275,6 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(faulty: World, kind: str)
         faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[-1]["status"] == "STOPPED")
     assert "Asked to stop" in faulty.log(cases["worker", "fail"])
     assert "Asked to stop" in faulty.log(cases["deferred", "fail"])
-    if kind == "compile":
-        faulty.stack.processes["localcloud worker"].start()
 
 
 def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
