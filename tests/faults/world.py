@@ -71,6 +71,14 @@ class World:
     def until_state(self, run: tuple[str, str], *states: str, seconds: float = 60) -> None:
         self.until(lambda: self.task(run)["state"] in states, seconds)
 
+    def taken_up(self, run: tuple[str, str]) -> bool:
+        """Tell whether a triggerer runs the trigger of the task's present try."""
+        task = self.task(run)
+        folder = self.stack.airflow.home / "logs" / f"dag_id={run[0]}" / f"run_id={run[1]}"
+        logs = folder.glob(f"*/attempt={task['try_number']}.log.trigger.*")
+        started = any(" starting" in log.read_text() for log in logs)
+        return task["state"] == "deferred" and started
+
     def log(self, run: tuple[str, str]) -> str:
         return "\n".join(self.rest.log(self.task(run)))
 

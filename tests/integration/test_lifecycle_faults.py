@@ -234,11 +234,18 @@ def set_state(world: World, run: Run, action: str) -> None:
         world.rest.patch(path, {"new_state": "failed"})
 
 
+@pytest.fixture
+def idle(faulty: World) -> Iterator[World]:
+    """Without localcloud's worker: a job that waits for it can be stopped for as long as needed."""
+    worker = faulty.stack.processes["localcloud worker"]
+    worker.stop()
+    yield faulty
+    worker.start()
+
+
 @pytest.mark.parametrize("kind", ["nameless", "compile"])
-def test_what_a_user_ends_or_clears_stops_its_job_once(faulty: World, kind: str) -> None:
-    if kind == "compile":
-        # A job that waits for a worker can be stopped for as long as the test needs.
-        faulty.stack.processes["localcloud worker"].stop()
+def test_what_a_user_ends_or_clears_stops_its_job_once(idle: World, kind: str) -> None:
+    faulty = idle
     cases = {
         (mode, action): faulty.start(
             f"{kind}_{mode}", model=f"user {kind} {mode} {action}", seconds=600
@@ -248,7 +255,9 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(faulty: World, kind: str)
     }
     for (mode, action), run in cases.items():
         faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
-        faulty.until_state(run, "running" if mode == "worker" else "deferred")
+        # Before a triggerer took a deferred task up, Airflow tells nobody of its end.
+        if mode == "deferred":
+            faulty.until(lambda run=run: faulty.taken_up(run))
         set_state(faulty, run, action)
     for (mode, action), run in cases.items():
         name = f"user {kind} {mode} {action}"
@@ -256,20 +265,19 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(faulty: World, kind: str)
         faulty.until(lambda run=run, name=name, count=count: len(faulty.jobs(run, name)) == count)
         faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[0]["status"] == "STOPPED")
         first = faulty.jobs(run, name)[0]
-        assert first.get("stops", 1) == 1, (mode, action)
+        # After a clear the triggerer and the next try may both ask, at the same moment.
+        most = 2 if (mode, action) == ("deferred", "clear") else 1
+        assert 1 <= first.get("stops", 1) <= most, (mode, action)
     for (mode, action), run in cases.items():
         if action == "clear":
             if mode == "deferred":
-                faulty.until(lambda run=run: faulty.task(run)["state"] == "deferred")
-                faulty.until(lambda run=run: "(ID " in faulty.log(run))
+                faulty.until(lambda run=run: faulty.taken_up(run))
             set_state(faulty, run, "fail")
     for (mode, action), run in cases.items():
         name = f"user {kind} {mode} {action}"
         faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[-1]["status"] == "STOPPED")
     assert "Asked to stop" in faulty.log(cases["worker", "fail"])
     assert "Asked to stop" in faulty.log(cases["deferred", "fail"])
-    if kind == "compile":
-        faulty.stack.processes["localcloud worker"].start()
 
 
 def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
