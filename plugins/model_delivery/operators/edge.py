@@ -11,7 +11,8 @@ from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import DeliveryError, EdgeError, InvalidRequestError
 from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.service import Handle, JobDescription, JobService
-from model_delivery.links.job import is_aws
+from model_delivery.lineage import Lineage
+from model_delivery.links.job import console_url, is_aws
 from model_delivery.xcom import (
     VERSION,
     ComponentVersionResult,
@@ -187,9 +188,14 @@ class CreateDeploymentOperator(JobOperator):
         endpoint = self.hook.conn.meta.endpoint_url
         region = self.hook.conn.meta.region_name
         if is_aws(endpoint):
-            console = f"https://{region}.console.aws.amazon.com/iot/home?region={region}"
+            console = console_url(endpoint, region, "iot")
             return f"{console}#/greengrass/v2/deployments/{handle['id']}"
         return f"{endpoint}/devices"
+
+    def lineage(self) -> Lineage:
+        """Bundles in; what a device runs is no dataset."""
+        bundles = [each["bundle_uri"] for each in self.component_versions]
+        return Lineage(bundles, job_id=self.ended.handle["id"])
 
     def identity(self, handle: Handle) -> dict[str, str]:
         """Deployment id, name and device."""
