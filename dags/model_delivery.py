@@ -11,6 +11,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
+from model_delivery.conf import refuse_unknown_conf
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
     CreateComponentVersionOperator,
@@ -32,6 +33,8 @@ ROLE_ARN = os.environ.get(
     "MODEL_DELIVERY_ROLE_ARN", "arn:aws:iam::000000000000:role/model-delivery"
 )
 URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]+"
+# Python's `$` would let a newline follow; this is the same to the browser.
+END = r"$(?!\n)"
 
 DELIVERY = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
 MODEL = f"{DELIVERY}/model/model.tar.gz"
@@ -53,14 +56,14 @@ with DAG(
         "model_uri": Param(
             f"s3://{BUCKET}/samples/digits.tar.gz",
             type="string",
-            pattern=URI + r"\.tar\.gz$",
+            pattern=URI + r"\.tar\.gz" + END,
             title="Model archive",
             description="Trained model as .tar.gz with one ONNX file, in S3, Azure Blob or a file.",
         ),
         "input_uri": Param(
             f"s3://{BUCKET}/samples/held_out.jsonl",
             type="string",
-            pattern=URI + r"\.jsonl$",
+            pattern=URI + r"\.jsonl" + END,
             title="Held-out data",
             description="JSON Lines: one record a line, the model's inputs by name, and the label.",
         ),
@@ -68,7 +71,11 @@ with DAG(
             {"image": [-1, 64]},
             type="object",
             minProperties=1,
-            additionalProperties={"type": "array", "items": {"type": "integer", "minimum": -1}},
+            additionalProperties={
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "integer", "minimum": -1, "not": {"const": 0}},
+            },
             title="Input shapes",
             description="Shape of each model input by name; -1 leaves the batch dimension open.",
         ),
@@ -83,14 +90,21 @@ with DAG(
         "thing_name": Param(
             "edge-1",
             type="string",
-            pattern=r"^[a-zA-Z0-9:_-]{1,128}$",
+            pattern=r"^[a-zA-Z0-9:_-]{1,128}" + END,
             title="Device",
             description="Name of the core device that gets the model.",
+        ),
+        "edge_conn_id": Param(
+            "model_delivery_edge_default",
+            type="string",
+            pattern=r"^[a-zA-Z0-9_.-]{1,200}" + END,
+            title="Device connection",
+            description="Airflow connection to that device's own API, for the smoke test.",
         ),
         "component_name": Param(
             "digits",
             type="string",
-            pattern=r"^[a-zA-Z0-9-_.]{1,128}$",
+            pattern=r"^[a-zA-Z0-9-_.]{1,128}" + END,
             title="Component",
             description="Name of the component, and of the model on the device.",
         ),
@@ -119,7 +133,7 @@ with DAG(
         "output_uri": Param(
             f"s3://{BUCKET}/deliveries",
             type="string",
-            pattern=URI + "$",
+            pattern=r"^s3://[^{}\s]+" + END,
             title="Deliveries",
             description="Each run writes below this, under its run id.",
         ),
@@ -128,6 +142,7 @@ with DAG(
 ) as dag:
     stage = CopyObjectsOperator(
         task_id="stage_inputs",
+        pre_execute=refuse_unknown_conf,
         copies=[("{{ params.model_uri }}", MODEL), ("{{ params.input_uri }}", INPUT)],
     )
     compile_model = CreateCompilationJobOperator(
@@ -177,6 +192,8 @@ with DAG(
         digest="{{ ti.xcom_pull('component_version')['digest'] }}",
         input_uri=INPUT,
         results_uri="{{ ti.xcom_pull('merge_results')['output_uri'] }}",
+        thing_name="{{ params.thing_name }}",
+        edge_conn_id="{{ params.edge_conn_id }}",
     )
     report = DeliveryReportOperator(
         task_id="report",

@@ -1,5 +1,6 @@
 """`python -m stack demo | up | down`: the Makefile's commands."""
 
+import os
 import signal
 import sys
 import time
@@ -67,6 +68,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     """Run one command; one line on standard error and a non-zero code when it fails."""
+    os.umask(0o077)  # all state is its owner's
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     commands = {"demo": demo, "up": up, "down": down}
@@ -78,6 +80,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if sys.argv[1] == "up":  # to be interrupted is how it ends
+            _say("stopped")
+            return 0
         print("interrupted; everything is stopped", file=sys.stderr)
         return 130
     return 0

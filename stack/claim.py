@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from stack.processes import STOP_SECONDS, StackError, stop_marked
+from stack.processes import SESSIONS, STOP_SECONDS, StackError, stop_marked
 
 
 class Claim:
@@ -30,6 +30,7 @@ class Claim:
                 "`make down` stops one that is up, Ctrl-C a demo"
             )
         stop_marked(self._home)
+        (self._home / SESSIONS).unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 START_SECONDS = 90.0
 STOP_SECONDS = 15.0
+SESSIONS = "sessions"
 # Set for every process of a stack, and inherited by all that it starts.
 MARK = "MODEL_DELIVERY_STACK"
 
@@ -159,8 +160,26 @@ def _stop(find: Callable[[], Sequence[int]]) -> None:
 
 
 def _marked(home: Path) -> list[int]:
+    """Find by the mark, or by the recorded session where a process overwrote its environment."""
     mark = f"{MARK}={home}".encode()
-    return [pid for pid in _pids() if pid != os.getpid() and mark in _environment(pid)]
+    record = home / SESSIONS
+    lines = record.read_text().splitlines() if record.exists() else []
+    sessions = {int(sid) for sid, began in map(str.split, lines) if _began(int(sid)) == began}
+    found = {pid for pid in _pids() if mark in _environment(pid)}
+    found |= {pid for session in sessions for pid in _session(session)}
+    return sorted(found - {os.getpid()})
+
+
+def record_session(home: Path, process: "Process") -> None:
+    """Remember a process for whoever stops what this one leaves; its start tells it from others."""
+    with (home / SESSIONS).open("a") as record:
+        record.write(f"{process.pid} {_began(process.pid)}\n")
+
+
+def _began(pid: int) -> str | None:
+    """When a process started, in ticks since boot."""
+    fields = _stat(pid)
+    return fields[19] if fields else None
 
 
 def _environment(pid: int) -> list[bytes]:
@@ -188,13 +207,17 @@ def _pids() -> list[int]:
 
 
 def _session_and_state(pid: int) -> tuple[int, str] | None:
+    fields = _stat(pid)
+    return (int(fields[3]), fields[0]) if fields else None
+
+
+def _stat(pid: int) -> list[str] | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command may contain blanks and brackets: the fields start after its last bracket.
-    fields = stat.rpartition(")")[2].split()
-    return int(fields[3]), fields[0]
+    return stat.rpartition(")")[2].split()
 
 
 def resident_bytes(sessions: Sequence[int]) -> int:

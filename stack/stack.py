@@ -14,9 +14,10 @@ from stack.device import device
 from stack.localcloud import LocalCloud
 from stack.object_store import object_store
 from stack.ports import LOOPBACK, free_ports, require_free
-from stack.processes import MARK, Process, resident_bytes
+from stack.processes import MARK, Process, StackError, record_session, resident_bytes
 
 START_SECONDS = 180.0
+HIGHEST_PORT = 65535
 THING = "edge-1"
 
 
@@ -104,7 +105,9 @@ class Stack:
     def _launch(self, process: Process) -> Process:
         process.env = {**process.env, MARK: str(self.home)}
         self.processes[process.name] = process
-        return process.start()
+        process.start()
+        record_session(self.home, process)
+        return process
 
     def stop(self) -> None:
         """Stop everything that was started: Airflow first, whose tasks may have jobs to stop."""
@@ -162,7 +165,13 @@ def _ports() -> tuple[int, int, int, int]:
     free = free_ports(4)
     names = ("STORE_PORT", "LOCALCLOUD_PORT", "DEVICE_PORT", "AIRFLOW_PORT")
     chosen = [
-        require_free(int(os.environ[name]), name) if name in os.environ else port
+        require_free(_number(os.environ[name], name), name) if name in os.environ else port
         for name, port in zip(names, free, strict=True)
     ]
     return chosen[0], chosen[1], chosen[2], chosen[3]
+
+
+def _number(text: str, setting: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= HIGHEST_PORT:
+        raise StackError(f"{setting} is {text!r}: set it to a port, 1 to {HIGHEST_PORT}")
+    return int(text)

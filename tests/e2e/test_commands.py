@@ -24,10 +24,12 @@ def _processes_of(home: Path) -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                environment = (entry / "environ").read_bytes()
+                known = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                # A process may overwrite both, never the file that its output goes to.
+                known += os.fsencode(os.readlink(entry / "fd" / "1"))
             except OSError:
                 continue
-            if str(home).encode() in environment:
+            if str(home).encode() in known:
                 found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
 

@@ -142,6 +142,10 @@ class NamelessJobs(JobService):
     def submit_call(self, request: Mapping[str, Any]) -> Call:
         return Call("create_job", request)
 
+    def key(self, handle: Handle) -> str:
+        """Return the id."""
+        return handle["id"]
+
     def submitted(self, request: Mapping[str, Any], response: Mapping[str, Any]) -> Handle:
         return {"name": response["jobId"], "id": response["jobId"]}
 

@@ -183,6 +183,10 @@ class EdgeInferenceHook(BaseHook):
             timeout=httpx.Timeout(30.0, connect=5.0),
         )
 
+    def thing_name(self) -> str | None:
+        """Return the name under which the device is registered, as it says itself."""
+        return self._call("GET", "/v2").get("thing")
+
     def metadata(self, model: str) -> dict[str, Any]:
         """Return the model's metadata, with the digest of the bundle that is running."""
         return self._call("GET", f"/v2/models/{model}")

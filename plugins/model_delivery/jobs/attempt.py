@@ -13,7 +13,7 @@ from model_delivery.exceptions import (
     JobRefusedError,
     UnknownStatusError,
 )
-from model_delivery.jobs.client import JobClient, Stop, job_id
+from model_delivery.jobs.client import JobClient, Stop
 from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription
 from model_delivery.jobs.status import JobState
@@ -194,7 +194,9 @@ class Attempt:
             try:
                 handle = earlier.abandoned()
                 if handle and self._stop_if_running(handle):
-                    self._log.info("Asked to stop %s: the task was cleared", job_id(handle))
+                    self._log.info(
+                        "Asked to stop %s: the task was cleared", self._client.service.key(handle)
+                    )
                 earlier.end(Outcome.DONE)
             except (DeliveryError, DeliveryRefusedError) as error:
                 self._log.warning("A job of before the clear may still be running: %s", error)

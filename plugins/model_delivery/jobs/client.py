@@ -6,21 +6,13 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from model_delivery.exceptions import DeliveryError, JobMissingError, JobRefusedError
-from model_delivery.jobs.retries import MAX_FAILURES, Pause, backoff
+from model_delivery.jobs.faults import REFUSED_CODES, STATE_CODES, error_code, is_service_error
+from model_delivery.jobs.rate import backoff
+from model_delivery.jobs.retries import MAX_FAILURES, Pause
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-
-# The caller is at fault: the same request cannot succeed later. Everything else may.
-REFUSED_CODES = frozenset(
-    {
-        "AccessDenied", "AccessDeniedException", "ExpiredTokenException", "IncompleteSignature",
-        "InvalidClientTokenId", "InvalidParameterValue", "InvalidSignatureException",
-        "MissingAuthenticationTokenException", "SignatureDoesNotMatch",
-        "UnrecognizedClientException", "ValidationException",
-    }
-)  # fmt: skip
 
 # Right after a job was made, a service may not know it yet: believed when it says so this often.
 MISSING_ANSWERS = 3
@@ -32,12 +24,6 @@ class Stop(Enum):
     ASKED = "asked"
     ENDED = "it had ended already"
     IMPOSSIBLE = "the service has no stop"
-
-
-def error_code(error: BaseException) -> str:
-    """Return the service's error code, or an empty string where it never answered."""
-    response = getattr(error, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
 
 
 class JobClient:
@@ -86,7 +72,7 @@ class JobClient:
                 raise
 
         found = self._patiently(look, intent.search)
-        return [handle for handle in found if job_id(handle) not in intent.known]
+        return [handle for handle in found if self.service.key(handle) not in intent.known]
 
     def stop(self, handle: Handle) -> Stop:
         """Ask the service to stop the job.
@@ -149,20 +135,3 @@ class JobClient:
             f"{job}: the service gave no answer: {error}: check the endpoint of connection "
             f"{self._hook.aws_conn_id!r} and that it is up"
         )
-
-
-# The job is in no state for the request (a stop of what has ended): asking again changes nothing.
-STATE_CODES = frozenset({"ConflictException"})
-
-
-def is_service_error(error: Exception) -> bool:
-    """Tell whether an error is the service's, or the way's to it, rather than ours."""
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
-
-    return isinstance(error, (BotoCoreError, ClientError, ResponseParserError))
-
-
-def job_id(handle: Handle) -> str:
-    """Return what tells a job from others of its service."""
-    return handle.get("id") or handle.get("arn") or handle["name"]

@@ -1,7 +1,5 @@
 """Whose fault an error of a service is: its own for now, the connection's, or the one job's."""
 
-from model_delivery.jobs.client import error_code
-
 # https://docs.aws.amazon.com/general/latest/gr/api-retries.html, botocore's retry handlers, and
 # the codes of services that have one of their own.
 THROTTLING_CODES = frozenset(
@@ -31,9 +29,29 @@ CREDENTIAL_CODES = frozenset(
         "UnrecognizedClientException",
     }
 )  # fmt: skip
+# The caller is at fault: the same request cannot succeed later.
+REFUSED_CODES = CREDENTIAL_CODES | {
+    "AccessDenied", "AccessDeniedException", "InvalidParameterValue", "ValidationException",
+}  # fmt: skip
+# The job is in no state for the request (a stop of what has ended): asking again changes nothing.
+STATE_CODES = frozenset({"ConflictException"})
 TOO_MANY_REQUESTS = 429
 SERVICE_UNAVAILABLE = 503
 FIRST_SERVER_ERROR = 500
+
+
+def error_code(error: BaseException) -> str:
+    """Return the service's error code, or an empty string where it never answered."""
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def is_service_error(error: Exception) -> bool:
+    """Tell whether an error is the service's, or the way's to it, rather than ours."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    return isinstance(error, (BotoCoreError, ClientError, ResponseParserError))
 
 
 def is_throttling(error: Exception) -> bool:

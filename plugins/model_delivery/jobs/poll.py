@@ -13,9 +13,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from model_delivery.exceptions import UnknownStatusError
-from model_delivery.jobs.client import error_code
 from model_delivery.jobs.faults import (
     cause,
+    error_code,
     is_credential_fault,
     is_lasting,
     is_passing,

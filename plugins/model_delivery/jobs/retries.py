@@ -1,17 +1,11 @@
 """How patiently a service is asked that does not answer, or answers that it is busy."""
 
-import random
 import time
 
-# Twelve failures in a row are about six minutes of a service that is down, with the pauses below.
-MAX_FAILURES = 12
-MAX_BACKOFF_SECONDS = 60.0
+# Sixteen failures in a row, with `rate.backoff` between them, are about five minutes of a service
+# that is down.
+MAX_FAILURES = 16
 SLICE_SECONDS = 0.25
-
-
-def backoff(failures: int) -> float:
-    """Return the pause after so many failures in a row: exponential with jitter, in seconds."""
-    return random.uniform(0.5, 1.0) * min(MAX_BACKOFF_SECONDS, 2.0 ** max(failures - 1, 0))
 
 
 class Pause:

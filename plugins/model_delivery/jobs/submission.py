@@ -16,16 +16,12 @@ from model_delivery.exceptions import (
     JobRefusedError,
     RequestDiffersError,
 )
-from model_delivery.jobs.client import (
-    REFUSED_CODES,
-    JobClient,
-    error_code,
-    is_service_error,
-    job_id,
-)
+from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.faults import REFUSED_CODES, error_code, is_service_error
 from model_delivery.jobs.naming import job_name, resubmissions
+from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
-from model_delivery.jobs.retries import MAX_FAILURES, backoff
+from model_delivery.jobs.retries import MAX_FAILURES
 from model_delivery.jobs.service import Handle, Intent
 
 LOOK_SECONDS = 5.0
@@ -142,7 +138,7 @@ class Submission:
         if self._service.name_parameter is None:
             # No name will tell our job from its like: what is there already is not ours.
             assert intended.intent is not None, "it has just been set"
-            known = tuple(job_id(each) for each in self._client.find(intended.intent))
+            known = tuple(self._service.key(each) for each in self._client.find(intended.intent))
             intended = record.intending(request, search, known)
         self._save(intended)
         return intended
@@ -174,7 +170,7 @@ class Submission:
     def _only(self, found: list[Handle], intent: Intent) -> Handle | None:
         if len(found) <= 1:
             return found[0] if found else None
-        candidates = ", ".join(sorted(job_id(each) for each in found))
+        candidates = ", ".join(sorted(self._service.key(each) for each in found))
         raise AmbiguousJobError(
             f"several {self._service.noun}s may be the one this task submitted at "
             f"{intent.at.isoformat(timespec='seconds')} ({dict(intent.search)}): {candidates}. "
@@ -252,8 +248,9 @@ class Submission:
         ]
         if lines:
             raise RequestDiffersError(
-                f"{self._service.noun} {self._label(request)} ({job_id(handle)}) already exists "
-                f"with another request ({'; '.join(lines)}): clear the task to submit a new job"
+                f"{self._service.noun} {self._label(request)} ({self._service.key(handle)}) "
+                f"already exists with another request ({'; '.join(lines)}): "
+                "clear the task to submit a new job"
             )
 
     def _label(self, request: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """The trigger of every external job: a row in the poll registry, and a stop when killed."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from model_delivery.jobs.faults import cause, is_passing
@@ -16,6 +18,16 @@ EVENT_VERSION = 1
 LONGEST_POLL_INTERVAL = 30.0
 OUTAGE_SECONDS = 900.0
 DEFERRED = "deferred"
+
+
+def handover_seconds() -> float:
+    """Return how long a task must stay deferred, in seconds.
+
+    A worker may tell the scheduler only after its heartbeat interval that the task deferred. If the
+    task has been resumed by then, the scheduler takes that word for the end of the resumed try, and
+    fails it.
+    """
+    return 2.0 * float(conf.getint("workers", "min_heartbeat_interval", fallback=5))
 
 
 class JobTrigger(BaseTrigger):
@@ -83,16 +95,18 @@ class JobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the job; an event never carries more than its handle and its status."""
+        started = time.monotonic()
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
             status = await registry().wait(
                 self.service, self._connection_settings, self.handle, bounds
             )
+            event["status"] = status
         except Exception as error:  # whatever ends the wait is the task's to report
-            yield TriggerEvent({**event, "error": cause(error)})
-            return
-        yield TriggerEvent({**event, "status": status})
+            event["error"] = cause(error)
+        await asyncio.sleep(started + handover_seconds() - time.monotonic())
+        yield TriggerEvent(event)
 
     async def on_kill(self) -> None:
         """Stop the job, once, when a user ends or clears the deferred task.

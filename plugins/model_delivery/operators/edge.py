@@ -224,13 +224,14 @@ class EdgeInferenceOperator(BaseOperator):
     :param input_uri: URI of the records that the results came from.
     :param model_name: model on the device.
     :param digest: bundle digest that the device must be running.
+    :param thing_name: name that the device must have; None asks whatever device answers.
     :param limit: records to send. (default: 64)
     :param tolerance: largest absolute difference of a score. (default: 1e-4)
     :param edge_conn_id: connection of type `model_delivery_edge`.
     """
 
     template_fields: Sequence[str] = (
-        "results_uri", "input_uri", "model_name", "digest", "edge_conn_id",
+        "results_uri", "input_uri", "model_name", "digest", "thing_name", "edge_conn_id",
     )  # fmt: skip
 
     def __init__(
@@ -240,6 +241,7 @@ class EdgeInferenceOperator(BaseOperator):
         input_uri: str,
         model_name: str,
         digest: str,
+        thing_name: str | None = None,
         limit: int = 64,
         tolerance: float = 1e-4,
         edge_conn_id: str = "model_delivery_edge_default",
@@ -250,6 +252,7 @@ class EdgeInferenceOperator(BaseOperator):
         self.input_uri = input_uri
         self.model_name = model_name
         self.digest = digest
+        self.thing_name = thing_name
         self.limit = limit
         self.tolerance = tolerance
         self.edge_conn_id = edge_conn_id
@@ -260,6 +263,11 @@ class EdgeInferenceOperator(BaseOperator):
         from model_delivery.hooks.smoke import compare_with_device
 
         hook = EdgeInferenceHook(self.edge_conn_id)
+        if self.thing_name and (thing := hook.thing_name()) != self.thing_name:
+            raise EdgeError(
+                f"connection {self.edge_conn_id!r} leads to the device {thing}, not to "
+                f"{self.thing_name}: give the connection of {self.thing_name} as edge_conn_id"
+            )
         running = hook.metadata(self.model_name).get("digest")
         if running != self.digest:
             raise EdgeError(

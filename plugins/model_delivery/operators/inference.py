@@ -61,7 +61,7 @@ class PlanShardsOperator(_StorageOperator):
         """Read only the lines at the cuts."""
         from model_delivery_engine.batch.shards import plan_shards
 
-        count = int(self.shards)
+        count = int(float(self.shards))
         if not 1 <= count <= MAX_SHARDS:
             raise InvalidRequestError(f"shards is {count}: give 1 to {MAX_SHARDS}")
         storage = self._storage()

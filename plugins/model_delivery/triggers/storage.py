@@ -90,7 +90,9 @@ class NewObjectTrigger(BaseEventTrigger):
             except Exception as error:  # a store that is away must not end the watch
                 failures += 1
                 self.log.warning("Cannot list %s (%d): %s", self.uri, failures, error)
-                await asyncio.sleep(min(MAX_BACKOFF_SECONDS, self.poll_interval * 2**failures))
+                await asyncio.sleep(
+                    min(MAX_BACKOFF_SECONDS, self.poll_interval * 2 ** min(failures, 10))
+                )
 
     async def _list(self, client: Any) -> dict[str, dict[str, str]]:
         bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")

@@ -122,6 +122,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once: the services of these tests are quick to forgive."""
     for module in ("client", "submission"):
         monkeypatch.setattr(f"model_delivery.jobs.{module}.backoff", lambda failures: 0.0)
+    # No scheduler waits for a worker's word here.
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
 
 
 @pytest.fixture
