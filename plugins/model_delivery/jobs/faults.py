@@ -106,5 +106,5 @@ def is_lasting(error: Exception) -> bool:
     """Tell whether a client cannot be made with these settings, however often it is tried."""
     from botocore.exceptions import BotoCoreError
 
-    wrong = isinstance(error, BotoCoreError | ValueError | TypeError | ImportError)
+    wrong = isinstance(error, BotoCoreError | ValueError | TypeError | AttributeError | ImportError)
     return wrong and not is_passing(error) and not is_credential_fault(error)

@@ -75,6 +75,8 @@ async def _close(shared: _Open) -> None:
 
 async def _opened(hook_path: str, settings: dict[str, Any]) -> Any:
     hook = await asyncio.to_thread(open_hook, hook_path, settings)
+    if not hasattr(hook, "get_client_type"):  # no AwsBaseHook: its own client is as good
+        return await (await hook.get_async_conn()).__aenter__()
     # As AwsBaseHook.get_async_conn does: the connection's look-up waits in a thread.
     context = await sync_to_async(_client_context)(hook)
     client = await asyncio.to_thread(asyncio.run, _built(context))
