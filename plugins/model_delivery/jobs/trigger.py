@@ -44,6 +44,8 @@ class JobTrigger(BaseTrigger):
         long is looked at more rarely. (default: 30, or poll_interval where that is longer)
     :param outage_timeout: how long the service may give no usable answer before the wait fails,
         in seconds. (default: 900)
+    :param owned: whether the task made the job, so that its end stops it; a sensor's task only
+        looks. (default: True)
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class JobTrigger(BaseTrigger):
         botocore_config: dict[str, Any] | None,
         max_poll_interval: float = LONGEST_POLL_INTERVAL,
         outage_timeout: float = OUTAGE_SECONDS,
+        owned: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.service = service
@@ -65,6 +68,7 @@ class JobTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.max_poll_interval = max_poll_interval
         self.outage_timeout = outage_timeout
+        self.owned = owned
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self.verify = verify
@@ -81,6 +85,7 @@ class JobTrigger(BaseTrigger):
                 "poll_interval": self.poll_interval,
                 "max_poll_interval": self.max_poll_interval,
                 "outage_timeout": self.outage_timeout,
+                "owned": self.owned,
                 **self._connection_settings,
             },
         )
@@ -110,11 +115,13 @@ class JobTrigger(BaseTrigger):
         yield TriggerEvent(event)
 
     async def on_kill(self) -> None:
-        """Stop the job, once, when a user ends or clears the deferred task.
+        """Stop the job that the task made, once, when a user ends or clears the deferred task.
 
         Airflow also calls this when another triggerer took the task over from one that was
         stalled: the task is deferred still, and the job goes on.
         """
+        if not self.owned:
+            return
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop_job())
         await asyncio.shield(self._stopping)

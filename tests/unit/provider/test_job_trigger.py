@@ -140,6 +140,11 @@ async def test_a_kill_that_is_refused_says_why(
     assert "compilation job job was not stopped: ClientError" in capsys.readouterr().out
 
 
+async def test_a_kill_of_a_task_that_only_looks_stops_nothing(service: CompilationService) -> None:
+    await trigger(owned=False).on_kill()
+    assert service.stopped.total() == 0
+
+
 async def test_a_kill_outlasts_that_airflow_cancels_it_at_every_sync(
     service: CompilationService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
