@@ -24,7 +24,7 @@ def _wait_for_runs(
 
 
 def test_archives_that_land_together_are_delivered_in_turn(world: Any, delivered: Any) -> None:
-    names = ["digits-a", "digits-b"]
+    names = ["digits-a", "digits b"]
     for name in names:
         key = f"incoming/{name}.tar.gz"
         world.s3.upload_file(str(world.samples / "digits.tar.gz"), BUCKET, key)

@@ -66,9 +66,8 @@ class SharedClients:
 
 
 async def _close(shared: _Open) -> None:
-    if not shared.client.done():
-        shared.client.cancel()
-        await asyncio.wait([shared.client])
+    # Waited for, not cancelled: a client on its way would be left half made.
+    await asyncio.wait([shared.client])
     if not shared.client.cancelled() and shared.client.exception() is None:
         await shared.client.result().__aexit__(None, None, None)
 

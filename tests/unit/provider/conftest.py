@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import NEVER_EXPIRE
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from botocore.exceptions import ClientError
 
 ACCOUNT_ARN = "arn:aws:sagemaker:us-east-1:000000000000:compilation-job"
