@@ -1,4 +1,4 @@
-"""Free loopback ports, taken together so that no two callers in one process get the same."""
+"""Free loopback ports; no two callers in one process get the same."""
 
 import contextlib
 import random
@@ -8,6 +8,7 @@ LOOPBACK = "127.0.0.1"
 # Below what Linux gives to outgoing connections (net.ipv4.ip_local_port_range): a port stays free
 # until the server that it is for binds it, some seconds later.
 RANGE = range(15_000, 32_000)
+_given: set[int] = set()
 
 
 class PortInUseError(RuntimeError):
@@ -20,9 +21,12 @@ def free_ports(count: int) -> list[int]:
         found: list[int] = []
         while len(found) < count:
             port = random.choice(RANGE)
+            if port in _given:
+                continue
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.socket()).bind((LOOPBACK, port))
                 found.append(port)
+        _given.update(found)
         return found
 
 

@@ -92,6 +92,7 @@ class Process:
             if time.monotonic() > deadline:
                 raise StackError(f"{self.name} was not ready within {seconds:.0f} s{self.tail()}")
             time.sleep(0.2)
+        self.require_running()  # else it is somebody else who answers at that address
 
     def wait_done(self, seconds: float) -> None:
         """Return once it ended well by itself; raise StackError otherwise."""

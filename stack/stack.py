@@ -178,6 +178,10 @@ def _ports() -> tuple[int, int, int, int]:
         require_free(_number(os.environ[name], name), name) if name in os.environ else port
         for name, port in zip(names, free, strict=True)
     ]
+    for place, port in enumerate(chosen):
+        if port in chosen[:place]:
+            first = names[chosen.index(port)]
+            raise StackError(f"{first} and {names[place]} are both {port}: set one to another port")
     return chosen[0], chosen[1], chosen[2], chosen[3]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from model_delivery.exceptions import EdgeError
+from model_delivery.hooks import smoke
 from model_delivery.hooks.edge import EdgeInferenceHook
 from model_delivery.hooks.smoke import compare_with_device
 from model_delivery.operators.edge import EdgeInferenceOperator
@@ -38,6 +39,15 @@ def connect(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
 def lines(path: Path, records: list[dict[str, Any]]) -> str:
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     return f"file://{path}"
+
+
+@pytest.mark.parametrize(
+    ("expected", "agrees"),
+    [(["cat", "dog"], True), (["cat", "cow"], False), (["cat"], False), ([1, 2], False)],
+)
+def test_text_answers_are_compared_as_text(expected: list[Any], agrees: bool) -> None:
+    answer = {"outputs": [{"name": "label", "data": ["cat", "dog"]}]}
+    assert smoke._agrees(answer, 0, 1, {"label": expected}, 1e-6) is agrees
 
 
 @pytest.mark.parametrize(("wrong", "agreed"), [(None, 6), (4, 5)])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from model_delivery_engine.batch.lines import read_lines
 from model_delivery_engine.batch.records import Record, RecordParser
-from model_delivery_engine.tensors import TensorSpec
+from model_delivery_engine.tensors import Array, TensorSpec
 
 from model_delivery.exceptions import EdgeError
 from model_delivery.hooks.edge import EdgeInferenceHook
@@ -93,6 +93,13 @@ def _agrees(
         each["name"]: np.asarray(each["data"]).reshape(size, -1)[row] for each in answer["outputs"]
     }
     return given.keys() == output.keys() and all(
-        np.allclose(given[name], np.ravel(value), rtol=0.0, atol=tolerance)
-        for name, value in output.items()
+        _equal(given[name], np.ravel(value), tolerance) for name, value in output.items()
     )
+
+
+def _equal(given: Array, expected: Array, tolerance: float) -> bool:
+    if given.shape != expected.shape:
+        return False
+    if given.dtype.kind in "biuf" and expected.dtype.kind in "biuf":
+        return bool(np.allclose(given, expected, rtol=0.0, atol=tolerance))
+    return bool(np.array_equal(given, expected))

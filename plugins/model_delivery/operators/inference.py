@@ -284,7 +284,8 @@ class QualityGateOperator(_StorageOperator):
             raise DeliveryRefusedError(f"{self.results_uri}: {error}") from error
 
     def _decide(self, evaluation: Any, uri: str) -> None:
-        least, most = float(self.min_accuracy), float(self.max_error_fraction)
+        least = _fraction("min_accuracy", self.min_accuracy)
+        most = _fraction("max_error_fraction", self.max_error_fraction)
         failed = evaluation.errors / (evaluation.n + evaluation.errors)
         if failed > most:
             raise GateClosedError(
@@ -296,3 +297,14 @@ class QualityGateOperator(_StorageOperator):
                 f"gate closed: accuracy {evaluation.accuracy:.4f} on {evaluation.n} records, 95 % "
                 f"interval from {evaluation.interval_low:.4f}; {least} is asked for: see {uri}"
             )
+
+
+def _fraction(name: str, value: Any) -> float:
+    """Return a threshold; one that is no number from 0 to 1 would open the gate, or never open."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0.0 <= number <= 1.0:
+        raise InvalidRequestError(f"{name} is {value!r}: give a number from 0 to 1")
+    return number

@@ -10,6 +10,7 @@ import pytest
 
 from stack.ports import PortInUseError, free_ports, require_free
 from stack.processes import Process, StackError
+from stack.stack import Stack
 
 FORKS = """
 import subprocess, sys, time
@@ -71,3 +72,19 @@ def test_a_port_in_use_names_the_setting() -> None:
 
 def test_free_ports_are_distinct() -> None:
     assert len(set(free_ports(20))) == 20
+
+
+def test_one_port_for_two_parts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setenv("STORE_PORT", str(port))
+    monkeypatch.setenv("AIRFLOW_PORT", str(port))
+    with pytest.raises(StackError, match=f"STORE_PORT and AIRFLOW_PORT are both {port}"):
+        Stack(tmp_path)
+
+
+def test_the_answer_of_another_server_is_not_taken_for_ours(tmp_path: Path) -> None:
+    process = _process("raise SystemExit(3)", tmp_path / "log").start()
+    time.sleep(1)
+    process.healthy = lambda: True
+    with pytest.raises(StackError, match="exit code 3"):
+        process.wait_healthy(20)
