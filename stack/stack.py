@@ -1,19 +1,20 @@
 """The whole stack on one machine: object store, localcloud, one device, Airflow."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 
 from stack.airflow import Airflow, aws_connection
-from stack.credentials import Credentials, load_or_create
+from stack.credentials import Credentials, load_or_create, write_private
 from stack.device import device
 from stack.localcloud import LocalCloud
 from stack.object_store import object_store
-from stack.ports import LOOPBACK, free_ports, require_free
+from stack.ports import LOOPBACK, PortInUseError, free_ports, require_free
 from stack.processes import MARK, Process, StackError, record_session, resident_bytes
 
 START_SECONDS = 180.0
@@ -44,7 +45,7 @@ class Stack:
         self.home = home
         self._say = say
         self.credentials: Credentials = load_or_create(home / "secrets.json")
-        self.store_port, cloud_port, self.device_port, airflow_port = _ports()
+        self.store_port, cloud_port, self.device_port, airflow_port = _ports(home)
         self.store_url = f"http://{LOOPBACK}:{self.store_port}"
         self.cloud = LocalCloud(home / "localcloud", self.credentials, cloud_port, self.store_port)
         self.airflow = Airflow(
@@ -170,19 +171,33 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ports() -> tuple[int, int, int, int]:
-    """Ports of store, localcloud, device, Airflow: as the environment says, else free ones."""
-    free = free_ports(4)
+def _ports(home: Path) -> tuple[int, int, int, int]:
+    """Ports of store, localcloud, device, Airflow: as the environment says, else as last time.
+
+    Links that Airflow has stored lead to the last ports; a port that is taken is replaced.
+    """
     names = ("STORE_PORT", "LOCALCLOUD_PORT", "DEVICE_PORT", "AIRFLOW_PORT")
+    kept = home / "ports.json"
+    last = json.loads(kept.read_text()) if kept.exists() else {}
     chosen = [
-        require_free(_number(os.environ[name], name), name) if name in os.environ else port
-        for name, port in zip(names, free, strict=True)
+        require_free(_number(os.environ[name], name), name)
+        if name in os.environ
+        else _free_again(last.get(name))
+        for name in names
     ]
     for place, port in enumerate(chosen):
         if port in chosen[:place]:
             first = names[chosen.index(port)]
             raise StackError(f"{first} and {names[place]} are both {port}: set one to another port")
+    write_private(kept, json.dumps(dict(zip(names, chosen, strict=True))))
     return chosen[0], chosen[1], chosen[2], chosen[3]
+
+
+def _free_again(port: int | None) -> int:
+    if port is not None:
+        with suppress(PortInUseError):
+            return require_free(port, "")
+    return free_ports(1)[0]
 
 
 def _number(text: str, setting: str) -> int:

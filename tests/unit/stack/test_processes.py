@@ -82,6 +82,17 @@ def test_one_port_for_two_parts_is_refused(tmp_path: Path, monkeypatch: pytest.M
         Stack(tmp_path)
 
 
+def test_a_stack_comes_back_on_its_ports_unless_they_are_taken(tmp_path: Path) -> None:
+    first = Stack(tmp_path)
+    assert Stack(tmp_path).airflow.url == first.airflow.url
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first.store_port))
+        taken.listen()
+        again = Stack(tmp_path)
+    assert again.store_port != first.store_port
+    assert again.airflow.url == first.airflow.url
+
+
 def test_the_answer_of_another_server_is_not_taken_for_ours(tmp_path: Path) -> None:
     process = _process("raise SystemExit(3)", tmp_path / "log").start()
     time.sleep(1)
