@@ -5,6 +5,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
+from model_delivery.connections import undefined_connection
 from model_delivery.exceptions import InvalidRequestError
 
 CONNECTION_SUFFIX = "conn_id"
@@ -33,10 +34,7 @@ def _require_connection(name: str, conn_id: str) -> None:
     try:
         Connection.get(conn_id)
     except AirflowNotFoundException as error:
-        raise InvalidRequestError(
-            f"{name} is {conn_id!r}, and Airflow has no such connection: add it under Admin, "
-            f"Connections, or as the environment variable AIRFLOW_CONN_{conn_id.upper()}"
-        ) from error
+        raise undefined_connection(conn_id, name) from error
 
 
 def _refuse_unknown(context: Context) -> None:

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "missing device connection": (
         {"edge_conn_id": "edge_of_nobody"}, "stage_inputs",
-        "edge_conn_id is 'edge_of_nobody', and Airflow has no such connection: add it",
+        "edge_conn_id needs the connection 'edge_of_nobody', and Airflow has no such connection",
     ),
     "wrong label field": ({"label_field": "klass"}, "quality_gate", "no label field 'klass'"),
 }  # fmt: skip

@@ -100,6 +100,13 @@ def test_no_shards_at_all_is_refused() -> None:
 # One shard through a model
 
 
+def test_half_a_surrogate_pair_is_kept_as_it_was_written(model: Model) -> None:
+    line = '{"note":"cut \\ud83d","features":[1,2,3,4]}'
+    result, lines = run(f"{line}\n".encode() * 3, model)
+    assert result == ShardResult(3, 3, 0)
+    assert {each["input"]["note"] for each in lines} == {"cut \ud83d"}
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_answers_come_in_order_and_equal_numpy(model: Model, batch_size: int) -> None:
     features = np.random.default_rng(0).normal(size=(10, 4)).round(3)
@@ -127,8 +134,9 @@ def test_answers_come_in_order_and_equal_numpy(model: Model, batch_size: int) ->
         ('{"features": [true, false, true, true]}', "does not hold FP32"),
         ('{"features": null}', "does not hold FP32"),
         ('{"features": [1, 2, NaN, 4]}', "NaN is no JSON number"),
+        ('{"features": [1, 2, 3, 4], "w": 1e999}', "1e999 is larger than any"),
         ('{"features": [1, 2, 1e39, 4]}', "outside the range of FP32"),
-        ('{"features": [1, 2, 1e999, 4]}', "outside the range of FP32"),
+        ('{"features": [1, 2, 1e99, 4]}', "outside the range of FP32"),
         ('{"features": [1, 2, ' + "9" * 400 + ", 4]}", "does not hold FP32"),
     ],
 )

@@ -133,4 +133,8 @@ def _line(record: Record, uri: str) -> bytes:
     if record.output is None:
         error = {"reason": record.reason, "uri": uri, "offset": record.offset}
     answer = {"input": record.fields, "output": record.output, "error": error}
-    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    try:
+        text = json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON has but UTF-8 has not
+        text = json.dumps(answer, separators=(",", ":")).encode()
+    return text + b"\n"

@@ -53,7 +53,7 @@ class RecordParser:
     def parse(self, offset: int, line: bytes) -> Record:
         """Read one line; a bad one becomes a record with its reason."""
         try:
-            data = json.loads(line, parse_constant=_refuse_constant)
+            data = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             return Record(offset, None, {}, f"not JSON: {error}")
         if not isinstance(data, dict):
@@ -64,6 +64,13 @@ class RecordParser:
         except InferenceError as error:
             return Record(offset, rest, {}, str(error))
         return Record(offset, rest, tensors)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is larger than any 64-bit number")
+    return number
 
 
 def _refuse_constant(name: str) -> float:

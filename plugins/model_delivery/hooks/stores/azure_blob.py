@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import IO, Any
 
 from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 from azure.core.exceptions import (
     AzureError,
     HttpResponseError,
@@ -13,6 +14,7 @@ from azure.core.exceptions import (
     ServiceRequestError,
 )
 
+from model_delivery.connections import undefined_connection
 from model_delivery.exceptions import InvalidRequestError, StorageError
 from model_delivery.hooks.stores import ObjectStat
 
@@ -51,7 +53,10 @@ class AzureBlobStore:
 
     @cached_property
     def _service(self) -> Any:
-        return _WasbHook(wasb_conn_id=self._connection).get_conn()
+        try:
+            return _WasbHook(wasb_conn_id=self._connection).get_conn()
+        except AirflowNotFoundException as error:
+            raise undefined_connection(self._connection, "Azure Blob Storage") from error
 
     def _blob(self, uri: str) -> Any:
         _prefix, container, blob = split(uri)
