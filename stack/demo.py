@@ -3,7 +3,8 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,13 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
     with Stack(home, say) as stack:
         trained = upload_samples(stack, home / "samples")
         say(f"sample model trained: {trained['accuracy_at_training']:.4f} on held-out images")
-        with AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest:
+        with (
+            _watched(stack),
+            AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest,
+        ):
             rest.wait_for_dag(DAG_ID)
             ready = time.monotonic()
-            summary = _watched(stack, rest, say)
+            summary = _run(stack, rest, say)
         summary["seconds"] = {
             "start": round(ready - started, 1),
             "run": summary.pop("run_seconds"),
@@ -64,10 +68,11 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
     return summary
 
 
-def _watched(stack: Stack, rest: AirflowRest, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run, and where Airflow's API fails name the part that is to blame."""
+@contextmanager
+def _watched(stack: Stack) -> Iterator[None]:
+    """Name the part that is to blame where Airflow's API fails."""
     try:
-        return _run(stack, rest, say)
+        yield
     except (AirflowRefusedError, httpx.HTTPError) as error:
         stack.require_running()
         raise StackError(f"Airflow: {error}; its logs are in {stack.airflow.home}") from error

@@ -30,7 +30,10 @@ class AirflowRest:
 
     def _checked(self, answer: httpx.Response) -> Any:
         if answer.is_error:
-            detail = answer.json().get("detail", answer.text) if answer.content else ""
+            try:
+                detail = answer.json()["detail"]
+            except (ValueError, KeyError, TypeError):
+                detail = answer.text
             raise AirflowRefusedError(f"{answer.request.url.path}: {answer.status_code} {detail}")
         return answer.json()
 

@@ -24,7 +24,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "model-delivery",
         "name": "Model delivery",
-        "description": "Compile, batch inference, human review and edge deploy of trained models.",
+        "description": "Compile, batch inference and edge deploy of trained models.",
         "integrations": [
             {
                 "integration-name": title,

@@ -383,6 +383,13 @@ def test_recipes_that_are_not_honoured_are_refused_by_name(
         client.create_component_version(inlineRecipe=text)
 
 
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"RecipeFormatVersion": NaN}', b"name: x"])
+def test_a_recipe_that_is_no_json_is_refused(cloud: Any, text: bytes) -> None:
+    client = cloud.client("greengrassv2")
+    with pytest.raises(client.exceptions.ValidationException, match="inlineRecipe is not JSON"):
+        client.create_component_version(inlineRecipe=text)
+
+
 def test_a_missing_artifact_is_refused(cloud: Any) -> None:
     client = cloud.client("greengrassv2")
     text = recipe("absent", "1.0.0", f"s3://{BUCKET}/bundles/none.tar.gz")

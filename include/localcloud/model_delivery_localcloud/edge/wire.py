@@ -1,6 +1,5 @@
 """The routes of the device wire: registration, desired state, artifacts, reported state."""
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.edge.messages import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
@@ -205,6 +205,6 @@ async def _body(request: Request) -> Any:
         if len(body) > LARGEST_BODY:
             raise WireError(413, f"the body is larger than {LARGEST_BODY} bytes")
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return strict_json.loads(body)
+    except ValueError:
         raise WireError(400, "the body is not JSON") from None

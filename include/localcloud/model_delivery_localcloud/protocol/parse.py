@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from urllib.parse import parse_qsl
 
 from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
 
+from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.errors import ServiceError
 from model_delivery_localcloud.protocol.messages import Request
 
@@ -55,16 +55,12 @@ def parse_query(request: Request) -> tuple[str, dict[str, Any]]:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body or b"{}", parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = strict_json.loads(body or b"{}")
+    except ValueError as error:
         raise ServiceError("SerializationException", f"The body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ServiceError("SerializationException", "The body is not a JSON object.")
     return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _from_json_structure(value: Mapping[str, Any], shape: Shape | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.errors import validation_error
 
 
@@ -34,7 +35,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = strict_json.loads(text)
     except ValueError as error:
         raise validation_error(f"configurationUpdate.merge is not JSON: {error}.") from error
     if not isinstance(value, dict):

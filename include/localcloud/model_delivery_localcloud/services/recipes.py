@@ -5,12 +5,12 @@ without regard to case, as Greengrass does. What would run on the device by life
 refused by name: the edge agent runs bundles and no scripts.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.errors import validation_error
 
 FORMAT_VERSION = "2020-01-25"
@@ -49,7 +49,7 @@ class Recipe:
 def parse_recipe(text: bytes) -> Recipe:
     """Read a JSON recipe; raises ValidationException naming the member that is wrong."""
     try:
-        document = json.loads(text)
+        document = strict_json.loads(text)
     except ValueError as error:
         raise validation_error(
             f"inlineRecipe is not JSON ({error}); localcloud reads recipes in JSON only."
