@@ -135,7 +135,7 @@ class ReportError(EngineError):
     """A delivery's report cannot be drawn from what was given."""
 
 
-def one_line(error: BaseException, limit: int = 500) -> str:
+def one_line(error: BaseException | str, limit: int = 500) -> str:
     """Return another library's message on one line, at most ``limit`` characters of it."""
     text = " ".join(str(error).split())
     return text if len(text) <= limit else f"{text[:limit]}…"

@@ -36,8 +36,8 @@ class CompilerSettings:
     :param environments: folder of the frameworks' environments
         (``MODEL_DELIVERY_ENVIRONMENTS``; default: ``model-delivery/environments`` in the user's
         cache folder)
-    :param cache: folder of finished compilations, None to keep none (``MODEL_DELIVERY_COMPILE_CACHE``;
-        default: none)
+    :param cache: folder of finished compilations, None to keep none
+        (``MODEL_DELIVERY_COMPILE_CACHE``, empty for none; default: none)
     :param sandbox: load models in bubblewrap only (``MODEL_DELIVERY_SANDBOX``; default: on)
     :param allow_code: load raw pickles and Keras layers with code of their own, which run the code
         of whoever wrote the archive (``MODEL_DELIVERY_ALLOW_CODE``; default: off)
@@ -50,15 +50,24 @@ class CompilerSettings:
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the settings; ToolchainError names the variable that is wrong."""
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, home: Path | None = None
+    ) -> Self:
+        """Read the settings.
+
+        :param environ: the variables (default: the process's)
+        :param home: a server's own folder, for environments and a cache where no variable names
+            another place
+        :raises ToolchainError: names the variable that is wrong
+        """
         env = os.environ if environ is None else environ
-        user_cache = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or "/tmp") / ".cache")
         environments = env.get("MODEL_DELIVERY_ENVIRONMENTS")
         cache = env.get("MODEL_DELIVERY_COMPILE_CACHE")
+        if cache is None and home is not None:
+            cache = str(home / "compilations")
         usual = Limits()
         return cls(
-            environments=Path(environments or user_cache / "model-delivery" / "environments"),
+            environments=Path(environments or (home or _user_cache(env)) / "environments"),
             cache=Path(cache) if cache else None,
             sandbox=_switch(env, "MODEL_DELIVERY_SANDBOX", True),
             allow_code=_switch(env, "MODEL_DELIVERY_ALLOW_CODE", False),
@@ -69,6 +78,11 @@ class CompilerSettings:
                 ),
             ),
         )
+
+
+def _user_cache(env: Mapping[str, str]) -> Path:
+    folder = env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or "/tmp") / ".cache"
+    return Path(folder) / "model-delivery"
 
 
 def _switch(env: Mapping[str, str], name: str, usual: bool) -> bool:

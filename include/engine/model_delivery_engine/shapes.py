@@ -2,7 +2,7 @@
 
 The forms are Neo's: a JSON object of input name to dimensions in order,
 ``{"image": [1, 3, 224, 224]}``; for PyTorch also a list of dimensions in order, whose inputs are
-called ``input0``, ``input1``, …; for XGBoost and scikit-learn, whose models know their own, nothing.
+called ``input0``, ``input1``, …; for XGBoost and scikit-learn, whose models know theirs, nothing.
 -1 leaves the first (batch) dimension open.
 """
 

@@ -255,8 +255,9 @@ def test_a_shape_that_the_graph_cannot_take_is_blamed_on_the_config(
 @pytest.mark.parametrize(
     ("framework", "why"),
     [
-        ("PYTORCH", "export the model to ONNX with torch.onnx.export"),
-        ("MXNET", "export the model to ONNX"),
+        ("PYTORCH", r"no PyTorch file.*torch\.jit\.save"),
+        ("MXNET", "export the model to ONNX with mxnet"),
+        ("DARKNET", "export the model to ONNX"),
         ("CAFFE", "'CAFFE' is unknown"),
     ],
 )
@@ -268,7 +269,7 @@ def test_another_framework_is_told_what_to_export(
         compile_model(archive, tmp_path / "b", request_for(target, framework=framework))
 
 
-@pytest.mark.parametrize("options", ['{"dtype": "int8"}', "not json", "[]"])
+@pytest.mark.parametrize("options", ['{"dtype": "int8"}', "not json", "[]", '{"mcpu": "x"}'])
 def test_an_unknown_compiler_option_is_refused(
     tmp_path: Path, pack: Callable[[Path], Path], target: Target, options: str
 ) -> None:
@@ -292,7 +293,7 @@ def test_an_archive_with_no_model_or_two(tmp_path: Path, target: Target) -> None
     save_linear(folder / "a.onnx")
     save_linear(folder / "sub" / "b.onnx")
     pack_archive(folder, tmp_path / "two.tar.gz")
-    with pytest.raises(CompilationError, match=r"2 \.onnx files \(a\.onnx, sub/b\.onnx\)"):
+    with pytest.raises(CompilationError, match=r"2 models \(a\.onnx, sub/b\.onnx\)"):
         compile_model(tmp_path / "two.tar.gz", tmp_path / "b", request_for(target))
 
 

@@ -72,7 +72,7 @@ def only(files: Sequence[Path], folder: Path, what: str, how: str) -> Path:
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in found[:5])
         raise ConversionError(
-            f"the archive has {len(found)} of {what} ({names}); pack one model in one archive",
+            f"the archive has {len(found)} models ({names}); pack one model in one archive",
             reason=Reason.MODEL_AMBIGUOUS,
         )
     return found[0]

@@ -76,7 +76,7 @@ def _install(name: str, constraints: str, place: Path) -> None:
         _run(name, [uv, "venv", "--quiet", "--python", _base_python(), str(place)])
         python = str(place / "bin" / "python")
         install = [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes"]
-        _run(name, [*install, "--no-build", "-r", str(pins)])
+        _run(name, [*install, "--no-build", "--compile-bytecode", "-r", str(pins)])
         (place / _COMPLETE).touch()
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.errors import ConversionError, Reason, one_line
 from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
 from model_delivery_engine.frameworks.tensorflow import convert_with_tf2onnx
 
@@ -46,10 +46,12 @@ def convert(task: Conversion) -> Converted:
             for name, tensor in zip(names, model.inputs, strict=True)
         ]
         answers = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+        if isinstance(answers, dict):
+            answers = [answers[node.name] for node in onnx.load(task.into).graph.output]
         answers = answers if isinstance(answers, (list, tuple)) else [answers]
         return [answer.numpy() for answer in answers]
 
-    return Converted(run if not isinstance(model.output, dict) else None)
+    return Converted(run)
 
 
 def _load(task: Conversion) -> Any:
@@ -58,7 +60,7 @@ def _load(task: Conversion) -> Any:
     try:
         return keras.saving.load_model(task.source, compile=False, safe_mode=not task.allow_code)
     except ValueError as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if "lambda" in text.lower() and not task.allow_code:
             raise ConversionError(
                 "the model has a Lambda layer, which holds code of its own; replace it by a layer "
@@ -68,7 +70,7 @@ def _load(task: Conversion) -> Any:
             ) from error
         raise _unreadable(task, text) from error
     except Exception as error:
-        raise _unreadable(task, " ".join(str(error).split())) from error
+        raise _unreadable(task, one_line(error)) from error
 
 
 def _unreadable(task: Conversion, text: str) -> ConversionError:

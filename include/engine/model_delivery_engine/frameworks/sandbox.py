@@ -47,7 +47,7 @@ def check_sandbox() -> None:
 _WITHOUT = (
     "set MODEL_DELIVERY_SANDBOX=off to load models without it, where every archive is your own"
 )
-# Every namespace of its own, no terminal to write into, and an end with the process that started it.
+# Namespaces of its own, no terminal to write into, and an end with the process that started it.
 _ROOM = (
     "--unshare-all", "--die-with-parent", "--new-session", "--clearenv",
     "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
@@ -83,7 +83,7 @@ def run_sandboxed(
         stderr=subprocess.STDOUT,
         env=dict(environ),
         start_new_session=True,
-        preexec_fn=lambda: _limit(limits),  # noqa: PLW1509  # only sets limits, between fork and exec
+        preexec_fn=lambda: _limit(limits),  # only sets limits, between fork and exec
     ) as process:
         try:
             output, _ = process.communicate(timeout=limits.seconds)

@@ -7,7 +7,7 @@ owner of the machine allows it.
 from pathlib import Path
 from typing import Any
 
-from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.errors import ConversionError, Reason, one_line
 from model_delivery_engine.frameworks.conversion import (
     OPSET,
     Conversion,
@@ -23,7 +23,6 @@ _SAVE = "save it with skops.io.dump(model, 'model.skops')"
 # Fitted trees hold node indices that a forged file can point anywhere; in the sandbox the worst of
 # it is a conversion that fails.
 _TRUSTED = ["sklearn.tree._tree.Tree"]
-# Predictions that go through a label encoder or a threshold are exact, scores are not.
 
 
 def find(folder: Path) -> Path:
@@ -51,7 +50,7 @@ def convert(task: Conversion) -> Converted:
             target_opset=OPSET,
         )
     except MissingShapeCalculator as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         raise ConversionError(
             f"skl2onnx has no converter: {text[:300]}; replace this step of the pipeline",
             reason=Reason.OPERATOR_UNSUPPORTED,
@@ -100,7 +99,7 @@ def _load(task: Conversion) -> Any:
         ) from error
     except Exception as error:
         raise ConversionError(
-            f"skops cannot load {task.source.name}: {' '.join(str(error).split())[:300]}; {_SAVE}",
+            f"skops cannot load {task.source.name}: {one_line(error, 300)}; {_SAVE}",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
 

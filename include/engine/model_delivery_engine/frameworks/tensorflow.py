@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.errors import ConversionError, Reason, one_line
 from model_delivery_engine.frameworks.conversion import (
     OPSET,
     Conversion,
@@ -106,14 +106,14 @@ def _saved_model(task: Conversion, signature: str) -> Any:
         loaded = tf.saved_model.load(str(task.source))
     except Exception as error:
         raise ConversionError(
-            f"TensorFlow cannot load the SavedModel: {' '.join(str(error).split())[:300]}; {_SAVE}",
+            f"TensorFlow cannot load the SavedModel: {one_line(error, 300)}; {_SAVE}",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
     if signature not in loaded.signatures:
         known = ", ".join(loaded.signatures) or "none"
         raise ConversionError(
-            f"the SavedModel has no signature {signature!r} (it has: {known}); save it with one, or "
-            'name it: CompilerOptions {"signature_def_key": …}',
+            f"the SavedModel has no signature {signature!r} (it has: {known}); save it with "
+            'one, or name it: CompilerOptions {"signature_def_key": …}',
             reason=Reason.OPTIONS_INVALID,
         )
     function = loaded.signatures[signature]
@@ -143,8 +143,7 @@ def _frozen(task: Conversion) -> Converted:
         definition.ParseFromString(task.source.read_bytes())
     except Exception as error:
         raise ConversionError(
-            f"{task.source.name} is no frozen TensorFlow graph ({' '.join(str(error).split())[:200]});"
-            f" {_SAVE}",
+            f"{task.source.name} is no frozen TensorFlow graph ({one_line(error, 200)}); {_SAVE}",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
     inputs, outputs = _frozen_ends(definition, task)

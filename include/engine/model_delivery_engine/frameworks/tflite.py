@@ -58,6 +58,6 @@ def _for_tensor(name: str, given: dict[str, Any]) -> Any:
         if candidate in given:
             return given[candidate]
     raise ConversionError(
-        f"DataInputConfig lacks the model's input {plain!r}; the names given are {', '.join(given)}",
+        f"DataInputConfig lacks the model's input {plain!r}; it names {', '.join(given)}",
         reason=Reason.DATA_INPUT_INVALID,
     )

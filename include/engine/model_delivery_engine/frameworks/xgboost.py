@@ -76,8 +76,8 @@ def _input(task: Conversion, features: int) -> tuple[str, int | None]:
     name, shape = next(iter(task.shapes.items()))
     if len(task.shapes) > 1 or len(shape) != 2 or shape[1] != features:
         raise ConversionError(
-            f"DataInputConfig gives {task.shapes}, the booster takes one input of [-1, {features}]; "
-            "leave DataInputConfig out, or give that",
+            f"DataInputConfig gives {task.shapes}, the booster takes one input of "
+            f"[-1, {features}]; leave DataInputConfig out, or give that",
             reason=Reason.SHAPE_MISMATCH,
         )
     return name, None if shape[0] == -1 else shape[0]

@@ -13,7 +13,12 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from model_delivery_engine.errors import ArchiveError, CompilationError, ParityError
+from model_delivery_engine.errors import (
+    ArchiveError,
+    CompilationError,
+    EngineError,
+    ParityError,
+)
 
 from model_delivery_localcloud.errors import LocalcloudError, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
@@ -44,13 +49,19 @@ def _do(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         objects = ObjectStore(Settings.from_environment())
         return {"result": WORK[task["kind"]].run(task["params"], folder, objects)}
     except _USERS_FAULT as error:
-        return {"fault": CLIENT_ERROR, "reason": str(error)}
+        return {"fault": CLIENT_ERROR, "reason": _reason(error)}
     except Exception as error:
         # Recorded as the job's failure, with its traceback in the job's log.
         traceback.print_exc()
-        known = isinstance(error, LocalcloudError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        return {"fault": INTERNAL_ERROR, "reason": reason}
+        return {"fault": INTERNAL_ERROR, "reason": _reason(error)}
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong; the engine's errors are typed, and the type comes first."""
+    if isinstance(error, EngineError):
+        return f"{error.reason.value}: {error}"
+    known = isinstance(error, LocalcloudError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _leave_with_the_worker(pipe: TextIO) -> None:

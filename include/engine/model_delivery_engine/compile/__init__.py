@@ -1,0 +1,7 @@
+"""Compilation: an archive with a trained model becomes a bundle that carries its own evidence."""
+
+from model_delivery_engine.compile.pipeline import compile_model
+from model_delivery_engine.compile.request import CompilationRequest
+from model_delivery_engine.compile.toolchain import toolchain
+
+__all__ = ["CompilationRequest", "compile_model", "toolchain"]

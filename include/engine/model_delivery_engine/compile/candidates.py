@@ -1,0 +1,278 @@
+"""Candidates: each way to compile a model is built, held to its bounds, and timed."""
+
+import dataclasses
+import logging
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model_delivery_engine.errors import EngineError, InferenceError, ParityError, one_line
+from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch, speedup
+from model_delivery_engine.measurements import Candidate
+from model_delivery_engine.optimise import optimise
+from model_delivery_engine.options import CompilerOptions
+from model_delivery_engine.parity import measure_parity
+from model_delivery_engine.quantize.bounded import quantize_bounded
+from model_delivery_engine.quantize.floating import to_fp16
+from model_delivery_engine.quantize.integers import (
+    WEIGHTED,
+    Scheme,
+    StaticQuantizer,
+    quantize_dynamic,
+    scheme_for,
+)
+from model_delivery_engine.quantize.metric import Drop, Metric, drop_between
+from model_delivery_engine.quantize.samples import Samples
+from model_delivery_engine.runtime import RUNTIME_ERRORS, Model, open_session, session_options
+from model_delivery_engine.targets import Target
+from model_delivery_engine.tensors import Array
+
+log = logging.getLogger(__name__)
+
+SOURCE = "source"
+# A quantiser meets graphs that it cannot handle in ways of its own; fp32 remains.
+_BUILD_ERRORS: tuple[type[Exception], ...] = (
+    EngineError,
+    *RUNTIME_ERRORS,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+)
+SNR_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What candidates are held to.
+
+    :param golden: the golden inputs, which are also what latency is measured on
+    :param expected: the source model's answers to them, unoptimised
+    :param samples: the user's samples, labelled or to calibrate on; None where none were given
+    :param metric: the user's metric, with ``scores`` of the source model on the labelled samples
+    """
+
+    golden: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    calibration: Samples | None = None
+    labelled: Samples | None = None
+    metric: Metric | None = None
+    scores: Array | None = None
+
+    @property
+    def samples(self) -> Samples | None:
+        """The user's samples of either kind."""
+        return self.calibration or self.labelled
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate and its file, absent where it could not be built."""
+
+    record: Candidate
+    path: Path | None = None
+
+
+class Workbench:
+    """Builds and measures the candidates of one model.
+
+    :param source: the ONNX model with its shapes fixed, every node named
+    :param folder: for what is built
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        folder: Path,
+        options: CompilerOptions,
+        target: Target,
+        evidence: Evidence,
+    ) -> None:
+        self._source = source
+        self._folder = folder
+        self._options = options
+        self._evidence = evidence
+        self._level = "portable"
+        vnni = False
+        if options.optimise_for == "host" and machine_arch() == target.arch:
+            self._level, vnni = "host", has_vnni()
+        self._scheme: Scheme = scheme_for(target.arch, vnni)
+        self._references: list[dict[str, Array]] | None = None
+
+    def trials(self) -> Iterator[Trial]:
+        """Build and measure every candidate that the options allow, one after the other."""
+        recipes: list[tuple[str, str, Callable[[Path], tuple[str, ...]]]] = []
+        if self._options.format == "onnx":
+            yield self._measured(Trial(Candidate(SOURCE, "fp32", "kept"), self._source))
+        recipes.append(("fp32", "fp32", self._fp32))
+        if self._options.precision in ("fp16", "int8"):
+            recipes.append(("fp16", "fp16", self._fp16))
+        if self._options.precision == "int8":
+            recipes += self._int8()
+        for name, precision, build in recipes:
+            log.info("building candidate %s", name)
+            yield self._measured(self._built(name, precision, build))
+
+    def _int8(self) -> Iterator[tuple[str, str, Callable[[Path], tuple[str, ...]]]]:
+        if self._options.int8 in ("dynamic", "both"):
+            yield "int8-dynamic", "int8", self._dynamic
+        samples = self._evidence.samples
+        if self._options.int8 in ("static", "both") and samples is not None:
+            yield "int8-static", "int8", lambda into: self._static(into, samples, None)
+            # Fewer operators in integers: less to lose, and fewer conversions between them.
+            yield "int8-static-weighted", "int8", lambda into: self._static(into, samples, WEIGHTED)
+
+    def _built(self, name: str, precision: str, build: Callable[[Path], tuple[str, ...]]) -> Trial:
+        place = self._folder / name
+        place.mkdir()
+        path = place / f"model.{self._options.format}"
+        record = Candidate(name, precision, "kept")
+        try:
+            reverted = build(path)
+        except _BUILD_ERRORS as e:
+            reason = f"it cannot be built: {type(e).__name__}: {one_line(e, 200)}"
+            return Trial(dataclasses.replace(record, status="rejected", reason=reason))
+        return Trial(dataclasses.replace(record, reverted=reverted), path)
+
+    def _fp32(self, into: Path) -> tuple[str, ...]:
+        optimise(self._source, into, self._level)
+        return ()
+
+    def _fp16(self, into: Path) -> tuple[str, ...]:
+        to_fp16(self._folded(), into.with_name("half.onnx"))
+        optimise(into.with_name("half.onnx"), into, self._level)
+        return ()
+
+    def _dynamic(self, into: Path) -> tuple[str, ...]:
+        quantize_dynamic(self._folded(), into.with_name("integers.onnx"), self._scheme)
+        optimise(into.with_name("integers.onnx"), into, self._level)
+        return ()
+
+    def _static(
+        self, into: Path, samples: Samples, operators: tuple[str, ...] | None
+    ) -> tuple[str, ...]:
+        batch = self._model(self._source).batch_size
+        quantizer = StaticQuantizer(
+            self._folded(), samples, batch, self._scheme, into.parent, operators
+        )
+        bound = self._options.max_accuracy_drop
+        if bound is None:
+            integers, reverted = into.with_name("integers.onnx"), ()
+            quantizer.quantize(integers)
+        else:
+            found = quantize_bounded(
+                quantizer, samples, bound, self._drop, into.with_name("trials")
+            )
+            log.info("%d trials, %d operators reverted", found.trials, len(found.reverted))
+            integers, reverted = found.path, found.reverted  # type: ignore[assignment]
+        optimise(integers, into, self._level)
+        return reverted
+
+    def _folded(self) -> Path:
+        """Return the source with constants folded, in the standard operators a quantiser reads."""
+        path = self._folder / "folded.onnx"
+        if not path.exists():
+            optimise(self._source, path, "fold")
+        return path
+
+    def _model(self, path: Path) -> Model:
+        return Model(open_session(path, session_options(THREADS)), path.stem)
+
+    def _drop(self, path: Path) -> Drop:
+        evidence = self._evidence
+        assert evidence.metric is not None
+        assert evidence.labelled is not None
+        assert evidence.scores is not None
+        return drop_between(
+            evidence.scores, evidence.metric.of(self._model(path), evidence.labelled)
+        )
+
+    def _measured(self, trial: Trial) -> Trial:
+        if trial.path is None:
+            return trial
+        try:
+            record = self._held(trial.record, trial.path)
+        except (ParityError, InferenceError) as error:
+            reason = one_line(error, 300)
+            return Trial(dataclasses.replace(trial.record, status="rejected", reason=reason))
+        log.info("candidate %s: %s, speedup %s", record.name, record.status, record.speedup)
+        return Trial(record, trial.path)
+
+    def _held(self, record: Candidate, path: Path) -> Candidate:
+        """Hold a candidate to parity (fp32) or to its bounds (the rest), then time it."""
+        model = self._model(path)
+        record = dataclasses.replace(record, size_bytes=path.stat().st_size)
+        if record.precision == "fp32":
+            measure_parity(model.run(self._evidence.golden), self._evidence.expected)
+        if record.name != SOURCE:
+            record = dataclasses.replace(record, snr_db=self._snr(model))
+        record = self._with_metric(record, path)
+        if fault := self._fault(record):
+            return dataclasses.replace(record, status="rejected", reason=fault)
+        return self._timed(record, model)
+
+    def _with_metric(self, record: Candidate, path: Path) -> Candidate:
+        scores = self._evidence.scores
+        if scores is None:
+            return record
+        drop = Drop(0.0, 0.0, 0.0, len(scores)) if record.name == SOURCE else self._drop(path)
+        return dataclasses.replace(
+            record,
+            metric=float(scores.mean()) - drop.value,
+            drop=drop.value,
+            drop_low=drop.low,
+            drop_high=drop.high,
+            samples=drop.samples,
+        )
+
+    def _fault(self, record: Candidate) -> str | None:
+        bound, options = self._options.max_accuracy_drop, self._options
+        if record.precision == "fp32":
+            return None
+        if record.snr_db is not None and record.snr_db < options.min_snr_db:
+            return (
+                f"its answers have a signal-to-noise ratio of {record.snr_db:.1f} dB to the fp32 "
+                f"ones, min_snr_db is {options.min_snr_db:g}"
+            )
+        if bound is not None and record.drop is not None and record.drop > bound:
+            return f"{options.metric} drops by {record.drop:.4f}, max_accuracy_drop is {bound:g}"
+        return None
+
+    def _timed(self, record: Candidate, model: Model) -> Candidate:
+        if record.name == SOURCE:
+            times = interleave([model], self._evidence.golden)
+            return dataclasses.replace(record, latency_ms=statistics.median(times[0]), speedup=1.0)
+        times = interleave([self._model(self._source), model], self._evidence.golden)
+        return dataclasses.replace(
+            record, latency_ms=statistics.median(times[1]), speedup=speedup(times)
+        )
+
+    def _snr(self, model: Model) -> float | None:
+        """Return the floating-point outputs' signal-to-noise ratio in decibels, None if equal."""
+        if self._references is None:
+            reference = self._model(self._source)
+            self._references = [reference.run(batch) for batch in self._batches(reference)]
+        signal = noise = 0.0
+        for batch, wanted in zip(self._batches(model), self._references, strict=True):
+            got = model.run(batch)
+            for name, want in wanted.items():
+                if want.dtype.kind == "f":
+                    signal += float((want.astype(np.float64) ** 2).sum())
+                    noise += float(((got[name].astype(np.float64) - want) ** 2).sum())
+        if not np.isfinite(noise):
+            raise ParityError("its answers are NaN or infinite where the fp32 ones are not")
+        if noise == 0.0:
+            return None
+        return float(10 * np.log10(max(signal, 1e-300) / noise))
+
+    def _batches(self, model: Model) -> Iterator[dict[str, Array]]:
+        samples = self._evidence.samples
+        if samples is None:
+            yield dict(self._evidence.golden)
+        else:
+            yield from samples.first(max(SNR_SAMPLES, model.batch_size or 0)).batches(
+                model.batch_size
+            )

@@ -1,0 +1,134 @@
+"""8-bit integers through ONNX Runtime's quantiser: dynamic, and static with calibration.
+
+Dynamic quantises weights ahead and activations as they come: for models of matrix products. Static
+quantises activations by the ranges seen on calibration samples: for convolutions.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnxruntime import quantization
+
+from model_delivery_engine.quantize.samples import Samples
+from model_delivery_engine.tensors import Array
+
+# Weights of these carry the arithmetic; the rest of the graph follows them.
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+DYNAMIC = ("Conv", "Gemm", "MatMul", "LSTM", "Gather")
+_quantization: Any = quantization
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How integers are laid out for a processor.
+
+    :param signed: signed activations: what ARM's kernels take; x86's take unsigned
+    :param reduced: weights in 7 bits, because x86 without VNNI adds pairs of products in 16 bits
+        and saturates
+    """
+
+    signed: bool
+    reduced: bool
+
+
+def scheme_for(arch: str, vnni: bool) -> Scheme:
+    """Return the scheme for a target's architecture.
+
+    :param vnni: whether every machine that will run the model has VNNI instructions
+    """
+    narrow = arch in ("X86_64", "X86")
+    return Scheme(signed=not narrow, reduced=narrow and not vnni)
+
+
+class _Reader:
+    """Calibration samples as ONNX Runtime's calibrator asks for them."""
+
+    def __init__(self, samples: Samples, batch_size: int | None) -> None:
+        self._batches: Iterator[dict[str, Array]] = samples.batches(batch_size)
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._batches, None)
+
+
+def quantize_dynamic(source: Path, into: Path, scheme: Scheme) -> None:
+    """Write the model with 8-bit weights, activations quantised while it runs."""
+    with _quiet():
+        _quantization.quantize_dynamic(
+            source,
+            into,
+            op_types_to_quantize=list(DYNAMIC),
+            weight_type=_quantization.QuantType.QInt8,
+            per_channel=False,
+            reduce_range=scheme.reduced,
+        )
+
+
+class StaticQuantizer:
+    """Static quantisation of one model, calibrated once for any choice of operators.
+
+    :param source: the model, constants folded, every node named
+    :param folder: for the calibration's ranges
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        samples: Samples,
+        batch_size: int | None,
+        scheme: Scheme,
+        folder: Path,
+        operators: Sequence[str] | None = None,
+    ) -> None:
+        self.source = source
+        self._samples = samples
+        self._batch_size = batch_size
+        self._scheme = scheme
+        self._ranges = folder / "ranges.json"
+        self._operators = list(operators) if operators else None
+
+    def quantize(self, into: Path, keep: Sequence[str] = ()) -> None:
+        """Write the quantised model.
+
+        :param keep: names of nodes that stay in floating point
+        """
+        activations = _quantization.QuantType.QInt8
+        if not self._scheme.signed:
+            activations = _quantization.QuantType.QUInt8
+        with _quiet():
+            _quantization.quantize_static(
+                str(self.source),
+                str(into),
+                _Reader(self._samples, self._batch_size),
+                quant_format=_quantization.QuantFormat.QDQ,
+                op_types_to_quantize=self._operators,
+                per_channel=True,
+                reduce_range=self._scheme.reduced,
+                activation_type=activations,
+                weight_type=_quantization.QuantType.QInt8,
+                nodes_to_exclude=list(keep),
+                calibration_cache_path=self._ranges,
+                extra_options={"ActivationSymmetric": self._scheme.signed},
+            )
+
+
+def weighted_nodes(model: Path) -> list[str]:
+    """Return the names of the nodes that quantisation is about, in the graph's order."""
+    graph = onnx.load(model, load_external_data=False).graph
+    return [node.name for node in graph.node if node.op_type in WEIGHTED]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's advice about pre-processing, which was done, out of the log."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
