@@ -77,7 +77,7 @@ def with_output(**changes: Any) -> Change:
         (lambda a: a(), with_input(DataInputConfig='{"pixels": [4, 9]}'), "pixels"),
         (lambda a: a(), with_input(DataInputConfig='{"images": [4, 8]}'), "images"),
         (lambda a: a(), with_input(DataInputConfig="not json"), "DataInputConfig"),
-        (lambda a: a(), with_input(Framework="KERAS"), "KERAS"),
+        (lambda a: a(), with_input(Framework="KERAS"), "MODEL_MISSING: the archive has no Keras"),
     ],
     ids=[
         "missing object", "missing bucket", "missing output bucket", "truncated", "dot-dot member",

@@ -13,6 +13,7 @@ from model_delivery_engine.errors import DataInputError, Reason
 
 Shapes = dict[str, tuple[int, ...]]
 MAX_ELEMENTS = 2**28  # a GiB of float32 in one tensor
+_NO_SYMBOL = ("", "?")  # an open dimension of no name; Paddle's exporter writes a question mark
 _LIST_FORM = ("PYTORCH",)
 _OPTIONAL = ("SKLEARN", "XGBOOST")
 
@@ -103,7 +104,7 @@ def describe_shape(node: Any) -> str:
 
 
 def _describe(dimension: Any) -> str:
-    if dimension.HasField("dim_value"):
+    if dimension.dim_value > 0:
         return str(dimension.dim_value)
     return str(dimension.dim_param or "?")
 
@@ -126,9 +127,11 @@ def _fix_input(node: Any, shape: tuple[int, ...], symbols: dict[str, int]) -> No
     if len(tensor.shape.dim) != len(shape):
         raise unfit
     for dimension, size in zip(tensor.shape.dim, shape, strict=True):
-        if dimension.HasField("dim_value") and dimension.dim_value not in (size, 0):
+        # Some exporters write an open dimension as -1 or 0.
+        if dimension.dim_value > 0 and dimension.dim_value != size:
             raise unfit
-        if dimension.dim_param and symbols.setdefault(dimension.dim_param, size) != size:
+        symbol = dimension.dim_param
+        if symbol not in _NO_SYMBOL and symbols.setdefault(symbol, size) != size:
             raise unfit
         _set(dimension, size)
 

@@ -22,6 +22,7 @@ from model_delivery_engine.quantize.integers import (
     Scheme,
     StaticQuantizer,
     quantize_dynamic,
+    raise_operator_set,
     scheme_for,
 )
 from model_delivery_engine.quantize.metric import Drop, Metric, drop_between
@@ -142,8 +143,13 @@ class Workbench:
         return ()
 
     def _fp16(self, into: Path) -> tuple[str, ...]:
-        to_fp16(self._folded(), into.with_name("half.onnx"))
-        optimise(into.with_name("half.onnx"), into, self._level)
+        # ONNX Runtime's optimiser would widen the weights again where a processor has no kernels
+        # for halves, so its graph stays as written.
+        if into.suffix == ".onnx":
+            to_fp16(self._folded(), into)
+        else:
+            to_fp16(self._folded(), into.with_name("half.onnx"))
+            optimise(into.with_name("half.onnx"), into, "fold")
         return ()
 
     def _dynamic(self, into: Path) -> tuple[str, ...]:
@@ -175,7 +181,9 @@ class Workbench:
         """Return the source with constants folded, in the standard operators a quantiser reads."""
         path = self._folder / "folded.onnx"
         if not path.exists():
-            optimise(self._source, path, "fold")
+            newer = self._folder / "newer.onnx"
+            raise_operator_set(self._source, newer)
+            optimise(newer, path, "fold")
         return path
 
     def _model(self, path: Path) -> Model:

@@ -44,15 +44,34 @@ def _merits(candidate: Candidate) -> tuple[float, float, float]:
 def by_preference(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
     """Return those that may be delivered, the best first.
 
-    For latency the fastest, for size the smallest; the other of the two decides between equals. One
-    that is slower than plain ONNX Runtime by more than 2 % comes after all that are not.
+    For latency the fastest, for size the smallest; between those that are within 2 % of each other
+    the more accurate, and then the smaller. One that is slower than plain ONNX Runtime by more than
+    2 % comes after all that are not.
 
     :param objective: ``latency`` or ``size``
     """
+    usable = [each for each in candidates if each.status == "kept"]
+    fast = [each for each in usable if not _is_slower(each)]
+    return [*_ordered(fast, objective), *_ordered([e for e in usable if _is_slower(e)], objective)]
 
-    def key(each: Candidate) -> tuple[bool, float, float]:
-        speed, size = each.speedup or 0.0, float(each.size_bytes or 0)
-        slower = speed < 1 / (1 + TOLERANCE)
-        return (slower, size, -speed) if objective == "size" else (slower, -speed, size)
 
-    return sorted((each for each in candidates if each.status == "kept"), key=key)
+def _is_slower(candidate: Candidate) -> bool:
+    return (candidate.speedup or 0.0) < 1 / (1 + TOLERANCE)
+
+
+def _ordered(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
+    """Take the best again and again, each time the most accurate of those as good as the best."""
+    left, ordered = list(candidates), []
+    while left:
+        best = max(_goal(each, objective) for each in left)
+        near = [each for each in left if _goal(each, objective) >= best / (1 + TOLERANCE)]
+        taken = max(near, key=lambda each: (_merits(each)[2], _merits(each)[0]))
+        ordered.append(taken)
+        left.remove(taken)
+    return ordered
+
+
+def _goal(candidate: Candidate, objective: str) -> float:
+    if objective == "size":
+        return 1 / float(candidate.size_bytes or 1)
+    return candidate.speedup or 0.0

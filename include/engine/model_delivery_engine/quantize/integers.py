@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.version_converter
 from onnxruntime import quantization
 
+from model_delivery_engine.graph import name_nodes
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.tensors import Array
 
 # Weights of these carry the arithmetic; the rest of the graph follows them.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-DYNAMIC = ("Conv", "Gemm", "MatMul", "LSTM", "Gather")
+# Convolutions are left out: quantised as they come they run several times slower than in fp32.
+DYNAMIC = ("Gather", "Gemm", "LSTM", "MatMul")
+_PER_CHANNEL_OPSET = 13
+_RAISED_OPSET = 17
 _quantization: Any = quantization
 
 
@@ -53,6 +58,20 @@ class _Reader:
 
     def get_next(self) -> dict[str, Array] | None:
         return next(self._batches, None)
+
+
+def raise_operator_set(source: Path, into: Path) -> None:
+    """Write the model in an operator set that can say what quantisation per channel means.
+
+    A model that ONNX's converter cannot raise is written as it is.
+    """
+    model = onnx.load(source)
+    version = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    if version < _PER_CHANNEL_OPSET:
+        with contextlib.suppress(RuntimeError, ValueError):
+            model = onnx.version_converter.convert_version(model, _RAISED_OPSET)
+            name_nodes(model)
+    onnx.save(model, into)
 
 
 def quantize_dynamic(source: Path, into: Path, scheme: Scheme) -> None:
@@ -99,6 +118,13 @@ class StaticQuantizer:
         activations = _quantization.QuantType.QInt8
         if not self._scheme.signed:
             activations = _quantization.QuantType.QUInt8
+        try:
+            self._quantize(into, keep, activations, adjust=True)
+        except ValueError:
+            # ONNX Runtime 1.31 stumbles over a bias of several values on weights of one scale.
+            self._quantize(into, keep, activations, adjust=False)
+
+    def _quantize(self, into: Path, keep: Sequence[str], activations: Any, adjust: bool) -> None:
         with _quiet():
             _quantization.quantize_static(
                 str(self.source),
@@ -112,7 +138,10 @@ class StaticQuantizer:
                 weight_type=_quantization.QuantType.QInt8,
                 nodes_to_exclude=list(keep),
                 calibration_cache_path=self._ranges,
-                extra_options={"ActivationSymmetric": self._scheme.signed},
+                extra_options={
+                    "ActivationSymmetric": self._scheme.signed,
+                    "QDQDisableWeightAdjustForInt32Bias": not adjust,
+                },
             )
 
 
