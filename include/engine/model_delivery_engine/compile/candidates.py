@@ -27,22 +27,13 @@ from model_delivery_engine.quantize.integers import (
 )
 from model_delivery_engine.quantize.metric import Drop, Metric, drop_between
 from model_delivery_engine.quantize.samples import Samples
-from model_delivery_engine.runtime import RUNTIME_ERRORS, Model, open_session, session_options
+from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.targets import Target
 from model_delivery_engine.tensors import Array
 
 log = logging.getLogger(__name__)
 
 SOURCE = "source"
-# A quantiser meets graphs that it cannot handle in ways of its own; fp32 remains.
-_BUILD_ERRORS: tuple[type[Exception], ...] = (
-    EngineError,
-    *RUNTIME_ERRORS,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-)
 SNR_SAMPLES = 64
 
 
@@ -133,8 +124,8 @@ class Workbench:
         record = Candidate(name, precision, "kept")
         try:
             reverted = build(path)
-        except _BUILD_ERRORS as e:
-            reason = f"it cannot be built: {type(e).__name__}: {one_line(e, 200)}"
+        except EngineError as error:
+            reason = f"it cannot be built: {one_line(error, 300)}"
             return Trial(dataclasses.replace(record, status="rejected", reason=reason))
         return Trial(dataclasses.replace(record, reverted=reverted), path)
 

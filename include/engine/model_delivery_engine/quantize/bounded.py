@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.quantize.integers import StaticQuantizer, weighted_nodes
 from model_delivery_engine.quantize.metric import Drop
 from model_delivery_engine.quantize.samples import Samples
-from model_delivery_engine.runtime import open_session, session_options
+from model_delivery_engine.runtime import open_session
 from model_delivery_engine.tensors import Array
 
 RANKING_SAMPLES = 8
@@ -70,11 +71,12 @@ def quantize_bounded(
     if whole.holds:
         return _numbered(whole, len(trials))
     ranked = rank_operators(quantizer.source, whole.path, samples.first(RANKING_SAMPLES))
-    low, high = 0, 1
-    while high < len(ranked) and not attempt(high, ranked).holds:
-        low, high = high, high * 2
-    high = min(high, len(ranked))
-    if not attempt(high, ranked).holds:
+    # With every operator reverted it would be the source model again under another name.
+    most = len(ranked) - 1
+    low, high = 0, min(1, most)
+    while high < most and not attempt(high, ranked).holds:
+        low, high = high, min(high * 2, most)
+    if most < 1 or not attempt(high, ranked).holds:
         best = min(trials.values(), key=lambda each: each.drop.value)
         return _numbered(best, len(trials))
     while high - low > 1:
@@ -124,9 +126,7 @@ def _tensors(path: Path, names: Sequence[str], samples: Samples) -> dict[str, Ar
     for name in wanted:
         if name not in there:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    options: Any = session_options()
-    options.graph_optimization_level = 0
-    session = open_session(model.SerializeToString(), options)
+    session = open_session(model.SerializeToString(), unoptimised_options())
     batch = next(samples.batches(_batch_size(session)))
     return dict(zip(wanted, session.run(wanted, batch), strict=True))
 

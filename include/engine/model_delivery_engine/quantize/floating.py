@@ -5,6 +5,8 @@ from typing import Any
 
 import onnx
 
+from model_delivery_engine.quantize.integers import quantiser_call
+
 
 def to_fp16(source: Path, into: Path) -> None:
     """Write a model in half precision; it keeps the types of its inputs and outputs.
@@ -15,4 +17,5 @@ def to_fp16(source: Path, into: Path) -> None:
     from onnxruntime.transformers import float16
 
     convert: Any = float16.convert_float_to_float16
-    onnx.save(convert(onnx.load(source), keep_io_types=True), into)
+    with quantiser_call():
+        onnx.save(convert(onnx.load(source), keep_io_types=True), into)

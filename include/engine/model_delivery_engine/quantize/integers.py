@@ -15,6 +15,7 @@ import onnx
 import onnx.version_converter
 from onnxruntime import quantization
 
+from model_delivery_engine.errors import CompilationError, Reason, one_line
 from model_delivery_engine.graph import name_nodes
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.tensors import Array
@@ -76,7 +77,7 @@ def raise_operator_set(source: Path, into: Path) -> None:
 
 def quantize_dynamic(source: Path, into: Path, scheme: Scheme) -> None:
     """Write the model with 8-bit weights, activations quantised while it runs."""
-    with _quiet():
+    with quantiser_call():
         _quantization.quantize_dynamic(
             source,
             into,
@@ -120,12 +121,12 @@ class StaticQuantizer:
             activations = _quantization.QuantType.QUInt8
         try:
             self._quantize(into, keep, activations, adjust=True)
-        except ValueError:
+        except CompilationError:
             # ONNX Runtime 1.31 stumbles over a bias of several values on weights of one scale.
             self._quantize(into, keep, activations, adjust=False)
 
     def _quantize(self, into: Path, keep: Sequence[str], activations: Any, adjust: bool) -> None:
-        with _quiet():
+        with quantiser_call():
             _quantization.quantize_static(
                 str(self.source),
                 str(into),
@@ -152,12 +153,20 @@ def weighted_nodes(model: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice about pre-processing, which was done, out of the log."""
+def quantiser_call() -> Iterator[None]:
+    """Call ONNX Runtime's quantiser: its advice stays out of the log, its errors become ours.
+
+    It meets graphs that it cannot handle in ways of its own, whatever type of error comes to it.
+    """
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
         yield
+    except Exception as error:
+        raise CompilationError(
+            f"ONNX Runtime's quantiser: {type(error).__name__}: {one_line(error, 200)}",
+            reason=Reason.OPERATOR_UNSUPPORTED,
+        ) from error
     finally:
         root.setLevel(level)
