@@ -152,10 +152,16 @@ class Workbench:
         self, into: Path, samples: Samples, operators: tuple[str, ...] | None
     ) -> tuple[str, ...]:
         batch = self._model(self._source).batch_size
-        quantizer = StaticQuantizer(
-            self._folded(), samples, batch, self._scheme, into.parent, operators
-        )
         bound = self._options.max_accuracy_drop
+        quantizer = StaticQuantizer(
+            self._folded(),
+            samples,
+            batch,
+            self._scheme,
+            into.parent,
+            operators,
+            inputs_only=bound is not None,
+        )
         if bound is None:
             integers, reverted = into.with_name("integers.onnx"), ()
             quantizer.quantize(integers)

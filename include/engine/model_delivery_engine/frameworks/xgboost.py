@@ -43,15 +43,14 @@ def convert(task: Conversion) -> Converted:
     features = booster.num_features()
     # onnxmltools knows columns by the names f0, f1, …; a booster trained on a table has its own.
     booster.feature_names = None
+    # The same trees, but onnxmltools takes softmax to want the sums of leaves for probabilities.
+    if json.loads(booster.save_config())["learner"]["objective"]["name"] == "multi:softmax":
+        booster.set_param({"objective": "multi:softprob"})
     name, batch = _input(task, features)
     types = [(name, FloatTensorType([batch, features]))]
     model = onnxmltools.convert_xgboost(booster, initial_types=types, target_opset=_ML_OPSET)
     onnx.save(model, task.into)
     outputs = [node.name for node in model.graph.output]
-
-    # The same trees; softmax answers the class alone where softprob answers every class's share.
-    if json.loads(booster.save_config())["learner"]["objective"]["name"] == "multi:softmax":
-        booster.set_param({"objective": "multi:softprob"})
 
     def run(arrays: list[Any]) -> list[Any]:
         return _answers(booster.predict(xgboost.DMatrix(arrays[0])), outputs)

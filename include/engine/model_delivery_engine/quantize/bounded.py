@@ -14,13 +14,18 @@ import numpy as np
 import onnx
 
 from model_delivery_engine.optimise import unoptimised_options
-from model_delivery_engine.quantize.integers import StaticQuantizer, weighted_nodes
+from model_delivery_engine.quantize.integers import (
+    WEIGHTED,
+    StaticQuantizer,
+    weighted_nodes,
+)
 from model_delivery_engine.quantize.metric import Drop
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.runtime import open_session
 from model_delivery_engine.tensors import Array
 
 RANKING_SAMPLES = 8
+_IMAGE_RANK = 4
 Measure = Callable[[Path], Drop]
 
 
@@ -61,7 +66,7 @@ def quantize_bounded(
     def attempt(count: int, ranked: Sequence[str]) -> Bounded:
         if count not in trials:
             path = folder / f"{count}.onnx"
-            quantizer.quantize(path, keep=ranked[:count])
+            quantizer.quantize(path, keep=with_neighbours(quantizer.source, ranked[:count]))
             drop = measure(path)
             found = Bounded(path, tuple(ranked[:count]), drop, drop.value <= max_drop, 0)
             trials[count] = found
@@ -108,13 +113,51 @@ def rank_operators(source: Path, quantised: Path, samples: Samples) -> list[str]
     return sorted(nodes, key=lambda name: -added[name])
 
 
+def with_neighbours(source: Path, names: Sequence[str]) -> list[str]:
+    """Return operators and what lies between them and the next weighted ones.
+
+    An activation left in integers beside a reverted operator would keep the noise that reverting it
+    is to remove.
+    """
+    nodes = onnx.load(source, load_external_data=False).graph.node
+    makers = {output: node for node in nodes for output in node.output}
+    users: dict[str, list[Any]] = {}
+    for node in nodes:
+        for tensor in node.input:
+            users.setdefault(tensor, []).append(node)
+    kept = dict.fromkeys(names)
+    waiting = [node for node in nodes if node.name in kept]
+    while waiting:
+        node = waiting.pop()
+        beside = [makers[tensor] for tensor in node.input if tensor in makers]
+        beside += [user for tensor in node.output for user in users.get(tensor, [])]
+        for each in beside:
+            if each.op_type not in WEIGHTED and each.name not in kept:
+                kept[each.name] = None
+                waiting.append(each)
+    return list(kept)
+
+
 def _noise(clean: dict[str, Array], noisy: dict[str, Array]) -> dict[str, float]:
+    """Return each tensor's share of noise: of each channel, then the mean over channels.
+
+    A channel far larger than the others would hide what happens to them in a sum over all.
+    """
     shares = {}
     for name in clean.keys() & noisy.keys():
-        want = clean[name].astype(np.float64)
-        signal = float((want**2).mean()) or 1.0
-        shares[name] = float(((noisy[name] - want) ** 2).mean()) / signal
+        want = _by_channel(clean[name].astype(np.float64))
+        got = _by_channel(noisy[name].astype(np.float64))
+        signal = (want**2).mean(axis=1)
+        alive = signal > 0
+        share = ((got - want) ** 2).mean(axis=1)[alive] / signal[alive]
+        shares[name] = float(np.minimum(share, 1.0).mean()) if alive.any() else 0.0
     return shares
+
+
+def _by_channel(array: Array) -> Array:
+    """Return a row for each channel: the second dimension of images, the last of anything else."""
+    axis = 1 if array.ndim == _IMAGE_RANK else array.ndim - 1
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
 
 
 def _tensors(path: Path, names: Sequence[str], samples: Samples) -> dict[str, Array]:

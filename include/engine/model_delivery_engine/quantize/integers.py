@@ -93,6 +93,9 @@ class StaticQuantizer:
 
     :param source: the model, constants folded, every node named
     :param folder: for the calibration's ranges
+    :param operators: types of operators to quantise (default: all that can be)
+    :param inputs_only: an operator's output becomes integers only if one that takes it wants them,
+        so that reverting that one takes the rounding away
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class StaticQuantizer:
         scheme: Scheme,
         folder: Path,
         operators: Sequence[str] | None = None,
+        inputs_only: bool = False,
     ) -> None:
         self.source = source
         self._samples = samples
@@ -110,6 +114,7 @@ class StaticQuantizer:
         self._scheme = scheme
         self._ranges = folder / "ranges.json"
         self._operators = list(operators) if operators else None
+        self._inputs_only = inputs_only
 
     def quantize(self, into: Path, keep: Sequence[str] = ()) -> None:
         """Write the quantised model.
@@ -142,6 +147,7 @@ class StaticQuantizer:
                 extra_options={
                     "ActivationSymmetric": self._scheme.signed,
                     "QDQDisableWeightAdjustForInt32Bias": not adjust,
+                    "OpTypesToExcludeOutputQuantization": WEIGHTED if self._inputs_only else (),
                 },
             )
 
