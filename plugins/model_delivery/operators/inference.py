@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, Context
 
 from model_delivery.exceptions import DeliveryRefusedError, GateClosedError, InvalidRequestError
+from model_delivery.lineage import Lineage, ReportsLineage
 from model_delivery.xcom import VERSION, GateVerdict, MergedResults, PlannedShard, ShardOutput
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class PlanShardsOperator(_StorageOperator):
         """Read only the lines at the cuts."""
         from model_delivery_engine.batch.shards import plan_shards
 
-        count = int(self.shards)
+        count = int(float(self.shards))
         if not 1 <= count <= MAX_SHARDS:
             raise InvalidRequestError(f"shards is {count}: give 1 to {MAX_SHARDS}")
         storage = self._storage()
@@ -74,7 +75,7 @@ class PlanShardsOperator(_StorageOperator):
         return [{"version": VERSION, **shard} for shard in shards]
 
 
-class BatchInferenceOperator(_StorageOperator):
+class BatchInferenceOperator(ReportsLineage, _StorageOperator):
     """Runs one shard through a bundle; map it over the shards of `PlanShardsOperator`.
 
     :param shard: the shard.
@@ -105,6 +106,13 @@ class BatchInferenceOperator(_StorageOperator):
         self.batch_size = batch_size
         self.input_fields = input_fields
 
+    def _target(self, shard: Mapping[str, Any]) -> str:
+        return f"{self.output_uri.rstrip('/')}/_parts/part-{shard['index']:05d}.jsonl"
+
+    def lineage(self) -> Lineage:
+        """Bundle and records in, the shard's results out."""
+        return Lineage([self.bundle_uri, self.shard["uri"]], [self._target(self.shard)])
+
     def execute(self, context: Context) -> ShardOutput:
         """Stream the shard in, write its part at once when all of it is answered."""
         from model_delivery_engine.batch.lines import read_lines
@@ -115,7 +123,7 @@ class BatchInferenceOperator(_StorageOperator):
         from model_delivery.hooks.bundle import fetched_bundle
 
         storage, shard = self._storage(), self.shard
-        target = f"{self.output_uri.rstrip('/')}/_parts/part-{shard['index']:05d}.jsonl"
+        target = self._target(shard)
         chunks = storage.read(shard["uri"], shard["start"], shard["end"])
         try:
             with fetched_bundle(self.bundle_uri, storage) as (bundle, _digest):
