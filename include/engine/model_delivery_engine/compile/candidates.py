@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model_delivery_engine.compile.selection import SOURCE
 from model_delivery_engine.errors import EngineError, InferenceError, ParityError, one_line
 from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch, speedup
 from model_delivery_engine.measurements import Candidate
@@ -33,7 +34,6 @@ from model_delivery_engine.tensors import Array
 
 log = logging.getLogger(__name__)
 
-SOURCE = "source"
 SNR_SAMPLES = 64
 
 

@@ -11,9 +11,14 @@ import numpy as np
 from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import write_bundle
 from model_delivery_engine.compile.cache import CompileCache, cache_key
-from model_delivery_engine.compile.candidates import SOURCE, Evidence, Trial, Workbench
+from model_delivery_engine.compile.candidates import Evidence, Trial, Workbench
 from model_delivery_engine.compile.request import CompilationRequest
-from model_delivery_engine.compile.selection import TOLERANCE, by_preference, mark_dominated
+from model_delivery_engine.compile.selection import (
+    SOURCE,
+    TOLERANCE,
+    by_preference,
+    mark_dominated,
+)
 from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file
 from model_delivery_engine.errors import (
