@@ -1,7 +1,7 @@
 """The bundle: one ``.tar.gz`` with a model, its manifest and golden samples.
 
-``manifest.json``, the model (``model.onnx``, or ``model.ort`` in ONNX Runtime's own format),
-``golden/inputs.npz``, ``golden/outputs.npz`` and nothing else.
+``manifest.json``, the model (``model.onnx``, or ``model.ort`` in ONNX Runtime's own format, or
+``model.tar.gz`` as Neo made it), ``golden/inputs.npz``, ``golden/outputs.npz`` and nothing else.
 The digest of a bundle is `digest_file` of the archive.
 """
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-MODELS = {"onnx": "model.onnx", "ort": "model.ort"}
+MODELS = {"onnx": "model.onnx", "ort": "model.ort", "neo": "model.tar.gz"}
 GOLDEN_INPUTS = "golden/inputs.npz"
 GOLDEN_OUTPUTS = "golden/outputs.npz"
 _MEMBERS = frozenset({MANIFEST, GOLDEN_INPUTS, GOLDEN_OUTPUTS})

@@ -12,6 +12,8 @@ from model_delivery_engine.targets import Target
 from model_delivery_engine.tensors import NUMPY_TYPES, TensorSpec
 
 SCHEMA_VERSION = 1
+ONNX_RUNTIME = "onnxruntime"
+NEO = "neo"
 Record = TypeVar("Record")
 
 
@@ -42,7 +44,8 @@ class Manifest:
     :param conversion: the converted ONNX model against the framework's own; None for ONNX
     :param candidates: every way to compile that was tried, the chosen one among them
     :param metric: the user's metric that the candidates were held to, None where there was none
-    :param format: ``onnx`` or ``ort``
+    :param format: ``onnx``, ``ort``, or ``neo`` for an artifact of Neo's own
+    :param runtime: what opens the model: ``onnxruntime`` or ``neo``
     """
 
     name: str
@@ -61,6 +64,7 @@ class Manifest:
     metric: str | None = None
     profile: Profile | None = None
     format: str = "onnx"
+    runtime: str = ONNX_RUNTIME
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

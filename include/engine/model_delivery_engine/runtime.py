@@ -9,6 +9,7 @@ import onnxruntime
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.compare import compare_outputs
 from model_delivery_engine.errors import InferenceError, ParityError, one_line
+from model_delivery_engine.manifest import ONNX_RUNTIME
 from model_delivery_engine.tensors import Array, TensorSpec, spec_from_runtime
 
 _ERRORS_ONLY = 3  # severity: ONNX Runtime's own log, which goes to standard error
@@ -75,6 +76,11 @@ class Model:
         :param threads: threads of one run (default: ONNX Runtime's own choice)
         :raises InferenceError: the model cannot be loaded here
         """
+        if bundle.manifest.runtime != ONNX_RUNTIME:
+            raise InferenceError(
+                f"model {bundle.manifest.name!r} is for the runtime {bundle.manifest.runtime!r}, "
+                "which ONNX Runtime cannot open; run it where that runtime is"
+            )
         return cls(open_session(bundle.model_path, session_options(threads)), bundle.manifest.name)
 
     @property

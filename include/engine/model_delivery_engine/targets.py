@@ -25,7 +25,7 @@ class Target:
     :param name: the TargetDevice, or ``<Os>_<Arch>`` of a TargetPlatform
     :param os: LINUX, ANDROID or WINDOWS
     :param arch: an Arch of TargetPlatform
-    :param accelerator: None: what runs here runs on the CPU
+    :param accelerator: None where the CPU runs it, as all that is compiled here
     """
 
     name: str
@@ -168,7 +168,29 @@ def resolve_target(target_device: str | None, target_platform: Mapping[str, Any]
     return device.target
 
 
+def describe_target(target_device: str | None, target_platform: Mapping[str, Any] | None) -> Target:
+    """Return what another compiler compiled for, whether or not anything here could.
+
+    :raises TargetError: a name or triple that the API does not have
+    """
+    if target_platform is not None:
+        device = _platform_row(target_platform)
+    elif str(target_device) in DEVICES:
+        device = DEVICES[str(target_device)]
+    else:
+        raise TargetError(f"TargetDevice {target_device!r} is unknown to the API")
+    return Target(device.name, device.os, device.arch, device.accelerator)
+
+
 def _platform(platform: Mapping[str, Any]) -> Target:
+    device = _platform_row(platform)
+    if device.refusal is not None:
+        what = f"Accelerator {device.accelerator}" if device.accelerator else f"Arch {device.arch}"
+        raise TargetError(f"TargetPlatform {what} {device.refusal}; {_NEXT_STEP}")
+    return device.target
+
+
+def _platform_row(platform: Mapping[str, Any]) -> Device:
     if unknown := sorted(set(platform) - {"Os", "Arch", "Accelerator"}):
         raise TargetError(f"TargetPlatform has no field {unknown[0]!r}; use Os, Arch, Accelerator")
     system = _member(platform, "Os", OPERATING_SYSTEMS)
@@ -176,11 +198,7 @@ def _platform(platform: Mapping[str, Any]) -> Target:
     accelerator = None
     if platform.get("Accelerator") is not None:
         accelerator = _member(platform, "Accelerator", ACCELERATORS)
-    device = platform_device(system, arch, accelerator)
-    if device.refusal is not None:
-        what = f"Accelerator {accelerator}" if accelerator else f"Arch {arch}"
-        raise TargetError(f"TargetPlatform {what} {device.refusal}; {_NEXT_STEP}")
-    return device.target
+    return platform_device(system, arch, accelerator)
 
 
 def _member(platform: Mapping[str, Any], field: str, allowed: tuple[str, ...]) -> str:

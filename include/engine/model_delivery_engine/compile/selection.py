@@ -51,8 +51,8 @@ def by_preference(candidates: Sequence[Candidate], objective: str) -> list[Candi
     """Return those that may be delivered, the best first.
 
     For latency the fastest, for size the smallest; between those that are within 2 % of each other
-    the more accurate, then one that was optimised, then the smaller. One that is slower than plain ONNX Runtime by more than
-    2 % comes after all that are not.
+    the more accurate, then one that was optimised, then the smaller. One that is slower than plain
+    ONNX Runtime by more than 2 % comes after all that are not.
 
     :param objective: ``latency`` or ``size``
     """
