@@ -69,7 +69,7 @@ class LocalCloud:
 
     def worker(self, *options: str) -> Process:
         """Return a worker's process, not yet started; `options` are those of `work`."""
-        argv = [self._command, "work", "--concurrency", "1", *options]
+        argv = [self._command, "work", *options]
         return self._process("localcloud worker", argv)
 
     def _process(self, name: str, argv: list[str], healthy: str | None = None) -> Process:

@@ -80,7 +80,7 @@ class Cloud:
         return self.local.run(*arguments, secret=secret)
 
     def worker(self) -> Process:
-        return self.local.worker("--lease-seconds", "4")
+        return self.local.worker("--concurrency", "1", "--lease-seconds", "4")
 
 
 @pytest.fixture(scope="session")

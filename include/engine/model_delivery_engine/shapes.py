@@ -15,7 +15,7 @@ Shapes = dict[str, tuple[int, ...]]
 MAX_ELEMENTS = 2**28  # a GiB of float32 in one tensor
 _NO_SYMBOL = ("", "?")  # an open dimension of no name; Paddle's exporter writes a question mark
 _LIST_FORM = ("PYTORCH",)
-_OPTIONAL = ("SKLEARN", "XGBOOST")
+OPTIONAL = ("SKLEARN", "XGBOOST")
 
 
 def parse_data_input_config(text: str | None, framework: str = "ONNX") -> Shapes:
@@ -26,7 +26,7 @@ def parse_data_input_config(text: str | None, framework: str = "ONNX") -> Shapes
     :returns: dimensions by input name, in order; empty where the model's own are taken
     :raises DataInputError: says what is wrong and shows the form
     """
-    if not (text or "").strip() and framework in _OPTIONAL:
+    if not (text or "").strip() and framework in OPTIONAL:
         return {}
     try:
         config = json.loads(text or "", object_pairs_hook=_unique_names)
@@ -34,7 +34,7 @@ def parse_data_input_config(text: str | None, framework: str = "ONNX") -> Shapes
         raise DataInputError(f"DataInputConfig is not JSON ({error}); {_FORM}") from error
     if isinstance(config, list) and framework in _LIST_FORM:
         config = {f"input{number}": value for number, value in enumerate(config)}
-    if config == {} and framework in _OPTIONAL:
+    if config == {} and framework in OPTIONAL:
         return {}
     if not isinstance(config, dict) or not config:
         also = " or [[1, 64]]" if framework in _LIST_FORM else ""
