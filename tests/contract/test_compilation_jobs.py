@@ -17,6 +17,7 @@ from model_delivery_engine.bundle import open_bundle
 from stack.credentials import ACCOUNT
 from stack.object_store import BUCKET
 
+MODEL_PACKAGE = "arn:aws:sagemaker:eu-west-1:000000000000:model-package/m/1"
 Put = Callable[[bytes], str]
 Archive = Callable[..., bytes]
 JobRequest = Callable[..., dict[str, Any]]
@@ -148,7 +149,7 @@ def test_an_unknown_job_is_not_found(cloud: Any) -> None:
         (
             lambda r: {
                 **r,
-                "ModelPackageVersionArn": "arn:aws:sagemaker:eu-west-1:000000000000:model-package/m/1",
+                "ModelPackageVersionArn": MODEL_PACKAGE,
             },
             "ModelPackageVersionArn",
         ),
