@@ -9,6 +9,7 @@ it has to reproduce those, and the manifest says ``runtime: neo`` and leaves par
 import dataclasses
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from model_delivery_engine.archive import extract_archive
@@ -29,6 +30,7 @@ from model_delivery_engine.parity import SINGLE, Tolerance, measure_parity, refu
 from model_delivery_engine.runtime import Model, session_options
 from model_delivery_engine.settings import CompilerSettings
 from model_delivery_engine.shapes import parse_data_input_config
+from model_delivery_engine.tensors import TensorSpec
 
 # What another compiler's arithmetic may cost; the bound is the frameworks' converters' own.
 VENDOR = Tolerance(1e-3, 1e-2)
@@ -81,6 +83,8 @@ def wrap_artifact(
             manifest = dataclasses.replace(
                 manifest,
                 runtime=ONNX_RUNTIME,
+                inputs=opened.inputs,
+                outputs=opened.outputs,
                 format=member.suffix.removeprefix("."),
                 golden=Golden("", 0, SINGLE.atol, SINGLE.rtol),
                 parity=measure_parity(answers, expected, tolerance=VENDOR),
@@ -145,9 +149,23 @@ def _openable(folder: Path, reference: Model) -> tuple[Path, Model] | None:
         model = load_model(files[0], session_options(THREADS))
     except EngineError:
         return None
-    if (model.inputs, model.outputs) != (reference.inputs, reference.outputs):
+    if not _takes(model.inputs, reference.inputs) or not _takes(model.outputs, reference.outputs):
         raise BundleError(
-            f"{files[0].name} takes {model.inputs} and returns {model.outputs}; the source model "
-            f"takes {reference.inputs} and returns {reference.outputs}: they are not the same model"
+            f"{files[0].name} takes {_list(model.inputs)} and returns {_list(model.outputs)}; the "
+            f"source model takes {_list(reference.inputs)} and returns {_list(reference.outputs)}: "
+            "they are not the same model"
         )
     return files[0], model
+
+
+def _takes(specs: Sequence[TensorSpec], wanted: Sequence[TensorSpec]) -> bool:
+    """Tell whether tensors are the wanted ones; they may leave open what those fix."""
+    ours, theirs = ({spec.name: spec for spec in each} for each in (specs, wanted))
+    return ours.keys() == theirs.keys() and all(
+        spec.dtype == theirs[name].dtype and spec.accepts(theirs[name].shape)
+        for name, spec in ours.items()
+    )
+
+
+def _list(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
