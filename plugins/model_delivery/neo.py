@@ -127,7 +127,7 @@ def compiler_options(
 
     :raises InvalidRequestError: no JSON, no object, or none for a platform that cannot do without
     """
-    if not value:
+    if not value or value == "{}":
         if (platform or {}).get("Accelerator") == "NVIDIA":
             raise InvalidRequestError(
                 "compiler_options is empty: a TargetPlatform with NVIDIA needs "

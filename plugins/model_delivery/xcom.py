@@ -143,3 +143,13 @@ class DeliveryReport(TypedDict):
 
     version: int
     report_uri: str
+
+
+class ComparisonReport(TypedDict):
+    """Of `CompareCompilationsOperator`: how many targets were compiled, and how many were not."""
+
+    version: int
+    report_uri: str
+    table_uri: str
+    compiled: int
+    failed: int
