@@ -90,7 +90,7 @@ with DAG(
             {},
             type="object",
             title="Compiler options",
-            description='For example {"precision": "int8"}; what a backend does not know it refuses.',
+            description='For example {"precision": "int8"}; unknown ones are refused.',
         ),
         "target_device": Param(
             "ml_c5",
