@@ -25,6 +25,7 @@ RUN = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
 MODEL = f"{RUN}/model/model.tar.gz"
 CONFIG = "{{ params.data_input_config | tojson if params.data_input_config else '' }}"
 OPTIONS = "{{ params.compiler_options | tojson }}"
+ARTIFACT = "{{ ti.xcom_pull('each_target.compile', map_indexes=ti.map_index)['output_uri'] }}"
 
 with DAG(
     dag_id="compile_model",
@@ -104,16 +105,17 @@ with DAG(
             compiler_options=OPTIONS,
             deferrable=True,
         )
-        BundleModelOperator(
+        bundled = BundleModelOperator(
             task_id="bundle",
             model_uri=MODEL,
-            artifact_uri=compiled.output["output_uri"],
+            artifact_uri=ARTIFACT,
             output_uri=f"{RUN}/bundles/{{{{ ti.map_index }}}}.tar.gz",
             framework="{{ params.framework }}",
             data_input_config=CONFIG,
             target_device=target_device,
             compiler_options=OPTIONS,
         )
+        compiled >> bundled
 
     devices = targets()
     report = CompareCompilationsOperator(

@@ -102,11 +102,11 @@ def test_the_comparison_and_the_job_are_shown(world: Any, compared: Any, page: P
 
     job = world.rest.xcom(tasks["each_target.compile:0"], key="job")
     region, account = job["job_arn"].split(":")[3:5]
-    page.goto(f"{world.stack.cloud.url}/sign-in")
+    # Not signed in, one is sent to do so, and from there to the page that was asked for.
+    page.goto(f"{world.stack.cloud.url}/jobs/compilation/{account}/{region}/{job['job_name']}")
     page.fill("input[name=name]", PORTAL_USER)
     page.fill("input[name=password]", world.stack.credentials.localcloud_user_password)
     page.keyboard.press("Enter")
-    page.goto(f"{world.stack.cloud.url}/jobs/compilation/{account}/{region}/{job['job_name']}")
     expect(page.get_by_role("heading", name="Candidates")).to_be_visible()
     assert page.locator("svg.chart").count() == 4
     assert page.locator("svg.chart .bar").first.evaluate("e => getComputedStyle(e).fill") != (
