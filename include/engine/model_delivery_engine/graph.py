@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
+from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.runtime import open_session, session_options
 from model_delivery_engine.shapes import Shapes, fix_shapes
 
@@ -74,6 +75,50 @@ def name_nodes(model: Any) -> None:
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}_{number}"
         taken.add(node.name)
+
+
+def complete_types(path: Path, into: Path) -> None:
+    """Write a model with the type of every tensor that ONNX Runtime infers and ONNX does not.
+
+    ONNX infers nothing behind an operator of ``ai.onnx.ml`` or ``com.microsoft``; a quantiser needs
+    to know what is a float there.
+    """
+    model = onnx.load(path)
+    known = {each.name for each in (*model.graph.value_info, *model.graph.output)}
+    made = [name for node in model.graph.node for name in node.output if name]
+    wanted = [name for name in made if name not in known]
+    outputs = list(model.graph.output)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
+    options = unoptimised_options()
+    inferred = {
+        node.name: node for node in open_session(model.SerializeToString(), options).get_outputs()
+    }
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    for name in wanted:
+        if element := _ELEMENTS.get(inferred[name].type):
+            info = onnx.helper.make_tensor_value_info(name, element, _shape(inferred[name]))
+            model.graph.value_info.append(info)
+    onnx.save(model, into)
+
+
+_ELEMENTS = {
+    "tensor(float)": onnx.TensorProto.FLOAT,
+    "tensor(double)": onnx.TensorProto.DOUBLE,
+    "tensor(float16)": onnx.TensorProto.FLOAT16,
+    "tensor(int32)": onnx.TensorProto.INT32,
+    "tensor(int64)": onnx.TensorProto.INT64,
+    "tensor(uint8)": onnx.TensorProto.UINT8,
+    "tensor(int8)": onnx.TensorProto.INT8,
+    "tensor(bool)": onnx.TensorProto.BOOL,
+}
+
+
+def _shape(node: Any) -> list[int | str | None] | None:
+    """Return a tensor's shape, None where ONNX Runtime knows none: it says that of a scalar too."""
+    if not node.shape:
+        return None
+    return [size if isinstance(size, (int, str)) else None for size in node.shape]
 
 
 def _too_large(path: Path) -> CompilationError:

@@ -49,8 +49,10 @@ def open_session(model: Path | bytes, options: Any) -> Any:
     try:
         return _ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except RUNTIME_ERRORS as error:
+        # Its message has the path of a temporary folder, which tells nobody anything.
+        text = one_line(str(error) if source is model else str(error).replace(str(source), name))
         raise InferenceError(
-            f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {one_line(error)}"
+            f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {text}"
         ) from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from model_delivery_engine.compile.selection import SOURCE
 from model_delivery_engine.errors import EngineError, InferenceError, ParityError, one_line
+from model_delivery_engine.graph import complete_types
 from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch, speedup
 from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.optimise import optimise
@@ -179,8 +180,10 @@ class Workbench:
         path = self._folder / "folded.onnx"
         if not path.exists():
             newer = self._folder / "newer.onnx"
+            folded = self._folder / "untyped.onnx"
             raise_operator_set(self._source, newer)
-            optimise(newer, path, "fold")
+            optimise(newer, folded, "fold")
+            complete_types(folded, path)
         return path
 
     def _model(self, path: Path) -> Model:

@@ -4,16 +4,19 @@ The pages load nothing and run no script, and their content policy allows no inl
 figures are plain SVG elements with classes of the style sheet.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 18, 40
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 30, 40
 ROW = 24
 LABELS = 170
 MOST_OPERATORS = 12
+RIGHT_HALF = 0.6
+LABEL_WIDTH, LINE = 140, 14
 _MEBIBYTE = 2**20
 
 
@@ -41,13 +44,14 @@ class Bars:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a scatter plot, labelled to its left or right."""
+    """A point of a scatter plot, labelled to its left or right at the height `label_y`."""
 
     label: str
     x: float
     y: float
     mark: str
     anchor: str
+    label_y: float
 
 
 @dataclass(frozen=True)
@@ -124,21 +128,24 @@ def _size_and_speed(candidates: Sequence[Mapping[str, Any]]) -> Scatter:
     x_ticks, x_end = _ticks(max(sizes))
     y_ticks, y_end = _ticks(max(speeds))
     across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    points = [
-        Point(
-            each["name"],
-            LEFT + size / x_end * across,
-            HEIGHT - BOTTOM - speed / y_end * up,
-            each["status"],
-            "end" if size / x_end > 0.7 else "start",
-        )
-        for each, size, speed in zip(candidates, sizes, speeds, strict=True)
-    ]
+    points: list[Point] = []
+    for each, size, speed in zip(candidates, sizes, speeds, strict=True):
+        x, y = LEFT + size / x_end * across, HEIGHT - BOTTOM - speed / y_end * up
+        anchor = "end" if size / x_end > RIGHT_HALF else "start"
+        label_y = _free_height(x, y - 8, points)
+        points.append(Point(each["name"], x, y, each["status"], anchor, label_y))
     return Scatter(
         points,
         [Tick(LEFT + value / x_end * across, f"{value:g}") for value in x_ticks],
         [Tick(HEIGHT - BOTTOM - value / y_end * up, f"{value:g}") for value in y_ticks],
     )
+
+
+def _free_height(x: float, y: float, points: Sequence[Point]) -> float:
+    """Return the height nearest to y where a label near x covers none of those drawn before it."""
+    taken = [point.label_y for point in points if abs(point.x - x) < LABEL_WIDTH]
+    tries = (y + sign * LINE * n for n in itertools.count() for sign in (1, -1))
+    return next(at for at in tries if all(abs(at - other) >= LINE for other in taken))
 
 
 def _ticks(most: float) -> tuple[list[float], float]:
