@@ -145,7 +145,13 @@ def check_graph(path: Path, name: str) -> None:
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        # A data type or a text that the format does not have is found by the binding beneath.
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise CompilationError(
             f"{name} is not valid ONNX: {one_line(error)}; export the model again"
         ) from error

@@ -83,7 +83,7 @@ def run_sandboxed(
         stderr=subprocess.STDOUT,
         env=dict(environ),
         start_new_session=True,
-        preexec_fn=lambda: _limit(limits),  # only sets limits, between fork and exec
+        preexec_fn=lambda: limit_process(limits),  # only sets limits, between fork and exec
     ) as process:
         try:
             output, _ = process.communicate(timeout=limits.seconds)
@@ -129,7 +129,8 @@ def _bwrap() -> str:
     return found
 
 
-def _limit(limits: Limits) -> None:
+def limit_process(limits: Limits) -> None:
+    """Set the limits on memory, files and core dumps for this process and what it starts."""
     # RLIMIT_DATA counts private writable memory, not the gigabytes of libraries that are mapped.
     for kind, value in (
         (resource.RLIMIT_DATA, limits.memory_bytes),
