@@ -76,8 +76,8 @@ def to_onnx(
     source: Path = module.find(folder)
     if module.ENVIRONMENT is None:
         return Imported(source, None, {})
-    if hasattr(module, "kind_of"):
-        module.kind_of(source)
+    if hasattr(module, "refuse"):
+        module.refuse(source, settings.allow_code)
     python = environment_python(module.ENVIRONMENT, settings.environments)
     into.mkdir(parents=True)
     task = {

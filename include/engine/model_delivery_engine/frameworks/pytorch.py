@@ -32,6 +32,11 @@ def find(folder: Path) -> Path:
     return only(found, folder, "PyTorch file (.pt, .pth, .pt2)", _SAVE)
 
 
+def refuse(source: Path, allow_code: bool) -> None:
+    """Refuse what is no graph; a pickle runs code, and holds none even where that is allowed."""
+    kind_of(source)
+
+
 def kind_of(path: Path) -> str:
     """Return ``torchscript`` or ``exported``; ConversionError for anything else."""
     try:

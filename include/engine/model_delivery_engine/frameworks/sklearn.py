@@ -31,6 +31,16 @@ def find(folder: Path) -> Path:
     return only(found, folder, "scikit-learn file (.skops)", _SAVE)
 
 
+def refuse(source: Path, allow_code: bool) -> None:
+    """Refuse a pickle where the owner of the machine does not allow them."""
+    if source.suffix.lower() in _PICKLES and not allow_code:
+        raise ConversionError(
+            f"{source.name} is a pickle, which runs code when it is loaded; {_SAVE}, or "
+            "have the owner of this machine set MODEL_DELIVERY_ALLOW_CODE=on",
+            reason=Reason.UNTRUSTED_CODE,
+        )
+
+
 def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
     import onnx
@@ -75,12 +85,6 @@ def convert(task: Conversion) -> Converted:
 
 def _load(task: Conversion) -> Any:
     if task.source.suffix.lower() in _PICKLES:
-        if not task.allow_code:
-            raise ConversionError(
-                f"{task.source.name} is a pickle, which runs code when it is loaded; {_SAVE}, or "
-                "have the owner of this machine set MODEL_DELIVERY_ALLOW_CODE=on",
-                reason=Reason.UNTRUSTED_CODE,
-            )
         import joblib
 
         return joblib.load(task.source)
