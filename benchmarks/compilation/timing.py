@@ -7,15 +7,19 @@ and runner, a figure a round. Opening and three warm-up runs of each are not cou
 import json
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
+Run = Callable[[dict[str, Any]], Any]
 ROUND_SECONDS = 0.12
 WARM_UP = 3
 
 
-def with_onnxruntime(path, threads):
+def with_onnxruntime(path: str, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -23,7 +27,7 @@ def with_onnxruntime(path, threads):
     return lambda inputs: session.run(None, inputs)
 
 
-def with_openvino(path, threads):
+def with_openvino(path: str, threads: int) -> Run:
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
@@ -32,8 +36,8 @@ def with_openvino(path, threads):
     return lambda inputs: request.infer(inputs, share_inputs=True)
 
 
-def main():
-    task = json.load(open(sys.argv[1]))
+def main() -> None:
+    task = json.loads(Path(sys.argv[1]).read_text())
     threads, rounds = task["threads"], task["rounds"]
     with np.load(task["inputs"]) as file:
         inputs = {name: file[name] for name in file.files}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from model_delivery_engine.errors import CompilationError, Reason, one_line
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.quantize.integers import (
     WEIGHTED,
@@ -21,7 +22,7 @@ from model_delivery_engine.quantize.integers import (
 )
 from model_delivery_engine.quantize.metric import Drop
 from model_delivery_engine.quantize.samples import Samples
-from model_delivery_engine.runtime import open_session
+from model_delivery_engine.runtime import RUNTIME_ERRORS, open_session
 from model_delivery_engine.tensors import Array
 
 RANKING_SAMPLES = 8
@@ -171,7 +172,14 @@ def _tensors(path: Path, names: Sequence[str], samples: Samples) -> dict[str, Ar
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     session = open_session(model.SerializeToString(), unoptimised_options())
     batch = next(samples.batches(_batch_size(session)))
-    return dict(zip(wanted, session.run(wanted, batch), strict=True))
+    try:
+        found = session.run(wanted, batch)
+    except RUNTIME_ERRORS as error:
+        raise CompilationError(
+            f"{path.name} does not run with its inner tensors as outputs: {one_line(error, 200)}",
+            reason=Reason.OPERATOR_UNSUPPORTED,
+        ) from error
+    return dict(zip(wanted, found, strict=True))
 
 
 def _batch_size(session: Any) -> int | None:

@@ -15,9 +15,11 @@ import onnx
 import onnx.version_converter
 from onnxruntime import quantization
 
-from model_delivery_engine.errors import CompilationError, Reason, one_line
+from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
 from model_delivery_engine.graph import name_nodes
+from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.quantize.samples import Samples
+from model_delivery_engine.runtime import RUNTIME_ERRORS, open_session
 from model_delivery_engine.tensors import Array
 
 # Weights of these carry the arithmetic; the rest of the graph follows them.
@@ -27,6 +29,7 @@ DYNAMIC = ("Gather", "Gemm", "LSTM", "MatMul")
 _PER_CHANNEL_OPSET = 13
 _RAISED_OPSET = 17
 _quantization: Any = quantization
+_FAULTS: tuple[type[Exception], ...] = (InferenceError, *RUNTIME_ERRORS)
 
 
 @dataclass(frozen=True)
@@ -115,22 +118,36 @@ class StaticQuantizer:
         self._ranges = folder / "ranges.json"
         self._operators = list(operators) if operators else None
         self._inputs_only = inputs_only
+        # Weights by channel or not, bias adjusted or not. ONNX Runtime 1.31 stumbles over a bias of
+        # several values on weights of one scale, and over a weight by channel behind a Reshape.
+        self._ways = [(True, True), (True, False), (False, True), (False, False)]
+        self._proved = False
 
     def quantize(self, into: Path, keep: Sequence[str] = ()) -> None:
         """Write the quantised model.
 
         :param keep: names of nodes that stay in floating point
+        :raises CompilationError: the quantiser cannot, or what it writes does not run
         """
-        activations = _quantization.QuantType.QInt8
-        if not self._scheme.signed:
-            activations = _quantization.QuantType.QUInt8
-        try:
-            self._quantize(into, keep, activations, adjust=True)
-        except CompilationError:
-            # ONNX Runtime 1.31 stumbles over a bias of several values on weights of one scale.
-            self._quantize(into, keep, activations, adjust=False)
+        faults = []
+        while self._ways:
+            try:
+                self._quantize(into, keep, *self._ways[0])
+                if not self._proved:
+                    run_once(into, self._samples, self._batch_size)
+                    self._proved = True
+            except CompilationError as error:
+                faults.append(error)
+                if self._proved:
+                    raise
+                del self._ways[0]
+            else:
+                return
+        raise faults[-1]
 
-    def _quantize(self, into: Path, keep: Sequence[str], activations: Any, adjust: bool) -> None:
+    def _quantize(self, into: Path, keep: Sequence[str], per_channel: bool, adjust: bool) -> None:
+        signed = self._scheme.signed
+        types = _quantization.QuantType
         with quantiser_call():
             _quantization.quantize_static(
                 str(self.source),
@@ -138,18 +155,30 @@ class StaticQuantizer:
                 _Reader(self._samples, self._batch_size),
                 quant_format=_quantization.QuantFormat.QDQ,
                 op_types_to_quantize=self._operators,
-                per_channel=True,
+                per_channel=per_channel,
                 reduce_range=self._scheme.reduced,
-                activation_type=activations,
-                weight_type=_quantization.QuantType.QInt8,
+                activation_type=types.QInt8 if signed else types.QUInt8,
+                weight_type=types.QInt8,
                 nodes_to_exclude=list(keep),
                 calibration_cache_path=self._ranges,
                 extra_options={
-                    "ActivationSymmetric": self._scheme.signed,
+                    "ActivationSymmetric": signed,
                     "QDQDisableWeightAdjustForInt32Bias": not adjust,
                     "OpTypesToExcludeOutputQuantization": WEIGHTED if self._inputs_only else (),
                 },
             )
+
+
+def run_once(model: Path, samples: Samples, batch_size: int | None) -> None:
+    """Run a quantised model as it was written; CompilationError where ONNX Runtime cannot."""
+    try:
+        session = open_session(model, unoptimised_options())
+        session.run(None, next(samples.batches(batch_size)))
+    except _FAULTS as error:
+        raise CompilationError(
+            f"the quantised model does not run: {one_line(error, 200)}",
+            reason=Reason.OPERATOR_UNSUPPORTED,
+        ) from error
 
 
 def weighted_nodes(model: Path) -> list[str]:
