@@ -32,7 +32,7 @@ from model_delivery_engine.targets import resolve_target
 from benchmarks.compilation.models import Case, archive_of_size, make_cases
 from benchmarks.record import Measure, write
 
-ROUNDS = 9
+ROUNDS = 7
 MAX_DROP = 0.01
 MEGABYTES = 100
 NEURAL_GOAL, SLOWEST_GOAL, OPENVINO_GOAL, MEMORY_GOAL = 1.5, 1 / 1.02, 0.9, 4.0

@@ -36,6 +36,7 @@ from model_delivery_engine.tensors import Array
 log = logging.getLogger(__name__)
 
 SNR_SAMPLES = 64
+CALIBRATION_SAMPLES = 128  # of labelled ones: more change the ranges of activations little
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,11 @@ class Evidence:
 
     @property
     def samples(self) -> Samples | None:
-        """The user's samples of either kind."""
-        return self.calibration or self.labelled
+        """What to calibrate on: the user's samples for it, or the first of the labelled ones."""
+        if self.calibration is None and self.labelled is not None:
+            batch = max((len(array) for array in self.golden.values() if array.ndim), default=1)
+            return self.labelled.first(max(CALIBRATION_SAMPLES, batch))
+        return self.calibration
 
 
 @dataclass(frozen=True)
