@@ -2,7 +2,9 @@
 
 Airflow gathers the events of an asset into one run, and leaves out those that came while the run
 was queued. So this DAG looks at all events since its last run, hourly too, and gives each upload a
-`model_delivery` run whose id is the upload's: none is lost and none is delivered twice.
+`model_delivery` run whose id is the upload's: none is lost and none is delivered twice. They go one
+after the other, in the order of upload, since a later deployment cancels one under way on the same
+device; one that fails holds up none.
 """
 
 import hashlib
@@ -56,15 +58,21 @@ with DAG(
         events = inlet_events[incoming_models]
         if prev_start_date_success:
             events = events.after((prev_start_date_success - OVERLAP).isoformat())
+        uploads = [upload for event in events for upload in event.extra["payload"]["uploads"]]
         runs = {}
-        for event in events:
-            for upload in event.extra["payload"]["uploads"]:
-                identity = hashlib.sha256(f"{upload['uri']}\x1f{upload['modified']}".encode())
-                runs[f"incoming__{identity.hexdigest()[:16]}"] = {"model_uri": upload["uri"]}
+        for upload in sorted(uploads, key=lambda upload: upload["modified"]):
+            identity = hashlib.sha256(f"{upload['uri']}\x1f{upload['modified']}".encode())
+            runs[f"incoming__{identity.hexdigest()[:16]}"] = {"model_uri": upload["uri"]}
         return [{"trigger_run_id": run_id, "conf": conf} for run_id, conf in runs.items()]
 
     TriggerDagRunOperator.partial(
         task_id="deliver",
         trigger_dag_id="model_delivery",
         skip_when_already_exists=True,
+        wait_for_completion=True,
+        deferrable=True,
+        poke_interval=5,
+        allowed_states=["success", "failed"],
+        failed_states=[],
+        max_active_tis_per_dagrun=1,
     ).expand_kwargs(archives())
