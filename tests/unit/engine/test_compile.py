@@ -16,6 +16,7 @@ from model_delivery_engine.errors import (
     CompilationError,
     DataInputError,
     ParityError,
+    Reason,
     one_line,
 )
 from model_delivery_engine.graph import newest_operator_set
@@ -363,6 +364,20 @@ def test_weights_in_a_file_outside_the_archive_are_refused(
     path.write_bytes(model.SerializeToString())
     with pytest.raises(CompilationError, match="not a complete ONNX model"):
         compiled(path, OPEN)
+
+
+def test_a_model_over_the_formats_limit_says_so_before_its_weights_are_read(
+    tmp_path: Path, compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_linear(tmp_path / "model" / "model.onnx", weights=np.ones((4, 3000), np.float32))
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    # The format's own limit is 2 GiB; an archive of that size says the same in a minute.
+    monkeypatch.setattr("model_delivery_engine.graph._MAX_BYTES", 20_000)
+    with pytest.raises(CompilationError, match="over 2 GiB with its weights") as refused:
+        compiled(path, OPEN)
+    assert refused.value.reason is Reason.MODEL_TOO_LARGE
 
 
 def test_weights_in_a_file_beside_the_model_are_taken_in(

@@ -12,8 +12,9 @@ import pytest
 from model_delivery_engine.archive import pack_archive
 from model_delivery_engine.bundle import Manifest, open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
-from model_delivery_engine.errors import EngineError, Reason, ToolchainError
+from model_delivery_engine.errors import ConversionError, EngineError, Reason, ToolchainError
 from model_delivery_engine.frameworks.environment import environment_python
+from model_delivery_engine.frameworks.versions import check_framework_version
 from model_delivery_engine.runtime import Model, check_golden
 from model_delivery_engine.settings import CompilerSettings, Limits
 from model_delivery_engine.targets import Target
@@ -185,3 +186,22 @@ def test_a_raised_batch_keeps_its_rows_apart(tmp_path: Path, compile_file: Compi
     together = next(iter(model.run({"image": images}).values()))
     alone = next(iter(model.run({"image": images[3:4]}).values()))
     np.testing.assert_allclose(together[3:4], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("framework", "version"),
+    [("PYTORCH", "1.8"), ("PYTORCH", "2.13"), ("TENSORFLOW", "1.15.3"), ("TFLITE", "2"),
+     ("ONNX", None)],
+)  # fmt: skip
+def test_a_framework_reads_what_older_versions_saved(framework: str, version: str | None) -> None:
+    check_framework_version(framework, version)
+
+
+@pytest.mark.parametrize(
+    ("framework", "version", "says"),
+    [("PYTORCH", "3.0", "newer than"), ("TENSORFLOW", "2.99", "newer than"),
+     ("SKLEARN", "1.2", "no versions")],
+)  # fmt: skip
+def test_a_version_that_nothing_reads_is_refused(framework: str, version: str, says: str) -> None:
+    with pytest.raises(ConversionError, match=says):
+        check_framework_version(framework, version)

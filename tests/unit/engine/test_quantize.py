@@ -381,3 +381,45 @@ def test_the_graph_of_a_quantised_model_computes_in_integers(
     if opened.manifest.quantisation.startswith("int8"):
         operators = {node.op_type for node in onnx.load(opened.model_path).graph.node}
         assert any("Q" in each or "Integer" in each or "Quantize" in each for each in operators)
+
+
+def test_a_model_behind_an_operator_that_onnx_infers_nothing_of(
+    tmp_path: Path, target: Target
+) -> None:
+    """As scikit-learn's pipelines are written: a scaler of ai.onnx.ml, then products."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[0.0], scale=[2.0]),
+        helper.make_node("MatMul", ["s", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["y"]),
+    ]
+    constants = {
+        "w": rng.normal(size=(64, 256)).astype(np.float32),
+        "v": rng.normal(size=(256, 8)).astype(np.float32),
+    }
+    save_graph(
+        tmp_path / "model" / "model.onnx",
+        nodes,
+        {"x": (TensorProto.FLOAT, ["n", 64])},
+        {"y": (TensorProto.FLOAT, ["n", 8])},
+        constants,
+        {"": 18, "ai.onnx.ml": 3},
+    )
+    pack_archive(tmp_path / "model", tmp_path / "model.tar.gz")
+    np.savez(tmp_path / "c.npz", x=rng.random((32, 64), np.float32))
+    options = json.dumps({"precision": "int8", "calibration": CALIBRATION})
+    request = CompilationRequest("ONNX", '{"x": [-1, 64]}', target, "m", "s3://b/m", options)
+    files = {CALIBRATION: tmp_path / "c.npz"}
+    manifest = compile_model(
+        tmp_path / "model.tar.gz", tmp_path / "bundle.tar.gz", request, files=files
+    )
+    found = named(manifest)
+    assert {"fp16", "int8-dynamic", "int8-static", "int8-static-weighted"} <= set(found)
+    assert all(each.size_bytes is not None for each in manifest.candidates), manifest.candidates
+    assert (found["int8-static"].size_bytes or 0) < (found["fp32"].size_bytes or 0) / 2
+
+
+def test_calibration_falls_back_to_the_labelled_samples(quantise: Compile) -> None:
+    manifest = quantise(precision="int8", int8="static", samples=SAMPLES)
+    assert named(manifest)["int8-static"].size_bytes is not None
