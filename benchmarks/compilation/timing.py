@@ -1,7 +1,9 @@
 """Time models in turns: plain ONNX Runtime, what was compiled, OpenVINO. Runs where OpenVINO is.
 
-`python timing.py TASK.json`: the models' files and their inputs; prints seconds by model, setting
-and runner, a figure a round. Opening and three warm-up runs of each are not counted.
+`python timing.py TASK.json`: the models' files and their inputs; prints seconds of a run by runner,
+a figure a round. Opening and three warm-up runs of each are not counted. With one thread it is the
+processor time of the process, which other processes on the machine do not lengthen; with more it is
+the time on the wall.
 """
 
 import json
@@ -58,12 +60,13 @@ def main() -> None:
         run(inputs)
         counts[name] = max(1, int(ROUND_SECONDS / (time.perf_counter() - started)))
     times = {name: [] for name in runners}
+    clock = time.process_time if threads == 1 else time.perf_counter
     for _ in range(rounds):
         for name, run in runners.items():
-            started = time.perf_counter()
+            started = clock()
             for _ in range(counts[name]):
                 run(inputs)
-            times[name].append((time.perf_counter() - started) / counts[name])
+            times[name].append((clock() - started) / counts[name])
     print(json.dumps({"times": times, "failed": failed}))
 
 

@@ -34,7 +34,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one run of source and compiled model: medians over interleaved rounds.
+    """Processor time of one run of source and compiled model: medians over interleaved rounds.
 
     :param source_ms: the source model on ONNX Runtime with default settings, milliseconds
     :param compiled_ms: the compiled model on the same machine and threads, milliseconds
