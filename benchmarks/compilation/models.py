@@ -153,10 +153,10 @@ def _agreement(shape: tuple[int, ...], metric: str) -> onnx.ModelProto:
 
 
 def _files() -> Any:
-    """Return the first and last 1,024 bytes of 100 files, as magika reads them."""
+    """Return the first and last 1,024 bytes of 200 files, as magika reads them."""
     project = Path(__file__).resolve().parents[2]
     found = [p for p in sorted(project.rglob("*")) if p.is_file() and p.stat().st_size >= 2048]
-    names = random.Random(SEED).sample(found, 100)
+    names = random.Random(SEED).sample(found, 200)
     rows = [path.read_bytes() for path in names]
     return np.array([[*data[:1024], *data[-1024:]] for data in rows], np.int32)
 

@@ -6,6 +6,7 @@ quantises activations by the ranges seen on calibration samples: for convolution
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Convolutions are left out: quantised as they come they run several times slower than in fp32.
 DYNAMIC = ("Gather", "Gemm", "LSTM", "MatMul")
 _PER_CHANNEL_OPSET = 13
+MOST_UNFIT = 8
+# How ONNX Runtime names a node that converts a tensor from or to integers.
+_AT_FAULT = re.compile(r"Name:'(.+?)_(?:Dequantize|Quantize)Linear'")
 _RAISED_OPSET = 17
 _quantization: Any = quantization
 _FAULTS: tuple[type[Exception], ...] = (InferenceError, *RUNTIME_ERRORS)
@@ -122,6 +126,7 @@ class StaticQuantizer:
         # several values on weights of one scale, and over a weight by channel behind a Reshape.
         self._ways = [(True, True), (True, False), (False, True), (False, False)]
         self._proved = False
+        self._unfit: list[str] = []
 
     def quantize(self, into: Path, keep: Sequence[str] = ()) -> None:
         """Write the quantised model.
@@ -132,7 +137,7 @@ class StaticQuantizer:
         faults = []
         while self._ways:
             try:
-                self._quantize(into, keep, *self._ways[0])
+                self._quantize(into, [*keep, *self._unfit], *self._ways[0])
                 if not self._proved:
                     run_once(into, self._samples, self._batch_size)
                     self._proved = True
@@ -140,10 +145,21 @@ class StaticQuantizer:
                 faults.append(error)
                 if self._proved:
                     raise
-                del self._ways[0]
+                # One operator that the runtime cannot do in integers leaves the others theirs.
+                unfit = self._around(error.operator)
+                if unfit and len(faults) <= MOST_UNFIT:
+                    self._unfit += unfit
+                else:
+                    del self._ways[0]
             else:
                 return
         raise faults[-1]
+
+    def _around(self, tensor: str | None) -> list[str]:
+        """Return the nodes that make or take a tensor and are quantised still."""
+        graph = onnx.load(self.source, load_external_data=False).graph
+        touching = [n for n in graph.node if tensor and tensor in (*n.input, *n.output)]
+        return [node.name for node in touching if node.name not in self._unfit]
 
     def _quantize(self, into: Path, keep: Sequence[str], per_channel: bool, adjust: bool) -> None:
         signed = self._scheme.signed
@@ -170,14 +186,19 @@ class StaticQuantizer:
 
 
 def run_once(model: Path, samples: Samples, batch_size: int | None) -> None:
-    """Run a quantised model as it was written; CompilationError where ONNX Runtime cannot."""
+    """Run a quantised model as it was written.
+
+    :raises CompilationError: ONNX Runtime cannot; its ``operator`` is the tensor at fault, if known
+    """
     try:
         session = open_session(model, unoptimised_options())
         session.run(None, next(samples.batches(batch_size)))
     except _FAULTS as error:
+        at_fault = _AT_FAULT.search(str(error))
         raise CompilationError(
             f"the quantised model does not run: {one_line(error, 200)}",
             reason=Reason.OPERATOR_UNSUPPORTED,
+            operator=at_fault[1] if at_fault else None,
         ) from error
 
 
