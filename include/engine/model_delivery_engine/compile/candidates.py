@@ -17,9 +17,10 @@ from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.options import CompilerOptions
 from model_delivery_engine.parity import measure_parity
-from model_delivery_engine.quantize.bounded import quantize_bounded
+from model_delivery_engine.quantize.bounded import Bounded, quantize_bounded
 from model_delivery_engine.quantize.floating import to_fp16
 from model_delivery_engine.quantize.integers import (
+    PRODUCTS,
     WEIGHTED,
     Scheme,
     StaticQuantizer,
@@ -156,28 +157,41 @@ class Workbench:
     def _static(
         self, into: Path, samples: Samples, operators: tuple[str, ...] | None
     ) -> tuple[str, ...]:
-        batch = self._model(self._source).batch_size
-        bound = self._options.max_accuracy_drop
-        quantizer = StaticQuantizer(
-            self._folded(),
-            samples,
-            batch,
-            self._scheme,
-            into.parent,
-            operators,
-            inputs_only=bound is not None,
-        )
-        if bound is None:
-            integers, reverted = into.with_name("integers.onnx"), ()
-            quantizer.quantize(integers)
+        integers = into.with_name("integers.onnx")
+        reverted: tuple[str, ...] = ()
+        if self._options.max_accuracy_drop is None:
+            self._quantizer(into, samples, operators, ()).quantize(integers)
         else:
-            found = quantize_bounded(
-                quantizer, samples, bound, self._drop, into.with_name("trials")
-            )
-            log.info("%d trials, %d operators reverted", found.trials, len(found.reverted))
-            integers, reverted = found.path, found.reverted  # type: ignore[assignment]
+            found = self._bounded(into, samples, operators, self._options.max_accuracy_drop)
+            integers, reverted = found.path, found.reverted
         optimise(integers, into, self._level)
         return reverted
+
+    def _quantizer(
+        self,
+        into: Path,
+        samples: Samples,
+        operators: tuple[str, ...] | None,
+        float_outputs: tuple[str, ...],
+    ) -> StaticQuantizer:
+        batch = self._model(self._source).batch_size
+        folded, place = self._folded(), into.parent
+        return StaticQuantizer(
+            folded, samples, batch, self._scheme, place, operators, float_outputs
+        )
+
+    def _bounded(
+        self, into: Path, samples: Samples, operators: tuple[str, ...] | None, bound: float
+    ) -> Bounded:
+        """Return what holds the bound: with convolutions that are fast, else with exact ones."""
+        for name, float_outputs in (("fast", PRODUCTS), ("exact", WEIGHTED)):
+            quantizer = self._quantizer(into, samples, operators, float_outputs)
+            trials = into.with_name(f"trials-{name}")
+            found = quantize_bounded(quantizer, samples, bound, self._drop, trials)
+            log.info("%s: %d trials, %d reverted", name, found.trials, len(found.reverted))
+            if found.holds:
+                break
+        return found
 
     def _folded(self) -> Path:
         """Return the source with constants folded, in the standard operators a quantiser reads."""

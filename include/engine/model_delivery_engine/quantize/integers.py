@@ -25,6 +25,9 @@ from model_delivery_engine.tensors import Array
 
 # Weights of these carry the arithmetic; the rest of the graph follows them.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# Those that have integer kernels with a floating-point output. A convolution has none: where its
+# output stays in floats, it is computed in floats altogether.
+PRODUCTS = ("Gemm", "MatMul")
 # Convolutions are left out: quantised as they come they run several times slower than in fp32.
 DYNAMIC = ("Gather", "Gemm", "LSTM", "MatMul")
 _PER_CHANNEL_OPSET = 13
@@ -101,8 +104,8 @@ class StaticQuantizer:
     :param source: the model, constants folded, every node named
     :param folder: for the calibration's ranges
     :param operators: types of operators to quantise (default: all that can be)
-    :param inputs_only: an operator's output becomes integers only if one that takes it wants them,
-        so that reverting that one takes the rounding away
+    :param float_outputs: types whose output becomes integers only if an operator that takes it
+        wants them, so that reverting that one takes the rounding away (default: none)
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class StaticQuantizer:
         scheme: Scheme,
         folder: Path,
         operators: Sequence[str] | None = None,
-        inputs_only: bool = False,
+        float_outputs: Sequence[str] = (),
     ) -> None:
         self.source = source
         self._samples = samples
@@ -121,7 +124,7 @@ class StaticQuantizer:
         self._scheme = scheme
         self._ranges = folder / "ranges.json"
         self._operators = list(operators) if operators else None
-        self._inputs_only = inputs_only
+        self._float_outputs = tuple(float_outputs)
         # Weights by channel or not, bias adjusted or not. ONNX Runtime 1.31 stumbles over a bias of
         # several values on weights of one scale, and over a weight by channel behind a Reshape.
         self._ways = [(True, True), (True, False), (False, True), (False, False)]
@@ -180,7 +183,7 @@ class StaticQuantizer:
                 extra_options={
                     "ActivationSymmetric": signed,
                     "QDQDisableWeightAdjustForInt32Bias": not adjust,
-                    "OpTypesToExcludeOutputQuantization": WEIGHTED if self._inputs_only else (),
+                    "OpTypesToExcludeOutputQuantization": self._float_outputs,
                 },
             )
 
