@@ -1,6 +1,7 @@
 """Candidates: each way to compile a model is built, held to its bounds, and timed."""
 
 import dataclasses
+import functools
 import logging
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from model_delivery_engine.quantize.integers import (
     WEIGHTED,
     Scheme,
     StaticQuantizer,
+    grouped_convolutions,
     quantize_dynamic,
     raise_operator_set,
     scheme_for,
@@ -64,6 +66,27 @@ class Evidence:
             batch = max((len(array) for array in self.golden.values() if array.ndim), default=1)
             return self.labelled.first(max(CALIBRATION_SAMPLES, batch))
         return self.calibration
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What a static candidate computes in integers.
+
+    :param operators: types of operators, None for all that can be
+    :param dense: leave convolutions of groups in floating point
+    """
+
+    operators: tuple[str, ...] | None = None
+    dense: bool = False
+
+
+# Fewer operators in integers: less to lose, and fewer conversions between them. Convolutions of
+# groups have few products for each conversion, and lose most.
+STATIC = {
+    "int8-static": Integers(),
+    "int8-static-weighted": Integers(WEIGHTED),
+    "int8-static-dense": Integers(WEIGHTED, dense=True),
+}
 
 
 @dataclass(frozen=True)
@@ -119,9 +142,8 @@ class Workbench:
             yield "int8-dynamic", "int8", self._dynamic
         samples = self._evidence.samples
         if self._options.int8 in ("static", "both") and samples is not None:
-            yield "int8-static", "int8", lambda into: self._static(into, samples, None)
-            # Fewer operators in integers: less to lose, and fewer conversions between them.
-            yield "int8-static-weighted", "int8", lambda into: self._static(into, samples, WEIGHTED)
+            for name, what in STATIC.items():
+                yield name, "int8", functools.partial(self._static, samples=samples, what=what)
 
     def _built(self, name: str, precision: str, build: Callable[[Path], tuple[str, ...]]) -> Trial:
         place = self._folder / name
@@ -154,38 +176,36 @@ class Workbench:
         optimise(into.with_name("integers.onnx"), into, self._level)
         return ()
 
-    def _static(
-        self, into: Path, samples: Samples, operators: tuple[str, ...] | None
-    ) -> tuple[str, ...]:
+    def _static(self, into: Path, samples: Samples, what: "Integers") -> tuple[str, ...]:
         integers = into.with_name("integers.onnx")
         reverted: tuple[str, ...] = ()
         if self._options.max_accuracy_drop is None:
-            self._quantizer(into, samples, operators, ()).quantize(integers)
+            self._quantizer(into, samples, what, ()).quantize(integers)
         else:
-            found = self._bounded(into, samples, operators, self._options.max_accuracy_drop)
+            found = self._bounded(into, samples, what, self._options.max_accuracy_drop)
             integers, reverted = found.path, found.reverted
         optimise(integers, into, self._level)
         return reverted
 
     def _quantizer(
-        self,
-        into: Path,
-        samples: Samples,
-        operators: tuple[str, ...] | None,
-        float_outputs: tuple[str, ...],
+        self, into: Path, samples: Samples, what: "Integers", float_outputs: tuple[str, ...]
     ) -> StaticQuantizer:
-        batch = self._model(self._source).batch_size
-        folded, place = self._folded(), into.parent
+        folded = self._folded()
         return StaticQuantizer(
-            folded, samples, batch, self._scheme, place, operators, float_outputs
+            folded,
+            samples,
+            self._model(self._source).batch_size,
+            self._scheme,
+            into.parent,
+            what.operators,
+            float_outputs,
+            grouped_convolutions(folded) if what.dense else (),
         )
 
-    def _bounded(
-        self, into: Path, samples: Samples, operators: tuple[str, ...] | None, bound: float
-    ) -> Bounded:
+    def _bounded(self, into: Path, samples: Samples, what: "Integers", bound: float) -> Bounded:
         """Return what holds the bound: with convolutions that are fast, else with exact ones."""
         for name, float_outputs in (("fast", PRODUCTS), ("exact", WEIGHTED)):
-            quantizer = self._quantizer(into, samples, operators, float_outputs)
+            quantizer = self._quantizer(into, samples, what, float_outputs)
             trials = into.with_name(f"trials-{name}")
             found = quantize_bounded(quantizer, samples, bound, self._drop, trials)
             log.info("%s: %d trials, %d reverted", name, found.trials, len(found.reverted))

@@ -77,8 +77,9 @@ def raise_operator_set(source: Path, into: Path) -> None:
     A model that ONNX's converter cannot raise is written as it is.
     """
     model = onnx.load(source)
-    version = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    if version < _PER_CHANNEL_OPSET:
+    # A model of trees has operators of ai.onnx.ml alone.
+    standard = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    if next(standard, _PER_CHANNEL_OPSET) < _PER_CHANNEL_OPSET:
         with contextlib.suppress(RuntimeError, ValueError):
             model = onnx.version_converter.convert_version(model, _RAISED_OPSET)
             name_nodes(model)
@@ -106,6 +107,7 @@ class StaticQuantizer:
     :param operators: types of operators to quantise (default: all that can be)
     :param float_outputs: types whose output becomes integers only if an operator that takes it
         wants them, so that reverting that one takes the rounding away (default: none)
+    :param leave: names of nodes that stay in floating point in every choice (default: none)
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class StaticQuantizer:
         folder: Path,
         operators: Sequence[str] | None = None,
         float_outputs: Sequence[str] = (),
+        leave: Sequence[str] = (),
     ) -> None:
         self.source = source
         self._samples = samples
@@ -129,7 +132,7 @@ class StaticQuantizer:
         # several values on weights of one scale, and over a weight by channel behind a Reshape.
         self._ways = [(True, True), (True, False), (False, True), (False, False)]
         self._proved = False
-        self._unfit: list[str] = []
+        self._unfit = list(leave)
 
     def quantize(self, into: Path, keep: Sequence[str] = ()) -> None:
         """Write the quantised model.
@@ -209,6 +212,17 @@ def weighted_nodes(model: Path) -> list[str]:
     """Return the names of the nodes that quantisation is about, in the graph's order."""
     graph = onnx.load(model, load_external_data=False).graph
     return [node.name for node in graph.node if node.op_type in WEIGHTED]
+
+
+def grouped_convolutions(model: Path) -> list[str]:
+    """Return the names of the convolutions whose channels are in groups (depthwise ones too)."""
+    graph = onnx.load(model, load_external_data=False).graph
+    convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    return [
+        node.name
+        for node in convolutions
+        if any(each.name == "group" and each.i > 1 for each in node.attribute)
+    ]
 
 
 @contextlib.contextmanager
