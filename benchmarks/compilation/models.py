@@ -195,6 +195,7 @@ def _trained(folder: Path) -> Iterator[Case]:
 
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
     data = folder / "digits.npz"
     np.savez(data, images=images, labels=labels)
     for name, framework, environment, file, shape in (
