@@ -48,8 +48,11 @@ lint: $(STAMP) ## ruff, mypy strict, import-linter
 bench: $(STAMP) ## benchmarks into build/bench (BENCH=name for one)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+fuzz: $(STAMP) ## 10,000 mutated archives and models through the compiler's stages
+	@$(BIN)/python -m tests.fuzz.compile_inputs
+
 constraints: $(STAMP) ## resolve requirements-dev.in into constraints.txt
 	@$(BIN)/uv pip compile requirements-dev.in --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --quiet -o constraints.txt
 
-.PHONY: help setup demo up down test e2e lint bench constraints
+.PHONY: help setup demo up down test e2e lint bench fuzz constraints

@@ -1,6 +1,6 @@
 """Take a trained model to a device, with the evidence that it deserves to run there.
 
-Compile, batch inference on held-out data, quality gate, deployment, smoke test, report.
+Compile, bundle, batch inference on held-out data, quality gate, deployment, smoke test, report.
 
 Starts by hand (the trigger form), over REST with `conf`, by cron, and, through `incoming_models`,
 for each model archive that lands in the bucket. The Airflow connections decide where it runs:
@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
 from model_delivery.conf import check_conf
+from model_delivery.operators.bundle import BundleModelOperator
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
     CreateComponentVersionOperator,
@@ -59,7 +60,7 @@ with DAG(
             type="string",
             pattern=URI + r"\.tar\.gz" + END,
             title="Model archive",
-            description="Trained model as .tar.gz with one ONNX file, in S3, Azure Blob or a file.",
+            description="Trained model as .tar.gz with one model, in S3, Azure Blob or a file.",
         ),
         "input_uri": Param(
             f"s3://{BUCKET}/samples/held_out.jsonl",
@@ -80,7 +81,18 @@ with DAG(
             title="Input shapes",
             description="Shape of each model input by name; -1 leaves the batch dimension open.",
         ),
-        "framework": Param("ONNX", type="string", enum=["ONNX"], title="Framework"),
+        "framework": Param(
+            "ONNX",
+            type="string",
+            enum=["ONNX", "PYTORCH", "TENSORFLOW", "KERAS", "TFLITE", "XGBOOST", "SKLEARN"],
+            title="Framework",
+        ),
+        "compiler_options": Param(
+            {},
+            type="object",
+            title="Compiler options",
+            description='For example {"precision": "int8"}; unknown ones are refused.',
+        ),
         "target_device": Param(
             "ml_c5",
             type="string",
@@ -154,10 +166,21 @@ with DAG(
         data_input_config="{{ params.data_input_config | tojson }}",
         output_uri=f"{DELIVERY}/compiled",
         target_device="{{ params.target_device }}",
+        compiler_options="{{ params.compiler_options | tojson }}",
         deferrable=True,
         outlets=[compiled_models],
     )
-    bundle_uri = "{{ ti.xcom_pull('compile')['output_uri'] }}"
+    bundle = BundleModelOperator(
+        task_id="bundle",
+        model_uri=MODEL,
+        artifact_uri="{{ ti.xcom_pull('compile')['output_uri'] }}",
+        output_uri=f"{DELIVERY}/bundle/bundle.tar.gz",
+        framework="{{ params.framework }}",
+        data_input_config="{{ params.data_input_config | tojson }}",
+        target_device="{{ params.target_device }}",
+        compiler_options="{{ params.compiler_options | tojson }}",
+    )
+    bundle_uri = "{{ ti.xcom_pull('bundle')['output_uri'] }}"
     plan = PlanShardsOperator(task_id="plan_shards", input_uri=INPUT, shards="{{ params.shards }}")
     infer = BatchInferenceOperator.partial(
         task_id="batch_inference",
@@ -207,5 +230,6 @@ with DAG(
     )
 
     stage >> [compile_model, plan]
-    [compile_model, plan] >> infer
+    compile_model >> bundle
+    [bundle, plan] >> infer
     infer >> merge >> gate >> component >> deploy >> smoke >> report

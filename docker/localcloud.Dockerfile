@@ -1,6 +1,9 @@
 # localcloud: the API (`serve`) and its workers (`work`).
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 FROM ${BASE_IMAGE}
+# bubblewrap: models of other frameworks than ONNX are loaded inside it only.
+RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap \
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 50001 localcloud
 WORKDIR /opt/model-delivery
 COPY constraints-bootstrap.txt constraints.txt ./

@@ -10,6 +10,14 @@ from stack.ports import LOOPBACK
 from stack.processes import Process, StackError, answers
 
 PORTAL_USER = "admin"
+# What tells uv and pip of a package index, and Python of a network, on this machine.
+INSTALLER_PREFIXES = ("MODEL_DELIVERY_", "PIP_", "UV_")
+INSTALLER_NAMES = frozenset(
+    {
+        "all_proxy", "curl_ca_bundle", "http_proxy", "https_proxy", "no_proxy",
+        "requests_ca_bundle", "ssl_cert_dir", "ssl_cert_file",
+    }
+)  # fmt: skip
 
 
 class LocalCloud:
@@ -35,6 +43,7 @@ class LocalCloud:
             "LOCALCLOUD_S3_SECRET_ACCESS_KEY": credentials.store_secret_access_key,
             "LOCALCLOUD_SECRET_KEY": credentials.localcloud_secret_key,
             "LOCALCLOUD_PUBLIC_URL": self.url,
+            **_for_installing(),
         }
 
     def prepare(self) -> None:
@@ -69,7 +78,7 @@ class LocalCloud:
 
     def worker(self, *options: str) -> Process:
         """Return a worker's process, not yet started; `options` are those of `work`."""
-        argv = [self._command, "work", "--concurrency", "1", *options]
+        argv = [self._command, "work", *options]
         return self._process("localcloud worker", argv)
 
     def _process(self, name: str, argv: list[str], healthy: str | None = None) -> Process:
@@ -78,3 +87,21 @@ class LocalCloud:
         if healthy:
             process.healthy = lambda: answers(healthy)
         return process
+
+
+def _for_installing() -> dict[str, str]:
+    """Return what a worker needs to install a framework's packages as this user would.
+
+    The environments are the user's own, so that each stack does not install gigabytes anew.
+    """
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(INSTALLER_PREFIXES) or name.lower() in INSTALLER_NAMES
+    }
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return {
+        "UV_CACHE_DIR": str(cache / "uv"),
+        "MODEL_DELIVERY_ENVIRONMENTS": str(cache / "model-delivery" / "environments"),
+        **passed,
+    }

@@ -4,6 +4,7 @@ from typing import Any
 
 SERVICES = {
     "SageMaker compilation jobs": "compilation",
+    "Model bundles": "bundle",
     "Batch inference": "inference",
     "Edge deploy": "edge",
     "Object storage": "storage",
@@ -33,8 +34,10 @@ def get_provider_info() -> dict[str, Any]:
             }
             for title in SERVICES
         ],
-        "hooks": _modules("hooks", "compilation", "edge", "storage"),
-        "operators": _modules("operators", "compilation", "inference", "edge", "storage", "report"),
+        "hooks": _modules("hooks", "bundle", "compilation", "edge", "storage"),
+        "operators": _modules(
+            "operators", "bundle", "compilation", "inference", "edge", "storage", "report"
+        ),
         "sensors": _modules("sensors", "compilation", "edge"),
         "triggers": _modules("triggers", "storage"),
         "connection-types": [

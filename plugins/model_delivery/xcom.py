@@ -9,13 +9,43 @@ VERSION = 1
 
 
 class CompilationJobResult(TypedDict):
-    """Of `CreateCompilationJobOperator` and `CompilationJobSensor`; `output_uri` is the bundle."""
+    """Of `CreateCompilationJobOperator`, `StopCompilationJobOperator` and `CompilationJobSensor`.
+
+    `output_uri` is the artifact, empty while there is none.
+    """
 
     version: int
     job_arn: str
     job_name: str
     status: str
     output_uri: str
+
+
+class CompilationJobListing(TypedDict):
+    """Of `ListCompilationJobsOperator`: the first 100 names; every summary lies at `output_uri`."""
+
+    version: int
+    count: int
+    job_names: list[str]
+    output_uri: str
+
+
+class DeletedCompilationJob(TypedDict):
+    """Of `DeleteCompilationJobOperator`; `deleted` is false where there was no such job."""
+
+    version: int
+    job_name: str
+    deleted: bool
+
+
+class BundledModel(TypedDict):
+    """Of `BundleModelOperator`; `wrapped` is false where the artifact was a bundle already."""
+
+    version: int
+    output_uri: str
+    digest: str
+    runtime: str
+    wrapped: bool
 
 
 class DeploymentResult(TypedDict):
@@ -113,3 +143,13 @@ class DeliveryReport(TypedDict):
 
     version: int
     report_uri: str
+
+
+class ComparisonReport(TypedDict):
+    """Of `CompareCompilationsOperator`: how many targets were compiled, and how many were not."""
+
+    version: int
+    report_uri: str
+    table_uri: str
+    compiled: int
+    failed: int

@@ -1,6 +1,15 @@
-"""A real localcloud (API and worker processes) over a real SeaweedFS, once a session."""
+"""A real localcloud (API and worker processes) over a real SeaweedFS, once a session.
 
+awscli carries a botocore of its own, so it lives in `build/awscli`, made on first use from
+the hash-pinned `awscli.txt`. To move the pin: `uv pip compile --universal --python-version 3.11
+--generate-hashes --no-header --no-annotate -o tests/contract/awscli.txt` over the line `awscli`.
+"""
+
+import hashlib
 import io
+import os
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +33,11 @@ from stack.processes import Process
 # Not the stack's own region: what a request says must be followed.
 REGION = "eu-west-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/compiler"
+PROJECT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = Path(__file__).with_name("awscli.txt")
+ENVIRONMENT = PROJECT / "build" / "awscli"
+UV = Path(sys.executable).with_name("uv")
+Done = subprocess.CompletedProcess[str]
 TERMINAL = {"COMPLETED", "FAILED", "STOPPED"}
 
 
@@ -80,7 +94,7 @@ class Cloud:
         return self.local.run(*arguments, secret=secret)
 
     def worker(self) -> Process:
-        return self.local.worker("--lease-seconds", "4")
+        return self.local.worker("--concurrency", "1", "--lease-seconds", "4")
 
 
 @pytest.fixture(scope="session")
@@ -196,3 +210,46 @@ def archive() -> Callable[..., bytes]:
         return packed(classifier(width, depth), member)
 
     return make
+
+
+def uv(*arguments: str) -> None:
+    done = subprocess.run([str(UV), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"uv {arguments[:2]}: {done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def aws_executable() -> Path:
+    """Install awscli where the environment is missing or of other pins; else reuse it."""
+    pins = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    stamp = ENVIRONMENT / "installed-from"
+    if not stamp.exists() or stamp.read_text() != pins:
+        python = str(ENVIRONMENT / "bin" / "python")
+        uv("venv", "--quiet", "--clear", "--python", sys.executable, str(ENVIRONMENT))
+        uv("pip", "install", "--quiet", "--python", python,
+           "--require-hashes", "-r", str(REQUIREMENTS))  # fmt: skip
+        stamp.write_text(pins)
+    return ENVIRONMENT / "bin" / "aws"
+
+
+@pytest.fixture
+def aws(cloud: Any, aws_executable: Path, tmp_path: Path) -> Callable[..., Done]:
+    """Run `aws` with localcloud as the endpoint of every service and nothing of this machine."""
+
+    def run(*arguments: str, **changes: str) -> Done:
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "AWS_ENDPOINT_URL": cloud.url,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": cloud.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": cloud.secret,
+            "AWS_MAX_ATTEMPTS": "1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **changes,
+        }
+        return subprocess.run(
+            [str(aws_executable), *arguments, "--output", "json"],
+            env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+
+    return run

@@ -1,15 +1,7 @@
-"""The AWS command line against localcloud: what it sends, prints and exits with, unpatched.
+"""The AWS command line against localcloud: what it sends, prints and exits with, unpatched."""
 
-awscli carries a botocore of its own, so it lives in `build/awscli`, made on first use from
-the hash-pinned `awscli.txt`. To move the pin: `uv pip compile --universal --python-version 3.11
---generate-hashes --no-header --no-annotate -o tests/contract/awscli.txt` over the line `awscli`.
-"""
-
-import hashlib
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +14,6 @@ import pytest
 from stack.credentials import ACCOUNT
 from stack.object_store import BUCKET
 
-PROJECT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = Path(__file__).with_name("awscli.txt")
-ENVIRONMENT = PROJECT / "build" / "awscli"
-UV = Path(sys.executable).with_name("uv")
 REGION = "eu-west-1"
 MISMATCH = (
     "The request signature we calculated does not match the signature you provided. "
@@ -33,49 +21,6 @@ MISMATCH = (
     "for details."
 )
 Done = subprocess.CompletedProcess[str]
-
-
-def uv(*arguments: str) -> None:
-    done = subprocess.run([str(UV), *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"uv {arguments[:2]}: {done.stderr}"
-
-
-@pytest.fixture(scope="session")
-def aws_executable() -> Path:
-    """Install awscli where the environment is missing or of other pins; else reuse it."""
-    pins = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    stamp = ENVIRONMENT / "installed-from"
-    if not stamp.exists() or stamp.read_text() != pins:
-        python = str(ENVIRONMENT / "bin" / "python")
-        uv("venv", "--quiet", "--clear", "--python", sys.executable, str(ENVIRONMENT))
-        uv("pip", "install", "--quiet", "--python", python,
-           "--require-hashes", "-r", str(REQUIREMENTS))  # fmt: skip
-        stamp.write_text(pins)
-    return ENVIRONMENT / "bin" / "aws"
-
-
-@pytest.fixture
-def aws(cloud: Any, aws_executable: Path, tmp_path: Path) -> Callable[..., Done]:
-    """Run `aws` with localcloud as the endpoint of every service and nothing of this machine."""
-
-    def run(*arguments: str, **changes: str) -> Done:
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "AWS_ENDPOINT_URL": cloud.url,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": cloud.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": cloud.secret,
-            "AWS_MAX_ATTEMPTS": "1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            **changes,
-        }
-        return subprocess.run(
-            [str(aws_executable), *arguments, "--output", "json"],
-            env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-
-    return run
 
 
 def answer(done: Done) -> Any:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from model_delivery_engine.bundle import open_bundle
@@ -16,6 +17,7 @@ from model_delivery_engine.bundle import open_bundle
 from stack.credentials import ACCOUNT
 from stack.object_store import BUCKET
 
+MODEL_PACKAGE = "arn:aws:sagemaker:eu-west-1:000000000000:model-package/m/1"
 Put = Callable[[bytes], str]
 Archive = Callable[..., bytes]
 JobRequest = Callable[..., dict[str, Any]]
@@ -77,7 +79,7 @@ def with_output(**changes: Any) -> Change:
         (lambda a: a(), with_input(DataInputConfig='{"pixels": [4, 9]}'), "pixels"),
         (lambda a: a(), with_input(DataInputConfig='{"images": [4, 8]}'), "images"),
         (lambda a: a(), with_input(DataInputConfig="not json"), "DataInputConfig"),
-        (lambda a: a(), with_input(Framework="KERAS"), "KERAS"),
+        (lambda a: a(), with_input(Framework="KERAS"), "MODEL_MISSING: the archive has no Keras"),
     ],
     ids=[
         "missing object", "missing bucket", "missing output bucket", "truncated", "dot-dot member",
@@ -120,7 +122,9 @@ def test_a_name_is_used_once(cloud: Any, job_request: JobRequest) -> None:
 
 def test_an_unknown_job_is_not_found(cloud: Any) -> None:
     client = cloud.client("sagemaker")
-    for call in (client.describe_compilation_job, client.stop_compilation_job):
+    for call in (
+        client.describe_compilation_job, client.stop_compilation_job, client.delete_compilation_job,
+    ):  # fmt: skip
         with pytest.raises(client.exceptions.ResourceNotFound, match="nobody-made-this"):
             call(CompilationJobName="nobody-made-this")
 
@@ -133,7 +137,24 @@ def test_an_unknown_job_is_not_found(cloud: Any) -> None:
         (with_input(Framework="CAFFE"), "enum value set"),
         (with_input(S3Uri=f"s3://{BUCKET}/model.zip"), r"\.tar\.gz"),
         (with_input(S3Uri="https://example.com/m.tar.gz"), "s3://"),
-        (with_input(FrameworkVersion="1.8"), "InputConfig.FrameworkVersion"),
+        (with_input(FrameworkVersion="1.8"), "ONNX has no versions"),
+        (with_input(Framework="PYTORCH", FrameworkVersion="9.9"), "newer than"),
+        (with_input(DataInputConfig="x" * 16_385), "less than or equal to 16384"),
+        (with_output(CompilerOptions="{}"), "greater than or equal to 3"),
+        (with_output(TargetPlatform={"Os": "BEOS", "Arch": "X86_64"}), "enum value set"),
+        (lambda r: {**r, "Tags": [{"Key": "a", "Value": "1"}] * 2}, "given twice"),
+        (lambda r: {**r, "Tags": [{"Key": "aws:a", "Value": "1"}]}, "reserved"),
+        (lambda r: {**r, "Tags": [{"Key": str(n), "Value": ""} for n in range(51)]}, "50"),
+        (lambda r: {**r, "RoleArn": "arn:aws:iam::1:user/nobody-here"}, "roleArn"),
+        (
+            lambda r: {
+                **r,
+                "ModelPackageVersionArn": MODEL_PACKAGE,
+            },
+            "ModelPackageVersionArn",
+        ),
+        (lambda r: {**r, "StoppingCondition": {"MaxPendingTimeInSeconds": 1800}}, "MaxPending"),
+        (lambda r: {**r, "StoppingCondition": {"MaxRuntimeInSeconds": 0}}, "greater than"),
         (with_output(TargetDevice="ml_quantum"), "enum value set"),
         (with_output(TargetDevice="ml_inf1"), "Neuron"),
         (with_output(TargetPlatform={"Os": "LINUX", "Arch": "X86_64"}), "exactly one of"),
@@ -150,7 +171,8 @@ def test_an_unknown_job_is_not_found(cloud: Any) -> None:
 def test_bad_requests_are_validation_errors(
     cloud: Any, job_request: JobRequest, change: Change, says: str
 ) -> None:
-    client = cloud.client("sagemaker")
+    # What the client itself would refuse has to be refused by the service too.
+    client = cloud.client("sagemaker", config=Config(parameter_validation=False))
     request = change(job_request(f"s3://{BUCKET}/models/never.tar.gz"))
     with pytest.raises(ClientError, match=says) as refused:
         client.create_compilation_job(**request)

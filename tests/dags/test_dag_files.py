@@ -66,12 +66,34 @@ def test_a_dag_file_imports_nothing_heavy(path: Path) -> None:
         ("shards", 2.5),
         ("output_uri", "deliveries"),
         ("output_uri", "file:///tmp"),
+        ("compiler_options", "fp16"),
     ],
 )
 def test_a_bad_param_is_refused(bag: DagBag, name: str, value: object) -> None:
+    _refuses(bag, "model_delivery", name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("target_devices", []),
+        ("target_devices", ["ml_c5", "ml_c5"]),
+        ("target_devices", ["ML C5"]),
+        ("target_devices", "ml_c5"),
+        ("data_input_config", "pixels"),
+        ("compiler_options", []),
+        ("framework", "CAFFE"),
+        ("model_uri", "s3://model-delivery/model.zip"),
+    ],
+)
+def test_a_bad_param_of_a_compilation_is_refused(bag: DagBag, name: str, value: object) -> None:
+    _refuses(bag, "compile_model", name, value)
+
+
+def _refuses(bag: DagBag, dag_id: str, name: str, value: object) -> None:
     from airflow.sdk.exceptions import ParamValidationError
 
-    param = bag.dags["model_delivery"].params.get_param(name)
+    param = bag.dags[dag_id].params.get_param(name)
     param.resolve()
     with pytest.raises(ParamValidationError):
         param.resolve(value)

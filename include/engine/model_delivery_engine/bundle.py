@@ -1,6 +1,7 @@
 """The bundle: one ``.tar.gz`` with a model, its manifest and golden samples.
 
-``manifest.json``, ``model.onnx``, ``golden/inputs.npz``, ``golden/outputs.npz`` and nothing else.
+``manifest.json``, the model (``model.onnx``, or ``model.ort`` in ONNX Runtime's own format, or
+``model.tar.gz`` as Neo made it), ``golden/inputs.npz``, ``golden/outputs.npz`` and nothing else.
 The digest of a bundle is `digest_file` of the archive.
 """
 
@@ -18,7 +19,8 @@ import numpy as np
 from model_delivery_engine.archive import extract_archive, pack_archive
 from model_delivery_engine.digest import digest_bytes, digest_file
 from model_delivery_engine.errors import BundleError
-from model_delivery_engine.manifest import Golden, Latency, Manifest, Parity, Source
+from model_delivery_engine.manifest import Golden, Manifest, Source
+from model_delivery_engine.measurements import Latency, Parity
 from model_delivery_engine.tensors import Array, TensorSpec
 
 __all__ = [
@@ -34,10 +36,10 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-MODEL = "model.onnx"
+MODELS = {"onnx": "model.onnx", "ort": "model.ort", "neo": "model.tar.gz"}
 GOLDEN_INPUTS = "golden/inputs.npz"
 GOLDEN_OUTPUTS = "golden/outputs.npz"
-_MEMBERS = frozenset({MANIFEST, MODEL, GOLDEN_INPUTS, GOLDEN_OUTPUTS})
+_MEMBERS = frozenset({MANIFEST, GOLDEN_INPUTS, GOLDEN_OUTPUTS})
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def write_bundle(
     """Write a bundle; it appears at once, complete, or not at all.
 
     :param archive: the ``.tar.gz`` to write
-    :param model: the ONNX file to put in
+    :param model: the file to put in, of the manifest's ``format``
     :param manifest: its ``model_digest`` and its golden ``digest`` and ``count`` are computed here;
         whatever was given for them is ignored
     :param golden_inputs: arrays by input name, samples along the first dimension
@@ -74,14 +76,15 @@ def write_bundle(
     with tempfile.TemporaryDirectory(prefix="bundle-") as name:
         folder = Path(name)
         (folder / "golden").mkdir()
-        shutil.copyfile(model, folder / MODEL)
+        member = MODELS[manifest.format]
+        shutil.copyfile(model, folder / member)
         _write_arrays(folder / GOLDEN_INPUTS, golden_inputs)
         _write_arrays(folder / GOLDEN_OUTPUTS, golden_outputs)
         golden = dataclasses.replace(
             manifest.golden, digest=_golden_digest(folder), count=_count(golden_inputs)
         )
         complete = dataclasses.replace(
-            manifest, model_digest=digest_file(folder / MODEL), golden=golden
+            manifest, model_digest=digest_file(folder / member), golden=golden
         )
         (folder / MANIFEST).write_text(complete.to_json(), encoding="utf-8")
         pack_archive(folder, archive)
@@ -107,19 +110,25 @@ def open_bundle(archive: Path, into: Path) -> Bundle:
 
 def _read_bundle(archive: Path, folder: Path) -> Bundle:
     members = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    if wrong := sorted(members ^ _MEMBERS):
+    model = next((name for name in MODELS.values() if name in members), MODELS["onnx"])
+    if wrong := sorted(members ^ {*_MEMBERS, model}):
         raise BundleError(
             f"{archive.name}: {wrong[0]!r} is missing or does not belong in a bundle; "
             "compile the model again"
         )
     manifest = Manifest.from_json((folder / MANIFEST).read_bytes())
-    _check_digest(archive, MODEL, digest_file(folder / MODEL), manifest.model_digest)
+    if MODELS.get(manifest.format) != model:
+        raise BundleError(
+            f"{archive.name}: the manifest's format {manifest.format!r} is not that of {model}; "
+            "compile the model again"
+        )
+    _check_digest(archive, model, digest_file(folder / model), manifest.model_digest)
     _check_digest(archive, "golden", _golden_digest(folder), manifest.golden.digest)
     inputs = _read_arrays(archive, folder / GOLDEN_INPUTS)
     outputs = _read_arrays(archive, folder / GOLDEN_OUTPUTS)
     _check_names("inputs", inputs, manifest.inputs)
     _check_names("outputs", outputs, manifest.outputs)
-    return Bundle(manifest, folder / MODEL, inputs, outputs)
+    return Bundle(manifest, folder / model, inputs, outputs)
 
 
 def _check_digest(archive: Path, part: str, actual: str, expected: str) -> None:

@@ -4,39 +4,119 @@ EngineError
 ├── ArchiveError            an archive that is corrupt, unsafe or past a limit
 ├── CompilationError        a model that cannot be compiled as asked
 │   ├── TargetError         an unknown target, or one whose compiler is absent
-│   └── DataInputError      a DataInputConfig that is malformed or does not fit the model
+│   ├── DataInputError      a DataInputConfig that is malformed or does not fit the model
+│   ├── OptionsError        CompilerOptions that are malformed or name samples that do not fit
+│   └── ConversionError     a framework's model that cannot be turned into ONNX
+├── ToolchainError          this machine lacks what compiling needs: no fault of the model
 ├── ParityError             outputs that miss what they are held to
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
 ├── BatchError              a batch that cannot be planned, run or merged
 └── ReportError             a delivery that cannot be drawn
 
-Each message names the thing (file, member, input, target) and says what to do next.
+Each message names the thing (file, member, input, target) and says what to do next. `Reason` types
+it for programs: a report groups by it, a pipeline branches on it.
 """
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Reason(StrEnum):
+    """Why the engine refused or failed, in a word that stays the same between releases."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    ARCHIVE_INVALID = "ARCHIVE_INVALID"
+    MODEL_MISSING = "MODEL_MISSING"
+    MODEL_AMBIGUOUS = "MODEL_AMBIGUOUS"
+    MODEL_UNREADABLE = "MODEL_UNREADABLE"
+    MODEL_INVALID = "MODEL_INVALID"
+    MODEL_TOO_LARGE = "MODEL_TOO_LARGE"
+    FRAMEWORK_UNKNOWN = "FRAMEWORK_UNKNOWN"
+    FRAMEWORK_UNSUPPORTED = "FRAMEWORK_UNSUPPORTED"
+    FRAMEWORK_MISMATCH = "FRAMEWORK_MISMATCH"
+    UNTRUSTED_CODE = "UNTRUSTED_CODE"
+    CONVERSION_FAILED = "CONVERSION_FAILED"
+    CONVERSION_TIMEOUT = "CONVERSION_TIMEOUT"
+    CONVERSION_MEMORY = "CONVERSION_MEMORY"
+    OPERATOR_CUSTOM = "OPERATOR_CUSTOM"
+    OPERATOR_UNSUPPORTED = "OPERATOR_UNSUPPORTED"
+    OPSET_TOO_NEW = "OPSET_TOO_NEW"
+    DATA_INPUT_INVALID = "DATA_INPUT_INVALID"
+    SHAPE_MISMATCH = "SHAPE_MISMATCH"
+    TENSOR_UNSUPPORTED = "TENSOR_UNSUPPORTED"
+    OUTPUT_NAN = "OUTPUT_NAN"
+    TARGET_INVALID = "TARGET_INVALID"
+    OPTIONS_INVALID = "OPTIONS_INVALID"
+    SAMPLES_INVALID = "SAMPLES_INVALID"
+    PARITY_FAILED = "PARITY_FAILED"
+    SANDBOX_MISSING = "SANDBOX_MISSING"
+    ENVIRONMENT_FAILED = "ENVIRONMENT_FAILED"
 
 
 class EngineError(Exception):
-    """Anything the engine refuses or fails at."""
+    """Anything the engine refuses or fails at.
+
+    :param reason: the type of the failure (default: the one usual for the class)
+    :param operator: the model's operator or layer at fault, where there is one
+    """
+
+    usual: ClassVar[Reason] = Reason.UNSPECIFIED
+
+    def __init__(
+        self, message: str, *, reason: Reason | None = None, operator: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason or self.usual
+        self.operator = operator
 
 
 class ArchiveError(EngineError):
     """An archive is corrupt, unsafe to extract, or expands past a limit."""
 
+    usual = Reason.ARCHIVE_INVALID
+
 
 class CompilationError(EngineError):
     """A model cannot be compiled as the request asks."""
+
+    usual = Reason.MODEL_INVALID
 
 
 class TargetError(CompilationError):
     """A compilation target is unknown, or needs a compiler that is not here."""
 
+    usual = Reason.TARGET_INVALID
+
 
 class DataInputError(CompilationError):
     """A DataInputConfig is malformed or does not fit the model's inputs."""
 
+    usual = Reason.DATA_INPUT_INVALID
+
+
+class OptionsError(CompilationError):
+    """CompilerOptions are malformed, or name samples that do not fit the model."""
+
+    usual = Reason.OPTIONS_INVALID
+
+
+class ConversionError(CompilationError):
+    """A framework's model cannot be turned into ONNX."""
+
+    usual = Reason.CONVERSION_FAILED
+
+
+class ToolchainError(EngineError):
+    """This machine lacks what compiling needs; the model is not at fault."""
+
+    usual = Reason.ENVIRONMENT_FAILED
+
 
 class ParityError(EngineError):
     """A model's outputs differ from the expected ones by more than the tolerance."""
+
+    usual = Reason.PARITY_FAILED
 
 
 class BundleError(EngineError):
@@ -55,7 +135,7 @@ class ReportError(EngineError):
     """A delivery's report cannot be drawn from what was given."""
 
 
-def one_line(error: BaseException, limit: int = 500) -> str:
+def one_line(error: BaseException | str, limit: int = 500) -> str:
     """Return another library's message on one line, at most ``limit`` characters of it."""
     text = " ".join(str(error).split())
     return text if len(text) <= limit else f"{text[:limit]}…"

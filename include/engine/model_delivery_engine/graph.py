@@ -8,12 +8,32 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from model_delivery_engine.errors import CompilationError, InferenceError, one_line
+from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
+from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.runtime import open_session, session_options
+from model_delivery_engine.shapes import Shapes, fix_shapes
 
 # The domains whose operators ONNX Runtime's published builds carry.
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
+
+
+def prepare_graph(path: Path, shapes: Shapes, into: Path) -> None:
+    """Write a model with its shapes fixed, every node named, its weights inside, and checked.
+
+    :param shapes: from `parse_data_input_config`; empty leaves the model's own
+    :param into: the ONNX file to write
+    :raises CompilationError: a model that cannot be compiled; DataInputError where the shapes do
+        not fit
+    """
+    graph = load_graph(path)
+    if shapes:
+        fix_shapes(graph, shapes)
+    name_nodes(graph)
+    onnx.save(graph, into)
+    # The checker reads the file: given the message, it would copy it twice.
+    del graph
+    check_graph(into, path.name)
 
 
 def load_graph(path: Path) -> Any:
@@ -23,26 +43,115 @@ def load_graph(path: Path) -> Any:
     :raises CompilationError: not an ONNX model, over 2 GiB, an operator set or a custom operator
         that nothing here runs
     """
+    weights = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
     try:
+        if weights > _MAX_BYTES:
+            # Only the graph is read, to say so of a model and not of what lies beside it.
+            sizes = _external_bytes(onnx.load(path, load_external_data=False))
+            if path.stat().st_size + sizes > _MAX_BYTES:
+                raise _too_large(path)
         model = onnx.load(path)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise CompilationError(
-            f"{path.name} is not a complete ONNX model ({one_line(error)}); pack it again"
+            f"{path.name} is not a complete ONNX model ({one_line(error)}); pack it again",
+            reason=Reason.MODEL_UNREADABLE,
         ) from error
     if not model.HasField("graph") or not model.graph.node:
-        raise CompilationError(f"{path.name} has no graph; export the model and pack it again")
+        raise CompilationError(
+            f"{path.name} has no graph; export the model and pack it again",
+            reason=Reason.MODEL_UNREADABLE,
+        )
     if model.ByteSize() > _MAX_BYTES:
-        raise CompilationError(f"{path.name} is over 2 GiB with its weights; split or quantise it")
+        raise _too_large(path)
     _check_operator_sets(model, path.name)
     _check_operators(model, path.name)
     return model
 
 
-def check_graph(model: Any, name: str) -> None:
-    """Run ONNX's own checker, shapes included; CompilationError carries what it found."""
+def name_nodes(model: Any) -> None:
+    """Give every node of an ``onnx.ModelProto`` a name of its own: quantisation goes by names."""
+    taken: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{number}"
+        taken.add(node.name)
+
+
+def complete_types(path: Path, into: Path) -> None:
+    """Write a model with the type of every tensor that ONNX Runtime infers and ONNX does not.
+
+    ONNX infers nothing behind an operator of ``ai.onnx.ml`` or ``com.microsoft``; a quantiser needs
+    to know what is a float there.
+    """
+    model = onnx.load(path)
+    known = {each.name for each in (*model.graph.value_info, *model.graph.output)}
+    made = [name for node in model.graph.node for name in node.output if name]
+    wanted = [name for name in made if name not in known]
+    outputs = list(model.graph.output)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
+    options = unoptimised_options()
+    inferred = {
+        node.name: node for node in open_session(model.SerializeToString(), options).get_outputs()
+    }
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    for name in wanted:
+        if element := _ELEMENTS.get(inferred[name].type):
+            info = onnx.helper.make_tensor_value_info(name, element, _shape(inferred[name]))
+            model.graph.value_info.append(info)
+    onnx.save(model, into)
+
+
+_ELEMENTS = {
+    "tensor(float)": onnx.TensorProto.FLOAT,
+    "tensor(double)": onnx.TensorProto.DOUBLE,
+    "tensor(float16)": onnx.TensorProto.FLOAT16,
+    "tensor(int32)": onnx.TensorProto.INT32,
+    "tensor(int64)": onnx.TensorProto.INT64,
+    "tensor(uint8)": onnx.TensorProto.UINT8,
+    "tensor(int8)": onnx.TensorProto.INT8,
+    "tensor(bool)": onnx.TensorProto.BOOL,
+}
+
+
+def _shape(node: Any) -> list[int | str | None] | None:
+    """Return a tensor's shape, None where ONNX Runtime knows none: it says that of a scalar too."""
+    if not node.shape:
+        return None
+    return [size if isinstance(size, (int, str)) else None for size in node.shape]
+
+
+def _too_large(path: Path) -> CompilationError:
+    return CompilationError(
+        f"{path.name} is over 2 GiB with its weights; split or quantise it",
+        reason=Reason.MODEL_TOO_LARGE,
+    )
+
+
+def _external_bytes(model: Any) -> int:
+    entries = [
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "length"
+    ]
+    return sum(int(value) for value in entries if value.isdigit())
+
+
+def check_graph(path: Path, name: str) -> None:
+    """Run ONNX's own checker on a file, shapes included; CompilationError carries its finding.
+
+    :param name: how messages call the model
+    """
     try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        # A data type or a text that the format does not have is found by the binding beneath.
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise CompilationError(
             f"{name} is not valid ONNX: {one_line(error)}; export the model again"
         ) from error
@@ -78,7 +187,8 @@ def _check_operator_sets(model: Any, name: str) -> None:
         if opset.domain in ("", "ai.onnx") and opset.version > newest:
             raise CompilationError(
                 f"{name} uses operator set {opset.version}, the newest known here is {newest}; "
-                f"export it with opset_version={newest} or lower"
+                f"export it with opset_version={newest} or lower",
+                reason=Reason.OPSET_TOO_NEW,
             )
 
 
@@ -90,7 +200,9 @@ def _check_operators(model: Any, name: str) -> None:
             raise CompilationError(
                 f"{name}: node {node.name or node.op_type!r} is the custom operator "
                 f"{node.domain}.{node.op_type}, which nothing here can run; "
-                "export the model with standard operators only"
+                "export the model with standard operators only",
+                reason=Reason.OPERATOR_CUSTOM,
+                operator=f"{node.domain}.{node.op_type}",
             )
 
 

@@ -1,13 +1,18 @@
-"""Latency: source and compiled model timed in turns, so that a busy machine slows both alike."""
+"""Latency: source and compiled model timed in turns, in the processor time of their one thread.
+
+A model of one thread runs in the thread that asks. Its processor time is what the clock on the wall
+shows on an idle machine; on a busy one it leaves out what other processes took of the core, which
+would decide between candidates by chance. What they take of caches and memory slows both alike.
+"""
 
 import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model_delivery_engine.manifest import Latency
+from model_delivery_engine.measurements import MEASURED, PROXY, Latency
 from model_delivery_engine.runtime import Model
 from model_delivery_engine.targets import Target
 from model_delivery_engine.tensors import Array
@@ -29,14 +34,10 @@ def measure_latency(
     proxy.
 
     :param source: the model as it came, on ONNX Runtime's default settings
-    :returns: medians over 15 rounds, in milliseconds
+    :param compiled: opened with one thread, as the source is
+    :returns: medians over 15 rounds, in milliseconds of processor time
     """
-    runs = [_runs_a_round(model, inputs) for model in (source, compiled)]
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for model, count, into in zip((source, compiled), runs, times, strict=True):
-            into.append(_seconds(model, inputs, count) / count * 1000)
-    here = _ARCHITECTURES.get(platform.machine())
+    times = interleave((source, compiled), inputs)
     return Latency(
         source_ms=statistics.median(times[0]),
         compiled_ms=statistics.median(times[1]),
@@ -44,8 +45,38 @@ def measure_latency(
         batch_size=max((len(array) for array in inputs.values() if array.ndim), default=1),
         threads=THREADS,
         machine=describe_machine(),
-        kind="measured" if here == target.arch else "proxy",
+        kind=kind_for(target),
     )
+
+
+def interleave(
+    models: Sequence[Model], inputs: Mapping[str, Array], rounds: int = ROUNDS
+) -> list[list[float]]:
+    """Return each model's times of one run, milliseconds, a figure for each round.
+
+    :param models: opened with one thread
+    """
+    runs = [_runs_a_round(model, inputs) for model in models]
+    times: list[list[float]] = [[] for _ in models]
+    for _ in range(rounds):
+        for model, count, into in zip(models, runs, times, strict=True):
+            into.append(_seconds(model, inputs, count) / count * 1000)
+    return times
+
+
+def speedup(times: Sequence[Sequence[float]]) -> float:
+    """Return how often the second model runs while the first runs once: a median over rounds."""
+    return float(statistics.median(one / other for one, other in zip(*times, strict=True)))
+
+
+def kind_for(target: Target) -> str:
+    """Return what a figure taken on this machine is for a target: measured or proxy."""
+    return MEASURED if machine_arch() == target.arch else PROXY
+
+
+def machine_arch() -> str | None:
+    """Return this machine's architecture as TargetPlatform spells it, None if it lacks it."""
+    return _ARCHITECTURES.get(platform.machine())
 
 
 def _runs_a_round(model: Model, inputs: Mapping[str, Array]) -> int:
@@ -55,22 +86,28 @@ def _runs_a_round(model: Model, inputs: Mapping[str, Array]) -> int:
 
 
 def _seconds(model: Model, inputs: Mapping[str, Array], runs: int) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(runs):
         model.run(inputs)
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def describe_machine() -> str:
     """Return the processor's name, its logical cores and the operating system."""
-    return f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    name = _cpuinfo("model name") or platform.processor() or "unknown processor"
+    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 
-def _processor() -> str:
+def has_vnni() -> bool:
+    """Return whether this processor multiplies 8-bit integers without an intermediate overflow."""
+    return bool({"avx512_vnni", "avx_vnni"} & set(_cpuinfo("flags").split()))
+
+
+def _cpuinfo(field: str) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() == "model name":
+            if key.strip() == field:
                 return value.strip()
-    return platform.processor() or "unknown processor"
+    return ""

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from model_delivery_engine.errors import BundleError
+from model_delivery_engine.measurements import Candidate, Latency, Operator, Parity, Profile
 from model_delivery_engine.targets import Target
 from model_delivery_engine.tensors import NUMPY_TYPES, TensorSpec
 
 SCHEMA_VERSION = 1
+ONNX_RUNTIME = "onnxruntime"
+NEO = "neo"
 Record = TypeVar("Record")
 
 
@@ -21,46 +24,6 @@ class Source:
     uri: str
     digest: str
     framework: str
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Compiled against source model on the golden inputs; all of ``kind`` measured.
-
-    :param max_abs: largest absolute difference over the floating-point outputs
-    :param max_rel: largest difference relative to the source's value
-    :param argmax_agreement: share of samples (0 to 1) with the largest value in the same place, in
-        every output with classes; None for a model without such an output
-    :param samples: golden samples compared
-    """
-
-    max_abs: float
-    max_rel: float
-    argmax_agreement: float | None
-    atol: float
-    rtol: float
-    samples: int
-    kind: str = "measured"
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Time of one run of source and compiled model: medians over interleaved rounds.
-
-    :param source_ms: the source model on ONNX Runtime with default settings, milliseconds
-    :param compiled_ms: the compiled model on the same machine and threads, milliseconds
-    :param batch_size: samples in one run
-    :param machine: processor, cores, and what ran it
-    :param kind: measured, emulated or proxy (measured on another machine than the target)
-    """
-
-    source_ms: float
-    compiled_ms: float
-    rounds: int
-    batch_size: int
-    threads: int
-    machine: str
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +38,15 @@ class Golden:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` of a bundle holds."""
+    """What ``manifest.json`` of a bundle holds.
+
+    :param quantisation: name of the chosen candidate's quantisation, ``none`` for fp32
+    :param conversion: the converted ONNX model against the framework's own; None for ONNX
+    :param candidates: every way to compile that was tried, the chosen one among them
+    :param metric: the user's metric that the candidates were held to, None where there was none
+    :param format: ``onnx``, ``ort``, or ``neo`` for an artifact of Neo's own
+    :param runtime: what opens the model: ``onnxruntime`` or ``neo``
+    """
 
     name: str
     model_digest: str
@@ -88,6 +59,12 @@ class Manifest:
     quantisation: str = "none"
     parity: Parity | None = None
     latency: Latency | None = None
+    conversion: Parity | None = None
+    candidates: tuple[Candidate, ...] = ()
+    metric: str | None = None
+    profile: Profile | None = None
+    format: str = "onnx"
+    runtime: str = ONNX_RUNTIME
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -116,9 +93,7 @@ class Manifest:
 
 
 def _tensors(value: Any, where: str) -> tuple[TensorSpec, ...]:
-    if not isinstance(value, list):
-        raise BundleError(f"{where} is not a list; compile the model again")
-    return tuple(_tensor(each, f"{where}[{n}]") for n, each in enumerate(value))
+    return tuple(_tensor(each, f"{where}[{n}]") for n, each in enumerate(_list(value, where)))
 
 
 def _tensor(value: Any, where: str) -> TensorSpec:
@@ -138,12 +113,42 @@ def _optional(kind: type[Any]) -> Callable[[Any, str], Any]:
     return lambda value, where: None if value is None else _build(kind, value, where)
 
 
+def _candidates(value: Any, where: str) -> tuple[Candidate, ...]:
+    return tuple(
+        _build(Candidate, _with_tuples(each, "reverted"), f"{where}[{number}]")
+        for number, each in enumerate(_list(value, where))
+    )
+
+
+def _profile(value: Any, where: str) -> Profile | None:
+    if value is None:
+        return None
+    profile = _build(Profile, _with_tuples(value, "inference_ms", "operators"), where)
+    operators = [_build(Operator, each, f"{where}.operators") for each in profile.operators]
+    return dataclasses.replace(profile, operators=tuple(operators))
+
+
+def _with_tuples(value: Any, *names: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: tuple(v) if k in names and isinstance(v, list) else v for k, v in value.items()}
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise BundleError(f"{where} is not a list; compile the model again")
+    return value
+
+
 _PARTS: dict[str, Callable[[Any, str], Any]] = {
     "source": _record(Source),
     "target": _record(Target),
     "golden": _record(Golden),
     "parity": _optional(Parity),
     "latency": _optional(Latency),
+    "conversion": _optional(Parity),
+    "candidates": _candidates,
+    "profile": _profile,
     "inputs": _tensors,
     "outputs": _tensors,
 }
@@ -159,20 +164,30 @@ _PLAIN: dict[Any, tuple[type, ...]] = {
     int: (int,),
     float: (int, float),
     str | None: (str, type(None)),
+    int | None: (int, type(None)),
     float | None: (int, float, type(None)),
+    tuple[str, ...]: (tuple,),
+    tuple[float, ...]: (tuple,),
+    tuple[Operator, ...]: (tuple,),
     Mapping[str, str]: (dict,),
 }
 
 
 def _build(kind: type[Record], value: Any, where: str) -> Record:
-    """Build a record from JSON, exact in its fields and in the types of its plain values."""
+    """Build a record from JSON, exact in its fields and in the types of its plain values.
+
+    A field with a default may be missing: releases before it was added wrote none.
+    """
     if not isinstance(value, dict):
         raise BundleError(f"{where} is not an object; compile the model again")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if wrong := sorted(set(fields) ^ set(value)):
+    needed = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
+    if wrong := sorted((needed - set(value)) | (set(value) - set(fields))):
         raise BundleError(f"{where}: field {wrong[0]!r} is missing or unknown; compile again")
     for name, field in fields.items():
         expected = _PLAIN.get(field.type)
+        if name not in value:
+            continue
         if expected and (not isinstance(value[name], expected) or value[name] is True):
             raise BundleError(f"{where}: field {name!r} has the wrong type; compile again")
     return kind(**value)

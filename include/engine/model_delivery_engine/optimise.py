@@ -5,27 +5,39 @@ from typing import Any
 
 import onnxruntime
 
-from model_delivery_engine.errors import CompilationError, InferenceError
+from model_delivery_engine.errors import CompilationError, InferenceError, Reason
 from model_delivery_engine.runtime import open_session, session_options
 
 _LEVELS: Any = onnxruntime
+_LEVEL = {
+    "fold": "ORT_ENABLE_BASIC",
+    "portable": "ORT_ENABLE_EXTENDED",
+    "host": "ORT_ENABLE_ALL",
+}
 
 
-def optimise(source: Path, into: Path) -> None:
-    """Write the optimised form of an ONNX file.
+def optimise(source: Path, into: Path, level: str = "portable") -> None:
+    """Write the optimised form of an ONNX file, as ONNX or, by the suffix ``.ort``, in ORT format.
 
-    The level is ONNX Runtime's EXTENDED: constants folded, nodes fused. Level ALL would add layouts
-    of the processor it runs on, which another device could not load.
-
+    :param level: ``fold`` folds constants and keeps standard operators, for a quantiser to read;
+        ``portable`` fuses operators too; ``host`` adds layouts of the processor that it runs on,
+        which another could not load
     :raises CompilationError: a model that ONNX Runtime cannot load
     """
     options = session_options()
-    options.graph_optimization_level = _LEVELS.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.graph_optimization_level = getattr(_LEVELS.GraphOptimizationLevel, _LEVEL[level])
     options.optimized_model_filepath = str(into)
+    # The session only writes the file; weights rearranged for speed would be a second copy of them.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    if into.suffix == ".ort":
+        options.add_session_config_entry("session.save_model_format", "ORT")
     try:
         open_session(source, options)
     except InferenceError as error:
-        raise CompilationError(f"{error}; export the model with operators it supports") from error
+        raise CompilationError(
+            f"{error}; export the model with operators it supports",
+            reason=Reason.OPERATOR_UNSUPPORTED,
+        ) from error
     if not into.is_file():
         raise CompilationError(f"{source.name}: ONNX Runtime wrote no optimised model; report this")
 
@@ -34,4 +46,5 @@ def unoptimised_options() -> Any:
     """Session options that run a graph as it was written: the reference that parity is held to."""
     options = session_options()
     options.graph_optimization_level = _LEVELS.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
     return options

@@ -1,54 +1,98 @@
 """Parity: what compilation changed in a model's answers, measured on the golden inputs."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from model_delivery_engine.compare import compare_outputs
-from model_delivery_engine.errors import CompilationError, ParityError
-from model_delivery_engine.manifest import Parity
+from model_delivery_engine.compare import Difference, compare_outputs
+from model_delivery_engine.errors import CompilationError, ParityError, Reason
+from model_delivery_engine.measurements import Parity
 from model_delivery_engine.tensors import Array
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """``|actual - expected| <= atol + rtol * |expected|``."""
+
+    atol: float
+    rtol: float
+
 
 # Single precision leaves about seven digits; sums in another order, and on another processor,
 # cost three of them.
-ATOL = 1e-4
-RTOL = 1e-3
+SINGLE = Tolerance(1e-4, 1e-3)
+# Of an output's largest value: what the last bits of lower precision may cost where another
+# processor rounds its sums another way.
+_LOWER = {"fp16": Tolerance(1e-2, 1e-2), "int8": Tolerance(5e-2, 2e-2)}
+
+
+def tolerance_for(precision: str, outputs: Mapping[str, Array]) -> Tolerance:
+    """Return how closely a device must reproduce a model's golden outputs.
+
+    :param precision: fp32, fp16 or int8
+    :param outputs: the golden outputs, whose size lower precision's tolerance goes by
+    """
+    lower = _LOWER.get(precision)
+    if lower is None:
+        return SINGLE
+    floats = [array for array in outputs.values() if array.dtype.kind == "f" and array.size]
+    scale = max((float(np.nanmax(np.abs(array))) for array in floats), default=1.0)
+    return Tolerance(max(SINGLE.atol, lower.atol * scale), lower.rtol)
 
 
 def measure_parity(
-    compiled: Mapping[str, Array],
-    source: Mapping[str, Array],
-    *,
-    atol: float = ATOL,
-    rtol: float = RTOL,
+    compiled: Mapping[str, Array], source: Mapping[str, Array], *, tolerance: Tolerance = SINGLE
 ) -> Parity:
     """Measure a compiled model's outputs against the source model's on the same inputs.
 
-    :param atol: absolute tolerance (default: 1e-4)
-    :param rtol: tolerance relative to the source's values (default: 1e-3)
+    :param tolerance: how far off they may be (default: 1e-4 absolute, 1e-3 relative)
     :raises CompilationError: the source model itself answers NaN
     :raises ParityError: an output is further off than the tolerance; says the worst value
     """
-    for name, array in source.items():
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise CompilationError(
-                f"output {name!r} of the source model is NaN on golden inputs in [0, 1); "
-                "look for NaN weights, and train or export it again"
-            )
-    differences = compare_outputs(compiled, source, atol=atol, rtol=rtol)
+    refuse_nan(source)
+    differences = compare_outputs(compiled, source, atol=tolerance.atol, rtol=tolerance.rtol)
     if failed := [each for each in differences if not each.within]:
         worst = max(failed, key=lambda each: each.max_abs)
         raise ParityError(
             f"the compiled model misses the source model: {worst.detail}; "
             "report this model, and deliver it uncompiled meanwhile"
         )
+    return _parity(compiled, source, differences, tolerance)
+
+
+def difference(compiled: Mapping[str, Array], source: Mapping[str, Array]) -> Parity:
+    """Record how far outputs are apart, for a model of lower precision, held to other bounds."""
+    differences = compare_outputs(compiled, source, atol=SINGLE.atol, rtol=SINGLE.rtol)
+    return _parity(compiled, source, differences, SINGLE)
+
+
+def refuse_nan(outputs: Mapping[str, Array]) -> None:
+    """Raise CompilationError for a source model that answers NaN."""
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise CompilationError(
+                f"output {name!r} of the source model is NaN on golden inputs in [0, 1); "
+                "look for NaN weights, and train or export it again",
+                reason=Reason.OUTPUT_NAN,
+            )
+
+
+def _parity(
+    compiled: Mapping[str, Array],
+    source: Mapping[str, Array],
+    differences: list[Difference],
+    tolerance: Tolerance,
+) -> Parity:
     floats = [each for each in differences if source[each.output].dtype.kind == "f"]
+    # What JSON cannot hold: an infinite difference is a division by a value near zero.
+    largest = float(np.finfo(np.float64).max)
     return Parity(
-        max_abs=max((each.max_abs for each in floats), default=0.0),
-        max_rel=max((each.max_rel for each in floats), default=0.0),
+        max_abs=min(max((each.max_abs for each in floats), default=0.0), largest),
+        max_rel=min(max((each.max_rel for each in floats), default=0.0), largest),
         argmax_agreement=_argmax_agreement(compiled, source),
-        atol=atol,
-        rtol=rtol,
+        atol=tolerance.atol,
+        rtol=tolerance.rtol,
         samples=max((len(array) for array in source.values() if array.ndim), default=1),
     )
 

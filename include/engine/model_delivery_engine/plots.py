@@ -93,6 +93,11 @@ def stages_figure(names: Sequence[str], seconds: Sequence[float], failed: Sequen
     return _bars(names, seconds, colours, "seconds", "{:.2f}", width=10.4)
 
 
+def bars_figure(names: Sequence[str], values: Sequence[float], unit: str, form: str) -> str:
+    """Draw a value for each name, written beside its bar in the given form."""
+    return _bars(names, values, [ACCENT] * len(names), unit, form)
+
+
 def _bars(
     names: Sequence[str],
     values: Sequence[float],

@@ -9,6 +9,7 @@ import onnxruntime
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.compare import compare_outputs
 from model_delivery_engine.errors import InferenceError, ParityError, one_line
+from model_delivery_engine.manifest import ONNX_RUNTIME
 from model_delivery_engine.tensors import Array, TensorSpec, spec_from_runtime
 
 _ERRORS_ONLY = 3  # severity: ONNX Runtime's own log, which goes to standard error
@@ -48,8 +49,10 @@ def open_session(model: Path | bytes, options: Any) -> Any:
     try:
         return _ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except RUNTIME_ERRORS as error:
+        # Its message has the path of a temporary folder, which tells nobody anything.
+        text = one_line(str(error) if source is model else str(error).replace(str(source), name))
         raise InferenceError(
-            f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {one_line(error)}"
+            f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {text}"
         ) from error
 
 
@@ -75,6 +78,11 @@ class Model:
         :param threads: threads of one run (default: ONNX Runtime's own choice)
         :raises InferenceError: the model cannot be loaded here
         """
+        if bundle.manifest.runtime != ONNX_RUNTIME:
+            raise InferenceError(
+                f"model {bundle.manifest.name!r} is for the runtime {bundle.manifest.runtime!r}, "
+                "which ONNX Runtime cannot open; run it where that runtime is"
+            )
         return cls(open_session(bundle.model_path, session_options(threads)), bundle.manifest.name)
 
     @property

@@ -1,26 +1,44 @@
 """DataInputConfig: read, held against the model's inputs, and written into its graph.
 
-The form is Neo's for ONNX: a JSON object of input name to dimensions in order,
-``{"image": [1, 3, 224, 224]}``. -1 leaves the first (batch) dimension open.
+The forms are Neo's: a JSON object of input name to dimensions in order,
+``{"image": [1, 3, 224, 224]}``; for PyTorch also a list of dimensions in order, whose inputs are
+called ``input0``, ``input1``, …; for XGBoost and scikit-learn, whose models know theirs, nothing.
+-1 leaves the first (batch) dimension open.
 """
 
 import json
 from typing import Any
 
-from model_delivery_engine.errors import DataInputError
+from model_delivery_engine.errors import DataInputError, Reason
 
 Shapes = dict[str, tuple[int, ...]]
 MAX_ELEMENTS = 2**28  # a GiB of float32 in one tensor
+_NO_SYMBOL = ("", "?")  # an open dimension of no name; Paddle's exporter writes a question mark
+_LIST_FORM = ("PYTORCH",)
+OPTIONAL = ("SKLEARN", "XGBOOST")
 
 
-def parse_data_input_config(text: str) -> Shapes:
-    """Read a DataInputConfig; DataInputError says what is wrong with it."""
+def parse_data_input_config(text: str | None, framework: str = "ONNX") -> Shapes:
+    """Read a DataInputConfig.
+
+    :param text: the JSON; None or empty where the framework needs none
+    :param framework: a Framework of CreateCompilationJob, which decides the form (default: ONNX)
+    :returns: dimensions by input name, in order; empty where the model's own are taken
+    :raises DataInputError: says what is wrong and shows the form
+    """
+    if not (text or "").strip() and framework in OPTIONAL:
+        return {}
     try:
-        config = json.loads(text, object_pairs_hook=_unique_names)
+        config = json.loads(text or "", object_pairs_hook=_unique_names)
     except (ValueError, RecursionError) as error:
         raise DataInputError(f"DataInputConfig is not JSON ({error}); {_FORM}") from error
+    if isinstance(config, list) and framework in _LIST_FORM:
+        config = {f"input{number}": value for number, value in enumerate(config)}
+    if config == {} and framework in OPTIONAL:
+        return {}
     if not isinstance(config, dict) or not config:
-        raise DataInputError(f"DataInputConfig names no input; {_FORM}")
+        also = " or [[1, 64]]" if framework in _LIST_FORM else ""
+        raise DataInputError(f"DataInputConfig names no input; {_FORM}{also}")
     return {name: _dimensions(name, value) for name, value in config.items()}
 
 
@@ -86,7 +104,7 @@ def describe_shape(node: Any) -> str:
 
 
 def _describe(dimension: Any) -> str:
-    if dimension.HasField("dim_value"):
+    if dimension.dim_value > 0:
         return str(dimension.dim_value)
     return str(dimension.dim_param or "?")
 
@@ -100,7 +118,8 @@ def _fix_input(node: Any, shape: tuple[int, ...], symbols: dict[str, int]) -> No
     tensor = node.type.tensor_type
     unfit = DataInputError(
         f"input {node.name!r}: the model takes {describe_shape(node)}, DataInputConfig gives "
-        f"{list(shape)}; give a shape that fits, or export the model with that one"
+        f"{list(shape)}; give a shape that fits, or export the model with that one",
+        reason=Reason.SHAPE_MISMATCH,
     )
     if not tensor.HasField("shape"):
         for _ in shape:
@@ -108,9 +127,11 @@ def _fix_input(node: Any, shape: tuple[int, ...], symbols: dict[str, int]) -> No
     if len(tensor.shape.dim) != len(shape):
         raise unfit
     for dimension, size in zip(tensor.shape.dim, shape, strict=True):
-        if dimension.HasField("dim_value") and dimension.dim_value not in (size, 0):
+        # Some exporters write an open dimension as -1 or 0.
+        if dimension.dim_value > 0 and dimension.dim_value != size:
             raise unfit
-        if dimension.dim_param and symbols.setdefault(dimension.dim_param, size) != size:
+        symbol = dimension.dim_param
+        if symbol not in _NO_SYMBOL and symbols.setdefault(symbol, size) != size:
             raise unfit
         _set(dimension, size)
 

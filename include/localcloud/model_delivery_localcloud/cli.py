@@ -57,7 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serve.add_argument("--port", type=int, required=True, help="port to listen on")
     work = _add(commands, "work", _work, "do the queued jobs")
-    work.add_argument("--concurrency", type=int, default=1, help="jobs at a time (%(default)s)")
+    work.add_argument(
+        "--concurrency",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="jobs at a time (the machine's cores: %(default)s)",
+    )
     work.add_argument(
         "--lease-seconds",
         type=float,

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
+from model_delivery.hooks.constraints import check_request
 from model_delivery.jobs.service import (
     Call,
     Handle,
@@ -23,10 +24,15 @@ from model_delivery.jobs.status import StatusTable
 
 # SageMaker begins the reason of a failure that the caller caused with this.
 CLIENT_FAULT = "ClientError"
+LARGEST_PAGE = 100
 
 
 class CompilationJobHook(AwsBaseHook):
-    """Thin hook over boto3's `sagemaker` client for compilation jobs."""
+    """SageMaker's compilation jobs and their tags.
+
+    Source: SageMaker API, the operations with CompilationJob in their names; AddTags, ListTags,
+    DeleteTags.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["client_type"] = "sagemaker"
@@ -37,6 +43,15 @@ class CompilationJobHook(AwsBaseHook):
         """Return boto3's `sagemaker` client."""
         return self.get_conn()
 
+    def check_request(self, request: Mapping[str, Any]) -> None:
+        """Hold CreateCompilationJob's request against the API's model; nothing is called.
+
+        :param request: without CompilationJobName, which the lifecycle gives
+        :raises InvalidRequestError: names every fault
+        """
+        named = {"CompilationJobName": "any", **request}
+        check_request(self.client, "CreateCompilationJob", named)
+
     def create_job(self, request: Mapping[str, Any]) -> str:
         """Create a compilation job and return its ARN."""
         return str(self.client.create_compilation_job(**request)["CompilationJobArn"])
@@ -45,14 +60,71 @@ class CompilationJobHook(AwsBaseHook):
         """Return the service's description of a job."""
         return dict(self.client.describe_compilation_job(CompilationJobName=name))
 
-    def list_jobs(self, **filters: Any) -> Iterator[dict[str, Any]]:
-        """Yield the summaries of all jobs that fit the filters of ListCompilationJobs."""
-        for page in self.client.get_paginator("list_compilation_jobs").paginate(**filters):
+    def list_jobs(
+        self,
+        *,
+        name_contains: str | None = None,
+        status: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        modified_after: datetime | None = None,
+        modified_before: datetime | None = None,
+        sort_by: str | None = None,
+        sort_order: str | None = None,
+        page_size: int = LARGEST_PAGE,
+        limit: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the summaries of the jobs that fit, page by page as they are asked for.
+
+        :param status: STARTING, INPROGRESS, COMPLETED, FAILED, STOPPING or STOPPED
+        :param created_after: times are exclusive
+        :param sort_by: Name, CreationTime or Status (default: CreationTime)
+        :param sort_order: Ascending or Descending (default: Ascending)
+        :param page_size: jobs in one answer, 1 to 100 (default: 100)
+        :param limit: most jobs in all (default: no limit)
+        """
+        given = {
+            "NameContains": name_contains,
+            "StatusEquals": status,
+            "CreationTimeAfter": created_after,
+            "CreationTimeBefore": created_before,
+            "LastModifiedTimeAfter": modified_after,
+            "LastModifiedTimeBefore": modified_before,
+            "SortBy": sort_by,
+            "SortOrder": sort_order,
+        }
+        filters = {name: value for name, value in given.items() if value is not None}
+        paging = {"PageSize": page_size, "MaxItems": limit}
+        paginator = self.client.get_paginator("list_compilation_jobs")
+        for page in paginator.paginate(**filters, PaginationConfig=paging):
             yield from page["CompilationJobSummaries"]
 
     def stop_job(self, name: str) -> None:
         """Ask for a job to be stopped."""
         self.client.stop_compilation_job(CompilationJobName=name)
+
+    def delete_job(self, name: str) -> None:
+        """Delete the record of a job that ended; what it compiled stays."""
+        self.client.delete_compilation_job(CompilationJobName=name)
+
+    def add_tags(self, arn: str, tags: Mapping[str, str]) -> dict[str, str]:
+        """Add tags to a job, or give them new values; return what was set."""
+        answer = self.client.add_tags(ResourceArn=arn, Tags=as_tags(tags))
+        return {tag["Key"]: tag["Value"] for tag in answer["Tags"]}
+
+    def list_tags(self, arn: str) -> dict[str, str]:
+        """Return a job's tags."""
+        pages = self.client.get_paginator("list_tags").paginate(ResourceArn=arn)
+        return {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
+
+    def delete_tags(self, arn: str, keys: Sequence[str]) -> None:
+        """Take tags from a job; one that it has not is no error."""
+        self.client.delete_tags(ResourceArn=arn, TagKeys=list(keys))
+
+
+def as_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return tags in the API's form."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 class CompilationJobList(JobList):

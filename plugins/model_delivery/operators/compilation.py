@@ -1,73 +1,108 @@
 """Compile a trained model for a device: SageMaker compilation jobs."""
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
-from model_delivery.aws import AWS_TEMPLATE_FIELDS
-from model_delivery.exceptions import InvalidRequestError
+from airflow.sdk import BaseOperator, Context
+
+from model_delivery import neo
+from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
+from model_delivery.exceptions import DeliveryError, InvalidRequestError, JobRefusedError
 from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.lineage import Lineage
 from model_delivery.links.job import console_url, is_aws
-from model_delivery.xcom import VERSION, CompilationJobResult
+from model_delivery.xcom import (
+    VERSION,
+    CompilationJobListing,
+    CompilationJobResult,
+    DeletedCompilationJob,
+)
 
-MAX_RUNTIME_SECONDS = 86_400
-MAX_RUNTIME_LIMIT_SECONDS = 28 * 86_400
+HOOK = "model_delivery.hooks.compilation.CompilationJobHook"
+PAGE_OF_NAMES = 100
 
 
 class CreateCompilationJobOperator(JobOperator):
     """Compiles a model archive for a device and waits for the artifact.
 
+    The job's name is made of the task instance, so that a retry finds the job of a try before it.
+
     Source: SageMaker API, CreateCompilationJob.
 
     :param role_arn: IAM role that the service assumes.
-    :param model_uri: `s3://` URI of the model archive, a `.tar.gz`.
-    :param framework: framework of the model, for example ONNX.
-    :param data_input_config: shapes of the inputs, as JSON text or as a dictionary.
+    :param model_uri: `s3://` URI of the model archive, a `.tar.gz`; or
+    :param model_package_version_arn: a versioned model package instead of an archive.
+    :param framework: framework of the model: ONNX, PYTORCH, TENSORFLOW, KERAS, TFLITE, XGBOOST,
+        SKLEARN, MXNET or DARKNET. Needed with an archive.
+    :param data_input_config: shapes of the inputs, as JSON text or what it stands for: a dictionary
+        by name, for PYTORCH also a list, for XGBOOST none. (default: none)
     :param output_uri: `s3://` prefix for the artifact.
+    :param output_kms_key_id: key that encrypts the artifact. (default: the bucket's)
     :param target_device: device to compile for; or
     :param target_platform: {"Os", "Arch", "Accelerator"} instead of a device.
     :param framework_version: version of the framework, where it has variants.
-    :param compiler_options: the compiler's options, as JSON text.
+    :param compiler_options: the compiler's options, as JSON text or a dictionary.
+    :param security_group_ids: security groups of a VPC to compile in, with
+    :param subnets: its subnets.
     :param max_runtime_seconds: the service stops the job after this many seconds.
         (default: 86400)
+    :param max_wait_seconds: longest time for waiting and running together, in seconds.
+        (default: none)
+    :param max_pending_seconds: longest time to wait for a machine, in seconds. (default: none)
     :param tags: tags of the job.
     """
 
     template_fields: Sequence[str] = (
-        *AWS_TEMPLATE_FIELDS, "role_arn", "model_uri", "framework", "framework_version",
-        "data_input_config", "output_uri", "target_device", "target_platform",
-        "compiler_options", "tags",
+        *AWS_TEMPLATE_FIELDS, "role_arn", "model_uri", "model_package_version_arn", "framework",
+        "framework_version", "data_input_config", "output_uri", "output_kms_key_id",
+        "target_device", "target_platform", "compiler_options", "security_group_ids", "subnets",
+        "tags",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
         role_arn: str,
-        model_uri: str,
-        framework: str,
-        data_input_config: str | Mapping[str, Sequence[int]],
         output_uri: str,
+        model_uri: str | None = None,
+        model_package_version_arn: str | None = None,
+        framework: str | None = None,
+        data_input_config: str | Mapping[str, Any] | Sequence[Any] | None = None,
+        output_kms_key_id: str | None = None,
         target_device: str | None = None,
         target_platform: Mapping[str, str] | None = None,
         framework_version: str | None = None,
-        compiler_options: str | None = None,
-        max_runtime_seconds: int = MAX_RUNTIME_SECONDS,
+        compiler_options: str | Mapping[str, Any] | None = None,
+        security_group_ids: Sequence[str] | None = None,
+        subnets: Sequence[str] | None = None,
+        max_runtime_seconds: int = neo.MAX_RUNTIME_SECONDS,
+        max_wait_seconds: int | None = None,
+        max_pending_seconds: int | None = None,
         tags: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.role_arn = role_arn
         self.model_uri = model_uri
+        self.model_package_version_arn = model_package_version_arn
         self.framework = framework
         self.data_input_config = data_input_config
         self.output_uri = output_uri
+        self.output_kms_key_id = output_kms_key_id
         self.target_device = target_device
         self.target_platform = target_platform
         self.framework_version = framework_version
         self.compiler_options = compiler_options
+        self.security_group_ids = security_group_ids
+        self.subnets = subnets
         self.max_runtime_seconds = max_runtime_seconds
+        self.max_wait_seconds = max_wait_seconds
+        self.max_pending_seconds = max_pending_seconds
         self.tags = tags
 
     @property
@@ -78,58 +113,71 @@ class CreateCompilationJobOperator(JobOperator):
         return CompilationJobs()
 
     def build_request(self) -> dict[str, Any]:
-        """Return CreateCompilationJob's request without the name."""
-        self._check()
-        config = self.data_input_config
-        output = {
-            "S3OutputLocation": self.output_uri,
-            "TargetDevice": self.target_device,
-            "TargetPlatform": self.target_platform and dict(self.target_platform),
-            "CompilerOptions": self.compiler_options,
-        }
-        source = {
-            "S3Uri": self.model_uri,
-            "DataInputConfig": config if isinstance(config, str) else json.dumps(dict(config)),
-            "Framework": self.framework,
-            "FrameworkVersion": self.framework_version,
-        }
-        request: dict[str, Any] = {
-            "RoleArn": self.role_arn,
-            "InputConfig": _given(source),
-            "OutputConfig": _given(output),
-            "StoppingCondition": {"MaxRuntimeInSeconds": self.max_runtime_seconds},
-        }
-        if self.tags:
-            request["Tags"] = [{"Key": key, "Value": value} for key, value in self.tags.items()]
-        return request
-
-    def _check(self) -> None:
-        if bool(self.target_device) == bool(self.target_platform):
-            raise InvalidRequestError("give target_device or target_platform, and not both")
-        if not self.model_uri.startswith("s3://") or not self.model_uri.endswith(".tar.gz"):
-            raise InvalidRequestError(
-                f"model_uri {self.model_uri!r} is not an s3:// URI of a .tar.gz archive: "
-                "copy the model there first, for example with CopyObjectsOperator"
-            )
+        """Return CreateCompilationJob's request without the name, held against the API's model."""
+        neo.check_target(self.target_device, self.target_platform)
         if not self.output_uri.startswith("s3://"):
             raise InvalidRequestError(f"output_uri {self.output_uri!r} must begin with s3://")
-        if not 1 <= self.max_runtime_seconds <= MAX_RUNTIME_LIMIT_SECONDS:
-            raise InvalidRequestError(
-                f"max_runtime_seconds is {self.max_runtime_seconds}: "
-                f"SageMaker takes 1 to {MAX_RUNTIME_LIMIT_SECONDS} (28 days)"
-            )
-        self._check_data_input_config()
+        request = _given(
+            {
+                "RoleArn": self.role_arn,
+                "ModelPackageVersionArn": self.model_package_version_arn,
+                "InputConfig": self._input_config(),
+                "OutputConfig": self._output_config(),
+                "VpcConfig": self._vpc_config(),
+                "StoppingCondition": neo.stopping_condition(
+                    self.max_runtime_seconds, self.max_wait_seconds, self.max_pending_seconds
+                ),
+            }
+        )
+        if self.tags:
+            request["Tags"] = [{"Key": key, "Value": value} for key, value in self.tags.items()]
+        self.hook.check_request(request)
+        return request
 
-    def _check_data_input_config(self) -> None:
-        if not isinstance(self.data_input_config, str):
-            return
-        try:
-            json.loads(self.data_input_config)
-        except ValueError as error:
+    def _input_config(self) -> dict[str, Any] | None:
+        if bool(self.model_uri) == bool(self.model_package_version_arn):
             raise InvalidRequestError(
-                f"data_input_config {self.data_input_config!r} is not JSON ({error}): "
-                'write shapes by input name, for example {"image": [1, 64]}'
-            ) from error
+                "give model_uri or model_package_version_arn, and not both: SageMaker takes one"
+            )
+        if not self.model_uri:
+            return None
+        if not self.framework:
+            raise InvalidRequestError(
+                f"framework is needed with model_uri: one of {', '.join(neo.RULES)}"
+            )
+        neo.check_source(self.model_uri, self.framework, self.framework_version)
+        config = neo.data_input_config(self.data_input_config, self.framework, self.target_device)
+        for doubt in neo.doubtful_layouts(config, self.framework):
+            self.log.warning(doubt)
+        return _given(
+            {
+                "S3Uri": self.model_uri,
+                "DataInputConfig": config,
+                "Framework": self.framework,
+                "FrameworkVersion": self.framework_version,
+            }
+        )
+
+    def _output_config(self) -> dict[str, Any]:
+        platform = self.target_platform and dict(self.target_platform)
+        return _given(
+            {
+                "S3OutputLocation": self.output_uri,
+                "TargetDevice": self.target_device,
+                "TargetPlatform": platform,
+                "CompilerOptions": neo.compiler_options(
+                    self.compiler_options, self.target_device, platform
+                ),
+                "KmsKeyId": self.output_kms_key_id,
+            }
+        )
+
+    def _vpc_config(self) -> dict[str, list[str]] | None:
+        if bool(self.security_group_ids) != bool(self.subnets):
+            raise InvalidRequestError("a VPC needs both security_group_ids and subnets")
+        if not self.security_group_ids or not self.subnets:
+            return None
+        return {"SecurityGroupIds": list(self.security_group_ids), "Subnets": list(self.subnets)}
 
     def page_url(self, handle: Handle) -> str:
         """Return the job's page in the AWS console or in localcloud."""
@@ -142,7 +190,8 @@ class CreateCompilationJobOperator(JobOperator):
     def lineage(self) -> Lineage:
         """Model archive in, bundle out."""
         made = compilation_result(self.ended)
-        return Lineage([self.model_uri], [made["output_uri"]], made["job_arn"])
+        source = self.model_uri or self.model_package_version_arn or ""
+        return Lineage([source], [made["output_uri"]], made["job_arn"])
 
     def identity(self, handle: Handle) -> dict[str, str]:
         """Name and ARN."""
@@ -151,6 +200,217 @@ class CreateCompilationJobOperator(JobOperator):
     def result(self, description: JobDescription) -> CompilationJobResult:
         """Name, ARN, status and the artifact's URI (empty while there is none)."""
         return compilation_result(description)
+
+
+class StopCompilationJobOperator(AwsConnected, BaseOperator):
+    """Stops a compilation job and waits until it is; one that has ended already is left as it is.
+
+    Source: SageMaker API, StopCompilationJob.
+
+    :param job_name: name of the job.
+    :param wait_for_completion: wait until it has ended. (default: True)
+    :param poll_interval: time between two looks, in seconds. (default: 2)
+    :param job_timeout: longest wait, in seconds. (default: 600)
+    """
+
+    template_fields: Sequence[str] = (*AWS_TEMPLATE_FIELDS, "job_name")
+
+    def __init__(
+        self,
+        *,
+        job_name: str,
+        wait_for_completion: bool = True,
+        poll_interval: float = 2.0,
+        job_timeout: float = 600.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job_name = job_name
+        self.wait_for_completion = wait_for_completion
+        self.poll_interval = poll_interval
+        self.job_timeout = job_timeout
+
+    @property
+    def hook_path(self) -> str:
+        """SageMaker."""
+        return HOOK
+
+    def execute(self, context: Context) -> CompilationJobResult:
+        """Ask for the stop, then look until the job has ended."""
+        from model_delivery.hooks.compilation import CompilationJobs
+        from model_delivery.jobs.client import JobClient
+
+        client = JobClient(CompilationJobs(), self.hook)
+        handle = {"name": self.job_name}
+        self.log.info("Compilation job %s: %s", self.job_name, client.stop(handle).value)
+        description = client.describe(handle)
+        deadline = time.monotonic() + self.job_timeout
+        while self.wait_for_completion and not description.state.terminal:
+            if time.monotonic() > deadline:
+                raise DeliveryError(
+                    f"compilation job {self.job_name} is still {description.status} after "
+                    f"{self.job_timeout:g} s: look at its page, or raise job_timeout"
+                )
+            time.sleep(self.poll_interval)
+            description = client.describe(handle)
+        return compilation_result(description)
+
+
+class ListCompilationJobsOperator(AwsConnected, BaseOperator):
+    """Lists compilation jobs; the summaries go to storage, the first names to XCom.
+
+    Source: SageMaker API, ListCompilationJobs.
+
+    :param output_uri: URI of the JSON Lines to write, a summary a line. (default: none)
+    :param name_contains: part of the name.
+    :param status: STARTING, INPROGRESS, COMPLETED, FAILED, STOPPING or STOPPED.
+    :param created_after: created later than this time, as ISO 8601 text.
+    :param created_before: created earlier.
+    :param modified_after: last changed later.
+    :param modified_before: last changed earlier.
+    :param sort_by: Name, CreationTime or Status. (default: CreationTime)
+    :param sort_order: Ascending or Descending. (default: Ascending)
+    :param limit: most jobs to list; None lists all. (default: None)
+    """
+
+    template_fields: Sequence[str] = (
+        *AWS_TEMPLATE_FIELDS, "output_uri", "name_contains", "status", "created_after",
+        "created_before", "modified_after", "modified_before", "sort_by", "sort_order", "limit",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        output_uri: str | None = None,
+        name_contains: str | None = None,
+        status: str | None = None,
+        created_after: str | None = None,
+        created_before: str | None = None,
+        modified_after: str | None = None,
+        modified_before: str | None = None,
+        sort_by: str | None = None,
+        sort_order: str | None = None,
+        limit: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.output_uri = output_uri
+        self.name_contains = name_contains
+        self.status = status
+        self.created_after = created_after
+        self.created_before = created_before
+        self.modified_after = modified_after
+        self.modified_before = modified_before
+        self.sort_by = sort_by
+        self.sort_order = sort_order
+        self.limit = limit
+
+    @property
+    def hook_path(self) -> str:
+        """SageMaker."""
+        return HOOK
+
+    def execute(self, context: Context) -> CompilationJobListing:
+        """Page through the list, writing as it comes."""
+        filters = self._filters()
+        names: list[str] = []
+        count = 0
+        with _lines(self.output_uri, self.aws_conn_id) as write:
+            for job in _asked(lambda: self.hook.list_jobs(**filters), "the compilation jobs"):
+                count += 1
+                if len(names) < PAGE_OF_NAMES:
+                    names.append(job["CompilationJobName"])
+                write(json.dumps(job, default=str).encode() + b"\n")
+        self.log.info("%d compilation jobs", count)
+        return {
+            "version": VERSION,
+            "count": count,
+            "job_names": names,
+            "output_uri": self.output_uri or "",
+        }
+
+    def _filters(self) -> dict[str, Any]:
+        times = ("created_after", "created_before", "modified_after", "modified_before")
+        others = ("name_contains", "status", "sort_by", "sort_order")
+        given = {name: getattr(self, name) or None for name in others}
+        given |= {name: _moment(name, getattr(self, name)) for name in times}
+        return {**given, "limit": int(self.limit) if self.limit else None}
+
+
+class DeleteCompilationJobOperator(AwsConnected, BaseOperator):
+    """Deletes the record of a compilation job that has ended; what it compiled stays in storage.
+
+    A job that is not there (any more) is no error: a retry may come after a deletion.
+
+    Source: SageMaker API, DeleteCompilationJob.
+
+    :param job_name: name of the job.
+    """
+
+    template_fields: Sequence[str] = (*AWS_TEMPLATE_FIELDS, "job_name")
+
+    def __init__(self, *, job_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job_name = job_name
+
+    @property
+    def hook_path(self) -> str:
+        """SageMaker."""
+        return HOOK
+
+    def execute(self, context: Context) -> DeletedCompilationJob:
+        """Delete it, once."""
+        from model_delivery.jobs.faults import error_code
+
+        deleted = True
+        try:
+            for _ in _asked(self._delete, f"compilation job {self.job_name}"):
+                pass
+        except (DeliveryError, JobRefusedError) as error:
+            if error_code(error.__cause__ or error) != "ResourceNotFound":
+                raise
+            self.log.info("Compilation job %s is not there", self.job_name)
+            deleted = False
+        return {"version": VERSION, "job_name": self.job_name, "deleted": deleted}
+
+    def _delete(self) -> Iterator[None]:
+        yield self.hook.delete_job(self.job_name)
+
+
+def _asked(ask: Callable[[], Iterator[Any]], about: str) -> Iterator[Any]:
+    """Yield what a hook yields; the service's errors name what was asked about."""
+    from model_delivery.jobs.faults import REFUSED_CODES, error_code, is_service_error
+
+    try:
+        yield from ask()
+    except Exception as error:
+        if not is_service_error(error):
+            raise
+        refused = error_code(error) in REFUSED_CODES
+        raise (JobRefusedError if refused else DeliveryError)(f"{about}: {error}") from error
+
+
+@contextmanager
+def _lines(uri: str | None, aws_conn_id: str | None) -> Iterator[Callable[[bytes], None]]:
+    if not uri:
+        yield lambda line: None
+        return
+    from model_delivery.hooks.storage import StorageHook
+
+    with StorageHook(aws_conn_id or "aws_default").writing(uri) as write:
+        yield write
+
+
+def _moment(parameter: str, text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"{parameter} is {text!r}, not a time: write 2026-01-31T12:00:00+00:00"
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def compilation_result(description: JobDescription) -> CompilationJobResult:

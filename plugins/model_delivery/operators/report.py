@@ -1,4 +1,4 @@
-"""The delivery's report: one HTML page in storage, linked from the task."""
+"""Reports, each one HTML page in storage, linked from its task."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,10 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 
+from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import DeliveryRefusedError
 from model_delivery.links.report import DeliveryReportLink
-from model_delivery.xcom import VERSION, DeliveryReport
+from model_delivery.xcom import VERSION, ComparisonReport, DeliveryReport
 
 
 class DeliveryReportOperator(BaseOperator):
@@ -97,3 +98,101 @@ class DeliveryReportOperator(BaseOperator):
                 "smoke test": f"{self.smoke_test['agreed']} of {self.smoke_test['records']} agreed",
             },
         }
+
+
+class CompareCompilationsOperator(AwsConnected, BaseOperator):
+    """Draws what a mapped compilation came to for each target, also where it failed.
+
+    The page and the table behind it (`.json` beside it) go to storage. The task fails only where
+    nothing was compiled.
+
+    :param targets: the targets, in the order in which they were mapped.
+    :param compile_task_id: the mapped `CreateCompilationJobOperator`.
+    :param bundle_task_id: the mapped `BundleModelOperator`.
+    :param model_uri: URI of the model archive, for the page.
+    :param output_uri: URI of the page, ending in `.html`.
+    """
+
+    template_fields: Sequence[str] = (
+        *AWS_TEMPLATE_FIELDS, "targets", "compile_task_id", "bundle_task_id", "model_uri",
+        "output_uri",
+    )  # fmt: skip
+    operator_extra_links = (DeliveryReportLink(),)
+
+    def __init__(
+        self,
+        *,
+        targets: Sequence[str],
+        compile_task_id: str,
+        bundle_task_id: str,
+        model_uri: str,
+        output_uri: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.targets = targets
+        self.compile_task_id = compile_task_id
+        self.bundle_task_id = bundle_task_id
+        self.model_uri = model_uri
+        self.output_uri = output_uri
+
+    @property
+    def hook_path(self) -> str:
+        """SageMaker, which knows why a job failed."""
+        return "model_delivery.hooks.compilation.CompilationJobHook"
+
+    def execute(self, context: Context) -> ComparisonReport:
+        """Look at each target's bundle or job, and publish the page."""
+        from model_delivery_engine.comparison import render_comparison
+
+        from model_delivery.hooks.storage import StorageHook
+
+        if not self.targets:
+            raise DeliveryRefusedError("there are no targets to compare: see the tasks before this")
+        storage = StorageHook(self.aws_conn_id or "aws_default")
+        rows = [self._row(storage, context, *each) for each in enumerate(self.targets)]
+        page = render_comparison(
+            rows,
+            run_id=context["dag_run"].run_id,
+            title="Compilations compared",
+            model_uri=self.model_uri,
+        )
+        storage.write_bytes(self.output_uri, page.encode())
+        table_uri = f"{self.output_uri.removesuffix('.html')}.json"
+        storage.write_bytes(table_uri, json.dumps(rows, indent=2).encode())
+        compiled = sum(row["manifest"] for row in rows)
+        self.log.info("%d of %d targets; report at %s", compiled, len(rows), self.output_uri)
+        if not compiled:
+            reasons = "; ".join(f"{row['target']}: {row['reason']}" for row in rows)
+            raise DeliveryRefusedError(f"nothing was compiled: {reasons}")
+        return {
+            "version": VERSION,
+            "report_uri": self.output_uri,
+            "table_uri": table_uri,
+            "compiled": compiled,
+            "failed": len(rows) - compiled,
+        }
+
+    def _row(self, storage: Any, context: Context, index: int, target: str) -> dict[str, Any]:
+        from model_delivery_engine.comparison import comparison_row
+
+        from model_delivery.hooks.bundle import fetched_bundle
+
+        bundled = _pulled(context, self.bundle_task_id, "return_value", index)
+        if bundled:
+            uri = bundled["output_uri"]
+            with fetched_bundle(uri, storage) as (bundle, _digest):
+                return comparison_row(
+                    target, status="COMPLETED", output_uri=uri, manifest=bundle.manifest
+                )
+        job = _pulled(context, self.compile_task_id, "job", index)
+        if not job:
+            why = f"the service took no job; see the log of {self.compile_task_id}[{index}]"
+            return comparison_row(target, status="REFUSED", reason=why)
+        found = self.hook.describe_job(job["job_name"])
+        reason = found.get("FailureReason") or f"see the log of {self.bundle_task_id}[{index}]"
+        return comparison_row(target, status=found["CompilationJobStatus"], reason=reason)
+
+
+def _pulled(context: Context, task_id: str, key: str, index: int) -> Any:
+    return context["ti"].xcom_pull(task_ids=task_id, key=key, map_indexes=index)

@@ -16,6 +16,7 @@ from model_delivery_engine.errors import (
     CompilationError,
     DataInputError,
     ParityError,
+    Reason,
     one_line,
 )
 from model_delivery_engine.graph import newest_operator_set
@@ -255,8 +256,9 @@ def test_a_shape_that_the_graph_cannot_take_is_blamed_on_the_config(
 @pytest.mark.parametrize(
     ("framework", "why"),
     [
-        ("PYTORCH", "export the model to ONNX with torch.onnx.export"),
-        ("MXNET", "export the model to ONNX"),
+        ("PYTORCH", r"no PyTorch file.*torch\.jit\.save"),
+        ("MXNET", "export the model to ONNX with mxnet"),
+        ("DARKNET", "export the model to ONNX"),
         ("CAFFE", "'CAFFE' is unknown"),
     ],
 )
@@ -268,7 +270,7 @@ def test_another_framework_is_told_what_to_export(
         compile_model(archive, tmp_path / "b", request_for(target, framework=framework))
 
 
-@pytest.mark.parametrize("options", ['{"dtype": "int8"}', "not json", "[]"])
+@pytest.mark.parametrize("options", ['{"dtype": "int8"}', "not json", "[]", '{"mcpu": "x"}'])
 def test_an_unknown_compiler_option_is_refused(
     tmp_path: Path, pack: Callable[[Path], Path], target: Target, options: str
 ) -> None:
@@ -292,7 +294,7 @@ def test_an_archive_with_no_model_or_two(tmp_path: Path, target: Target) -> None
     save_linear(folder / "a.onnx")
     save_linear(folder / "sub" / "b.onnx")
     pack_archive(folder, tmp_path / "two.tar.gz")
-    with pytest.raises(CompilationError, match=r"2 \.onnx files \(a\.onnx, sub/b\.onnx\)"):
+    with pytest.raises(CompilationError, match=r"2 models \(a\.onnx, sub/b\.onnx\)"):
         compile_model(tmp_path / "two.tar.gz", tmp_path / "b", request_for(target))
 
 
@@ -362,6 +364,20 @@ def test_weights_in_a_file_outside_the_archive_are_refused(
     path.write_bytes(model.SerializeToString())
     with pytest.raises(CompilationError, match="not a complete ONNX model"):
         compiled(path, OPEN)
+
+
+def test_a_model_over_the_formats_limit_says_so_before_its_weights_are_read(
+    tmp_path: Path, compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_linear(tmp_path / "model" / "model.onnx", weights=np.ones((4, 3000), np.float32))
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    # The format's own limit is 2 GiB; an archive of that size says the same in a minute.
+    monkeypatch.setattr("model_delivery_engine.graph._MAX_BYTES", 20_000)
+    with pytest.raises(CompilationError, match="over 2 GiB with its weights") as refused:
+        compiled(path, OPEN)
+    assert refused.value.reason is Reason.MODEL_TOO_LARGE
 
 
 def test_weights_in_a_file_beside_the_model_are_taken_in(

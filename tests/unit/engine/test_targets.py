@@ -1,7 +1,18 @@
+import itertools
+
 import pytest
 from botocore.loaders import Loader
 from model_delivery_engine.errors import TargetError
-from model_delivery_engine.targets import Target, resolve_target
+from model_delivery_engine.targets import (
+    ACCELERATORS,
+    ARCHITECTURES,
+    DEVICES,
+    OPERATING_SYSTEMS,
+    Device,
+    Target,
+    platform_device,
+    resolve_target,
+)
 
 
 def target_devices() -> list[str]:
@@ -46,6 +57,28 @@ def test_cpu_devices(device: str, expected: Target) -> None:
 def test_what_needs_another_compiler_is_refused(device: str, why: str) -> None:
     with pytest.raises(TargetError, match=f"{device}.*{why}"):
         resolve_target(device, None)
+
+
+def test_the_table_has_the_devices_of_the_api_and_no_other() -> None:
+    assert sorted(DEVICES) == sorted(target_devices())
+
+
+def rows() -> list[Device]:
+    triples = itertools.product(OPERATING_SYSTEMS, ARCHITECTURES, (None, *ACCELERATORS))
+    return [*DEVICES.values(), *(platform_device(*triple) for triple in triples)]
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
+def test_a_row_has_execution_providers_or_a_reason_why_not(row: Device) -> None:
+    assert bool(row.providers) == (row.refusal is None)
+    assert row.optimisation == ("portable" if row.providers else "none")
+    assert row.refusal is not None or (row.accelerator is None and "CPUExe" in row.providers[-1])
+
+
+def test_a_phone_of_either_width() -> None:
+    for arch in ("ARM64", "ARM_EABI"):
+        platform = {"Os": "ANDROID", "Arch": arch}
+        assert resolve_target(None, platform) == Target(f"ANDROID_{arch}", "ANDROID", arch)
 
 
 def test_a_platform() -> None:

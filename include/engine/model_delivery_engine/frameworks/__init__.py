@@ -1,37 +1,177 @@
 """From a framework's archive to one ONNX file; a file a framework."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from model_delivery_engine.errors import CompilationError
-from model_delivery_engine.frameworks.onnx import find_model
+from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.frameworks import (
+    keras,
+    onnx,
+    pytorch,
+    sklearn,
+    tensorflow,
+    tflite,
+    xgboost,
+)
+from model_delivery_engine.frameworks.conversion import MODEL, OUTCOME, REFERENCE
+from model_delivery_engine.frameworks.environment import environment_python, environment_versions
+from model_delivery_engine.frameworks.sandbox import Ended, run_sandboxed
+from model_delivery_engine.settings import CompilerSettings
+from model_delivery_engine.shapes import Shapes
 
-_CONVERTERS = {"ONNX": find_model}
-_EXPORT_WITH = {
-    "DARKNET": "a Darknet-to-ONNX converter",
-    "KERAS": "model.export(..., format='onnx')",
-    "MXNET": "mxnet.onnx.export_model",
-    "PYTORCH": "torch.onnx.export",
-    "SKLEARN": "skl2onnx.to_onnx(..., options={'zipmap': False})",
-    "TENSORFLOW": "tf2onnx",
-    "TFLITE": "tf2onnx with --tflite",
-    "XGBOOST": "onnxmltools.convert_xgboost",
+FRAMEWORKS: dict[str, ModuleType] = {
+    "KERAS": keras,
+    "ONNX": onnx,
+    "PYTORCH": pytorch,
+    "SKLEARN": sklearn,
+    "TENSORFLOW": tensorflow,
+    "TFLITE": tflite,
+    "XGBOOST": xgboost,
 }
+_EXPORT_WITH = {
+    "DARKNET": "pytorch-YOLOv4's darknet2onnx or another Darknet-to-ONNX converter",
+    "MXNET": "mxnet.onnx.export_model (MXNet 1.9, archived since 2023)",
+}
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def model_file(framework: str, folder: Path) -> Path:
-    """Return the ONNX file of an extracted archive.
+@dataclass(frozen=True)
+class Imported:
+    """A model as ONNX.
 
-    :param framework: a Framework of CreateCompilationJob; ONNX is the one compiled here
-    :param folder: the extracted archive
-    :raises CompilationError: another framework (says what to export instead), no model, or several
+    :param model: the ONNX file
+    :param reference: inputs and the framework's own answers to them (``.npz``), None for ONNX
+    :param toolchain: version of each package that converted it, by name
     """
-    converter = _CONVERTERS.get(framework)
-    if converter is not None:
-        return converter(folder)
-    if framework in _EXPORT_WITH:
-        raise CompilationError(
-            f"Framework {framework} is not compiled here: export the model to ONNX with "
-            f"{_EXPORT_WITH[framework]} and set Framework to ONNX"
+
+    model: Path
+    reference: Path | None
+    toolchain: dict[str, str]
+
+
+def to_onnx(
+    framework: str,
+    folder: Path,
+    shapes: Shapes,
+    into: Path,
+    settings: CompilerSettings,
+    options: dict[str, str] | None = None,
+    dtype: str = "float32",
+) -> Imported:
+    """Turn an extracted archive into one ONNX file.
+
+    :param framework: a Framework of CreateCompilationJob
+    :param folder: the extracted archive
+    :param shapes: DataInputConfig, from `parse_data_input_config`
+    :param into: folder for the result, made here
+    :param options: options of the framework: ``signature_def_key`` of TENSORFLOW
+    :param dtype: data type of a PyTorch model's inputs, ``float32`` or ``int64``
+    :raises ConversionError: no model in the archive, several, or one that cannot be converted
+    :raises ToolchainError: bubblewrap or the framework's environment cannot be had
+    """
+    module = _framework(framework)
+    source: Path = module.find(folder)
+    if module.ENVIRONMENT is None:
+        return Imported(source, None, {})
+    if hasattr(module, "refuse"):
+        module.refuse(source, settings.allow_code)
+    python = environment_python(module.ENVIRONMENT, settings.environments)
+    into.mkdir(parents=True)
+    task = {
+        "module": module.__name__.rpartition(".")[2],
+        "shapes": shapes,
+        "dtype": dtype,
+        "allow_code": settings.allow_code,
+        "options": options or {},
+    }
+    _convert(framework, python, folder, source, into, task, settings)
+    reference = into / REFERENCE
+    toolchain = environment_versions(module.ENVIRONMENT)
+    return Imported(into / MODEL, reference if reference.is_file() else None, toolchain)
+
+
+def _framework(name: str) -> ModuleType:
+    if name in FRAMEWORKS:
+        return FRAMEWORKS[name]
+    if name in _EXPORT_WITH:
+        raise ConversionError(
+            f"Framework {name} is not compiled here: export the model to ONNX with "
+            f"{_EXPORT_WITH[name]} and set Framework to ONNX",
+            reason=Reason.FRAMEWORK_UNSUPPORTED,
         )
-    known = ", ".join(sorted([*_CONVERTERS, *_EXPORT_WITH]))
-    raise CompilationError(f"Framework {framework!r} is unknown; use one of {known}")
+    known = ", ".join(sorted([*FRAMEWORKS, *_EXPORT_WITH]))
+    raise ConversionError(
+        f"Framework {name!r} is unknown; use one of {known}", reason=Reason.FRAMEWORK_UNKNOWN
+    )
+
+
+def _convert(
+    framework: str,
+    python: Path,
+    folder: Path,
+    source: Path,
+    into: Path,
+    task: dict[str, Any],
+    settings: CompilerSettings,
+) -> None:
+    """Run the converter in the sandbox, and read how it went."""
+    # The engine alone is laid out for the process: its folder may hold the host's packages too.
+    library = into / "library"
+    library.mkdir()
+    if settings.sandbox:
+        inside = {folder: "/source", into: "/result", _PACKAGE: "/engine/model_delivery_engine"}
+        paths = {"source": f"/source/{source.relative_to(folder)}", "into": "/result"}
+        engine = "/engine"
+    else:
+        (library / "model_delivery_engine").symlink_to(_PACKAGE)
+        inside, paths = {}, {"source": str(source), "into": str(into)}
+        engine = str(library)
+    place = python.parent.parent
+    read = {k: v for k, v in inside.items() if k != into} | {place: str(place)}
+    ended = run_sandboxed(
+        [str(python), "-m", f"{__name__}.inside", json.dumps({**task, **paths})],
+        read=read,
+        write={into: "/result"},
+        environ={
+            "HOME": "/tmp",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": engine,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        },
+        limits=settings.limits,
+        sandbox=settings.sandbox,
+    )
+    _check(framework, ended, into, settings)
+
+
+def _check(framework: str, ended: Ended, into: Path, settings: CompilerSettings) -> None:
+    if ended.code is None:
+        raise ConversionError(
+            f"the {framework} model was not converted within {settings.limits.seconds:g} s; it may "
+            "loop for ever: export it to ONNX yourself, or raise MODEL_DELIVERY_CONVERSION_SECONDS",
+            reason=Reason.CONVERSION_TIMEOUT,
+        )
+    outcome_file = into / OUTCOME
+    outcome: dict[str, Any] = {}
+    if ended.code == 0 and outcome_file.is_file():
+        outcome = json.loads(outcome_file.read_text())
+    if outcome.get("ok") and (into / MODEL).is_file():
+        return
+    if not outcome or outcome.get("memory"):
+        raise ConversionError(
+            f"the conversion of the {framework} model ended with code {ended.code} "
+            f"({' '.join(ended.log.split())[-300:]}); it may need more than the "
+            f"{settings.limits.memory_bytes >> 20} MiB of MODEL_DELIVERY_CONVERSION_MEMORY",
+            reason=Reason.CONVERSION_MEMORY if outcome else Reason.CONVERSION_FAILED,
+        )
+    reason = Reason(outcome["reason"]) if outcome.get("reason") else None
+    text = str(outcome.get("error", "no message"))
+    if reason is None:
+        text = f"the {framework} model cannot be converted: {text}; export it to ONNX yourself"
+    raise ConversionError(text, reason=reason, operator=outcome.get("operator"))

@@ -1,13 +1,17 @@
 """The pages and their routes."""
 
+import json
 from typing import Any
 
+from model_delivery_engine.errors import EngineError
+from model_delivery_engine.manifest import Manifest
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from model_delivery_localcloud.portal.charts import compile_charts
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
 from model_delivery_localcloud.portal.sessions import HOME, Endpoint, SignIn, session_middleware
 from model_delivery_localcloud.settings import Settings
@@ -57,7 +61,11 @@ class Portal:
         if found is None:
             return self._renderer.page(request, "missing.html", status=404)
         running = found.status not in compilation.TERMINAL
-        return self._renderer.page(request, "job.html", job=found, running=running)
+        manifest = _manifest(found)
+        charts = compile_charts(manifest) if manifest else {}
+        return self._renderer.page(
+            request, "job.html", job=found, running=running, manifest=manifest, charts=charts
+        )
 
     async def devices(self, request: Request) -> Response:
         """List the devices: health, what they run, what they shall run."""
@@ -89,6 +97,17 @@ class Portal:
                 }
                 for device in session.scalars(everyone.limit(MOST_ROWS))
             ]
+
+
+def _manifest(job: CompilationJob) -> dict[str, Any] | None:
+    """Return a job's manifest with what releases after it added, None where it is of no use."""
+    if job.manifest is None:
+        return None
+    try:
+        manifest = Manifest.from_json(json.dumps(job.manifest))
+    except EngineError:
+        return None
+    return dict(json.loads(manifest.to_json()))
 
 
 async def _static(request: Request) -> Response:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from model_delivery_engine.errors import EngineError
+from model_delivery_engine.frameworks.versions import check_framework_version
+from model_delivery_engine.shapes import OPTIONAL
 from model_delivery_engine.targets import resolve_target
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -14,6 +16,7 @@ from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.paging import decode_token, encode_token
 from model_delivery_localcloud.services.refusals import refuse_members
+from model_delivery_localcloud.services.sagemaker_tags import Tags, check_tags
 from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.compilation import ListFilter
 from model_delivery_localcloud.store.database import Database
@@ -28,7 +31,6 @@ ARCHIVE_ENDINGS = (".tar.gz", ".tgz")
 _REFUSED = (
     "ModelPackageVersionArn",
     "VpcConfig",
-    "InputConfig.FrameworkVersion",
     "OutputConfig.KmsKeyId",
     "StoppingCondition.MaxWaitTimeInSeconds",
     "StoppingCondition.MaxPendingTimeInSeconds",
@@ -48,7 +50,8 @@ class SageMaker:
             "DescribeCompilationJob": self.describe,
             "ListCompilationJobs": self.list,
             "StopCompilationJob": self.stop,
-            "ListTags": self.list_tags,
+            "DeleteCompilationJob": self.delete,
+            **Tags(self._database, _arn).handlers(),
         }
 
     def create(self, call: Call) -> dict[str, Any]:
@@ -118,17 +121,17 @@ class SageMaker:
             states.set_status(job, states.STOPPED if stopped else states.STOPPING)
         return {}
 
-    def list_tags(self, call: Call) -> dict[str, Any]:
-        """Answer the tags a compilation job was created with, all on one page."""
-        refuse_members(call.params, ["NextToken"])
-        caller = call.caller
-        arn = call.params["ResourceArn"]
-        name = arn.rpartition("/")[2]
-        with self._database.read() as session:
-            job = states.find_compilation_job(session, caller.account, caller.region, name)
-        if job is None or arn != _arn(caller, name):
-            raise validation_error(f"Could not find a compilation job {arn}.")
-        return {"Tags": job.request.get("Tags", [])}
+    def delete(self, call: Call) -> dict[str, Any]:
+        """Delete the record of a job that has ended; its bundle stays in storage."""
+        with self._database.write() as session:
+            job = _find(session, call)
+            if job.status not in states.TERMINAL:
+                raise validation_error(
+                    f"The request was rejected because the compilation job {job.name} is in status "
+                    f"{job.status}: stop it first."
+                )
+            states.delete_compilation_job(session, job)
+        return {}
 
 
 def _check_request(params: Mapping[str, Any]) -> None:
@@ -136,8 +139,10 @@ def _check_request(params: Mapping[str, Any]) -> None:
     source = params.get("InputConfig")
     if source is None:
         raise validation_error("InputConfig is required: name the model archive and framework.")
-    if not source.get("DataInputConfig"):
+    if not source.get("DataInputConfig") and source["Framework"] not in OPTIONAL:
         raise validation_error("InputConfig.DataInputConfig is required: name each input's shape.")
+    _check_framework_version(source)
+    check_tags(params.get("Tags", []))
     for name, uri in (
         ("InputConfig.S3Uri", source["S3Uri"]),
         ("OutputConfig.S3OutputLocation", params["OutputConfig"]["S3OutputLocation"]),
@@ -152,6 +157,13 @@ def _check_request(params: Mapping[str, Any]) -> None:
         raise validation_error(
             f"StoppingCondition.MaxRuntimeInSeconds must be at most {LONGEST_RUNTIME} (28 days)."
         )
+
+
+def _check_framework_version(source: Mapping[str, Any]) -> None:
+    try:
+        check_framework_version(source["Framework"], source.get("FrameworkVersion"))
+    except EngineError as error:
+        raise validation_error(f"InputConfig.FrameworkVersion: {error}.") from error
 
 
 def _resolve(output: Mapping[str, Any]) -> str:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms
-from model_delivery_localcloud.store.tables import CompilationJob
+from model_delivery_localcloud.store.tables import CompilationJob, Job
 
 STARTING = "STARTING"
 INPROGRESS = "INPROGRESS"
@@ -44,6 +44,12 @@ def find_compilation_job(
 ) -> CompilationJob | None:
     """Return the job of that name, or None."""
     return session.get(CompilationJob, (account, region, name))
+
+
+def delete_compilation_job(session: Session, job: CompilationJob) -> None:
+    """Delete a job that has ended, with the work behind it; its name is free again."""
+    session.execute(delete(Job).where(Job.id == job.job_id))
+    session.delete(job)
 
 
 def list_compilation_jobs(

@@ -69,7 +69,10 @@ class Job(Base):
 
 
 class CompilationJob(Base):
-    """A SageMaker compilation job; `request` is the CreateCompilationJob input as it came."""
+    """A SageMaker compilation job.
+
+    `request` is the CreateCompilationJob input as it came, but for its tags, which may be changed.
+    """
 
     __tablename__ = "compilation_jobs"
     __table_args__ = (

@@ -13,7 +13,15 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from model_delivery_engine.errors import ArchiveError, CompilationError, ParityError
+from model_delivery_engine.errors import (
+    ArchiveError,
+    CompilationError,
+    EngineError,
+    ParityError,
+    Reason,
+)
+from model_delivery_engine.frameworks.sandbox import limit_process
+from model_delivery_engine.settings import CompilerSettings
 
 from model_delivery_localcloud.errors import LocalcloudError, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
@@ -26,10 +34,16 @@ OUTCOME = "outcome.json"
 ORPHANED = 75
 _USERS_FAULT = (ArchiveError, CompilationError, ParityError, ObjectMissing)
 
+_OUT_OF_MEMORY = (
+    f"{Reason.CONVERSION_MEMORY.value}: the job needs more memory than "
+    "MODEL_DELIVERY_CONVERSION_MEMORY allows; give smaller dimensions, or raise it"
+)
+
 
 def main() -> None:
     """Do the task on standard input."""
     os.nice(NICENESS)
+    limit_process(CompilerSettings.from_environment().limits)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_the_worker, args=(sys.stdin,), daemon=True).start()
@@ -44,13 +58,21 @@ def _do(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         objects = ObjectStore(Settings.from_environment())
         return {"result": WORK[task["kind"]].run(task["params"], folder, objects)}
     except _USERS_FAULT as error:
-        return {"fault": CLIENT_ERROR, "reason": str(error)}
+        return {"fault": CLIENT_ERROR, "reason": _reason(error)}
+    except MemoryError:
+        return {"fault": CLIENT_ERROR, "reason": _OUT_OF_MEMORY}
     except Exception as error:
         # Recorded as the job's failure, with its traceback in the job's log.
         traceback.print_exc()
-        known = isinstance(error, LocalcloudError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        return {"fault": INTERNAL_ERROR, "reason": reason}
+        return {"fault": INTERNAL_ERROR, "reason": _reason(error)}
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong; the engine's errors are typed, and the type comes first."""
+    if isinstance(error, EngineError):
+        return f"{error.reason.value}: {error}"
+    known = isinstance(error, LocalcloudError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _leave_with_the_worker(pipe: TextIO) -> None:

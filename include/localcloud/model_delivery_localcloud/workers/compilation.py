@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import StoreError
 from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.jobs import Lease
 from model_delivery_localcloud.store.tables import CompilationJob
@@ -39,6 +41,8 @@ class CompilationWork:
         # Only the child compiles: the worker itself stays free of onnx and its memory.
         from model_delivery_engine.compile import CompilationRequest, compile_model
         from model_delivery_engine.digest import digest_file
+        from model_delivery_engine.options import parse_compiler_options
+        from model_delivery_engine.settings import CompilerSettings
         from model_delivery_engine.targets import resolve_target
 
         request = params["request"]
@@ -48,17 +52,21 @@ class CompilationWork:
         objects.check_bucket(params["output_uri"])
         objects.download(source["S3Uri"], archive)
         log.info("downloaded %s, %d bytes", source["S3Uri"], archive.stat().st_size)
+        options = output.get("CompilerOptions")
+        files = _fetch(parse_compiler_options(options).uris, folder, objects)
         manifest = compile_model(
             archive,
             folder / BUNDLE,
             CompilationRequest(
                 framework=source["Framework"],
-                data_input_config=source["DataInputConfig"],
+                data_input_config=source.get("DataInputConfig"),
                 target=resolve_target(output.get("TargetDevice"), output.get("TargetPlatform")),
                 name=params["name"],
                 source_uri=source["S3Uri"],
-                compiler_options=output.get("CompilerOptions"),
+                compiler_options=options,
             ),
+            settings=CompilerSettings.from_environment(home=Settings.from_environment().home),
+            files=files,
         )
         log.info("compiled to a bundle of %d bytes", (folder / BUNDLE).stat().st_size)
         return {
@@ -86,6 +94,18 @@ class CompilationWork:
             job.manifest = outcome.result["manifest"]
             job.artifact_digest = outcome.result["digest"]
             states.set_status(job, states.COMPLETED)
+
+
+def _fetch(uris: Sequence[str], folder: Path, objects: ObjectStore) -> dict[str, Path]:
+    """Download what the options name, each into a folder of its own: two may be called alike."""
+    files = {}
+    for number, uri in enumerate(uris):
+        place = folder / f"_file{number}"
+        place.mkdir()
+        files[uri] = place / uri.rpartition("/")[2][-LONGEST_NAME:]
+        objects.download(uri, files[uri])
+        log.info("downloaded %s, %d bytes", uri, files[uri].stat().st_size)
+    return files
 
 
 def _find(session: Session, lease: Lease) -> CompilationJob:

@@ -14,6 +14,8 @@ from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR,
 
 TICK = 0.1
 LOG_TAIL = 16_384
+# How a process ends that a model led into a fault of a library's native code.
+_BROKEN = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 _COMMAND = [sys.executable, "-m", "model_delivery_localcloud.workers.child"]
 
 
@@ -70,6 +72,13 @@ def _outcome(code: int, folder: Path, log: str) -> Outcome:
     path = folder / OUTCOME
     if code == 0 and path.exists():
         return Outcome(**json.loads(path.read_text()), log=log)
+    if -code in _BROKEN:
+        # The same model would do it again: no fault that a retry could mend.
+        name = signal.Signals(-code).name
+        reason = (
+            f"MODEL_INVALID: the model broke the process that read it ({name}); export it again"
+        )
+        return Outcome(CLIENT_ERROR, reason, log=log)
     if code < 0:
         name = signal.Signals(-code).name
         reason = f"the compiling process was killed by {name}; it may need more memory"

@@ -32,8 +32,8 @@ MOST_ATTEMPTS = 3
 class Worker:
     """Works on jobs until told to stop.
 
-    `concurrency`: how many jobs at a time (default 1). `lease_seconds`: how long a dead worker's
-    job stays its own (default 30).
+    `concurrency`: how many jobs at a time (default 1); the rest wait in the queue.
+    `lease_seconds`: how long a dead worker's job stays its own (default 30).
     """
 
     def __init__(

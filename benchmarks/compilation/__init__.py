@@ -1,0 +1,1 @@
+"""The parts of the `compile` benchmark: its models, its timing, its memory."""

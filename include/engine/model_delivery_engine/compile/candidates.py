@@ -1,0 +1,324 @@
+"""Candidates: each way to compile a model is built, held to its bounds, and timed."""
+
+import dataclasses
+import functools
+import logging
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model_delivery_engine.compile.selection import SOURCE
+from model_delivery_engine.errors import EngineError, InferenceError, ParityError, one_line
+from model_delivery_engine.graph import complete_types
+from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch, speedup
+from model_delivery_engine.measurements import Candidate
+from model_delivery_engine.optimise import optimise
+from model_delivery_engine.options import CompilerOptions
+from model_delivery_engine.parity import measure_parity
+from model_delivery_engine.quantize.bounded import Bounded, quantize_bounded
+from model_delivery_engine.quantize.floating import to_fp16
+from model_delivery_engine.quantize.integers import (
+    PRODUCTS,
+    WEIGHTED,
+    Scheme,
+    StaticQuantizer,
+    grouped_convolutions,
+    quantize_dynamic,
+    raise_operator_set,
+    scheme_for,
+)
+from model_delivery_engine.quantize.metric import Drop, Metric, drop_between
+from model_delivery_engine.quantize.samples import Samples
+from model_delivery_engine.runtime import Model, open_session, session_options
+from model_delivery_engine.targets import Target
+from model_delivery_engine.tensors import Array
+
+log = logging.getLogger(__name__)
+
+SNR_SAMPLES = 64
+CALIBRATION_SAMPLES = 128  # of labelled ones: more change the ranges of activations little
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What candidates are held to.
+
+    :param golden: the golden inputs, which are also what latency is measured on
+    :param expected: the source model's answers to them, unoptimised
+    :param samples: the user's samples, labelled or to calibrate on; None where none were given
+    :param metric: the user's metric, with ``scores`` of the source model on the labelled samples
+    """
+
+    golden: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    calibration: Samples | None = None
+    labelled: Samples | None = None
+    metric: Metric | None = None
+    scores: Array | None = None
+
+    @property
+    def samples(self) -> Samples | None:
+        """What to calibrate on: the user's samples for it, or the first of the labelled ones."""
+        if self.calibration is None and self.labelled is not None:
+            batch = max((len(array) for array in self.golden.values() if array.ndim), default=1)
+            return self.labelled.first(max(CALIBRATION_SAMPLES, batch))
+        return self.calibration
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What a static candidate computes in integers.
+
+    :param operators: types of operators, None for all that can be
+    :param dense: leave convolutions of groups in floating point
+    """
+
+    operators: tuple[str, ...] | None = None
+    dense: bool = False
+
+
+# Fewer operators in integers: less to lose, and fewer conversions between them. Convolutions of
+# groups have few products for each conversion, and lose most.
+STATIC = {
+    "int8-static": Integers(),
+    "int8-static-weighted": Integers(WEIGHTED),
+    "int8-static-dense": Integers(WEIGHTED, dense=True),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate and its file, absent where it could not be built."""
+
+    record: Candidate
+    path: Path | None = None
+
+
+class Workbench:
+    """Builds and measures the candidates of one model.
+
+    :param source: the ONNX model with its shapes fixed, every node named
+    :param folder: for what is built
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        folder: Path,
+        options: CompilerOptions,
+        target: Target,
+        evidence: Evidence,
+    ) -> None:
+        self._source = source
+        self._folder = folder
+        self._options = options
+        self._evidence = evidence
+        self._level = "portable"
+        vnni = False
+        if options.optimise_for == "host" and machine_arch() == target.arch:
+            self._level, vnni = "host", has_vnni()
+        self._scheme: Scheme = scheme_for(target.arch, vnni)
+        self._references: list[dict[str, Array]] | None = None
+
+    def trials(self) -> Iterator[Trial]:
+        """Build and measure every candidate that the options allow, one after the other."""
+        recipes: list[tuple[str, str, Callable[[Path], tuple[str, ...]]]] = []
+        if self._options.format == "onnx":
+            yield self._measured(Trial(Candidate(SOURCE, "fp32", "kept"), self._source))
+        recipes.append(("fp32", "fp32", self._fp32))
+        if self._options.precision in ("fp16", "int8"):
+            recipes.append(("fp16", "fp16", self._fp16))
+        if self._options.precision == "int8":
+            recipes += self._int8()
+        for name, precision, build in recipes:
+            log.info("building candidate %s", name)
+            yield self._measured(self._built(name, precision, build))
+
+    def _int8(self) -> Iterator[tuple[str, str, Callable[[Path], tuple[str, ...]]]]:
+        if self._options.int8 in ("dynamic", "both"):
+            yield "int8-dynamic", "int8", self._dynamic
+        samples = self._evidence.samples
+        if self._options.int8 in ("static", "both") and samples is not None:
+            for name, what in STATIC.items():
+                yield name, "int8", functools.partial(self._static, samples=samples, what=what)
+
+    def _built(self, name: str, precision: str, build: Callable[[Path], tuple[str, ...]]) -> Trial:
+        place = self._folder / name
+        place.mkdir()
+        path = place / f"model.{self._options.format}"
+        record = Candidate(name, precision, "kept")
+        try:
+            reverted = build(path)
+        except EngineError as error:
+            reason = f"it cannot be built: {one_line(error, 300)}"
+            return Trial(dataclasses.replace(record, status="rejected", reason=reason))
+        return Trial(dataclasses.replace(record, reverted=reverted), path)
+
+    def _fp32(self, into: Path) -> tuple[str, ...]:
+        optimise(self._source, into, self._level)
+        return ()
+
+    def _fp16(self, into: Path) -> tuple[str, ...]:
+        # ONNX Runtime's optimiser would widen the weights again where a processor has no kernels
+        # for halves, so its graph stays as written.
+        if into.suffix == ".onnx":
+            to_fp16(self._folded(), into)
+        else:
+            to_fp16(self._folded(), into.with_name("half.onnx"))
+            optimise(into.with_name("half.onnx"), into, "fold")
+        return ()
+
+    def _dynamic(self, into: Path) -> tuple[str, ...]:
+        quantize_dynamic(self._folded(), into.with_name("integers.onnx"), self._scheme)
+        optimise(into.with_name("integers.onnx"), into, self._level)
+        return ()
+
+    def _static(self, into: Path, samples: Samples, what: "Integers") -> tuple[str, ...]:
+        integers = into.with_name("integers.onnx")
+        reverted: tuple[str, ...] = ()
+        if self._options.max_accuracy_drop is None:
+            self._quantizer(into, samples, what, ()).quantize(integers)
+        else:
+            found = self._bounded(into, samples, what, self._options.max_accuracy_drop)
+            integers, reverted = found.path, found.reverted
+        optimise(integers, into, self._level)
+        return reverted
+
+    def _quantizer(
+        self, into: Path, samples: Samples, what: "Integers", float_outputs: tuple[str, ...]
+    ) -> StaticQuantizer:
+        folded = self._folded()
+        return StaticQuantizer(
+            folded,
+            samples,
+            self._model(self._source).batch_size,
+            self._scheme,
+            into.parent,
+            what.operators,
+            float_outputs,
+            grouped_convolutions(folded) if what.dense else (),
+        )
+
+    def _bounded(self, into: Path, samples: Samples, what: "Integers", bound: float) -> Bounded:
+        """Return what holds the bound: with convolutions that are fast, else with exact ones."""
+        for name, float_outputs in (("fast", PRODUCTS), ("exact", WEIGHTED)):
+            quantizer = self._quantizer(into, samples, what, float_outputs)
+            trials = into.with_name(f"trials-{name}")
+            found = quantize_bounded(quantizer, samples, bound, self._drop, trials)
+            log.info("%s: %d trials, %d reverted", name, found.trials, len(found.reverted))
+            if found.holds:
+                break
+        return found
+
+    def _folded(self) -> Path:
+        """Return the source with constants folded, in the standard operators a quantiser reads."""
+        path = self._folder / "folded.onnx"
+        if not path.exists():
+            newer = self._folder / "newer.onnx"
+            folded = self._folder / "untyped.onnx"
+            raise_operator_set(self._source, newer)
+            optimise(newer, folded, "fold")
+            complete_types(folded, path)
+        return path
+
+    def _model(self, path: Path) -> Model:
+        return Model(open_session(path, session_options(THREADS)), path.stem)
+
+    def _drop(self, path: Path) -> Drop:
+        evidence = self._evidence
+        assert evidence.metric is not None
+        assert evidence.labelled is not None
+        assert evidence.scores is not None
+        return drop_between(
+            evidence.scores, evidence.metric.of(self._model(path), evidence.labelled)
+        )
+
+    def _measured(self, trial: Trial) -> Trial:
+        if trial.path is None:
+            return trial
+        try:
+            record = self._held(trial.record, trial.path)
+        except (ParityError, InferenceError) as error:
+            reason = one_line(error, 300)
+            return Trial(dataclasses.replace(trial.record, status="rejected", reason=reason))
+        log.info("candidate %s: %s, speedup %s", record.name, record.status, record.speedup)
+        return Trial(record, trial.path)
+
+    def _held(self, record: Candidate, path: Path) -> Candidate:
+        """Hold a candidate to parity (fp32) or to its bounds (the rest), then time it."""
+        model = self._model(path)
+        record = dataclasses.replace(record, size_bytes=path.stat().st_size)
+        if record.precision == "fp32":
+            measure_parity(model.run(self._evidence.golden), self._evidence.expected)
+        if record.name != SOURCE:
+            record = dataclasses.replace(record, snr_db=self._snr(model))
+        record = self._with_metric(record, path)
+        if fault := self._fault(record):
+            return dataclasses.replace(record, status="rejected", reason=fault)
+        return self._timed(record, model)
+
+    def _with_metric(self, record: Candidate, path: Path) -> Candidate:
+        scores = self._evidence.scores
+        if scores is None:
+            return record
+        drop = Drop(0.0, 0.0, 0.0, len(scores)) if record.name == SOURCE else self._drop(path)
+        return dataclasses.replace(
+            record,
+            metric=float(scores.mean()) - drop.value,
+            drop=drop.value,
+            drop_low=drop.low,
+            drop_high=drop.high,
+            samples=drop.samples,
+        )
+
+    def _fault(self, record: Candidate) -> str | None:
+        bound, options = self._options.max_accuracy_drop, self._options
+        if record.precision == "fp32":
+            return None
+        if record.snr_db is not None and record.snr_db < options.min_snr_db:
+            return (
+                f"its answers have a signal-to-noise ratio of {record.snr_db:.1f} dB to the fp32 "
+                f"ones, min_snr_db is {options.min_snr_db:g}"
+            )
+        if bound is not None and record.drop is not None and record.drop > bound:
+            return f"{options.metric} drops by {record.drop:.4f}, max_accuracy_drop is {bound:g}"
+        return None
+
+    def _timed(self, record: Candidate, model: Model) -> Candidate:
+        if record.name == SOURCE:
+            times = interleave([model], self._evidence.golden)
+            return dataclasses.replace(record, latency_ms=statistics.median(times[0]), speedup=1.0)
+        times = interleave([self._model(self._source), model], self._evidence.golden)
+        return dataclasses.replace(
+            record, latency_ms=statistics.median(times[1]), speedup=speedup(times)
+        )
+
+    def _snr(self, model: Model) -> float | None:
+        """Return the floating-point outputs' signal-to-noise ratio in decibels, None if equal."""
+        if self._references is None:
+            reference = self._model(self._source)
+            self._references = [reference.run(batch) for batch in self._batches(reference)]
+        signal = noise = 0.0
+        for batch, wanted in zip(self._batches(model), self._references, strict=True):
+            got = model.run(batch)
+            for name, want in wanted.items():
+                if want.dtype.kind == "f":
+                    signal += float((want.astype(np.float64) ** 2).sum())
+                    noise += float(((got[name].astype(np.float64) - want) ** 2).sum())
+        if not np.isfinite(noise):
+            raise ParityError("its answers are NaN or infinite where the fp32 ones are not")
+        if noise == 0.0:
+            return None
+        return float(10 * np.log10(max(signal, 1e-300) / noise))
+
+    def _batches(self, model: Model) -> Iterator[dict[str, Array]]:
+        samples = self._evidence.samples
+        if samples is None:
+            yield dict(self._evidence.golden)
+        else:
+            yield from samples.first(max(SNR_SAMPLES, model.batch_size or 0)).batches(
+                model.batch_size
+            )

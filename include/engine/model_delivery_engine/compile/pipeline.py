@@ -1,0 +1,323 @@
+"""Compilation step by step: archive → ONNX → candidates → the chosen one, with its evidence."""
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from model_delivery_engine.archive import extract_archive
+from model_delivery_engine.bundle import write_bundle
+from model_delivery_engine.compile.cache import CompileCache, cache_key
+from model_delivery_engine.compile.candidates import Evidence, Trial, Workbench
+from model_delivery_engine.compile.request import CompilationRequest
+from model_delivery_engine.compile.selection import (
+    SOURCE,
+    TOLERANCE,
+    by_preference,
+    mark_dominated,
+)
+from model_delivery_engine.compile.toolchain import toolchain
+from model_delivery_engine.digest import digest_file
+from model_delivery_engine.errors import (
+    CompilationError,
+    DataInputError,
+    InferenceError,
+    OptionsError,
+    ParityError,
+    Reason,
+)
+from model_delivery_engine.frameworks import Imported, to_onnx
+from model_delivery_engine.golden import draw_inputs
+from model_delivery_engine.graph import prepare_graph
+from model_delivery_engine.latency import (
+    THREADS,
+    describe_machine,
+    interleave,
+    kind_for,
+    measure_latency,
+    speedup,
+)
+from model_delivery_engine.manifest import Golden, Manifest, Source
+from model_delivery_engine.measurements import Candidate, Operator, Parity, Profile
+from model_delivery_engine.optimise import unoptimised_options
+from model_delivery_engine.options import CompilerOptions, parse_compiler_options
+from model_delivery_engine.parity import (
+    Tolerance,
+    difference,
+    measure_parity,
+    refuse_nan,
+    tolerance_for,
+)
+from model_delivery_engine.profiling import profile_model
+from model_delivery_engine.quantize.metric import make_metric
+from model_delivery_engine.quantize.samples import load_samples
+from model_delivery_engine.runtime import Model, open_session, session_options
+from model_delivery_engine.settings import CompilerSettings
+from model_delivery_engine.shapes import parse_data_input_config
+from model_delivery_engine.tensors import Array, TensorSpec
+
+log = logging.getLogger(__name__)
+
+_CONFIRMATIONS = 3
+
+
+def compile_model(
+    archive: Path,
+    bundle: Path,
+    request: CompilationRequest,
+    *,
+    settings: CompilerSettings | None = None,
+    files: Mapping[str, Path] | None = None,
+) -> Manifest:
+    """Compile a model and write its bundle, which appears complete or not at all.
+
+    The framework's model becomes ONNX, its shapes are fixed from DataInputConfig, and every way to
+    compile it that the options allow is built and measured. The chosen one is held to the source's
+    answers and profiled.
+
+    :param archive: ``.tar.gz`` with exactly one model
+    :param bundle: the ``.tar.gz`` to write
+    :param settings: what this machine allows (default: from the environment)
+    :param files: the files that the options name, by URI (`CompilerOptions.uris`)
+    :returns: the bundle's manifest
+    :raises ArchiveError: the archive is missing, corrupt or unsafe
+    :raises CompilationError: the request or the model cannot be compiled; DataInputError where
+        DataInputConfig is at fault, OptionsError where CompilerOptions are
+    :raises ParityError: the compiled model's answers differ too much
+    :raises ToolchainError: this machine lacks a sandbox or a framework's environment
+    """
+    settings = settings or CompilerSettings.from_environment()
+    files = files or {}
+    options = parse_compiler_options(request.compiler_options)
+    _check_files(options, files)
+    cache = CompileCache(settings.cache) if settings.cache and archive.is_file() else None
+    key = cache_key(archive, request, files) if cache else ""
+    if cache and (restored := cache.restore(key, bundle, request)):
+        log.info("restored from the cache: %s", key)
+        return restored
+    with tempfile.TemporaryDirectory(prefix="compile-") as name:
+        manifest = _compile(archive, bundle, request, options, settings, files, Path(name))
+    if cache:
+        cache.keep(key, bundle)
+    return manifest
+
+
+def _check_files(options: CompilerOptions, files: Mapping[str, Path]) -> None:
+    for uri in options.uris:
+        if uri not in files:
+            raise OptionsError(
+                f"CompilerOptions names {uri}, which was not fetched; check that it exists",
+                reason=Reason.SAMPLES_INVALID,
+            )
+
+
+def _compile(
+    archive: Path,
+    bundle: Path,
+    request: CompilationRequest,
+    options: CompilerOptions,
+    settings: CompilerSettings,
+    files: Mapping[str, Path],
+    work: Path,
+) -> Manifest:
+    shapes = parse_data_input_config(request.data_input_config, request.framework)
+    extract_archive(archive, work / "archive")
+    extra = {"signature_def_key": options.signature_def_key} if options.signature_def_key else {}
+    imported = to_onnx(
+        request.framework,
+        work / "archive",
+        shapes,
+        work / "imported",
+        settings,
+        extra,
+        options.dtype,
+    )
+    source = work / "source.onnx"
+    prepare_graph(imported.model, shapes, source)
+    evidence, conversion, specs = _gather(source, imported, request, options, files)
+    (work / "candidates").mkdir()
+    workbench = Workbench(source, work / "candidates", options, request.target, evidence)
+    trials = list(workbench.trials())
+    chosen, candidates = _choose(trials, source, options, evidence)
+    assert chosen.path is not None
+    manifest, outputs = _describe(chosen, source, request, evidence, archive)
+    manifest = dataclasses.replace(
+        manifest,
+        toolchain=toolchain(request.framework, imported.toolchain),
+        conversion=conversion,
+        candidates=tuple(candidates),
+        metric=evidence.metric.name if evidence.metric else None,
+        format=options.format,
+        inputs=specs,
+    )
+    return write_bundle(
+        bundle,
+        model=chosen.path,
+        manifest=manifest,
+        golden_inputs=evidence.golden,
+        golden_outputs=outputs,
+    )
+
+
+def _gather(
+    source: Path,
+    imported: Imported,
+    request: CompilationRequest,
+    options: CompilerOptions,
+    files: Mapping[str, Path],
+) -> tuple[Evidence, Parity | None, tuple[TensorSpec, ...]]:
+    """Run the source model unoptimised: golden answers, and the framework's answers met."""
+    reference = load_model(source, unoptimised_options())
+    golden = draw_inputs(reference.inputs)
+    expected = _answers(reference, golden, request)
+    refuse_nan(expected)
+    conversion = None
+    if imported.reference is not None:
+        conversion = _conversion_parity(reference, imported.reference, request.framework)
+    evidence = Evidence(golden, expected)
+    if options.calibration:
+        samples = load_samples(files[options.calibration], reference.inputs)
+        evidence = dataclasses.replace(evidence, calibration=samples)
+    if options.samples:
+        labelled = load_samples(files[options.samples], reference.inputs, options.labels)
+        metric = make_metric(
+            options.metric, files.get(options.metric), options.output, reference.outputs
+        )
+        scores = metric.of(reference, labelled)
+        evidence = dataclasses.replace(evidence, labelled=labelled, metric=metric, scores=scores)
+    return evidence, conversion, reference.inputs
+
+
+def _conversion_parity(model: Model, reference: Path, framework: str) -> Parity:
+    with np.load(reference, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    inputs = _named(arrays, "input:")
+    expected = _named(arrays, "output:")
+    try:
+        return measure_parity(model.run(inputs), expected, tolerance=Tolerance(1e-3, 1e-2))
+    except ParityError as error:
+        raise ParityError(
+            f"the ONNX conversion differs from what {framework} itself answers: {error}"
+        ) from error
+
+
+def _named(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+
+
+def _choose(
+    trials: list[Trial], source: Path, options: CompilerOptions, evidence: Evidence
+) -> tuple[Trial, list[Candidate]]:
+    """Return the one to deliver and all records.
+
+    Figures taken beside many others flatter the winner, so it is timed again before it wins; the
+    next one follows where plain ONNX Runtime turns out faster.
+    """
+    records = mark_dominated([trial.record for trial in trials])
+    paths = {trial.record.name: trial.path for trial in trials}
+    ordered = by_preference(records, options.objective)
+    if not ordered:
+        reasons = "; ".join(f"{record.name}: {record.reason}" for record in records)
+        raise ParityError(f"no candidate may be delivered: {reasons}")
+    winner = ordered[0]
+    for candidate in ordered:
+        path = paths[candidate.name]
+        if candidate.name == SOURCE or (path and _confirmed(path, source, evidence)):
+            winner = candidate
+            break
+        slower = "on a second look it is slower than plain ONNX Runtime"
+        rejected = dataclasses.replace(candidate, status="rejected", reason=slower)
+        records = [rejected if r.name == candidate.name else r for r in records]
+    chosen = dataclasses.replace(winner, status="chosen", reason=None)
+    records = [chosen if record.name == winner.name else record for record in records]
+    log.info("chosen: %s", chosen.name)
+    return Trial(chosen, paths[winner.name]), records
+
+
+def _confirmed(path: Path, source: Path, evidence: Evidence) -> bool:
+    pair = [load_model(each, session_options(THREADS)) for each in (source, path)]
+    return any(
+        speedup(interleave(pair, evidence.golden)) >= 1 / (1 + TOLERANCE)
+        for _ in range(_CONFIRMATIONS)
+    )
+
+
+def _describe(
+    chosen: Trial,
+    source: Path,
+    request: CompilationRequest,
+    evidence: Evidence,
+    archive: Path,
+) -> tuple[Manifest, dict[str, Array]]:
+    """Run the chosen model; return what the manifest says of it, and the golden outputs.
+
+    The golden outputs are the compiled model's: a device has to reproduce what it was given, and
+    how far that is from the source model is what parity records.
+    """
+    assert chosen.path is not None
+    model = load_model(chosen.path, session_options(THREADS))
+    outputs = _answers(model, evidence.golden, request)
+    record = chosen.record
+    exact = record.precision == "fp32"
+    parity = difference(outputs, evidence.expected)
+    if exact:
+        parity = measure_parity(outputs, evidence.expected)
+    tolerance = tolerance_for(record.precision, outputs)
+    baseline = load_model(source, session_options(THREADS))
+    manifest = Manifest(
+        name=request.name,
+        model_digest=digest_file(chosen.path),
+        source=Source(request.source_uri, digest_file(archive), request.framework),
+        target=request.target,
+        toolchain={},
+        inputs=model.inputs,
+        outputs=model.outputs,
+        golden=Golden("", 0, tolerance.atol, tolerance.rtol),
+        quantisation="none" if exact else record.name,
+        parity=parity,
+        latency=measure_latency(baseline, model, evidence.golden, request.target),
+        profile=_profile(chosen.path, evidence.golden, request),
+    )
+    return manifest, outputs
+
+
+def _profile(path: Path, inputs: Mapping[str, Array], request: CompilationRequest) -> Profile:
+    figures = profile_model(path, inputs, THREADS)
+    kind = kind_for(request.target)
+    taken = ("cold_load_ms", "warm_load_ms", "first_inference_ms", "inference_ms", "operators")
+    kinds = {**dict.fromkeys(taken, kind), "peak_memory_bytes": kind}
+    operators = tuple(Operator(**each) for each in figures.pop("operators"))
+    times = tuple(figures.pop("inference_ms"))
+    return Profile(
+        **figures,
+        operators=operators,
+        inference_ms=times,
+        threads=THREADS,
+        machine=describe_machine(),
+        versions=toolchain(),
+        kinds=kinds,
+    )
+
+
+def load_model(path: Path, options: object) -> Model:
+    """Open a model of the compiler's own making; CompilationError where ONNX Runtime cannot."""
+    try:
+        return Model(open_session(path, options), path.name)
+    except InferenceError as error:
+        raise CompilationError(str(error), reason=Reason.OPERATOR_UNSUPPORTED) from error
+
+
+def _answers(
+    model: Model, inputs: Mapping[str, Array], request: CompilationRequest
+) -> dict[str, Array]:
+    try:
+        return model.run(inputs)
+    except InferenceError as error:
+        raise DataInputError(
+            f"the model does not run with DataInputConfig {request.data_input_config}: {error}; "
+            "check the dimensions against the model",
+            reason=Reason.SHAPE_MISMATCH,
+        ) from error

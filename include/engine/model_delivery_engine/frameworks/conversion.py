@@ -1,0 +1,83 @@
+"""What a framework's converter is given and gives back, on both sides of the sandbox.
+
+Nothing here or in a framework's file imports a heavy package at module level: the host reads these
+files without the framework, the environment without the host's packages.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model_delivery_engine.errors import ConversionError, Reason
+
+OPSET = 18  # the newest that every converter here writes
+BATCH_NAME = "batch"
+# What the process in the sandbox leaves in its folder.
+MODEL = "model.onnx"
+REFERENCE = "reference.npz"
+OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One model to convert, as the process in the sandbox sees it.
+
+    :param source: the model's file or folder
+    :param into: the ONNX file to write
+    :param shapes: DataInputConfig: input name to dimensions, in the framework's order; empty where
+        the framework's models know their own
+    :param dtype: data type of the inputs, for a framework whose models do not say
+    :param allow_code: whether formats that run code of the archive may be loaded
+    :param options: further options of the framework
+    """
+
+    source: Path
+    into: Path
+    shapes: dict[str, tuple[int, ...]]
+    dtype: str = "float32"
+    allow_code: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+
+
+Runner = Callable[[list[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model that was converted.
+
+    :param run: the framework's own model: takes the ONNX model's inputs in order, returns arrays in
+        the order of its outputs. The ONNX model is held to its answers. None where the framework
+        cannot run it.
+    """
+
+    run: Runner | None = None
+
+
+def only(files: Sequence[Path], folder: Path, what: str, how: str) -> Path:
+    """Return the one file found in an archive.
+
+    :param what: what is looked for, in words
+    :param how: how to make an archive with one
+    :raises ConversionError: none or several, by name
+    """
+    # What the Finder of macOS adds to an archive beside each file carries the same suffix.
+    found = sorted(path for path in files if not path.name.startswith("._"))
+    if not found:
+        raise ConversionError(
+            f"the archive has no {what}; {how}",
+            reason=Reason.MODEL_MISSING,
+        )
+    if len(found) > 1:
+        names = ", ".join(str(path.relative_to(folder)) for path in found[:5])
+        raise ConversionError(
+            f"the archive has {len(found)} models ({names}); pack one model in one archive",
+            reason=Reason.MODEL_AMBIGUOUS,
+        )
+    return found[0]
+
+
+def with_suffix(folder: Path, *suffixes: str) -> list[Path]:
+    """Return the files below a folder with one of the suffixes, whatever their case."""
+    return [p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in suffixes]

@@ -1,0 +1,105 @@
+"""Keras: ``.keras`` or ``.h5``. Images are NHWC in the model and NCHW in DataInputConfig.
+
+The compiled model takes NCHW, as Neo's does: DataInputConfig describes the inputs of the artifact.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from model_delivery_engine.errors import ConversionError, Reason, one_line
+from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
+from model_delivery_engine.frameworks.tensorflow import convert_with_tf2onnx
+
+ENVIRONMENT = "tensorflow"
+_SAVE = "save the whole model with model.save('model.keras') and pack that one file"
+_IMAGE_RANK = 4
+_TO_NHWC = (0, 2, 3, 1)
+
+
+def find(folder: Path) -> Path:
+    """Return the one model file below a folder."""
+    found = with_suffix(folder, ".keras", ".h5", ".hdf5")
+    return only(found, folder, "Keras file (.keras, .h5)", _SAVE)
+
+
+def convert(task: Conversion) -> Converted:
+    """Convert inside the environment."""
+    model = _load(task)
+    names = [tensor.name for tensor in model.inputs]
+    _check_shapes(model, names, task.shapes)
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, format="tf_saved_model", verbose=False)
+        images = [n for n, tensor in zip(names, model.inputs, strict=True) if _is_image(tensor)]
+        arguments = ["--saved-model", folder]
+        if images:
+            arguments += ["--inputs-as-nchw", ",".join(images)]
+        convert_with_tf2onnx(arguments, task)
+
+    def run(arrays: list[Any]) -> list[Any]:
+        import onnx
+
+        given = [node.name for node in onnx.load(task.into).graph.input]
+        by_name = dict(zip(given, arrays, strict=True))
+        inputs = [
+            by_name[name].transpose(_TO_NHWC) if _is_image(tensor) else by_name[name]
+            for name, tensor in zip(names, model.inputs, strict=True)
+        ]
+        answers = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+        if isinstance(answers, dict):
+            answers = [answers[node.name] for node in onnx.load(task.into).graph.output]
+        answers = answers if isinstance(answers, (list, tuple)) else [answers]
+        return [answer.numpy() for answer in answers]
+
+    return Converted(run)
+
+
+def _load(task: Conversion) -> Any:
+    import keras
+
+    try:
+        return keras.saving.load_model(task.source, compile=False, safe_mode=not task.allow_code)
+    except ValueError as error:
+        text = one_line(error)
+        if "lambda" in text.lower() and not task.allow_code:
+            raise ConversionError(
+                "the model has a Lambda layer, which holds code of its own; replace it by a layer "
+                "of Keras, or have the owner of this machine set MODEL_DELIVERY_ALLOW_CODE=on",
+                reason=Reason.UNTRUSTED_CODE,
+                operator="Lambda",
+            ) from error
+        raise _unreadable(task, text) from error
+    except Exception as error:
+        raise _unreadable(task, one_line(error)) from error
+
+
+def _unreadable(task: Conversion, text: str) -> ConversionError:
+    return ConversionError(
+        f"Keras cannot load {task.source.name}: {text[:300]}; {_SAVE}",
+        reason=Reason.MODEL_UNREADABLE,
+    )
+
+
+def _is_image(tensor: Any) -> bool:
+    return len(tensor.shape) == _IMAGE_RANK
+
+
+def _check_shapes(model: Any, names: list[str], shapes: dict[str, tuple[int, ...]]) -> None:
+    if set(names) != set(shapes):
+        raise ConversionError(
+            f"DataInputConfig names {', '.join(shapes) or 'nothing'}, the model's inputs are "
+            f"{', '.join(names)}; name each of them",
+            reason=Reason.DATA_INPUT_INVALID,
+        )
+    for name, tensor in zip(names, model.inputs, strict=True):
+        given = shapes[name]
+        nhwc = tuple(given[axis] for axis in _TO_NHWC) if len(given) == _IMAGE_RANK else given
+        fits = len(nhwc) == len(tensor.shape) and all(
+            mine in (None, size) for mine, size in zip(tensor.shape, nhwc, strict=True)
+        )
+        if not fits:
+            raise ConversionError(
+                f"input {name!r}: the model takes {list(tensor.shape)} (NHWC for images), "
+                f"DataInputConfig gives {list(given)}; give images as NCHW",
+                reason=Reason.SHAPE_MISMATCH,
+            )

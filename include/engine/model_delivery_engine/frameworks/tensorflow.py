@@ -1,0 +1,182 @@
+"""TensorFlow: a SavedModel folder or a frozen graph (``.pb``), through tf2onnx."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from model_delivery_engine.errors import ConversionError, Reason, one_line
+from model_delivery_engine.frameworks.conversion import (
+    OPSET,
+    Conversion,
+    Converted,
+    only,
+    with_suffix,
+)
+
+ENVIRONMENT = "tensorflow"
+_SAVE = "pack one SavedModel folder (saved_model.pb and variables/) or one frozen graph (.pb)"
+_UNSUPPORTED = re.compile(
+    r"(?:Tensorflow op \[|Unsupported ops: Counter\(\{')([^'\]:]+)[:\s']*([^\]']*)"
+)
+
+
+def find(folder: Path) -> Path:
+    """Return the folder of the one SavedModel, or the one frozen graph."""
+    graphs = with_suffix(folder, ".pb")
+    saved = [path for path in graphs if path.name == "saved_model.pb"]
+    if saved:
+        return only(saved, folder, "saved_model.pb", _SAVE).parent
+    # A SavedModel keeps further graphs of its own beside the first.
+    return only(graphs, folder, "TensorFlow model", _SAVE)
+
+
+def convert(task: Conversion) -> Converted:
+    """Convert inside the environment."""
+    if task.source.is_dir():
+        signature = task.options.get("signature_def_key", "serving_default")
+        run = _saved_model(task, signature)
+        arguments = ["--saved-model", str(task.source), "--signature_def", signature]
+        convert_with_tf2onnx(arguments, task)
+        return Converted(run)
+    return _frozen(task)
+
+
+def convert_with_tf2onnx(arguments: list[str], task: Conversion) -> None:
+    """Run tf2onnx's own command, and give the inputs the names of DataInputConfig.
+
+    :raises ConversionError: the operator that it cannot convert, or its last words
+    """
+    command = [sys.executable, "-m", "tf2onnx.convert", *arguments]
+    command += ["--output", str(task.into), "--opset", str(OPSET)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    text = done.stdout + done.stderr
+    if found := _UNSUPPORTED.search(text):
+        operator = found[2].strip(" :,") or found[1]
+        raise ConversionError(
+            f"TensorFlow operator {operator!r} has no ONNX form in tf2onnx; "
+            "replace the layer that uses it, or export the model to ONNX yourself",
+            reason=Reason.OPERATOR_UNSUPPORTED,
+            operator=operator,
+        )
+    if done.returncode or not task.into.is_file():
+        print(text)
+        last = text.strip().splitlines()[-1:] or ["no message"]
+        raise ConversionError(f"tf2onnx cannot convert the model: {last[0][-400:]}; {_SAVE}")
+    name_inputs(task)
+
+
+def name_inputs(task: Conversion) -> None:
+    """Name the ONNX inputs as DataInputConfig does: TensorFlow adds ``:0`` and a prefix.
+
+    Outputs lose their ``:0`` too.
+    """
+    import onnx
+
+    model = onnx.load(task.into)
+    renames = {node.name: node.name.partition(":")[0] for node in model.graph.output}
+    if len(set(renames.values())) < len(renames):  # outputs of one operator: the number tells them
+        renames = {}
+    for node in model.graph.input:
+        plain = node.name.partition(":")[0]
+        wanted = [n for n in task.shapes if n in (node.name, plain, f"{plain}:0")]
+        wanted += [n for n in task.shapes if plain == f"serving_default_{n}"]
+        renames[node.name] = wanted[0] if wanted else plain
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.name = renames.get(tensor.name, tensor.name)
+    for node in _nodes(model.graph):
+        for names in (node.input, node.output):
+            names[:] = [renames.get(name, name) for name in names]
+    onnx.save(model, task.into)
+
+
+def _nodes(graph: Any) -> Any:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _saved_model(task: Conversion, signature: str) -> Any:
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(task.source))
+    except Exception as error:
+        raise ConversionError(
+            f"TensorFlow cannot load the SavedModel: {one_line(error, 300)}; {_SAVE}",
+            reason=Reason.MODEL_UNREADABLE,
+        ) from error
+    if signature not in loaded.signatures:
+        known = ", ".join(loaded.signatures) or "none"
+        raise ConversionError(
+            f"the SavedModel has no signature {signature!r} (it has: {known}); save it with "
+            'one, or name it: CompilerOptions {"signature_def_key": …}',
+            reason=Reason.OPTIONS_INVALID,
+        )
+    function = loaded.signatures[signature]
+    names = list(function.structured_input_signature[1])
+
+    def run(arrays: list[Any], keep: Any = loaded) -> list[Any]:
+        import onnx
+
+        graph = onnx.load(task.into).graph
+        given = dict(zip((node.name for node in graph.input), arrays, strict=True))
+        tensors = {name: tf.constant(given[name]) for name in names}
+        answers = function(**tensors)
+        return [answers[_answer_name(node.name, answers)].numpy() for node in graph.output]
+
+    return run
+
+
+def _answer_name(name: str, answers: Any) -> str:
+    return name if name in answers else name.partition(":")[0]
+
+
+def _frozen(task: Conversion) -> Converted:
+    import tensorflow as tf
+
+    definition = tf.compat.v1.GraphDef()
+    try:
+        definition.ParseFromString(task.source.read_bytes())
+    except Exception as error:
+        raise ConversionError(
+            f"{task.source.name} is no frozen TensorFlow graph ({one_line(error, 200)}); {_SAVE}",
+            reason=Reason.MODEL_UNREADABLE,
+        ) from error
+    inputs, outputs = _frozen_ends(definition, task)
+    shapes = [f"{name}[{','.join(map(str, task.shapes[given]))}]" for given, name in inputs.items()]
+    arguments = ["--graphdef", str(task.source), "--inputs", ",".join(shapes)]
+    convert_with_tf2onnx([*arguments, "--outputs", ",".join(outputs)], task)
+
+    def run(arrays: list[Any]) -> list[Any]:
+        import onnx
+
+        given = [node.name for node in onnx.load(task.into).graph.input]
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(definition, name="")
+            with tf.compat.v1.Session(graph=graph) as session:
+                feed = {inputs[name]: a for name, a in zip(given, arrays, strict=True)}
+                return list(session.run(outputs, feed))
+
+    return Converted(run)
+
+
+def _frozen_ends(definition: Any, task: Conversion) -> tuple[dict[str, str], list[str]]:
+    """Return the placeholders by the names of DataInputConfig, and what no other node consumes."""
+    placeholders = {node.name for node in definition.node if node.op == "Placeholder"}
+    inputs = {given: f"{given.partition(':')[0]}:0" for given in task.shapes}
+    unknown = [given for given, name in inputs.items() if name[:-2] not in placeholders]
+    if unknown or len(inputs) != len(placeholders):
+        raise ConversionError(
+            f"DataInputConfig names {', '.join(task.shapes) or 'nothing'}; the graph's inputs are "
+            f"{', '.join(sorted(placeholders)) or 'none'}: name each of them",
+            reason=Reason.DATA_INPUT_INVALID,
+        )
+    used = {name.lstrip("^").partition(":")[0] for node in definition.node for name in node.input}
+    ends = [
+        n for n in definition.node if n.name not in used and n.op not in ("NoOp", "Placeholder")
+    ]
+    return inputs, [f"{node.name}:0" for node in ends]

@@ -1,0 +1,63 @@
+"""TensorFlow Lite: one ``.tflite`` flatbuffer, through tf2onnx."""
+
+from pathlib import Path
+from typing import Any
+
+from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
+from model_delivery_engine.frameworks.tensorflow import convert_with_tf2onnx
+
+ENVIRONMENT = "tensorflow"
+_SAVE = "pack one .tflite file: tar -czf model.tar.gz -C folder model.tflite"
+_IDENTIFIER = b"TFL3"  # of the flatbuffer's schema, at its bytes 4 to 8
+
+
+def find(folder: Path) -> Path:
+    """Return the one ``.tflite`` file below a folder."""
+    path = only(with_suffix(folder, ".tflite"), folder, ".tflite file", _SAVE)
+    with path.open("rb") as file:
+        if file.read(8)[4:] != _IDENTIFIER:
+            raise ConversionError(
+                f"{path.name} is no TensorFlow Lite model; {_SAVE}",
+                reason=Reason.FRAMEWORK_MISMATCH,
+            )
+    return path
+
+
+def convert(task: Conversion) -> Converted:
+    """Convert inside the environment."""
+    convert_with_tf2onnx(["--tflite", str(task.source)], task)
+    return Converted(_runner(task))
+
+
+def _runner(task: Conversion) -> Any:
+    import onnx
+    import tensorflow as tf
+
+    interpreter = tf.lite.Interpreter(model_path=str(task.source))
+    details = interpreter.get_input_details()
+    names = [node.name for node in onnx.load(task.into).graph.input]
+
+    def run(arrays: list[Any]) -> list[Any]:
+        given = dict(zip(names, arrays, strict=True))
+        for detail in details:
+            array = _for_tensor(detail["name"], given)
+            interpreter.resize_tensor_input(detail["index"], array.shape)
+        interpreter.allocate_tensors()
+        for detail in details:
+            interpreter.set_tensor(detail["index"], _for_tensor(detail["name"], given))
+        interpreter.invoke()
+        return [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]
+
+    return run
+
+
+def _for_tensor(name: str, given: dict[str, Any]) -> Any:
+    plain = name.partition(":")[0]
+    for candidate in (name, plain, plain.removeprefix("serving_default_")):
+        if candidate in given:
+            return given[candidate]
+    raise ConversionError(
+        f"DataInputConfig lacks the model's input {plain!r}; it names {', '.join(given)}",
+        reason=Reason.DATA_INPUT_INVALID,
+    )

@@ -1,0 +1,82 @@
+"""XGBoost: a booster saved as JSON or UBJ (``booster.save_model``). It needs no DataInputConfig."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
+
+ENVIRONMENT = "xgboost"
+INPUT = "input"
+_SAVE = "save it with booster.save_model('model.ubj') or 'model.json'"
+_ML_OPSET = 15
+
+
+def find(folder: Path) -> Path:
+    """Return the one model file below a folder."""
+    found = with_suffix(folder, ".json", ".ubj")
+    if not found and (old := with_suffix(folder, ".model", ".bin", ".pkl", ".pickle", ".joblib")):
+        raise ConversionError(
+            f"{old[0].name} is a pickle or XGBoost's old binary format; {_SAVE}",
+            reason=Reason.UNTRUSTED_CODE,
+        )
+    return only(found, folder, "XGBoost file (.json, .ubj)", _SAVE)
+
+
+def convert(task: Conversion) -> Converted:
+    """Convert inside the environment."""
+    import onnx
+    import onnxmltools
+    import xgboost
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(task.source)
+    except xgboost.core.XGBoostError as error:
+        raise ConversionError(
+            f"XGBoost {xgboost.__version__} cannot load {task.source.name}: "
+            f"{str(error).splitlines()[0][-200:]}; {_SAVE}",
+            reason=Reason.MODEL_UNREADABLE,
+        ) from error
+    features = booster.num_features()
+    # onnxmltools knows columns by the names f0, f1, …; a booster trained on a table has its own.
+    booster.feature_names = None
+    # The same trees, but onnxmltools takes softmax to want the sums of leaves for probabilities.
+    if json.loads(booster.save_config())["learner"]["objective"]["name"] == "multi:softmax":
+        booster.set_param({"objective": "multi:softprob"})
+    name, batch = _input(task, features)
+    types = [(name, FloatTensorType([batch, features]))]
+    model = onnxmltools.convert_xgboost(booster, initial_types=types, target_opset=_ML_OPSET)
+    onnx.save(model, task.into)
+    outputs = [node.name for node in model.graph.output]
+
+    def run(arrays: list[Any]) -> list[Any]:
+        return _answers(booster.predict(xgboost.DMatrix(arrays[0])), outputs)
+
+    return Converted(run)
+
+
+def _answers(scores: Any, outputs: list[str]) -> list[Any]:
+    """Return the booster's answer in the form of the ONNX model's outputs."""
+    import numpy as np
+
+    if "probabilities" not in outputs:
+        return [scores.reshape(len(scores), -1)]
+    if scores.ndim == 1:
+        scores = np.stack([1 - scores, scores], axis=1)
+    return [scores.argmax(axis=1), scores]
+
+
+def _input(task: Conversion, features: int) -> tuple[str, int | None]:
+    if not task.shapes:
+        return INPUT, None
+    name, shape = next(iter(task.shapes.items()))
+    if len(task.shapes) > 1 or len(shape) != 2 or shape[1] != features:
+        raise ConversionError(
+            f"DataInputConfig gives {task.shapes}, the booster takes one input of "
+            f"[-1, {features}]; leave DataInputConfig out, or give that",
+            reason=Reason.SHAPE_MISMATCH,
+        )
+    return name, None if shape[0] == -1 else shape[0]

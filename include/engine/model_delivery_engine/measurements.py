@@ -1,0 +1,125 @@
+"""What was measured of a model: each figure with how it was come by.
+
+``kind`` is ``measured`` (on a machine of the target's architecture), ``emulated``, or ``proxy`` (on
+another machine than the target).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MEASURED = "measured"
+EMULATED = "emulated"
+PROXY = "proxy"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Compiled against source model on the golden inputs; all of ``kind`` measured.
+
+    :param max_abs: largest absolute difference over the floating-point outputs
+    :param max_rel: largest difference relative to the source's value
+    :param argmax_agreement: share of samples (0 to 1) with the largest value in the same place, in
+        every output with classes; None for a model without such an output
+    :param samples: golden samples compared
+    """
+
+    max_abs: float
+    max_rel: float
+    argmax_agreement: float | None
+    atol: float
+    rtol: float
+    samples: int
+    kind: str = MEASURED
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Processor time of one run of source and compiled model: medians over interleaved rounds.
+
+    :param source_ms: the source model on ONNX Runtime with default settings, milliseconds
+    :param compiled_ms: the compiled model on the same machine and threads, milliseconds
+    :param batch_size: samples in one run
+    :param machine: processor, cores, and what ran it
+    :param kind: measured, emulated or proxy (measured on another machine than the target)
+    """
+
+    source_ms: float
+    compiled_ms: float
+    rounds: int
+    batch_size: int
+    threads: int
+    machine: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compile the model, and what came of it.
+
+    :param name: ``source``, ``fp32``, ``fp16``, ``int8-dynamic``, ``int8-static`` …
+    :param precision: fp32, fp16 or int8
+    :param status: ``chosen``; ``kept`` (no other is at once smaller, faster and as accurate);
+        ``dominated`` (some other is); ``rejected`` (it may not be used)
+    :param reason: why it was rejected or is dominated; None otherwise
+    :param size_bytes: of the model file
+    :param latency_ms: median time of one run, one thread
+    :param speedup: the source's time on plain ONNX Runtime by this one's, measured in turns
+    :param snr_db: ratio of the fp32 answers to the difference from them, decibels; None if equal
+    :param metric: the user's metric, a mean over the samples; None where no samples were given
+    :param drop: what the metric lost against the source, with its 95 % interval
+    :param reverted: operators kept in floating point to hold the metric, worst first
+    """
+
+    name: str
+    precision: str
+    status: str
+    reason: str | None = None
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+    speedup: float | None = None
+    snr_db: float | None = None
+    metric: float | None = None
+    drop: float | None = None
+    drop_low: float | None = None
+    drop_high: float | None = None
+    samples: int | None = None
+    reverted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator's time in one run, milliseconds, and its share of all operators' (0 to 1)."""
+
+    name: str
+    type: str
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How the model behaves in a process of its own.
+
+    :param cold_load_ms: the first load in a fresh process, its file dropped from the page cache
+    :param warm_load_ms: loading it again in the same process
+    :param first_inference_ms: the first run, with what ONNX Runtime allocates in it
+    :param inference_ms: every run after it, in order
+    :param peak_memory_bytes: resident memory at its highest, less what the process had before it
+        loaded the model
+    :param operators: the slowest operators, slowest first, as ONNX Runtime's profiler has them
+    :param other_operators_ms: time of all that are not listed
+    :param versions: what ran it
+    :param kinds: measured, emulated or proxy, for each of these figures
+    """
+
+    cold_load_ms: float
+    warm_load_ms: float
+    first_inference_ms: float
+    inference_ms: tuple[float, ...]
+    peak_memory_bytes: int
+    operators: tuple[Operator, ...]
+    other_operators_ms: float
+    threads: int
+    machine: str
+    versions: Mapping[str, str]
+    kinds: Mapping[str, str]

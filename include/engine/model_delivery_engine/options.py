@@ -1,0 +1,150 @@
+"""CompilerOptions: a JSON object that says how small and how fast, and what must not get worse.
+
+| option | value | default |
+|---|---|---|
+| ``precision`` | ``fp32``, ``fp16`` or ``int8``: the lowest that may be chosen | ``fp32`` |
+| ``int8`` | ``dynamic``, ``static`` or ``both``: how to quantise | ``both`` |
+| ``calibration`` | URI of an ``.npz`` with an array for each input, samples first | none |
+| ``samples`` | URI of an ``.npz`` as above with the right answers as a further array | none |
+| ``labels`` | name of that array | ``labels`` |
+| ``metric`` | a metric by name, or the URI of an ONNX model of one | ``accuracy`` |
+| ``output`` | name of the output that the metric reads | the first of floats |
+| ``max_accuracy_drop`` | how much of the metric may be lost, 0 to 1 | none |
+| ``min_snr_db`` | least signal-to-noise ratio to the fp32 answers, in decibels | 10 |
+| ``format`` | ``onnx`` or ``ort`` (ONNX Runtime's own, for small devices) | ``onnx`` |
+| ``objective`` | ``latency`` or ``size``: what decides among those that hold | ``latency`` |
+| ``optimise_for`` | ``portable``, or ``host``: machines like the compiling one | ``portable`` |
+| ``dtype`` | ``float32`` or ``int64``: inputs of a PyTorch model (Neo's) | ``float32`` |
+| ``signature_def_key`` | signature of a TensorFlow SavedModel (Neo's) | ``serving_default`` |
+
+What Neo's options say of its own code generator (``mcpu``, ``mattr`` …) is refused by name: ONNX
+Runtime chooses kernels for the processor that it runs on.
+"""
+
+import json
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from model_delivery_engine.errors import OptionsError
+
+PRECISIONS = ("fp32", "fp16", "int8")
+INT8_METHODS = ("dynamic", "static", "both")
+FORMATS = ("onnx", "ort")
+OBJECTIVES = ("latency", "size")
+HOSTS = ("portable", "host")
+_DTYPES = {"float": "float32", "float32": "float32", "long": "int64", "int64": "int64"}
+_CODE_GENERATOR = ("mcpu", "mattr", "llvm_target", "ANDROID_PLATFORM")
+_ACCELERATOR = ("gpu-code", "gpu_code", "trt-ver", "cuda-ver", "class_labels")
+
+
+@dataclass(frozen=True)
+class CompilerOptions:
+    """CompilerOptions that were read and checked; see the table of this module."""
+
+    precision: str = "fp32"
+    int8: str = "both"
+    calibration: str | None = None
+    samples: str | None = None
+    labels: str = "labels"
+    metric: str = "accuracy"
+    output: str | None = None
+    max_accuracy_drop: float | None = None
+    min_snr_db: float = 10.0
+    format: str = "onnx"
+    objective: str = "latency"
+    optimise_for: str = "portable"
+    dtype: str = "float32"
+    signature_def_key: str | None = None
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """What has to be fetched before `compile_model` is called."""
+        found = [uri for uri in (self.calibration, self.samples) if uri is not None]
+        return tuple(dict.fromkeys([*found, self.metric] if "/" in self.metric else found))
+
+
+def parse_compiler_options(text: str | None) -> CompilerOptions:
+    """Read CompilerOptions.
+
+    :param text: the JSON; None or empty means every default
+    :raises OptionsError: no JSON object, an unknown option, a value out of its range; names it
+    """
+    try:
+        parsed = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise OptionsError(
+            f'CompilerOptions is not JSON ({error}); write it as {{"precision": "int8"}}'
+        ) from error
+    if not isinstance(parsed, dict):
+        raise OptionsError('CompilerOptions is not a JSON object; write {"precision": "int8"}')
+    for name in parsed:
+        _check_name(name)
+    options = CompilerOptions(**{name: _value(name, value) for name, value in parsed.items()})
+    _check_together(options)
+    return options
+
+
+def _check_name(name: str) -> None:
+    if name in _CODE_GENERATOR:
+        raise OptionsError(
+            f"CompilerOptions has {name!r}, which steers Neo's own code generator: ONNX Runtime "
+            "chooses kernels where the model runs; leave it out"
+        )
+    if name in _ACCELERATOR:
+        raise OptionsError(
+            f"CompilerOptions has {name!r}, an option of an accelerator's compiler that is not "
+            "here; leave it out, or compile on the AWS backend"
+        )
+    known = [field.name for field in fields(CompilerOptions)]
+    if name not in known:
+        raise OptionsError(
+            f"CompilerOptions has {name!r}, which is unknown; the options are {', '.join(known)}"
+        )
+
+
+_CHOICES = {
+    "precision": PRECISIONS,
+    "int8": INT8_METHODS,
+    "format": FORMATS,
+    "objective": OBJECTIVES,
+    "optimise_for": HOSTS,
+    "dtype": tuple(_DTYPES),
+}
+_RANGES = {"max_accuracy_drop": (0.0, 1.0), "min_snr_db": (-20.0, 200.0)}
+
+
+def _value(name: str, value: Any) -> Any:
+    if name in _RANGES:
+        low, high = _RANGES[name]
+        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+            raise OptionsError(
+                f"CompilerOptions: {name} is {json.dumps(value)[:50]}; give a number from {low:g} "
+                f"to {high:g}"
+            )
+        return float(value)
+    choices = _CHOICES.get(name)
+    if choices and value not in choices:
+        raise OptionsError(
+            f"CompilerOptions: {name} is {json.dumps(value)[:50]}; use one of {', '.join(choices)}"
+        )
+    if not isinstance(value, str) or not value:
+        raise OptionsError(f"CompilerOptions: {name} is {json.dumps(value)[:50]}; give a text")
+    return _DTYPES[value] if name == "dtype" else value
+
+
+def _check_together(options: CompilerOptions) -> None:
+    if options.max_accuracy_drop is not None and options.samples is None:
+        raise OptionsError(
+            "CompilerOptions: max_accuracy_drop needs labelled samples to measure it on; give "
+            '"samples": the URI of an .npz'
+        )
+    if options.precision == "int8" and options.int8 == "static" and not _calibrates(options):
+        raise OptionsError(
+            'CompilerOptions: int8 "static" needs data to calibrate on; give "calibration": the '
+            "URI of an .npz with an array for each input"
+        )
+
+
+def _calibrates(options: CompilerOptions) -> bool:
+    return options.calibration is not None or options.samples is not None

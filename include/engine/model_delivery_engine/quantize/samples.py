@@ -1,0 +1,117 @@
+"""Samples that a user gives: an ``.npz`` with an array for each input, samples first."""
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model_delivery_engine.errors import OptionsError, Reason
+from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
+
+MOST_BYTES = 2**30  # expanded, of all arrays together
+BATCH = 32  # samples in one run, where the model leaves its batch open
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Arrays by input name with samples along the first dimension, and their labels if given."""
+
+    inputs: Mapping[str, Array]
+    labels: Array | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def batches(self, batch_size: int | None) -> Iterator[dict[str, Array]]:
+        """Yield the samples in runs of the model's batch size; a remainder too small is left out.
+
+        :param batch_size: samples in a run, None where any number will do
+        """
+        size = batch_size or BATCH
+        for start in range(0, len(self), size):
+            part = {name: array[start : start + size] for name, array in self.inputs.items()}
+            if batch_size is None or len(next(iter(part.values()))) == batch_size:
+                yield part
+
+    def first(self, count: int) -> "Samples":
+        """Return the first samples alone."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Samples({name: array[:count] for name, array in self.inputs.items()}, labels)
+
+
+def load_samples(path: Path, inputs: Sequence[TensorSpec], labels: str | None = None) -> Samples:
+    """Read samples and hold them against the model's inputs.
+
+    :param path: the ``.npz``; nothing in it may need a pickle
+    :param inputs: the model's inputs, in the compiled graph's shapes
+    :param labels: name of the array of right answers, None if there need be none
+    :raises OptionsError: not readable, an array missing, or of a shape that does not fit; names it
+    """
+    arrays = _read(path)
+    given = {spec.name: _fitting(path.name, spec, arrays) for spec in inputs}
+    counts = {name: len(array) for name, array in given.items()}
+    answers = None
+    if labels is not None:
+        if labels not in arrays:
+            raise _refusal(
+                f"{path.name} has no array {labels!r} with the right answers; it has "
+                f'{", ".join(arrays)}: name it with "labels"'
+            )
+        answers = arrays[labels]
+        counts[labels] = len(answers) if answers.ndim else 0
+    if len(set(counts.values())) != 1 or not min(counts.values()):
+        raise _refusal(f"{path.name} has different numbers of samples, or none: {counts}")
+    samples = Samples(given, answers)
+    _check_batch(path.name, samples, inputs)
+    return samples
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        with zipfile.ZipFile(path) as file:
+            size = sum(member.file_size for member in file.infolist())
+        if size > MOST_BYTES:
+            raise _refusal(
+                f"{path.name} expands to {size} bytes, the limit is {MOST_BYTES}; give fewer"
+            )
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _refusal(
+            f"{path.name} is no readable .npz without pickles ({error}); write it with numpy.savez"
+        ) from error
+
+
+def _fitting(file: str, spec: TensorSpec, arrays: Mapping[str, Array]) -> Array:
+    if spec.name not in arrays:
+        raise _refusal(
+            f"{file} has no array for input {spec.name!r}; it has {', '.join(arrays) or 'none'}"
+        )
+    array, dtype = arrays[spec.name], NUMPY_TYPES[spec.dtype]
+    if array.ndim == 0 or array.ndim != len(spec.shape):
+        raise _refusal(
+            f"{file}: {spec.name!r} has shape {list(array.shape)}, the model takes "
+            f"{list(spec.shape)} with samples along the first dimension"
+        )
+    if array.shape[1:] != tuple(spec.shape[1:]):
+        raise _refusal(
+            f"{file}: a sample of {spec.name!r} has shape {list(array.shape[1:])}, the model takes "
+            f"{list(spec.shape[1:])}"
+        )
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise _refusal(f"{file}: {spec.name!r} is {array.dtype}, the model takes {spec.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise _refusal(f"{file}: {spec.name!r} has NaN or infinite values; remove those samples")
+    return array.astype(dtype, copy=False)
+
+
+def _check_batch(file: str, samples: Samples, inputs: Sequence[TensorSpec]) -> None:
+    fixed = next((spec.shape[0] for spec in inputs if spec.shape[0] != -1), None)
+    if fixed is not None and len(samples) < fixed:
+        raise _refusal(f"{file} has {len(samples)} samples, one run of the model takes {fixed}")
+
+
+def _refusal(text: str) -> OptionsError:
+    return OptionsError(text, reason=Reason.SAMPLES_INVALID)

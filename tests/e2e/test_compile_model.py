@@ -1,0 +1,116 @@
+"""One model for several devices through the DAG `compile_model`, and the pages that show it."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from stack.airflow import ADMIN
+from stack.demo import SAMPLES
+from stack.localcloud import PORTAL_USER
+from stack.object_store import BUCKET
+
+DAG_ID = "compile_model"
+SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+RUN_SECONDS = 300.0
+
+
+@pytest.fixture(scope="module")
+def compared(world: Any) -> tuple[str, dict[str, Any]]:
+    """One run for two CPUs and one accelerator; returns its id and its tasks."""
+    lines = (world.samples / "held_out.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    samples = io.BytesIO()
+    np.savez(
+        samples,
+        image=np.array([each["image"] for each in records], np.float32),
+        labels=np.array([each["label"] for each in records]),
+    )
+    world.s3.put_object(Bucket=BUCKET, Key="samples/labelled.npz", Body=samples.getvalue())
+    world.rest.wait_for_dag(DAG_ID)
+    world.rest.unpause(DAG_ID)
+    run_id = world.rest.trigger(
+        DAG_ID,
+        {
+            "model_uri": f"{SAMPLES}/digits.tar.gz",
+            "target_devices": ["ml_c5", "rasp4b", "ml_inf1"],
+            "compiler_options": {
+                "precision": "int8",
+                "samples": f"{SAMPLES}/labelled.npz",
+                "max_accuracy_drop": 0.01,
+            },
+        },
+    )
+    run = world.rest.wait(DAG_ID, run_id, RUN_SECONDS)
+    tasks = world.rest.tasks(DAG_ID, run_id)
+    assert run["state"] == "success", {t["task_id"]: t["state"] for t in tasks}
+    return run_id, {f"{task['task_id']}:{task['map_index']}": task for task in tasks}
+
+
+def test_each_target_has_its_row_and_a_refused_one_its_reason(world: Any, compared: Any) -> None:
+    _run_id, tasks = compared
+    report = world.rest.xcom(tasks["report:-1"])
+    assert (report["compiled"], report["failed"]) == (2, 1)
+    key = report["table_uri"].removeprefix(f"s3://{BUCKET}/")
+    rows = json.loads(world.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    cloud, board, accelerator = rows
+    assert [row["target"] for row in rows] == ["ml_c5", "rasp4b", "ml_inf1"]
+    assert (cloud["kind"], board["kind"]) == ("measured", "proxy")
+    for row in (cloud, board):
+        assert row["speedup"] >= 1 / 1.05
+        assert row["drop"] <= 0.01
+        assert {each["name"] for each in row["candidates"]} >= {"source", "fp32", "int8-static"}
+    assert accelerator["status"] == "REFUSED"
+    assert tasks["each_target.compile:2"]["state"] == "failed"
+    assert "Neuron" in "\n".join(world.rest.log(tasks["each_target.compile:2"]))
+    assert tasks["each_target.bundle:2"]["state"] == "upstream_failed"
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str) -> Iterator[Page]:
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1400, "height": 1000})
+        browser.close()
+
+
+def test_the_comparison_and_the_job_are_shown(world: Any, compared: Any, page: Page) -> None:
+    run_id, tasks = compared
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    airflow = world.stack.airflow
+    page.goto(airflow.url)
+    page.fill("input[name=username]", ADMIN)
+    page.fill("input[name=password]", airflow.password)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/")
+    links = world.rest.get(f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/report/links")
+    (address,) = [value for value in links["extra_links"].values() if value]
+    errors.clear()
+    page.goto(f"{airflow.url}{address}" if address.startswith("/") else address)
+    expect(page.get_by_role("heading", name="Compilations compared")).to_be_visible()
+    assert page.locator("svg").count() == 2
+    page.screenshot(path=SCREENS / "compile-comparison.png", full_page=True)
+
+    job = world.rest.xcom(tasks["each_target.compile:0"], key="job")
+    region, account = job["job_arn"].split(":")[3:5]
+    # Not signed in, one is sent to do so, and from there to the page that was asked for.
+    page.goto(f"{world.stack.cloud.url}/jobs/compilation/{account}/{region}/{job['job_name']}")
+    page.fill("input[name=name]", PORTAL_USER)
+    page.fill("input[name=password]", world.stack.credentials.localcloud_user_password)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Candidates")).to_be_visible()
+    assert page.locator("svg.chart").count() == 4
+    assert page.locator("svg.chart .bar").first.evaluate("e => getComputedStyle(e).fill") != (
+        "rgb(0, 0, 0)"
+    )
+    page.screenshot(path=SCREENS / "compile-job.png", full_page=True)
+    assert errors == []

@@ -1,0 +1,1 @@
+"""Seeded fuzzing of what a compilation job is given."""
