@@ -27,8 +27,8 @@ from model_delivery.operators.inference import (
     BatchInferenceOperator,
     MergeResultsOperator,
     PlanShardsOperator,
-    QualityGateOperator,
 )
+from model_delivery.operators.quality_gate import QualityGateOperator
 from model_delivery.operators.report import DeliveryReportOperator
 from model_delivery.operators.storage import CopyObjectsOperator
 from model_delivery.triggers.storage import NewObjectTrigger

@@ -50,10 +50,12 @@ class PlannedShard(TypedDict):
     uri: str
     start: int
     end: int
+    input_format: str
+    etag: str
 
 
 class ShardOutput(TypedDict):
-    """Of one mapped `BatchInferenceOperator`."""
+    """Of one mapped `BatchInferenceOperator`; `output_uri` is the folder of the shard's parts."""
 
     version: int
     shard: dict[str, object]
@@ -62,10 +64,11 @@ class ShardOutput(TypedDict):
     records: int
     ok: int
     errors: int
+    skipped: int
 
 
 class MergedResults(TypedDict):
-    """Of `MergeResultsOperator`."""
+    """Of `MergeResultsOperator` and `RetryFailedRecordsOperator`."""
 
     version: int
     output_uri: str
@@ -74,6 +77,7 @@ class MergedResults(TypedDict):
     records: int
     ok: int
     errors: int
+    skipped: int
 
 
 class GateVerdict(TypedDict):

@@ -9,6 +9,7 @@ EngineError
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
 ├── BatchError              a batch that cannot be planned, run or merged
+│   └── BudgetError         more records failed than may
 └── ReportError             a delivery that cannot be drawn
 
 Each message names the thing (file, member, input, target) and says what to do next.
@@ -49,6 +50,10 @@ class InferenceError(EngineError):
 
 class BatchError(EngineError):
     """A batch cannot be planned, run or merged."""
+
+
+class BudgetError(BatchError):
+    """More records of a batch failed than its error budget allows."""
 
 
 class ReportError(EngineError):

@@ -1,15 +1,18 @@
 """One hook for objects wherever they lie: S3, Azure Blob, or files."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Any
 
 from airflow.sdk import BaseHook
 
 from model_delivery.exceptions import StorageError
 from model_delivery.hooks.stores import ObjectStat, Store, open_store
+
+_BUFFER_BYTES = 1 << 20
 
 
 class StorageHook(BaseHook):
@@ -75,6 +78,18 @@ class StorageHook(BaseHook):
         finally:
             partial.unlink(missing_ok=True)
 
+    def take(self, path: Path, uri: str) -> None:
+        """Put a file and remove it; the object is visible whole or not at all."""
+        self.store(uri).take(path, uri)
+
+    def local_path(self, uri: str) -> Path | None:
+        """Return the object's file where the store is this machine's file system, else None."""
+        return self.store(uri).local_path(uri)
+
+    def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
+        """Put an object from chunks, in bounded memory; it appears whole or not at all."""
+        self.store(uri).write(uri, io.BufferedReader(_ChunkStream(chunks), _BUFFER_BYTES))
+
     @contextlib.contextmanager
     def writing(self, uri: str) -> Iterator[Callable[[bytes], None]]:
         """Give a function to write with; the object appears when the block ends well, or never."""
@@ -105,3 +120,26 @@ class StorageHook(BaseHook):
 
 def _write(file: IO[bytes], data: bytes) -> None:
     file.write(data)
+
+
+class _ChunkStream(io.RawIOBase):
+    """Chunks as the file that a store reads from."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        super().__init__()
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size

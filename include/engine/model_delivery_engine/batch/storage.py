@@ -1,0 +1,51 @@
+"""What the batch pipeline needs of a store. The engine has none of its own: it is handed one."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class ObjectInfo(Protocol):
+    """One object: its URI, its size in bytes, and an ETag that changes with its content."""
+
+    @property
+    def uri(self) -> str: ...  # noqa: D102
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+
+    @property
+    def etag(self) -> str: ...  # noqa: D102
+
+
+class Storage(Protocol):
+    """Objects by URI. Every method may be called from several threads at a time."""
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Return size and ETag; raises the store's own error when there is no such object."""
+
+    def exists(self, uri: str) -> bool:
+        """Tell whether the object exists."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield every object whose URI begins with the prefix, in the order of their names."""
+
+    def read(self, uri: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Stream the bytes from ``start`` to before ``end`` (default: the object's end)."""
+
+    def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
+        """Put an object from chunks, in bounded memory; it appears whole or not at all."""
+
+    def take(self, path: Path, uri: str) -> None:
+        """Put a file and remove it; the object appears whole or not at all."""
+
+    def delete(self, uri: str) -> None:
+        """Delete an object; one that is not there is no error."""
+
+    def local_path(self, uri: str) -> Path | None:
+        """Return the object's file where the store is this machine's file system, else None."""
+
+
+def read_bytes(storage: Storage, uri: str, start: int = 0, end: int | None = None) -> bytes:
+    """Return a range of an object; meant for small ones."""
+    return b"".join(storage.read(uri, start, end))
