@@ -14,7 +14,7 @@ from model_delivery.xcom import VERSION, MergedResults, PlannedShard, ShardOutpu
 
 if TYPE_CHECKING:
     from model_delivery_engine.batch.budget import ErrorBudget
-    from model_delivery_engine.batch.pipeline import BatchOptions
+    from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
 
     from model_delivery.hooks.storage import StorageHook
 
@@ -91,8 +91,10 @@ class PlanShardsOperator(StorageOperator):
         except EngineError as error:
             raise InvalidRequestError(str(error)) from error
         self.log.info("%s: %d bytes in %d shards", uri, stat.size, len(shards))
-        facts: Any = {"input_format": str(encoding.format), "etag": stat.etag}
-        return [{"version": VERSION, **shard, **facts} for shard in shards]
+        form, etag = str(encoding.format), stat.etag
+        return [
+            PlannedShard(version=VERSION, **shard, input_format=form, etag=etag) for shard in shards
+        ]
 
     def _listing(self, storage: "StorageHook") -> str:
         from model_delivery_engine.batch.images import list_objects
@@ -127,8 +129,8 @@ class _Asking(StorageOperator):
     :param output_compression: of jsonl: none, gzip or zstd. (default: none)
     :param max_errors: records that may fail in the whole job. (default: any number)
     :param max_error_percent: share of the job's records that may fail. (default: any)
-    :param early_abort_records: records after which the share is held while the job runs.
-        (default: 1000)
+    :param early_abort_records: records after which a job is given up, of which half or more
+        failed. (default: never)
     :param processes: processes of one task. (default: the cores that the task may use)
     """
 
@@ -149,7 +151,7 @@ class _Asking(StorageOperator):
         output_compression: str = "none",
         max_errors: int | str | None = None,
         max_error_percent: float | str | None = None,
-        early_abort_records: int = 1000,
+        early_abort_records: int | None = None,
         processes: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -181,10 +183,8 @@ class _Asking(StorageOperator):
             recommendations=asked,
         )
 
-    def _run(self, shard: Mapping[str, Any]) -> dict[str, Any]:
+    def _run(self, shard: Mapping[str, Any]) -> tuple["ShardResult", str]:
         """Run a shard; return its counts and the model's digest."""
-        import dataclasses
-
         from model_delivery_engine.batch.pipeline import ShardJob, run_shard
         from model_delivery_engine.batch.shards import Shard
         from model_delivery_engine.errors import EngineError
@@ -204,8 +204,7 @@ class _Asking(StorageOperator):
                 result = run_shard(job, storage, self.log.info)
         except EngineError as error:
             raise DeliveryRefusedError(str(error)) from error
-        counts = dataclasses.asdict(result)
-        return {**counts, "model_digest": bundle.manifest.model_digest}
+        return result, bundle.manifest.model_digest
 
 
 class BatchInferenceOperator(_Asking):
@@ -226,9 +225,17 @@ class BatchInferenceOperator(_Asking):
         """Stream the shard in, and its answers out, part by part."""
         from model_delivery_engine.batch.pipeline import shard_folder
 
-        facts: Any = self._run(self.shard)
-        folder = shard_folder(parts_folder(self.output_uri), self.shard["index"])
-        return {"version": VERSION, "shard": dict(self.shard), "output_uri": folder, **facts}
+        result, model_digest = self._run(self.shard)
+        return {
+            "version": VERSION,
+            "shard": dict(self.shard),
+            "output_uri": shard_folder(parts_folder(self.output_uri), self.shard["index"]),
+            "model_digest": model_digest,
+            "records": result.records,
+            "ok": result.ok,
+            "errors": result.errors,
+            "skipped": result.skipped,
+        }
 
 
 class MergeResultsOperator(StorageOperator):
@@ -325,7 +332,7 @@ def parts_folder(output_uri: str) -> str:
 
 
 def error_budget(
-    max_errors: int | str | None, max_error_percent: float | str | None, early: int = 1000
+    max_errors: int | str | None, max_error_percent: float | str | None, early: int | None = None
 ) -> "ErrorBudget":
     """Return the budget of templated values."""
     from model_delivery_engine.batch.budget import ErrorBudget

@@ -102,5 +102,5 @@ def linear_bundle(tmp_path: Path, compiled: Callable[..., tuple[Manifest, Path]]
 
 @pytest.fixture
 def job(tmp_path: Path, linear_bundle: Bundle) -> Job:
-    """A batch of the linear model."""
+    """Return a batch of the linear model."""
     return Job(tmp_path / "job", linear_bundle)

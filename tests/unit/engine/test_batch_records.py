@@ -147,5 +147,3 @@ def test_fields_can_be_named_otherwise_than_inputs(job: Job, tmp_path: Path) -> 
 def test_a_batch_size_below_one_is_refused(job: Job) -> None:
     with pytest.raises(BatchError, match="batch_size is 0"):
         job.answers(b"x", batch_size=0)
-
-

@@ -12,7 +12,6 @@ from model_delivery_engine.compile import CompilationRequest, compile_model
 from model_delivery_engine.targets import Target
 
 from include.samples.digits import SampleFacts, write_samples
-
 from tests.unit.engine.batch_job import Job
 
 

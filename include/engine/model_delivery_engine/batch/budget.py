@@ -11,19 +11,22 @@ class ErrorBudget:
     """The records that may fail.
 
     :param max_errors: their number (default: any)
-    :param max_error_percent: their share of all records, 0 to 100 (default: any)
-    :param early_abort_records: from how many records on the share is held while the job runs
-        (default: 1,000); before that, and for less records, it is held at the end
+    :param max_error_percent: their share of all records, 0 to 100, held at the end (default: any)
+    :param early_abort_records: records after which a job is given up if `early_abort_percent` of
+        those done failed (default: never)
+    :param early_abort_percent: that share, 0 to 100 (default: 50)
     """
 
     max_errors: int | None = None
     max_error_percent: float | None = None
-    early_abort_records: int = 1000
+    early_abort_records: int | None = None
+    early_abort_percent: float = 50.0
 
     @property
     def limited(self) -> bool:
         """Whether there is any limit."""
-        return self.max_errors is not None or self.max_error_percent is not None
+        limits = (self.max_errors, self.max_error_percent, self.early_abort_records)
+        return any(limit is not None for limit in limits)
 
     def check(self, records: int, errors: int, *, complete: bool, where: str) -> None:
         """Hold counts of a job to the budget.
@@ -37,13 +40,18 @@ class ErrorBudget:
                 "read the error lines, and correct the input or the budget"
             )
         share = 100 * errors / records if records else 0.0
-        enough = complete or records >= self.early_abort_records
-        if self.max_error_percent is not None and enough and share > self.max_error_percent:
+        limit = self._share(records, complete)
+        if limit is not None and share > limit:
             raise BudgetError(
-                f"{where}: {errors} of {records} records ({share:.2f} %) failed, "
-                f"{self.max_error_percent} % may; read the error lines, and correct the input or "
-                "the budget"
+                f"{where}: {errors} of {records} records ({share:.2f} %) failed, {limit} % may; "
+                "read the error lines, and correct the input or the budget"
             )
+
+    def _share(self, records: int, complete: bool) -> float | None:
+        if complete:
+            return self.max_error_percent
+        early = self.early_abort_records
+        return self.early_abort_percent if early is not None and records >= early else None
 
 
 class Tallies:

@@ -68,14 +68,13 @@ def _rows(batch: Batch, model: Runnable) -> tuple[Rows, dict[int, str]]:
     samples = batch.tensors
     if not samples:
         return {}, {}
-    try:
-        if isinstance(samples, dict):
-            return _run(samples, model), {}
-    except InferenceError as error:
-        count = len(next(iter(samples.values())))
-        if count == 1:
-            return {}, {0: str(error)}
-        samples = [{name: array[n] for name, array in samples.items()} for n in range(count)]
+    if isinstance(samples, dict):
+        stacked = samples
+        try:
+            return _run(stacked, model), {}
+        except InferenceError:
+            count = len(next(iter(stacked.values())))
+            samples = [{name: array[n] for name, array in stacked.items()} for n in range(count)]
     return _one_by_one(samples, model)
 
 

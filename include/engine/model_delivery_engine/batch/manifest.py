@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from model_delivery_engine.batch.journal import Journal, JournalPart
@@ -124,8 +124,8 @@ def _count(journal: Journal) -> ShardCount:
 
 
 def _shard(journal: Journal) -> Shard:
-    data: Mapping[str, object] = journal.shard
-    return Shard(**{name: data[name] for name in Shard.__annotations__})  # type: ignore[typeddict-item]
+    data = journal.shard
+    return Shard(index=data["index"], uri=data["uri"], start=data["start"], end=data["end"])
 
 
 def _digest(lines: Sequence[str]) -> str:

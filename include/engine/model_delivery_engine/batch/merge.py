@@ -14,8 +14,8 @@ from model_delivery_engine.batch.manifest import (
     parts_in_order,
 )
 from model_delivery_engine.batch.pipeline import shard_folder
-from model_delivery_engine.batch.runner import part_suffix
-from model_delivery_engine.batch.storage import Storage
+from model_delivery_engine.batch.sinks import part_suffix
+from model_delivery_engine.batch.storage import Storage, read_steadily
 from model_delivery_engine.errors import BatchError
 
 Objects = list[tuple[str, JournalObject]]
@@ -91,7 +91,7 @@ def _joined(storage: Storage, objects: Objects) -> Iterator[bytes]:
 
 def _proven(storage: Storage, uri: str, expected: JournalObject) -> Iterator[bytes]:
     digest, size = hashlib.sha256(), 0
-    for chunk in storage.read(uri):
+    for chunk in read_steadily(storage, uri):
         digest.update(chunk)
         size += len(chunk)
         yield chunk

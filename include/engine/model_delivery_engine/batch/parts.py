@@ -4,8 +4,6 @@ Where a part ends depends on the shard and the bytes, never on timing or on how 
 chunks: a resumed job cuts the same parts, and so runs the same batches and writes the same bytes.
 """
 
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +12,13 @@ from typing import Protocol
 from model_delivery_engine.batch.compression import Member, PlainStream
 from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.batch.shards import MAX_RECORD_BYTES, Shard, next_line
-from model_delivery_engine.batch.storage import Storage, read_bytes
-from model_delivery_engine.errors import BatchError, EngineError
+from model_delivery_engine.batch.storage import Storage, read_bytes, read_steadily
+from model_delivery_engine.errors import BatchError
 
 FIRST_PART_BYTES = 64 * 1024
 SMALLEST_PART_BYTES = 256 * 1024
 LARGEST_PART_BYTES = 8 * 1024 * 1024
 START = Member()
-_READS = 4
-_FIRST_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -129,13 +125,12 @@ class CompressedSource:
     ) -> None:  # fmt: skip
         self._spool = spool
         self._largest = largest
-        chunks = storage.read(shard["uri"], member.compressed, shard["end"])
+        chunks = read_steadily(storage, shard["uri"], member.compressed, shard["end"])
         self._stream = PlainStream(chunks, compression, shard["uri"], member)
         self._plain: Iterator[bytes] = iter(self._stream)
         self._uri = shard["uri"]
         self._buffer = bytearray()
         self._position = member.plain
-        self._lock = threading.Lock()
         self.members: dict[int, Member] = {}
 
     def next(self, index: int, start: int) -> Part | None:
@@ -183,22 +178,9 @@ class CompressedSource:
 
 
 def copy_range(storage: Storage, uri: str, start: int, end: int, path: Path) -> None:
-    """Copy a range into a file; a read that breaks off is taken up where it stopped, 4 times.
-
-    :raises BatchError: the range is shorter than asked for
-    """
+    """Copy a range into a file; BatchError if it is shorter than asked for."""
     with path.open("wb") as file:
-        for attempt in range(1, _READS + 1):
-            try:
-                for chunk in storage.read(uri, start + file.tell(), end):
-                    file.write(chunk)
-                break
-            except (EngineError, OSError):
-                raise
-            except Exception:  # the store's own error, whatever its type
-                if attempt == _READS:
-                    raise
-                time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
+        file.writelines(read_steadily(storage, uri, start, end))
         if file.tell() != end - start:
             raise BatchError(
                 f"{uri}: {file.tell()} bytes came for the range {start} to {end}; "

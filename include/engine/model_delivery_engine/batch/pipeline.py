@@ -44,8 +44,9 @@ from model_delivery_engine.batch.parts import (
 from model_delivery_engine.batch.pool import Pool, open_pool
 from model_delivery_engine.batch.progress import Progress
 from model_delivery_engine.batch.recommend import Recommendations
-from model_delivery_engine.batch.runner import PartFile, PartOutcome, Work, part_suffix
+from model_delivery_engine.batch.runner import PartOutcome, Work
 from model_delivery_engine.batch.shards import Shard, next_line
+from model_delivery_engine.batch.sinks import PartFile, part_suffix
 from model_delivery_engine.batch.storage import Storage, read_bytes
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
@@ -339,9 +340,9 @@ class _Run:
         suffix = part_suffix(options.output_format, options.output_compression)
         error_suffix = part_suffix(OutputFormat.JSONL, options.output_compression)
         answers = self._take(outcome.answers, f"part-{index:05d}{suffix}")
-        errors = outcome.error_lines and self._take(
-            outcome.error_lines, f"errors-{index:05d}{error_suffix}"
-        )
+        errors = None
+        if outcome.error_lines is not None:
+            errors = self._take(outcome.error_lines, f"errors-{index:05d}{error_suffix}")
         done = JournalPart(
             index, outcome.part.start, outcome.part.end, outcome.records, outcome.ok,
             outcome.errors, outcome.skipped, outcome.input_digest, answers, errors,

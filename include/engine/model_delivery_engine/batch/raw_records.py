@@ -8,7 +8,7 @@ import orjson
 
 from model_delivery_engine.batch.batch import Batch, Fault, json_record
 from model_delivery_engine.errors import BatchError
-from model_delivery_engine.tensors import NUMPY_TYPES, TensorSpec
+from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 
 def record_bytes(inputs: Sequence[TensorSpec], name: str) -> int:
@@ -55,5 +55,6 @@ class RawRecords:
             text = json_record({self._spec.name: rows[place]})
             return Fault(reason, self._uri, offset + place * self._size, text)
 
+        tensors: dict[str, Array] | list[dict[str, Array]]
         tensors = {self._spec.name: rows} if whole else []
         return Batch(whole + len(faults), echoes, tensors, fault_of, faults)

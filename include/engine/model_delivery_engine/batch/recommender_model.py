@@ -77,7 +77,7 @@ def _best(
         helper.make_node("TopK", ["allowed", "k"], ["scores", "items"], axis=-1),
     ]
     count = len(items)
-    settings = {
+    settings: dict[str, Array] = {
         "k": np.array([min(DEFAULT_RESULTS, count)], np.int64),
         "item_mask": np.zeros((1, count), np.float32),
     }

@@ -1,19 +1,16 @@
 """Runs parts through a model, in whatever process it is made: read, batch, infer, write."""
 
 import errno
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from model_delivery_engine.batch.answers import error_line, json_lines
-from model_delivery_engine.batch.batch import Answers, Batch
-from model_delivery_engine.batch.compression import compress
-from model_delivery_engine.batch.formats import SUFFIX, Compression, InputFormat, OutputFormat
+from model_delivery_engine.batch.batch import Batch
+from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
 from model_delivery_engine.batch.inference import Runnable, answer, check_model
 from model_delivery_engine.batch.parts import Part, PartData
 from model_delivery_engine.batch.recommend import (
@@ -22,6 +19,8 @@ from model_delivery_engine.batch.recommend import (
     RecommenderLines,
 )
 from model_delivery_engine.batch.records import RecordParser
+from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
+from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.tensors import NUMPY_TYPES, Array
@@ -53,15 +52,6 @@ class Work:
     header: bytes = b""
     input_fields: Mapping[str, str] | None = None
     recommendations: Recommendations | None = None
-
-
-@dataclass(frozen=True)
-class PartFile:
-    """A file that a part left: its size in bytes and its SHA-256."""
-
-    path: Path
-    size: int
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -138,17 +128,23 @@ class PartRunner:
             raise
 
     def _run(self, part: Part, content: bytes, batch_size: int) -> PartOutcome:
-        sink = _sink(self._work, self._work.spool / f"out-{part.index}", self.model)
         records = ok = skipped = 0
-        for batch, blank in self._reader.batches(content, part.start, batch_size):
-            answers = answer(batch, self.model)
-            sink.add(answers)
-            records += answers.count
-            ok += len(answers.echoes)
-            skipped += blank
-        answered, failed = sink.close()
+        with self._sink(part) as sink:
+            for batch, blank in self._reader.batches(content, part.start, batch_size):
+                answers = answer(batch, self.model)
+                sink.add(answers)
+                records += answers.count
+                ok += len(answers.echoes)
+                skipped += blank
+        answered, failed = sink.files()
         return PartOutcome(
-            part, records, ok, records - ok, skipped, _digest(content), answered, failed
+            part, records, ok, records - ok, skipped, digest_bytes(content), answered, failed
+        )
+
+    def _sink(self, part: Part) -> Sink:
+        path = self._work.spool / f"out-{part.index}"
+        return open_sink(
+            path, self._work.output_format, self._work.output_compression, self.model.outputs
         )
 
 
@@ -180,90 +176,6 @@ def _reader(work: Work, model: Runnable) -> _Reader:
     from model_delivery_engine.batch.json_lines import JsonLines
 
     return JsonLines(parser, work.uri)
-
-
-class _JsonSink:
-    """Writes answers as they come; errors also into a file of their own."""
-
-    def __init__(self, path: Path, compression: Compression) -> None:
-        self._answers = _HashedFile(path, compression)
-        self._errors = _HashedFile(path.with_name(f"{path.name}-errors"), compression)
-
-    def add(self, answers: Answers) -> None:
-        self._answers.write(b"".join(json_lines(answers)))
-        if answers.faults:
-            lines = [error_line(answers.faults[place]) for place in sorted(answers.faults)]
-            self._errors.write(b"".join(lines))
-
-    def close(self) -> tuple[PartFile, PartFile | None]:
-        answered, failed = self._answers.close(), self._errors.close()
-        return answered or self._answers.empty(), failed
-
-
-class _ParquetSink:
-    def __init__(self, path: Path, model: Runnable) -> None:
-        from model_delivery_engine.batch.parquet import ParquetAnswers, column_types
-
-        types = {spec.name: (spec.dtype, len(spec.shape)) for spec in model.outputs}
-        self._path = path
-        self._table = ParquetAnswers(column_types(types))
-        self._errors = _HashedFile(path.with_name(f"{path.name}-errors"), Compression.NONE)
-
-    def add(self, answers: Answers) -> None:
-        self._errors.write(b"".join(self._table.add(answers)))
-
-    def close(self) -> tuple[PartFile, PartFile | None]:
-        self._table.write(self._path)
-        with self._path.open("rb") as file:
-            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        return PartFile(self._path, self._path.stat().st_size, digest), self._errors.close()
-
-
-class _HashedFile:
-    """A file that is made at its first byte. Compressed, each write is a member of its own."""
-
-    def __init__(self, path: Path, compression: Compression) -> None:
-        self._path, self._compression = path, compression
-        self._hash = hashlib.sha256()
-        self._file: Any = None
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        if not data:
-            return
-        if self._file is None:
-            self._file = self._path.open("wb", buffering=0)
-        data = compress(data, self._compression)
-        rest = memoryview(data)
-        while rest:  # an unbuffered write may take less than all of it
-            rest = rest[self._file.write(rest) :]
-        self._hash.update(data)
-        self._size += len(data)
-
-    def close(self) -> PartFile | None:
-        if self._file is None:
-            return None
-        self._file.close()
-        return PartFile(self._path, self._size, f"sha256:{self._hash.hexdigest()}")
-
-    def empty(self) -> PartFile:
-        self._path.write_bytes(b"")
-        return PartFile(self._path, 0, f"sha256:{self._hash.hexdigest()}")
-
-
-def _sink(work: Work, path: Path, model: Runnable) -> _JsonSink | _ParquetSink:
-    if work.output_format == OutputFormat.PARQUET:
-        return _ParquetSink(path, model)
-    return _JsonSink(path, work.output_compression)
-
-
-def part_suffix(output: OutputFormat, compression: Compression) -> str:
-    """Return the end of a part's name."""
-    return ".parquet" if output == OutputFormat.PARQUET else f".jsonl{SUFFIX[compression]}"
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _rate(model: Runnable, size: int) -> float | None:

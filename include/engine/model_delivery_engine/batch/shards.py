@@ -11,8 +11,7 @@ MAX_RECORD_BYTES = 64 * 1024 * 1024
 
 
 class Shard(TypedDict):
-    """Positions ``start`` to ``end`` (exclusive) of the object at ``uri``: bytes, or rows of Parquet.
-    """
+    """Positions ``start`` to before ``end`` of the object at ``uri``: bytes, or rows of Parquet."""
 
     index: int
     uri: str

@@ -1,8 +1,11 @@
 """What the batch pipeline needs of a store. The engine has none of its own: it is handed one."""
 
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
+
+_PAUSES_S = (0.5, 1.0, 2.0)
 
 
 class ObjectInfo(Protocol):
@@ -46,6 +49,23 @@ class Storage(Protocol):
         """Return the object's file where the store is this machine's file system, else None."""
 
 
+def read_steadily(
+    storage: Storage, uri: str, start: int = 0, end: int | None = None
+) -> Iterator[bytes]:
+    """Read a range; a read that breaks off is taken up where it stopped, 3 times, with pauses."""
+    for pause in (*_PAUSES_S, None):
+        try:
+            for chunk in storage.read(uri, start, end):
+                start += len(chunk)
+                yield chunk
+        except Exception:  # the store's own error, whatever its type
+            if pause is None:
+                raise
+            time.sleep(pause)
+        else:
+            return
+
+
 def read_bytes(storage: Storage, uri: str, start: int = 0, end: int | None = None) -> bytes:
     """Return a range of an object; meant for small ones."""
-    return b"".join(storage.read(uri, start, end))
+    return b"".join(read_steadily(storage, uri, start, end))
