@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 
-class StorageOperator(BaseOperator):
+class _StorageOperator(BaseOperator):
     """Shared by the operators of a batch: the connections of the stores."""
 
     template_fields: Sequence[str] = ("aws_conn_id", "wasb_conn_id")
@@ -41,7 +41,7 @@ class StorageOperator(BaseOperator):
         return StorageHook(self.aws_conn_id, self.wasb_conn_id)
 
 
-class PlanShardsOperator(StorageOperator):
+class PlanShardsOperator(_StorageOperator):
     """Cuts an object into ranges on record boundaries: bytes, or rows of Parquet.
 
     :param input_uri: the object; or a folder of images, which ends in a slash.
@@ -52,7 +52,7 @@ class PlanShardsOperator(StorageOperator):
     """
 
     template_fields: Sequence[str] = (
-        *StorageOperator.template_fields, "input_uri", "shards", "input_format", "record_bytes",
+        *_StorageOperator.template_fields, "input_uri", "shards", "input_format", "record_bytes",
         "listing_uri",
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ def _shard_count(shards: int | str) -> int:
     return count
 
 
-class _Asking(StorageOperator):
+class _Asking(_StorageOperator):
     """Shared by what runs records: how they are run, and how many may fail.
 
     :param bundle_uri: URI of the bundle.
@@ -135,7 +135,7 @@ class _Asking(StorageOperator):
     """
 
     template_fields: Sequence[str] = (
-        *StorageOperator.template_fields, "bundle_uri", "output_uri", "input_fields",
+        *_StorageOperator.template_fields, "bundle_uri", "output_uri", "input_fields",
         "batch_size", "num_results", "max_errors", "max_error_percent",
     )  # fmt: skip
 
@@ -238,7 +238,7 @@ class BatchInferenceOperator(_Asking):
         }
 
 
-class MergeResultsOperator(StorageOperator):
+class MergeResultsOperator(_StorageOperator):
     """Puts the shards' parts together, in order, and proves that no record is lost or doubled.
 
     :param parts: what the mapped `BatchInferenceOperator` returned.
@@ -251,7 +251,7 @@ class MergeResultsOperator(StorageOperator):
     """
 
     template_fields: Sequence[str] = (
-        *StorageOperator.template_fields, "parts", "output_uri", "max_errors", "max_error_percent",
+        *_StorageOperator.template_fields, "parts", "output_uri", "max_errors", "max_error_percent",
     )  # fmt: skip
 
     def __init__(

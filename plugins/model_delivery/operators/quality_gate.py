@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Context
 
 from model_delivery.exceptions import DeliveryRefusedError, GateClosedError
-from model_delivery.operators.inference import StorageOperator
+from model_delivery.operators.inference import _StorageOperator
 from model_delivery.xcom import VERSION, GateVerdict
 
 if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 
-class QualityGateOperator(StorageOperator):
+class QualityGateOperator(_StorageOperator):
     """Lets a model pass only if its answers on labelled data are good enough.
 
     :param results_uri: `results.jsonl` of a batch.
@@ -25,7 +25,7 @@ class QualityGateOperator(StorageOperator):
     """
 
     template_fields: Sequence[str] = (
-        *StorageOperator.template_fields, "results_uri", "label_field", "score_output",
+        *_StorageOperator.template_fields, "results_uri", "label_field", "score_output",
         "min_accuracy", "max_error_fraction",
     )  # fmt: skip
 
