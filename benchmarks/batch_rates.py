@@ -1,0 +1,213 @@
+"""How the batch benchmarks measure: our job, its limit, and Ray Data on the same work."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from model_delivery.hooks.storage import StorageHook
+from model_delivery_engine.batch.journal import read_journal
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardJob, run_shard
+from model_delivery_engine.batch.shards import Shard
+from model_delivery_engine.bundle import Bundle
+
+CORES = len(os.sched_getaffinity(0))
+HERE = Path(__file__).resolve().parent
+PEERS = HERE.parent / ".local" / "peers"
+
+Stages = Mapping[str, Callable[[], object]]
+
+
+class TimedStorage(StorageHook):
+    """Notes when each part is put away, and counts the bytes read.
+
+    :param local: whether the engine is told where the files are
+    """
+
+    def __init__(self, *, local: bool = True) -> None:
+        super().__init__()
+        self.local = local
+        self.times: dict[str, float] = {}
+        self.bytes_read = 0
+        self.parts_until_kill: int | None = None
+
+    def take(self, path: Path, uri: str) -> None:
+        """Put a part away, or die as a killed process does."""
+        if self.parts_until_kill is not None:
+            self.parts_until_kill -= 1
+            if self.parts_until_kill < 0:
+                raise KeyboardInterrupt
+        super().take(path, uri)
+        self.times[uri.rpartition("/")[2]] = time.perf_counter()
+
+    def read(self, uri: str, start: int = 0, end: int | None = None) -> Any:
+        """Read, and count it."""
+        for chunk in super().read(uri, start, end):
+            self.bytes_read += len(chunk)
+            yield chunk
+
+    def local_path(self, uri: str) -> Path | None:
+        """Return the file, unless this plays a remote store."""
+        return super().local_path(uri) if self.local else None
+
+
+@dataclass
+class Ran:
+    """A job that ran: rate in its steady state, halves of it, and memory.
+
+    :param rate: records a second between the first and the last part that was put away: the start
+        of processes is outside
+    :param halves: rate of the first and of the second half
+    :param seconds: of the whole job, its start included
+    :param peak_bytes: resident memory of all its processes together, sampled
+    """
+
+    records: int
+    rate: float
+    halves: tuple[float, float]
+    seconds: float
+    peak_bytes: int
+    errors: int = 0
+    bytes_read: int = 0
+
+
+def run_ours(
+    bundle: Bundle, source: Path, folder: Path, options: BatchOptions, processes: int | None = None
+) -> Ran:
+    """Run one job as one shard, from nothing."""
+    shutil.rmtree(folder, ignore_errors=True)
+    storage = TimedStorage()
+    shard = Shard(index=0, uri=f"file://{source}", start=0, end=source.stat().st_size)
+    job = ShardJob(shard, bundle, f"file://{folder}", options, processes=processes)
+    memory = PeakMemory()
+    started = time.perf_counter()
+    with memory:
+        result = run_shard(job, storage)
+    seconds = time.perf_counter() - started
+    journal = read_journal(storage, job.shard_folder)
+    assert journal is not None
+    done = sorted((storage.times[part.answers.name], part.records)
+                  for part in journal.parts.values())  # fmt: skip
+    middle = len(done) // 2
+    return Ran(
+        result.records, _rate(done), (_rate(done[: middle + 1]), _rate(done[middle:])), seconds,
+        memory.peak, result.errors,
+    )  # fmt: skip
+
+
+def _rate(done: list[tuple[float, int]]) -> float:
+    if len(done) < 2:
+        return 0.0
+    return sum(records for _, records in done[1:]) / (done[-1][0] - done[0][0])
+
+
+class PeakMemory:
+    """Samples the resident memory of this process and its children, ten times a second."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        me = psutil.Process()
+        while not self._done.wait(0.1):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak = max(self.peak, total)
+
+
+@dataclass
+class Limit:
+    """Core-seconds a record of each stage alone; the limit is the cores by their sum."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Records a second that all cores could do, were there nothing but the stages."""
+        return CORES / sum(self.stages.values())
+
+
+def measure_limit(make: Callable[[Any], tuple[Stages, int]], what: Any) -> Limit:
+    """Time each stage alone, on every core at once, as the job runs them.
+
+    :param make: of a module, so that a new process can import it; returns the stages and how many
+        records each call does
+    :param what: handed to it
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier, found = context.Barrier(CORES), context.Queue()
+    processes = [
+        context.Process(target=_time_stages, args=(make, what, barrier, found))
+        for _ in range(CORES)
+    ]
+    for process in processes:
+        process.start()
+    each = [found.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return Limit({name: sum(one[name] for one in each) / CORES for name in each[0]})
+
+
+def _time_stages(make: Any, what: Any, barrier: Any, found: Any) -> None:
+    stages, records = make(what)
+    seconds = {}
+    for name, stage in stages.items():
+        stage()
+        barrier.wait()
+        started = time.perf_counter()
+        stage()
+        seconds[name] = (time.perf_counter() - started) / records
+        barrier.wait()
+    found.put(seconds)
+
+
+def run_ray(kind: str, model: Path, source: Path, output: Path) -> float:
+    """Return Ray Data's rate on the same work: records a second, after a run to warm up."""
+    python = _peer_python()
+    shutil.rmtree(output, ignore_errors=True)
+    command = [str(python), str(HERE / "ray_peer.py"), kind, str(model), str(source), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"Ray Data failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return float(json.loads(done.stdout.splitlines()[-1])["rate"])
+
+
+def _peer_python() -> Path:
+    python = PEERS / "bin" / "python"
+    if not python.exists():
+        uv = HERE.parent / ".venv" / "bin" / "uv"
+        subprocess.run([uv, "venv", "--quiet", PEERS, "--python", HERE.parent / ".venv/bin/python"],
+                       check=True)  # fmt: skip
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "-r",
+                        HERE / "peers.txt"], check=True)  # fmt: skip
+    return python
+
+
+def write_once(path: Path, data: Callable[[], bytes | Iterable[bytes]]) -> Path:
+    """Write a file unless it is there."""
+    if not path.exists():
+        made = data()
+        path.write_bytes(made if isinstance(made, bytes) else b"".join(made))
+    return path
