@@ -33,7 +33,8 @@ down: $(STAMP) ## stop what `make up` started
 	@exec $(BIN)/python -m stack down
 
 test: $(STAMP) ## unit, contract, dags and integration tests
-	@$(BIN)/python -m pytest tests/unit tests/contract tests/dags tests/integration
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
+		tests/integration tests/contract tests/unit tests/dags
 
 e2e: $(STAMP) ## the main job and the browser tests
 	@$(BIN)/python -m pytest tests/e2e

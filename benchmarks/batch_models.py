@@ -1,5 +1,6 @@
 """Models and inputs of the batch benchmarks, made from fixed seeds."""
 
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def mlp(folder: Path) -> Workload:
     """Write a perceptron of 9.7 million parameters over 512 floats."""
     random = np.random.default_rng(0)
     nodes, constants, name = [], {}, "features"
-    for n, (wide, narrow) in enumerate(zip(LAYERS, LAYERS[1:], strict=False)):
+    for n, (wide, narrow) in enumerate(itertools.pairwise(LAYERS)):
         constants[f"w{n}"] = random.normal(0, wide**-0.5, (wide, narrow)).astype(np.float32)
         nodes.append(helper.make_node("MatMul", [name, f"w{n}"], [f"h{n}"]))
         name = f"h{n}"
@@ -72,7 +73,7 @@ def image_network(folder: Path) -> Workload:
         helper.make_node("Transpose", ["scaled"], ["x0"], perm=[0, 3, 1, 2]),
     ]
     channels = (3, 16, 32, 64)
-    for n, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+    for n, (before, after) in enumerate(itertools.pairwise(channels)):
         shape = (after, before, 3, 3)
         constants[f"k{n}"] = random.normal(0, (9 * before) ** -0.5, shape).astype(np.float32)
         nodes += [

@@ -35,6 +35,7 @@ class Infer:
             self._items = np.array(data["items"], dtype=object)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Answer one batch."""
         return getattr(self, f"_{self._kind}")(batch)  # type: ignore[no-any-return]
 
     def _recommend(self, batch: dict[str, Any]) -> dict[str, Any]:

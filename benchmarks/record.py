@@ -14,7 +14,10 @@ OUT = Path(__file__).resolve().parent.parent / "build" / "bench"
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure: medians, with the spread of ours as (min, max)."""
+    """One figure: medians, with the spread of ours as (min, max).
+
+    :param passed: whether the goal is reached; None where the goal sets no bound to check.
+    """
 
     what: str
     unit: str
@@ -28,6 +31,7 @@ class Measure:
     rounds: int
     spread: tuple[float, float]
     note: str = ""
+    passed: bool | None = None
 
 
 def median_and_spread(values: Sequence[float]) -> tuple[float, tuple[float, float]]:

@@ -2,21 +2,16 @@
 
 Compile, batch inference on held-out data, quality gate, deployment, smoke test, report.
 
-Starts by hand (the trigger form), over REST with `conf`, by cron, and when a model archive lands
-under `incoming/` of the bucket. The Airflow connections decide where it runs: localcloud or AWS.
+Starts by hand (the trigger form), over REST with `conf`, by cron, and, through `incoming_models`,
+for each model archive that lands in the bucket. The Airflow connections decide where it runs:
+localcloud or AWS.
 """
 
 import os
 from datetime import timedelta
 
-from airflow.sdk import (
-    DAG,
-    Asset,
-    AssetOrTimeSchedule,
-    AssetWatcher,
-    CronTriggerTimetable,
-    Param,
-)
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
+from model_delivery.conf import refuse_unknown_conf
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
     CreateComponentVersionOperator,
@@ -31,7 +26,6 @@ from model_delivery.operators.inference import (
 from model_delivery.operators.quality_gate import QualityGateOperator
 from model_delivery.operators.report import DeliveryReportOperator
 from model_delivery.operators.storage import CopyObjectsOperator
-from model_delivery.triggers.storage import NewObjectTrigger
 
 BUCKET = os.environ.get("MODEL_DELIVERY_BUCKET", "model-delivery")
 CRON = os.environ.get("MODEL_DELIVERY_CRON", "0 3 * * 1")
@@ -39,33 +33,20 @@ ROLE_ARN = os.environ.get(
     "MODEL_DELIVERY_ROLE_ARN", "arn:aws:iam::000000000000:role/model-delivery"
 )
 URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]+"
+# Python's `$` would let a newline follow; this is the same to the browser.
+END = r"$(?!\n)"
 
-# A run that an archive started takes that archive; every other run takes the form's.
-MODEL_URI = """{{ (triggering_asset_events.values() | map('first') | first).extra.payload.uri
-                  if triggering_asset_events else params.model_uri }}"""
 DELIVERY = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
 MODEL = f"{DELIVERY}/model/model.tar.gz"
 INPUT = f"{DELIVERY}/input/input.jsonl"
 
-incoming_models = Asset(
-    name="incoming_models",
-    uri=f"s3://{BUCKET}/incoming",
-    watchers=[
-        AssetWatcher(
-            name="model_archives",
-            trigger=NewObjectTrigger(uri=f"s3://{BUCKET}/incoming/", suffix=".tar.gz"),
-        )
-    ],
-)
 compiled_models = Asset(name="compiled_models", uri=f"s3://{BUCKET}/deliveries/compiled")
 deployed_models = Asset(name="deployed_models", uri=f"s3://{BUCKET}/deliveries/deployed")
 
 with DAG(
     dag_id="model_delivery",
     doc_md=__doc__,
-    schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable(CRON, timezone="UTC"), assets=[incoming_models]
-    ),
+    schedule=CronTriggerTimetable(CRON, timezone="UTC"),
     catchup=False,
     max_active_runs=4,
     dagrun_timeout=timedelta(hours=6),
@@ -75,14 +56,14 @@ with DAG(
         "model_uri": Param(
             f"s3://{BUCKET}/samples/digits.tar.gz",
             type="string",
-            pattern=URI + r"\.tar\.gz$",
+            pattern=URI + r"\.tar\.gz" + END,
             title="Model archive",
             description="Trained model as .tar.gz with one ONNX file, in S3, Azure Blob or a file.",
         ),
         "input_uri": Param(
             f"s3://{BUCKET}/samples/held_out.jsonl",
             type="string",
-            pattern=URI + r"\.jsonl$",
+            pattern=URI + r"\.jsonl" + END,
             title="Held-out data",
             description="JSON Lines: one record a line, the model's inputs by name, and the label.",
         ),
@@ -90,7 +71,11 @@ with DAG(
             {"image": [-1, 64]},
             type="object",
             minProperties=1,
-            additionalProperties={"type": "array", "items": {"type": "integer", "minimum": -1}},
+            additionalProperties={
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "integer", "minimum": -1, "not": {"const": 0}},
+            },
             title="Input shapes",
             description="Shape of each model input by name; -1 leaves the batch dimension open.",
         ),
@@ -105,14 +90,21 @@ with DAG(
         "thing_name": Param(
             "edge-1",
             type="string",
-            pattern=r"^[a-zA-Z0-9:_-]{1,128}$",
+            pattern=r"^[a-zA-Z0-9:_-]{1,128}" + END,
             title="Device",
             description="Name of the core device that gets the model.",
+        ),
+        "edge_conn_id": Param(
+            "model_delivery_edge_default",
+            type="string",
+            pattern=r"^[a-zA-Z0-9_.-]{1,200}" + END,
+            title="Device connection",
+            description="Airflow connection to that device's own API, for the smoke test.",
         ),
         "component_name": Param(
             "digits",
             type="string",
-            pattern=r"^[a-zA-Z0-9-_.]{1,128}$",
+            pattern=r"^[a-zA-Z0-9-_.]{1,128}" + END,
             title="Component",
             description="Name of the component, and of the model on the device.",
         ),
@@ -141,7 +133,7 @@ with DAG(
         "output_uri": Param(
             f"s3://{BUCKET}/deliveries",
             type="string",
-            pattern=URI + "$",
+            pattern=r"^s3://[^{}\s]+" + END,
             title="Deliveries",
             description="Each run writes below this, under its run id.",
         ),
@@ -150,7 +142,8 @@ with DAG(
 ) as dag:
     stage = CopyObjectsOperator(
         task_id="stage_inputs",
-        copies=[(MODEL_URI, MODEL), ("{{ params.input_uri }}", INPUT)],
+        pre_execute=refuse_unknown_conf,
+        copies=[("{{ params.model_uri }}", MODEL), ("{{ params.input_uri }}", INPUT)],
     )
     compile_model = CreateCompilationJobOperator(
         task_id="compile",
@@ -199,6 +192,8 @@ with DAG(
         digest="{{ ti.xcom_pull('component_version')['digest'] }}",
         input_uri=INPUT,
         results_uri="{{ ti.xcom_pull('merge_results')['output_uri'] }}",
+        thing_name="{{ params.thing_name }}",
+        edge_conn_id="{{ params.edge_conn_id }}",
     )
     report = DeliveryReportOperator(
         task_id="report",

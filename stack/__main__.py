@@ -1,22 +1,20 @@
 """`python -m stack demo | up | down`: the Makefile's commands."""
 
-import json
 import os
 import signal
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 
 from stack.airflow import ADMIN, PROJECT
-from stack.credentials import write_private
+from stack.claim import Claim
 from stack.localcloud import PORTAL_USER
 from stack.ports import PortInUseError
-from stack.processes import StackError, stop_session
+from stack.processes import StackError
 from stack.stack import Stack
 
 STATE = PROJECT / ".local"
-UP_FILE = STATE / "up.json"
+UP, DEMO = STATE / "stack", STATE / "demo"
 
 
 def _say(line: str) -> None:
@@ -28,7 +26,8 @@ def demo() -> None:
     from stack.demo import run_demo
 
     out = PROJECT / "build" / "demo"
-    summary = run_demo(STATE / "demo", out, _say)
+    with Claim(DEMO):
+        summary = run_demo(DEMO, out, _say)
     _say(f"summary: {out / 'summary.json'}")
     _say(f"report:  {out / 'report.html'}")
     _say(f"done in {summary['seconds']['total']} s, of which the run {summary['seconds']['run']} s")
@@ -38,26 +37,12 @@ def up() -> None:
     """Keep the stack up until Ctrl-C or `make down`; print where to go and how to sign in."""
     from stack.demo import upload_samples
 
-    _require_down()
-    with Stack(STATE / "stack", _say) as stack:
-        sessions = [process.pid for process in stack.processes.values()]
-        write_private(UP_FILE, json.dumps({"owner": os.getpid(), "sessions": sessions}))
-        try:
-            upload_samples(stack, STATE / "stack" / "samples")
-            _print_doors(stack)
-            while True:
-                time.sleep(1)
-                stack.require_running()
-        finally:
-            UP_FILE.unlink(missing_ok=True)
-
-
-def _require_down() -> None:
-    if UP_FILE.exists():
-        owner = json.loads(UP_FILE.read_text())["owner"]
-        if Path(f"/proc/{owner}").exists():
-            raise StackError("the stack is up already: `make down` stops it")
-        down()
+    with Claim(UP), Stack(UP, _say) as stack:
+        upload_samples(stack, UP / "samples")
+        _print_doors(stack)
+        while True:
+            time.sleep(1)
+            stack.require_running()
 
 
 def _print_doors(stack: Stack) -> None:
@@ -72,15 +57,9 @@ Trigger the DAG `model_delivery` in Airflow. Ctrl-C or `make down` stops everyth
 
 
 def down() -> None:
-    """Stop what `make up` started, also after its own process was killed."""
-    if not UP_FILE.exists():
-        _say("the stack is not up")
-        return
-    state = json.loads(UP_FILE.read_text())
-    for session in state["sessions"]:
-        stop_session(session)
-    UP_FILE.unlink(missing_ok=True)
-    _say("stopped")
+    """Stop what `make up` started, and what a command that was killed left running."""
+    stopped = [home for home in (UP, DEMO) if Claim(home).end()]
+    _say("stopped" if stopped else "the stack is not up")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -89,7 +68,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     """Run one command; one line on standard error and a non-zero code when it fails."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    os.umask(0o077)  # all state is its owner's
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     commands = {"demo": demo, "up": up, "down": down}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         sys.exit(f"usage: python -m stack {'|'.join(commands)}")
@@ -99,6 +80,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if sys.argv[1] == "up":  # to be interrupted is how it ends
+            _say("stopped")
+            return 0
         print("interrupted; everything is stopped", file=sys.stderr)
         return 130
     return 0

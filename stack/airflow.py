@@ -88,6 +88,9 @@ def _environment(home: Path, credentials: Credentials, port: int) -> dict[str, s
         "AIRFLOW__API__SECRET_KEY": credentials.airflow_api_secret_key,
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API_AUTH__JWT_SECRET": credentials.airflow_jwt_secret,
+        # A worker may report that its task deferred this many seconds after it did (default 5); a
+        # task that is resumed before that report loses a try.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         "MODEL_DELIVERY_BUCKET": BUCKET,
         "AWS_DEFAULT_REGION": REGION,

@@ -12,6 +12,9 @@ from pathlib import Path
 
 START_SECONDS = 90.0
 STOP_SECONDS = 15.0
+SESSIONS = "sessions"
+# Set for every process of a stack, and inherited by all that it starts.
+MARK = "MODEL_DELIVERY_STACK"
 
 
 class StackError(RuntimeError):
@@ -113,6 +116,11 @@ class Process:
         )
         return "\n  ".join([f"; its log is {self.log}", *text])
 
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to it and its children, and return at once."""
+        if self._popen is not None:
+            _signal(_session(self.pid), signal.SIGTERM)
+
     def stop(self) -> None:
         """Ask it and its children to end, then make them."""
         if self._popen is None:
@@ -131,12 +139,54 @@ class Process:
 
 def stop_session(session: int) -> None:
     """SIGTERM every process of a session, and SIGKILL what is left after STOP_SECONDS."""
-    _signal(_session(session), signal.SIGTERM)
+    _stop(lambda: _session(session))
+
+
+def stop_marked(home: Path) -> bool:
+    """Stop every process of a stack whose owner is gone; False if there is none."""
+    if not _marked(home):
+        return False
+    _stop(lambda: _marked(home))
+    return True
+
+
+def _stop(find: Callable[[], Sequence[int]]) -> None:
+    _signal(find(), signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while alive := _session(session):
+    while alive := find():
         if time.monotonic() > deadline:
             _signal(alive, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def _marked(home: Path) -> list[int]:
+    """Find by the mark, or by the recorded session where a process overwrote its environment."""
+    mark = f"{MARK}={home}".encode()
+    record = home / SESSIONS
+    lines = record.read_text().splitlines() if record.exists() else []
+    sessions = {int(sid) for sid, began in map(str.split, lines) if _began(int(sid)) == began}
+    found = {pid for pid in _pids() if mark in _environment(pid)}
+    found |= {pid for session in sessions for pid in _session(session)}
+    return sorted(found - {os.getpid()})
+
+
+def record_session(home: Path, process: "Process") -> None:
+    """Remember a process for whoever stops what this one leaves; its start tells it from others."""
+    with (home / SESSIONS).open("a") as record:
+        record.write(f"{process.pid} {_began(process.pid)}\n")
+
+
+def _began(pid: int) -> str | None:
+    """When a process started, in ticks since boot."""
+    fields = _stat(pid)
+    return fields[19] if fields else None
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _signal(pids: Sequence[int], number: signal.Signals) -> None:
@@ -157,13 +207,17 @@ def _pids() -> list[int]:
 
 
 def _session_and_state(pid: int) -> tuple[int, str] | None:
+    fields = _stat(pid)
+    return (int(fields[3]), fields[0]) if fields else None
+
+
+def _stat(pid: int) -> list[str] | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command may contain blanks and brackets: the fields start after its last bracket.
-    fields = stat.rpartition(")")[2].split()
-    return int(fields[3]), fields[0]
+    return stat.rpartition(")")[2].split()
 
 
 def resident_bytes(sessions: Sequence[int]) -> int:

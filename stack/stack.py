@@ -1,7 +1,9 @@
 """The whole stack on one machine: object store, localcloud, one device, Airflow."""
 
 import os
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -12,9 +14,10 @@ from stack.device import device
 from stack.localcloud import LocalCloud
 from stack.object_store import object_store
 from stack.ports import LOOPBACK, free_ports, require_free
-from stack.processes import Process, resident_bytes
+from stack.processes import MARK, Process, StackError, record_session, resident_bytes
 
 START_SECONDS = 180.0
+HIGHEST_PORT = 65535
 THING = "edge-1"
 
 
@@ -100,14 +103,25 @@ class Stack:
         self._say(f"Airflow ready at {self.airflow.url}")
 
     def _launch(self, process: Process) -> Process:
+        process.env = {**process.env, MARK: str(self.home)}
         self.processes[process.name] = process
-        return process.start()
+        process.start()
+        record_session(self.home, process)
+        return process
 
     def stop(self) -> None:
-        """Stop everything that was started, the last first."""
-        for process in reversed(list(self.processes.values())):
-            process.stop()
-        self.processes.clear()
+        """Stop everything that was started: Airflow first, whose tasks may have jobs to stop."""
+        if not self.processes:
+            return
+        self._say("stopping")
+        airflow = {component.name for component in self.airflow.components()}
+        with _undisturbed():
+            for group in (airflow, self.processes.keys() - airflow):
+                members = [self.processes.pop(name) for name in group & self.processes.keys()]
+                for process in members:
+                    process.ask_to_stop()
+                for process in members:
+                    process.stop()
 
     def require_running(self) -> None:
         """Raise StackError naming the first process that ended by itself."""
@@ -134,12 +148,30 @@ class Stack:
         return resident_bytes([process.pid for process in self.processes.values()])
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore what would interrupt: an impatient second Ctrl-C must not leave processes behind."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _ports() -> tuple[int, int, int, int]:
     """Ports of store, localcloud, device, Airflow: as the environment says, else free ones."""
     free = free_ports(4)
     names = ("STORE_PORT", "LOCALCLOUD_PORT", "DEVICE_PORT", "AIRFLOW_PORT")
     chosen = [
-        require_free(int(os.environ[name]), name) if name in os.environ else port
+        require_free(_number(os.environ[name], name), name) if name in os.environ else port
         for name, port in zip(names, free, strict=True)
     ]
     return chosen[0], chosen[1], chosen[2], chosen[3]
+
+
+def _number(text: str, setting: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= HIGHEST_PORT:
+        raise StackError(f"{setting} is {text!r}: set it to a port, 1 to {HIGHEST_PORT}")
+    return int(text)

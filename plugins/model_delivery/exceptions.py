@@ -5,12 +5,14 @@
     │   ├── StorageError             an object store said no, or said nothing
     │   ├── JobError                 an external job
     │   │   ├── JobFailedError       it ended badly for a reason a new try may not meet
+    │   │   ├── JobMissingError      the service does not know it (any more)
     │   │   └── UnknownStatusError   the service answered a status we do not know
     │   └── EdgeError                a device's API said no, or said nothing
     └── AirflowFailException
         └── DeliveryRefusedError     what a retry cannot mend: fails the task at once
             ├── InvalidRequestError  a parameter is wrong; nothing was called
             ├── RequestDiffersError  another request already stands under our job's name
+        ├── AmbiguousJobError    several jobs may be ours, and nothing tells them apart
             ├── JobRefusedError      the service refused the request or its input
             └── GateClosedError      the evidence does not reach the stated threshold
 
@@ -36,6 +38,10 @@ class JobFailedError(JobError):
     """An external job ended badly; a new try submits a new one."""
 
 
+class JobMissingError(JobError):
+    """The service does not know the job: deleted, or in another account or region."""
+
+
 class UnknownStatusError(JobError):
     """A service answered a status that is not in its table."""
 
@@ -54,6 +60,10 @@ class InvalidRequestError(DeliveryRefusedError):
 
 class RequestDiffersError(DeliveryRefusedError):
     """A different request already stands under the name of our job."""
+
+
+class AmbiguousJobError(DeliveryRefusedError):
+    """Several jobs may be the one a crashed try submitted; a second one would be a guess."""
 
 
 class JobRefusedError(DeliveryRefusedError):

@@ -1,5 +1,6 @@
 """Greengrass through boto3 and the device wire over HTTP: component → deployment → device."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -354,6 +355,9 @@ def test_components_are_described_and_made_once(cloud: Any, component: Callable[
     assert described["platforms"] == [{"attributes": {"os": "linux"}}]
     got = json.loads(client.get_component(arn=arn)["recipe"])
     assert got["ComponentName"] == name
+    (artifact,) = got["Manifests"][0]["Artifacts"]
+    assert artifact["Algorithm"] == "SHA-256"
+    assert f"sha256:{base64.b64decode(artifact['Digest']).hex()}" == DIGEST
     with pytest.raises(client.exceptions.ConflictException, match="already exists"):
         component()
     with pytest.raises(client.exceptions.ResourceNotFoundException):

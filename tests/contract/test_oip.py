@@ -12,7 +12,7 @@ import pytest
 from model_delivery_engine.digest import digest_file
 from model_delivery_engine.tensors import NUMPY_TYPES
 
-from tests.edge_device import API_TOKEN, Cloud, Device, scale_bundle, types_bundle
+from tests.edge_device import API_TOKEN, THING, Cloud, Device, scale_bundle, types_bundle
 
 VALUES: dict[str, list[Any]] = {
     "BOOL": [True, False],
@@ -93,6 +93,7 @@ def test_server_metadata(device: Device) -> None:
     data = device.request("GET", "/v2").json()
     assert data["name"] == "model-delivery-edge"
     assert data["extensions"] == []
+    assert data["thing"] == THING
 
 
 @pytest.mark.parametrize("path", ["/v2/models/scale", "/v2/models/scale/versions/1.2.0"])

@@ -74,8 +74,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             upload_samples(stack, samples)
             s3 = s3_client(stack.store_port, stack.credentials)
             with AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest:
-                rest.wait_for_dag(DAG_ID)
-                rest.unpause(DAG_ID)
+                for dag_id in (DAG_ID, "incoming_models"):
+                    rest.wait_for_dag(dag_id)
+                    rest.unpause(dag_id)
                 yield World(stack, rest, azure, s3, cron_at, samples)
     finally:
         blobs.stop()

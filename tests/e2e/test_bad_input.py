@@ -43,6 +43,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "wrong input shape": ({"data_input_config": {"image": [-1, 65]}}, "compile", "image"),
     "gate closed": ({"min_accuracy": 0.999}, "quality_gate", "gate closed: accuracy 0.97"),
+    "unknown conf key": (
+        {"modle_uri": f"{SAMPLES}/digits.tar.gz"}, "stage_inputs",
+        "conf has 'modle_uri', which is no Param of model_delivery: did you mean model_uri?",
+    ),
     "wrong label field": ({"label_field": "klass"}, "quality_gate", "no label field 'klass'"),
 }  # fmt: skip
 

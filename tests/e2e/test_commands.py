@@ -9,10 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from stack.demo import COMPONENT
 
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "stack", "demo"]
+HOME = PROJECT / ".local" / "demo"
 SUMMARY = PROJECT / "build" / "demo" / "summary.json"
 
 
@@ -21,10 +24,12 @@ def _processes_of(home: Path) -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                environment = (entry / "environ").read_bytes()
+                known = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                # A process may overwrite both, never the file that its output goes to.
+                known += os.fsencode(os.readlink(entry / "fd" / "1"))
             except OSError:
                 continue
-            if str(home).encode() in environment:
+            if str(home).encode() in known:
                 found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
 
@@ -42,22 +47,50 @@ def test_the_demo_ends_well_and_says_where_its_results_are() -> None:
     assert summary["seconds"]["run"] < 90
     assert summary["resident_mib"] < 4096
     assert (PROJECT / "build" / "demo" / "report.html").stat().st_size > 10_000
-    assert _processes_of(PROJECT / ".local" / "demo") == []
+    assert _processes_of(HOME) == []
 
 
-def test_ctrl_c_leaves_no_process_behind() -> None:
-    home = PROJECT / ".local" / "demo"
+def _started() -> "subprocess.Popen[str]":
     demo = subprocess.Popen(COMMAND, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     assert demo.stdout is not None
     for line in demo.stdout:
         if line.startswith("localcloud ready"):
             break
-    assert _processes_of(home)
+    assert _processes_of(HOME)
     time.sleep(1)
-    demo.send_signal(signal.SIGINT)
+    return demo
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupted_demo_leaves_no_process_behind(number: signal.Signals) -> None:
+    demo = _started()
+    demo.send_signal(number)
+    time.sleep(0.5)
+    demo.send_signal(number)  # impatience changes nothing
     demo.communicate(timeout=60)
     assert demo.returncode == 130
-    assert _processes_of(home) == []
+    assert _processes_of(HOME) == []
+
+
+def test_what_a_killed_demo_left_is_stopped_by_make_down() -> None:
+    demo = _started()
+    demo.kill()
+    demo.communicate(timeout=60)
+    assert _processes_of(HOME)
+    down = subprocess.run(
+        [*COMMAND[:-1], "down"], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+    assert (down.returncode, down.stdout) == (0, "stopped\n")
+    assert _processes_of(HOME) == []
+
+
+def test_a_second_demo_is_refused_while_one_runs() -> None:
+    demo = _started()
+    second = subprocess.run(COMMAND, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"(process {demo.pid})" in second.stderr
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:

@@ -3,12 +3,14 @@
 Later issues extend this test: every place where a secret could stay is a line of `_places`.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stack.object_store import BUCKET
+from stack.stack import THING
 
 
 def _places(world: Any) -> Iterator[tuple[str, bytes]]:
@@ -39,10 +41,16 @@ def _objects(world: Any) -> Iterator[tuple[str, bytes]]:
             yield each["Key"], body.read()
 
 
+def _device_key(world: Any) -> str:
+    kept = (world.stack.home / "devices" / THING / "device.key").read_text()
+    return str(json.loads(kept)["device_key"])
+
+
 def _secrets(world: Any) -> dict[str, str]:
     return {
         **world.stack.credentials.secret_values(),
         "azure account key": world.azure.account_key,
+        "device key": _device_key(world),
     }
 
 

@@ -35,7 +35,7 @@ class Watch:
 
     async def run(self) -> None:
         async for event in self.trigger.run():
-            self.fired.append(event.payload["uri"])
+            self.fired += [upload["uri"] for upload in event.payload["uploads"]]
 
     async def until_fired(self, count: int) -> None:
         async with asyncio.timeout(SOON):

@@ -28,11 +28,13 @@ class OpenInference:
     """The protocol's endpoints.
 
     :param runtime: what answers
+    :param thing: the device's registered name, told with the server's metadata
     :param max_body_bytes: requests above are refused with 413 (default: 64 MiB)
     """
 
-    def __init__(self, runtime: Runtime, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, runtime: Runtime, thing: str, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._runtime = runtime
+        self._thing = thing
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[BaseRoute]:
@@ -51,7 +53,8 @@ class OpenInference:
         return routes
 
     async def _server(self, request: Request) -> Response:
-        return JSONResponse({"name": SERVER_NAME, "version": __version__, "extensions": []})
+        facts = {"name": SERVER_NAME, "version": __version__, "extensions": []}
+        return JSONResponse({**facts, "thing": self._thing})
 
     async def _live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -99,13 +102,16 @@ class OpenInference:
         return bytes(body)
 
 
-def build_app(runtime: Runtime, token: str, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
+def build_app(
+    runtime: Runtime, thing: str, token: str, max_body_bytes: int = MAX_BODY_BYTES
+) -> Starlette:
     """Return the inference endpoint as an ASGI application.
 
+    :param thing: the device's registered name
     :param token: the bearer token that all but health takes
     """
     return Starlette(
-        routes=OpenInference(runtime, max_body_bytes).routes(),
+        routes=OpenInference(runtime, thing, max_body_bytes).routes(),
         middleware=[Middleware(BearerAuthentication, token=token, public=HEALTH)],
         exception_handlers={
             RequestError: _refused,

@@ -75,7 +75,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 async def _serve(settings: Settings, home: Home, listener: socket.socket) -> None:
     runtime = Runtime()
-    app = build_app(runtime, settings.api_token or home.api_token())
+    app = build_app(runtime, settings.thing, settings.api_token or home.api_token())
     config = uvicorn.Config(
         app,
         lifespan="off",

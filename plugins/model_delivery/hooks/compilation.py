@@ -4,12 +4,21 @@ Source: SageMaker API, CreateCompilationJob, DescribeCompilationJob, ListCompila
 StopCompilationJob.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-from model_delivery.jobs.service import Call, Handle, JobDescription, JobService
+from model_delivery.jobs.service import (
+    Call,
+    Handle,
+    Intent,
+    JobDescription,
+    JobList,
+    JobService,
+    ListedJob,
+)
 from model_delivery.jobs.status import StatusTable
 
 # SageMaker begins the reason of a failure that the caller caused with this.
@@ -46,19 +55,47 @@ class CompilationJobHook(AwsBaseHook):
         self.client.stop_compilation_job(CompilationJobName=name)
 
 
+class CompilationJobList(JobList):
+    """ListCompilationJobs of what was modified since: one page however many jobs wait."""
+
+    takes_watermark = True
+
+    def call(self, scope: str, modified_after: datetime | None) -> Call:
+        """ListCompilationJobs; a creation time never changes, so pages in its order stay put."""
+        order = "Descending" if modified_after is None else "Ascending"
+        parameters = {"MaxResults": 100, "SortBy": "CreationTime", "SortOrder": order}
+        since = {"LastModifiedTimeAfter": modified_after} if modified_after else {}
+        return Call("list_compilation_jobs", {**parameters, **since})
+
+    def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
+        """Name, status and last change of each job."""
+        return [
+            ListedJob(
+                key=each["CompilationJobName"],
+                status=each["CompilationJobStatus"],
+                modified=each.get("LastModifiedTime") or each["CreationTime"],
+            )
+            for each in response["CompilationJobSummaries"]
+        ]
+
+
 class CompilationJobs(JobService):
     """Compilation jobs for the lifecycle: the name identifies a job."""
 
     hook_path = "model_delivery.hooks.compilation.CompilationJobHook"
     noun = "compilation job"
     name_parameter = "CompilationJobName"
+    unique_names = True
     taken_codes = frozenset({"ResourceInUse"})
+    job_list = CompilationJobList()
+    filled_in = frozenset({"InputConfig.FrameworkVersion"})
     statuses = StatusTable(
         service="SageMaker",
         running=("STARTING", "INPROGRESS", "STOPPING"),
         succeeded=("COMPLETED",),
         failed=("FAILED",),
         stopped=("STOPPED",),
+        stopping=("STOPPING",),
     )
 
     def submit_call(self, request: Mapping[str, Any]) -> Call:
@@ -91,15 +128,23 @@ class CompilationJobs(JobService):
         """StopCompilationJob."""
         return Call("stop_compilation_job", {"CompilationJobName": handle["name"]})
 
-    def find_calls(self, request: Mapping[str, Any]) -> Sequence[Call]:
-        """DescribeCompilationJob: the name is ours."""
-        return self.describe_calls({"name": request["CompilationJobName"]})
+    def search(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the name: nobody else's job has it."""
+        return {"name": request["CompilationJobName"]}
 
-    def found(
-        self, request: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
-    ) -> tuple[Handle, Mapping[str, Any]]:
-        """Return the job, and the part of its request that Describe gives back."""
-        (answer,) = responses
-        handle = {"name": answer["CompilationJobName"], "arn": answer["CompilationJobArn"]}
-        theirs = {key: answer[key] for key in ("RoleArn", "InputConfig", "OutputConfig")}
-        return handle, theirs
+    def find_calls(self, intent: Intent) -> Sequence[Call]:
+        """DescribeCompilationJob: the list may lag behind."""
+        return self.describe_calls({"name": intent.search["name"]})
+
+    def found(self, intent: Intent, responses: Iterable[Mapping[str, Any]]) -> Iterator[Handle]:
+        """Yield the job of that name."""
+        for answer in responses:
+            yield {"name": answer["CompilationJobName"], "arn": answer["CompilationJobArn"]}
+
+    def requested(self, description: JobDescription) -> Mapping[str, Any]:
+        """Return everything but the tags, which Describe leaves out."""
+        fields = (
+            "RoleArn", "ModelPackageVersionArn", "InputConfig", "OutputConfig", "VpcConfig",
+            "StoppingCondition",
+        )  # fmt: skip
+        return {name: description.detail.get(name) for name in fields}

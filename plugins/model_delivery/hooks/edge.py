@@ -4,14 +4,23 @@ Sources: IoT Greengrass v2 API (CreateComponentVersion, CreateDeployment, GetDep
 ListEffectiveDeployments, CancelDeployment); Open Inference Protocol v2, REST.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook
 
 from model_delivery.exceptions import EdgeError
-from model_delivery.jobs.service import Call, Handle, JobDescription, JobService
+from model_delivery.jobs.service import (
+    Call,
+    Handle,
+    Intent,
+    JobDescription,
+    JobList,
+    JobService,
+    ListedJob,
+)
 from model_delivery.jobs.status import JobState, StatusTable
 
 if TYPE_CHECKING:
@@ -26,6 +35,31 @@ class GreengrassV2Hook(AwsBaseHook):
         super().__init__(*args, **kwargs)
 
 
+class EffectiveDeployments(JobList):
+    """ListEffectiveDeployments of one core device: how far each deployment got there."""
+
+    # Whether the deployment was cancelled or replaced is not in this list.
+    tells_the_end = False
+    reads_per_description = 5
+    token_parameter = "nextToken"
+
+    def scope(self, handle: Handle) -> str:
+        """Return the device."""
+        return handle["thing"]
+
+    def call(self, scope: str, modified_after: datetime | None) -> Call:
+        """ListEffectiveDeployments."""
+        parameters = {"coreDeviceThingName": scope, "maxResults": 100}
+        return Call("list_effective_deployments", parameters)
+
+    def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
+        """Deployment id and the device's word on it."""
+        return [
+            ListedJob(each["deploymentId"], each["coreDeviceExecutionStatus"])
+            for each in response["effectiveDeployments"]
+        ]
+
+
 class Deployments(JobService):
     """Deployments to one core device, for the lifecycle.
 
@@ -36,6 +70,9 @@ class Deployments(JobService):
     hook_path = "model_delivery.hooks.edge.GreengrassV2Hook"
     noun = "deployment"
     name_parameter = "deploymentName"
+    job_list = EffectiveDeployments()
+    # The client token was used with another request.
+    taken_codes = frozenset({"ConflictException"})
     statuses = StatusTable(
         service="Greengrass",
         running=("ACTIVE", "QUEUED", "IN_PROGRESS"),
@@ -44,9 +81,13 @@ class Deployments(JobService):
         stopped=("CANCELED", "INACTIVE"),
     )
 
+    def key(self, handle: Handle) -> str:
+        """Return the deployment id: names repeat."""
+        return handle["id"]
+
     def submit_call(self, request: Mapping[str, Any]) -> Call:
-        """CreateDeployment."""
-        return Call("create_deployment", request)
+        """CreateDeployment; the token makes a call that is sent twice one deployment (8 hours)."""
+        return Call("create_deployment", {**request, "clientToken": request["deploymentName"]})
 
     def submitted(self, request: Mapping[str, Any], response: Mapping[str, Any]) -> Handle:
         """Deployment id, name and device."""
@@ -85,20 +126,29 @@ class Deployments(JobService):
         """CancelDeployment: devices that have not started keep what they have."""
         return Call("cancel_deployment", {"deploymentId": handle["id"]})
 
-    def find_calls(self, request: Mapping[str, Any]) -> Sequence[Call]:
-        """ListDeployments of the target: the name is ours, but Greengrass lets it repeat."""
-        return [Call("list_deployments", {"targetArn": request["targetArn"], "maxResults": 100,
-                                          "historyFilter": "ALL"})]  # fmt: skip
+    def search(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return name and target: Greengrass lets names repeat."""
+        return {"name": request["deploymentName"], "target": request["targetArn"]}
 
-    def found(
-        self, request: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
-    ) -> tuple[Handle, Mapping[str, Any]] | None:
-        """Return the deployment of our name among the target's."""
-        for each in responses[0]["deployments"]:
-            if each.get("deploymentName") == request["deploymentName"]:
-                handle = self.submitted(request, each)
-                return handle, {"targetArn": each["targetArn"]}
-        return None
+    def find_calls(self, intent: Intent) -> Sequence[Call]:
+        """ListDeployments of the target, all that ever were."""
+        filters = {"targetArn": intent.search["target"], "historyFilter": "ALL"}
+        return [Call("list_deployments", filters, paged=True)]
+
+    def found(self, intent: Intent, responses: Iterable[Mapping[str, Any]]) -> Iterator[Handle]:
+        """Yield the deployments of our name among the target's."""
+        for page in responses:
+            for each in page["deployments"]:
+                if each.get("deploymentName") == intent.search["name"]:
+                    yield {
+                        "name": each["deploymentName"],
+                        "id": each["deploymentId"],
+                        "thing": _thing(each["targetArn"]),
+                    }
+
+    def requested(self, description: JobDescription) -> Mapping[str, Any]:
+        """Return target and components."""
+        return {name: description.detail.get(name) for name in ("targetArn", "components")}
 
 
 def _thing(target_arn: str) -> str:
@@ -132,6 +182,10 @@ class EdgeInferenceHook(BaseHook):
             headers={"Authorization": f"Bearer {connection.password}"},
             timeout=httpx.Timeout(30.0, connect=5.0),
         )
+
+    def thing_name(self) -> str | None:
+        """Return the name under which the device is registered, as it says itself."""
+        return self._call("GET", "/v2").get("thing")
 
     def metadata(self, model: str) -> dict[str, Any]:
         """Return the model's metadata, with the digest of the bundle that is running."""

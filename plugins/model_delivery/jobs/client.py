@@ -1,74 +1,137 @@
 """Runs a service's calls over a hook, synchronously in a worker, asynchronously in a triggerer."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from typing import Any, TypeVar
 
-from model_delivery.exceptions import DeliveryError, JobRefusedError
-from model_delivery.jobs.service import Call, Handle, JobDescription, JobService
+from model_delivery.exceptions import DeliveryError, JobMissingError, JobRefusedError
+from model_delivery.jobs.faults import REFUSED_CODES, STATE_CODES, error_code, is_service_error
+from model_delivery.jobs.rate import backoff
+from model_delivery.jobs.retries import MAX_FAILURES, Pause
+from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
 
-# The caller is at fault: the same request cannot succeed later. Everything else may.
-REFUSED_CODES = frozenset(
-    {
-        "AccessDenied", "AccessDeniedException", "ExpiredTokenException", "IncompleteSignature",
-        "InvalidClientTokenId", "InvalidParameterValue", "InvalidSignatureException",
-        "MissingAuthenticationTokenException", "SignatureDoesNotMatch",
-        "UnrecognizedClientException", "ValidationException",
-    }
-)  # fmt: skip
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+# Right after a job was made, a service may not know it yet: believed when it says so this often.
+MISSING_ANSWERS = 3
 
 
-def error_code(error: Exception) -> str:
-    """Return the service's error code, or an empty string where it never answered."""
-    response = getattr(error, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
+class Stop(Enum):
+    """What came of asking for a stop."""
+
+    ASKED = "asked"
+    ENDED = "it had ended already"
+    IMPOSSIBLE = "the service has no stop"
 
 
 class JobClient:
-    """One service over one open hook, in a worker."""
+    """One service over one open hook, in a worker.
 
-    def __init__(self, service: JobService, hook: Any) -> None:
+    :param pause: how it sleeps between attempts; cut short when the task is killed.
+    """
+
+    def __init__(self, service: JobService, hook: Any, pause: Pause | None = None) -> None:
         self.service = service
+        self.pause = pause or Pause()
         self._hook = hook
 
     def run(self, call: Call) -> Mapping[str, Any]:
-        """Run one call; the service's own error stays as it is."""
+        """Run one call once; the service's own error stays as it is."""
         response: Mapping[str, Any] = getattr(self._hook.conn, call.operation)(**call.parameters)
         return response
 
-    def run_clearly(self, call: Call) -> Mapping[str, Any]:
-        """Run one call; an error names the operation and the next step."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            return self.run(call)
-        except ClientError as error:
-            message = f"{call.operation} was refused: {error}"
-            if error_code(error) in REFUSED_CODES:
-                raise JobRefusedError(
-                    f"{message.rstrip('.')}. Correct the request, or the key's rights."
-                ) from error
-            raise DeliveryError(message) from error
-        except BotoCoreError as error:
-            raise DeliveryError(
-                f"{call.operation} got no answer: {error}: check the endpoint of connection "
-                f"{self._hook.aws_conn_id!r} and that it is up"
-            ) from error
+    def _answers(self, call: Call) -> Iterator[Mapping[str, Any]]:
+        if not call.paged:
+            yield self.run(call)
+            return
+        yield from self._hook.conn.get_paginator(call.operation).paginate(**call.parameters)
 
     def describe(self, handle: Handle) -> JobDescription:
-        """Describe a job."""
-        return self.service.described(handle, self._all(self.service.describe_calls(handle)))
+        """Describe a job.
 
-    def find(self, request: Mapping[str, Any]) -> tuple[Handle, Mapping[str, Any]] | None:
-        """Return the job under the request's name, with the request it was made with."""
-        return self.service.found(request, self._all(self.service.find_calls(request)))
+        :raises JobMissingError: when the service does not know it (any more).
+        :raises UnknownStatusError: when its status is in no row of the service's table.
+        """
+        calls = self.service.describe_calls(handle)
+        answers = self._patiently(lambda: [self.run(call) for call in calls], handle)
+        return self.service.described(handle, answers)
 
-    def _all(self, calls: Sequence[Call]) -> list[Mapping[str, Any]]:
-        return [self.run_clearly(call) for call in calls]
+    def find(self, intent: Intent) -> list[Handle]:
+        """Return the jobs that may be the intent's and were not there before it."""
+        calls = self.service.find_calls(intent)
 
-    def stop(self, handle: Handle) -> bool:
-        """Ask the service to stop the job; False where it has no stop."""
+        def look() -> list[Handle]:
+            answers = (answer for call in calls for answer in self._answers(call))
+            try:
+                return list(self.service.found(intent, answers))
+            except Exception as error:
+                if error_code(error) in self.service.missing_codes:
+                    return []
+                raise
+
+        found = self._patiently(look, intent.search)
+        return [handle for handle in found if self.service.key(handle) not in intent.known]
+
+    def stop(self, handle: Handle) -> Stop:
+        """Ask the service to stop the job.
+
+        :raises DeliveryError: when the service did not take the request.
+        """
         call = self.service.stop_call(handle)
         if call is None:
-            return False
-        self.run_clearly(call)
-        return True
+            return Stop.IMPOSSIBLE
+        try:
+            # Not cut short by a kill, which is why it is asked.
+            self._patiently(lambda: self.run(call), handle, Pause())
+        except JobMissingError:
+            return Stop.ENDED
+        except (DeliveryError, JobRefusedError):
+            # Services refuse to stop what has ended; only then is the refusal good news.
+            if self.describe(handle).state.terminal:
+                return Stop.ENDED
+            raise
+        return Stop.ASKED
+
+    def _patiently(
+        self, ask: Callable[[], Answer], about: Mapping[str, Any], pause: Pause | None = None
+    ) -> Answer:
+        """Ask until there is an answer; an error names the job and the next step."""
+        pause = pause or self.pause
+        failures = 0
+        while True:
+            try:
+                return ask()
+            except Exception as error:
+                if not is_service_error(error):
+                    raise
+                failures += 1
+                if failures >= self._most_failures(error) or pause.cut:
+                    raise self._clear(error, about) from error
+                log.warning("%s (%d of %d): asking again", error, failures, MAX_FAILURES)
+                pause.sleep(backoff(failures))
+
+    def _most_failures(self, error: Exception) -> int:
+        code = error_code(error)
+        if code in self.service.missing_codes:
+            return MISSING_ANSWERS
+        return 1 if code in REFUSED_CODES | STATE_CODES else MAX_FAILURES
+
+    def _clear(self, error: Exception, about: Mapping[str, Any]) -> Exception:
+        job = f"{self.service.noun} {about.get('arn') or about.get('name') or dict(about)}"
+        code = error_code(error)
+        if code in self.service.missing_codes:
+            return JobMissingError(
+                f"{job} is not known to the service (any more): {error}. Somebody deleted it, or "
+                "the connection leads to another account or region"
+            )
+        if code in REFUSED_CODES:
+            text = str(error).rstrip(".")
+            return JobRefusedError(f"{job}: {text}. Correct the request, or the key's rights.")
+        if code:
+            return DeliveryError(f"{job}: {error}")
+        return DeliveryError(
+            f"{job}: the service gave no answer: {error}: check the endpoint of connection "
+            f"{self._hook.aws_conn_id!r} and that it is up"
+        )

@@ -1,6 +1,5 @@
 """The operator of every external job: submit once, wait in either mode, stop when killed."""
 
-import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,29 +10,43 @@ from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import BaseOperator, Context
 
 from model_delivery.aws import AwsConnected
-from model_delivery.exceptions import DeliveryError, JobFailedError, JobRefusedError
+from model_delivery.exceptions import DeliveryError
+from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.submission import Submission
-from model_delivery.jobs.trigger import JobTrigger
+from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
+from model_delivery.lineage import ReportsLineage
 from model_delivery.links.job import JOB_LINK_KEY, JobLink
 
 JOB_KEY = "job"
+# A user ended the task while it submitted. Airflow learns at the next heartbeat, and of a task that
+# defers before that it refuses the deferral without a word to the operator.
+USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
 
 
-class JobOperator(AwsConnected, BaseOperator):
+class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
     """Submits one external job and, unless told otherwise, waits for it.
 
     The job's identity is pushed to XCom under `job` right after the submission, so that links,
     sensors and failed runs have it; `return_value` follows on success.
 
+    A task that is killed, cleared or runs out of time stops its job where the service can. So does
+    one that fails for good while its job is running.
+
     :param wait_for_completion: wait for the job to end. (default: True)
     :param deferrable: wait in the triggerer instead of a worker slot.
         (default: Airflow's `operators.default_deferrable`)
-    :param poll_interval: time between two looks at the service, in seconds. (default: 2)
-    :param job_timeout: time the job may take, in seconds; None leaves it to the service's own
-        limit. A job that takes longer is stopped and the task fails. (default: None)
+    :param poll_interval: shortest time between two looks at the service, in seconds. (default: 2)
+    :param max_poll_interval: longest time between two looks while deferred, in seconds: a job that
+        has run for long is looked at more rarely. (default: 30)
+    :param outage_timeout: how long the service may give no usable answer while deferred before the
+        wait fails, in seconds; the job goes on and a retry finds it again. (default: 900)
+    :param job_timeout: time to wait for the job, in seconds; None leaves it to the service's own
+        limit. A job that takes longer is stopped and the task fails. In the triggerer
+        `execution_timeout` limits the wait too. (default: None)
     """
 
     def __init__(
@@ -42,6 +55,8 @@ class JobOperator(AwsConnected, BaseOperator):
         wait_for_completion: bool = True,
         deferrable: bool | None = None,
         poll_interval: float = 2.0,
+        max_poll_interval: float = LONGEST_POLL_INTERVAL,
+        outage_timeout: float = OUTAGE_SECONDS,
         job_timeout: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -51,8 +66,11 @@ class JobOperator(AwsConnected, BaseOperator):
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
         self.poll_interval = poll_interval
+        self.max_poll_interval = max_poll_interval
+        self.outage_timeout = outage_timeout
         self.job_timeout = job_timeout
-        self._handle: Handle | None = None
+        self._attempt: Attempt | None = None
+        self._ended: JobDescription | None = None
 
     operator_extra_links = (JobLink(),)
 
@@ -90,32 +108,68 @@ class JobOperator(AwsConnected, BaseOperator):
     def execute(self, context: Context) -> Any:
         """Submit once, then wait as told."""
         request = self.build_request()
-        submission = self._submission(context)
-        handle, made = submission.submit_once(request)
-        self._handle = handle
-        noun = self.service.noun
-        self.log.info("%s %s %s", "Submitted" if made else "Attached to", noun, handle["name"])
-        context["ti"].xcom_push(key=JOB_KEY, value=dict(self.identity(handle)))
-        context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page_url(handle))
-        if not self.wait_for_completion:
-            return dict(self.result(self.client.describe(handle)))
-        description = self.client.describe(handle)
-        if description.state is JobState.RUNNING and self.deferrable:
-            self.defer(
-                trigger=self.trigger(handle),
-                method_name="execute_complete",
-                timeout=timedelta(seconds=self.job_timeout) if self.job_timeout else None,
-            )
-        return self._finish(context, self._poll(description))
+        attempt = self._begin(context)
+        with attempt.running():
+            description = attempt.submit(request)
+            handle = description.handle
+            context["ti"].xcom_push(key=JOB_KEY, value=dict(self.identity(handle)))
+            context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page_url(handle))
+            if self.wait_for_completion:
+                return self._wait(context, attempt, description)
+            attempt.submission.end(Outcome.DONE)
+            self._ended = description
+            return dict(self.result(description))
 
-    def _submission(self, context: Context) -> Submission:
+    def _begin(self, context: Context) -> Attempt:
         store = context.get("task_state_store")
         if store is None:
             raise DeliveryError(
                 "Airflow gave this task no task state store, without which a retry could submit a "
                 "second job: model-delivery needs Airflow 3.3 or later"
             )
-        return Submission(self.client, store, context["ti"])
+        ti: Any = context["ti"]
+        submission = Submission(self.client, store, ti)
+        last = ti.try_number > ti.max_tries
+        self._attempt = Attempt(self.client, submission, self.log, last=last)
+        return self._attempt
+
+    def _wait(
+        self,
+        context: Context,
+        attempt: Attempt,
+        description: JobDescription,
+        *,
+        deferrable: bool | None = None,
+    ) -> Any:
+        """Wait for the job in the triggerer or here, and read how it ended."""
+        deferrable = self.deferrable if deferrable is None else deferrable
+        if description.state is JobState.RUNNING and deferrable and not attempt.killed:
+            if (state := task_state(context["ti"])) in USER_ENDED:
+                attempt.fail(f"the task is {state} already")
+            self.defer(
+                trigger=self.trigger(description.handle),
+                method_name="execute_complete",
+                timeout=self._longest_wait,
+            )
+        description = attempt.wait(description, self.poll_interval, self.job_timeout)
+        attempt.settle(description)
+        self._ended = description
+        return dict(self.result(description))
+
+    @property
+    def ended(self) -> JobDescription:
+        """The job as it ended, once the task waited for it."""
+        if self._ended is None:
+            raise DeliveryError("the task has not waited for its job to end")
+        return self._ended
+
+    @property
+    def _longest_wait(self) -> timedelta | None:
+        # Airflow itself holds no deferred task to its execution_timeout.
+        given = [self.execution_timeout] if self.execution_timeout else []
+        if self.job_timeout:
+            given.append(timedelta(seconds=self.job_timeout))
+        return min(given, default=None)
 
     def trigger(self, handle: Handle) -> JobTrigger:
         """Return the trigger that waits for the job."""
@@ -124,68 +178,59 @@ class JobOperator(AwsConnected, BaseOperator):
             service=f"{service.__module__}.{service.__qualname__}",
             handle=handle,
             poll_interval=self.poll_interval,
+            max_poll_interval=self.max_poll_interval,
+            outage_timeout=self.outage_timeout,
             **self.connection_settings,
         )
 
-    def _poll(self, description: JobDescription) -> JobDescription:
-        deadline = time.monotonic() + self.job_timeout if self.job_timeout else None
-        while description.state is JobState.RUNNING:
-            if deadline and time.monotonic() > deadline:
-                self._stop(description.handle, f"it took over {self.job_timeout:.0f} s")
-                raise JobFailedError(f"{self._label(description.handle)} was stopped: too slow")
-            time.sleep(self.poll_interval)
-            description = self.client.describe(description.handle)
-        return description
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Finish after the wait: an event only says that it is time to ask the service again.
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
-        """Finish after the wait: the service is asked again, an event only says that it is time."""
-        handle = self._resumed_handle(context, event)
-        self._handle = handle
-        if event and event.get("error"):
-            raise DeliveryError(f"waiting for {self._label(handle)} failed: {event['error']}")
-        # Attached to a job that is still running: an event of an older trigger, or a lost one.
-        return self._finish(context, self._poll(self.client.describe(handle)))
+        So an event of another version of the trigger, or one that came too early, does no harm.
+        """
+        seen: Mapping[str, Any] = event if isinstance(event, Mapping) else {}
+        return self._resume(context, seen.get("handle"), seen.get("error"))
 
-    def _resumed_handle(self, context: Context, event: Mapping[str, Any] | None) -> Handle:
-        if event and event.get("handle"):
-            return dict(event["handle"])
-        handle, _made = self._submission(context).submit_once(self.build_request())
-        return handle
+    def _resume(self, context: Context, handle: Any, error: Any) -> Any:
+        attempt = self._begin(context)
+        with attempt.running():
+            attempt.resume(dict(handle) if isinstance(handle, Mapping) else None)
+            description = attempt.describe()
+            if error and description.state is JobState.RUNNING:
+                self.log.warning("The triggerer could not wait (%s): waiting here", error)
+            return self._wait(context, attempt, description, deferrable=False if error else None)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
     ) -> Any:
         """Stop the job when the wait timed out; Airflow calls no other method of ours then."""
-        from airflow.sdk.exceptions import TaskDeferralTimeout
+        from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralTimeout:
-            handle = self._resumed_handle(context, None)
-            self._stop(handle, "the wait timed out")
-            raise
+            return self._time_out(context)
+        except TaskDeferralError as error:
+            return self._resume(context, None, f"{type(error).__name__}: {error}")
 
-    def _finish(self, context: Context, description: JobDescription) -> Any:
-        if description.state is JobState.SUCCEEDED:
-            self.log.info("%s is %s", self._label(description.handle), description.status)
-            return dict(self.result(description))
-        self._submission(context).forget_failed()
-        reason = description.reason or "the service gave no reason"
-        message = f"{self._label(description.handle)} ended {description.status}: {reason}"
-        raise (JobFailedError if description.retryable else JobRefusedError)(message)
+    def _time_out(self, context: Context) -> Any:
+        attempt = self._begin(context)
+        with attempt.running():
+            attempt.resume(None)
+            description = attempt.describe()
+            if description.state is JobState.RUNNING:
+                attempt.fail(f"the wait took over {self._longest_wait}")
+            return self._wait(context, attempt, description)
 
     def on_kill(self) -> None:
-        """Stop the job when the task is killed in the worker."""
-        if self._handle is not None:
-            self._stop(self._handle, "the task was killed")
+        """Stop the job when the task is killed in the worker, or runs out of time there."""
+        if self._attempt is not None:
+            self._attempt.kill()
 
-    def _stop(self, handle: Handle, why: str) -> None:
-        if self.client.stop(handle):
-            self.log.info("Asked to stop %s: %s", self._label(handle), why)
-        else:
-            self.log.warning(
-                "%s goes on although %s: the service has no stop", self._label(handle), why
-            )
 
-    def _label(self, handle: Handle) -> str:
-        return f"{self.service.noun} {handle.get('arn') or handle['name']}"
+def task_state(ti: Any) -> str | None:
+    """Return the state that Airflow's database has of a task that is running here."""
+    states = ti.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+    )
+    return next(iter(states.get(ti.run_id, {}).values()), None)

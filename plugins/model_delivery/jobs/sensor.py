@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ from model_delivery.exceptions import DeliveryError, JobFailedError, JobRefusedE
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
-from model_delivery.jobs.trigger import JobTrigger
+from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
 
 
 class JobSensor(AwsConnected, BaseSensorOperator):
@@ -22,10 +23,23 @@ class JobSensor(AwsConnected, BaseSensorOperator):
 
     :param deferrable: wait in the triggerer instead of a worker slot.
         (default: Airflow's `operators.default_deferrable`)
+    :param max_poll_interval: longest time between two looks while deferred, in seconds: a job that
+        has run for long is looked at more rarely; `poke_interval` is the shortest. (default: 30)
+    :param outage_timeout: how long the service may give no usable answer while deferred before the
+        wait fails, in seconds. (default: 900)
     """
 
-    def __init__(self, *, deferrable: bool | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        deferrable: bool | None = None,
+        max_poll_interval: float = LONGEST_POLL_INTERVAL,
+        outage_timeout: float = OUTAGE_SECONDS,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.max_poll_interval = max_poll_interval
+        self.outage_timeout = outage_timeout
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
@@ -59,7 +73,11 @@ class JobSensor(AwsConnected, BaseSensorOperator):
             looked = self.poke(context)
             if isinstance(looked, PokeReturnValue):
                 return looked.xcom_value
-            self.defer(trigger=self._trigger(), method_name="execute_complete")
+            self.defer(
+                trigger=self._trigger(),
+                method_name="execute_complete",
+                timeout=timedelta(seconds=self.timeout),
+            )
         return super().execute(context)
 
     def _trigger(self) -> JobTrigger:
@@ -68,6 +86,8 @@ class JobSensor(AwsConnected, BaseSensorOperator):
             service=f"{service.__module__}.{service.__qualname__}",
             handle=self.handle(),
             poll_interval=float(self.poke_interval),
+            max_poll_interval=self.max_poll_interval,
+            outage_timeout=self.outage_timeout,
             **self.connection_settings,
         )
 
@@ -79,12 +99,20 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         if description.state is JobState.SUCCEEDED:
             return PokeReturnValue(True, dict(self.result(description)))
         reason = description.reason or "the service gave no reason"
-        message = f"{self.service.noun} {description.handle['name']} ended {description.status}: "
-        kind = JobFailedError if description.retryable else JobRefusedError
-        raise kind(message + reason)
+        message = f"{self._label} ended {description.status}: {reason}"
+        raise (JobFailedError if description.retryable else JobRefusedError)(message)
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
-        """Finish after the wait: the service is asked again, an event only says that it is time."""
-        if event and event.get("error"):
-            raise DeliveryError(f"waiting for {self.service.noun} failed: {event['error']}")
-        return self.execute(context)
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Finish after the wait: an event only says that it is time to ask the service again."""
+        error = event.get("error") if isinstance(event, Mapping) else None
+        if not error:
+            return self.execute(context)
+        # A fault of the triggerer's: what the service says decides, and a retry waits anew.
+        looked = self.poke(context)
+        if isinstance(looked, PokeReturnValue):
+            return looked.xcom_value
+        raise DeliveryError(f"the triggerer could not wait for {self._label}: {error}")
+
+    @property
+    def _label(self) -> str:
+        return f"{self.service.noun} {self.handle()['name']}"

@@ -6,8 +6,9 @@ twin.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar
 
 from model_delivery.jobs.status import JobState, StatusTable
@@ -22,6 +23,23 @@ class Call:
 
     operation: str
     parameters: Mapping[str, Any]
+    # Whether the answer comes in pages: then each page is an answer of its own.
+    paged: bool = False
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What a try is about to submit, persisted before the call: a later try can look for it.
+
+    :param search: what `JobService.search` said identifies the job: JSON-ready, no secrets.
+    :param at: when, by Airflow's clock.
+    :param known: ids of the jobs that the search finds and that were there before; only filled for
+        services that take no name.
+    """
+
+    search: Mapping[str, Any]
+    at: datetime
+    known: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -39,22 +57,88 @@ class JobDescription:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ListedJob:
+    """A job as a list shows it.
+
+    :param key: what `JobService.key` says of its handle.
+    :param modified: the service's own time of its last change, where the list takes a watermark.
+    """
+
+    key: str
+    status: str
+    modified: datetime | None = None
+
+
+class JobList(ABC):
+    """A list operation that tells of many jobs in one answer; the jobs of one scope share a read.
+
+    A list may lie (a job missing, a stale entry), so each waiting job is also described by itself
+    now and then.
+    """
+
+    # The list filters by "modified after": a read is of what changed, not of everything.
+    takes_watermark: ClassVar[bool] = False
+    # A terminal status in the list is the job's end; otherwise its own description decides.
+    tells_the_end: ClassVar[bool] = True
+    # How many reads of the list may pass until a job is described by itself.
+    reads_per_description: ClassVar[int] = 300
+    token_parameter: ClassVar[str] = "NextToken"
+
+    def scope(self, handle: Handle) -> str:
+        """Return what one read of the list is limited to; empty for all jobs of the account."""
+        return ""
+
+    @abstractmethod
+    def call(self, scope: str, modified_after: datetime | None) -> Call:
+        """Return the call for the first page.
+
+        :param modified_after: the watermark; None asks for all, newest first.
+        """
+
+    @abstractmethod
+    def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
+        """Read one page."""
+
+    def next_token(self, response: Mapping[str, Any]) -> str | None:
+        """Return the token of the next page, or None after the last."""
+        return response.get(self.token_parameter) or None
+
+
 class JobService(ABC):
-    """One kind of external job. Subclasses are stateless."""
+    """One kind of external job. Subclasses are stateless.
+
+    A hook's client raises botocore's errors: `ClientError` with the service's code where it
+    answered, another `BotoCoreError` where it did not.
+    """
 
     hook_path: ClassVar[str]
     noun: ClassVar[str]
     statuses: ClassVar[StatusTable]
-    name_parameter: ClassVar[str]
+    # The parameter that takes the job's name; None where the service lets nobody name a job.
+    name_parameter: ClassVar[str | None] = None
     # Error codes by which the service says that a name is taken, and that something is unknown.
     taken_codes: ClassVar[frozenset[str]] = frozenset()
+    # How a triggerer learns of many jobs at once; None where it describes each in turn.
+    job_list: ClassVar[JobList | None] = None
     missing_codes: ClassVar[frozenset[str]] = frozenset(
         {"ResourceNotFound", "ResourceNotFoundException"}
     )
+    # Whether a name is taken for ever: creating again is then the way to find out.
+    unique_names: ClassVar[bool] = False
+    # Fields, by path, that the service fills in where a request leaves them out.
+    filled_in: ClassVar[frozenset[str]] = frozenset()
+    # How long a job may take to appear in the service's list after a call that was cut off: a call
+    # may still be on its way when its caller is gone, and lists lag behind. In seconds.
+    settle_seconds: ClassVar[float] = 60.0
+
+    def key(self, handle: Handle) -> str:
+        """Return what tells a job from all others of its service, as its list does."""
+        return handle["name"]
 
     @abstractmethod
     def submit_call(self, request: Mapping[str, Any]) -> Call:
-        """Return the call that makes the job; `request` holds its name."""
+        """Return the call that makes the job; `request` holds its name, where it takes one."""
 
     @abstractmethod
     def submitted(self, request: Mapping[str, Any], response: Mapping[str, Any]) -> Handle:
@@ -73,11 +157,17 @@ class JobService(ABC):
         """Return the call that stops the job, or None where the service has none."""
 
     @abstractmethod
-    def find_calls(self, request: Mapping[str, Any]) -> Sequence[Call]:
+    def search(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what identifies the request's job among others: its name, or what it works on."""
+
+    @abstractmethod
+    def find_calls(self, intent: Intent) -> Sequence[Call]:
         """Return the calls that look for the job a crashed try may have made."""
 
     @abstractmethod
-    def found(
-        self, request: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
-    ) -> tuple[Handle, Mapping[str, Any]] | None:
-        """Read the answers of `find_calls`: the job's handle and the request it was made with."""
+    def found(self, intent: Intent, responses: Iterable[Mapping[str, Any]]) -> Iterator[Handle]:
+        """Yield each job in the answers of `find_calls` that may be the intent's."""
+
+    @abstractmethod
+    def requested(self, description: JobDescription) -> Mapping[str, Any]:
+        """Return the part of the request that the description gives back, as it was given."""

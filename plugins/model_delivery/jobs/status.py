@@ -23,13 +23,17 @@ class JobState(Enum):
 
 @dataclass(frozen=True)
 class StatusTable:
-    """All statuses of one service; one that is in no row is an error."""
+    """All statuses of one service; one that is in no row is an error.
+
+    :param stopping: those of the running ones that say that a stop was already asked for.
+    """
 
     service: str
     running: Collection[str]
     succeeded: Collection[str]
     failed: Collection[str]
     stopped: Collection[str] = ()
+    stopping: Collection[str] = ()
 
     def state(self, status: str, job: str) -> JobState:
         """Return what `status` of `job` means; raise UnknownStatusError naming both otherwise."""

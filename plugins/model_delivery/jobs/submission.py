@@ -2,17 +2,29 @@
 
 Intent is persisted before the call and the handle right after it, in Airflow's task state store,
 which survives a retry. A try that finds an intent without a handle knows that the call may have
-been made: the name is deterministic, so it makes the call again and "already exists" leads it to
-the job, whose request must be ours.
+been made. Where names are unique it makes the call again, and "already exists" leads it to the
+job; elsewhere it looks before it calls. What it finds must have been made with our request.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
-from model_delivery.exceptions import DeliveryError, JobRefusedError, RequestDiffersError
-from model_delivery.jobs.client import REFUSED_CODES, JobClient, error_code
+from model_delivery.exceptions import (
+    AmbiguousJobError,
+    DeliveryError,
+    JobRefusedError,
+    RequestDiffersError,
+)
+from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.faults import REFUSED_CODES, error_code, is_service_error
 from model_delivery.jobs.naming import job_name, resubmissions
-from model_delivery.jobs.service import Handle
+from model_delivery.jobs.rate import backoff
+from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
+from model_delivery.jobs.retries import MAX_FAILURES
+from model_delivery.jobs.service import Handle, Intent
+
+LOOK_SECONDS = 5.0
 
 
 class StateStore(Protocol):
@@ -25,6 +37,13 @@ class StateStore(Protocol):
         """Persist a JSON value."""
 
 
+class Submitted(NamedTuple):
+    """Our job, and whether this call made it."""
+
+    handle: Handle
+    made: bool
+
+
 class Submission:
     """The submission of one task instance.
 
@@ -35,78 +54,210 @@ class Submission:
 
     def __init__(self, client: JobClient, store: StateStore, ti: Any) -> None:
         self._client = client
+        self._service = client.service
         self._store = store
         self._ti = ti
-        # A deliberate clear keeps the state store but must make a new job: it has its own key.
-        self._key = f"model_delivery.job.{resubmissions(ti)}"
+        self._number = resubmissions(ti)
 
-    def submit_once(self, request: Mapping[str, Any]) -> tuple[Handle, bool]:
-        """Return the handle of our job and whether this call made it.
+    @property
+    def handle(self) -> Handle | None:
+        """The job's handle, as far as it was persisted."""
+        return self._load().handle
+
+    def submit_once(self, request: Mapping[str, Any]) -> Submitted:
+        """Return our job, made by this try or by one before it.
 
         :param request: the service's request without a name.
         :raises RequestDiffersError: when a different request stands under our name.
+        :raises AmbiguousJobError: when several jobs may be the one a crashed try made.
+        :raises JobRefusedError: when the service says that the request is wrong.
+        :raises DeliveryError: when the service did not answer for minutes.
         """
-        record = self._record()
-        if record["handle"]:
-            return dict(record["handle"]), False
-        named = {**request, self._client.service.name_parameter: self._name(record)}
-        self._store.set(self._key, record)
-        handle, made = self._create_or_attach(named)
-        self._store.set(self._key, {**record, "handle": handle})
-        return handle, made
-
-    def forget_failed(self) -> None:
-        """After a job that ended badly: the next try submits a new one, under a new name."""
-        record = self._record()
-        self._store.set(self._key, {"generation": record["generation"] + 1, "handle": None})
-
-    def _record(self) -> dict[str, Any]:
-        return dict(self._store.get(self._key) or {"generation": 0, "handle": None})
-
-    def _name(self, record: Mapping[str, Any]) -> str:
-        return job_name(self._ti, int(record["generation"]))
-
-    def _create_or_attach(self, request: Mapping[str, Any]) -> tuple[Handle, bool]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        service = self._client.service
-        name = request[service.name_parameter]
-        if not service.taken_codes and (found := self._client.find(request)):
-            # The service makes a second job under the same name without a word: look first.
-            return self._attach(request, found), False
-        call = service.submit_call(request)
-        try:
-            return service.submitted(request, self._client.run(call)), True
-        except ClientError as error:
-            code = error_code(error)
-            if code in service.taken_codes:
-                return self._attach(request, self._client.find(request)), False
-            message = f"{service.noun} {name} was refused: {error}"
-            if code in REFUSED_CODES or code in service.missing_codes:
-                raise JobRefusedError(f"{message.rstrip('.')}. Correct the request.") from error
-            raise DeliveryError(message) from error
-        except BotoCoreError as error:
-            raise DeliveryError(
-                f"{call.operation} for {service.noun} {name} got no answer: {error}: "
-                "check the connection's endpoint; a retry finds the job if it was made"
-            ) from error
-
-    def _attach(
-        self, request: Mapping[str, Any], found: tuple[Handle, Mapping[str, Any]] | None
-    ) -> Handle:
-        noun = self._client.service.noun
-        name = request[self._client.service.name_parameter]
+        record = self._load()
+        if record.outcome is Outcome.FAILED:
+            record = record.next_generation()
+        named = self._named(request, record.generation)
+        if record.handle:
+            self._require_same(named, record, record.handle)
+            return Submitted(dict(record.handle), made=False)
+        found = self._look_first(named, record)
         if found is None:
-            raise DeliveryError(f"{noun} {name} exists and was gone when looked at: retry")
-        handle, theirs = found
-        differing = [
-            f"{key}: ours {request.get(key)!r}, theirs {theirs.get(key)!r}"
-            for key in sorted(set(request) & set(theirs))
-            if request[key] != theirs[key]
+            record = self._intend(named, record)
+            submitted = self._create(named, record)
+        else:
+            submitted = Submitted(self._attach(named, record, found), made=False)
+            if record.at is None:
+                record = record.intending(named, self._service.search(named), ())
+        self._save(replace(record, handle=submitted.handle))
+        return submitted
+
+    def end(self, outcome: Outcome) -> None:
+        """Note how it ended: after FAILED, the next try makes a new job under a new name."""
+        record = self._load()
+        if record.outcome is not outcome:
+            self._save(replace(record, outcome=outcome))
+
+    def abandoned(self) -> Handle | None:
+        """Return the job that a submission which was cut off did make after all, if it did."""
+        record = self._load()
+        if record.handle or record.outcome is not Outcome.OPEN or record.intent is None:
+            return record.handle
+        return self._only(self._client.find(record.intent), record.intent)
+
+    def superseded(self) -> Iterator["Submission"]:
+        """Yield the submissions before a clear (or a change of `retries`) that are still open."""
+        if self._number == 0:
+            return
+        for number in range(int(self._ti.max_tries) + 1):
+            earlier = Submission(self._client, self._store, self._ti)
+            earlier._number = number
+            record = earlier._load()
+            if number != self._number and record.at and record.outcome is Outcome.OPEN:
+                yield earlier
+
+    @property
+    def _key(self) -> str:
+        # A deliberate clear keeps the state store but must make a new job: it has its own key.
+        return f"model_delivery.job.{self._number}"
+
+    def _load(self) -> Record:
+        return Record.read(self._store.get(self._key))
+
+    def _save(self, record: Record) -> None:
+        self._store.set(self._key, record.written())
+
+    def _named(self, request: Mapping[str, Any], generation: int) -> dict[str, Any]:
+        parameter = self._service.name_parameter
+        if parameter is None:
+            return dict(request)
+        return {**request, parameter: job_name(self._ti, generation)}
+
+    def _intend(self, request: Mapping[str, Any], record: Record) -> Record:
+        search = self._service.search(request)
+        intended = record.intending(request, search, ())
+        if self._service.name_parameter is None:
+            # No name will tell our job from its like: what is there already is not ours.
+            assert intended.intent is not None, "it has just been set"
+            known = tuple(self._service.key(each) for each in self._client.find(intended.intent))
+            intended = record.intending(request, search, known)
+        self._save(intended)
+        return intended
+
+    def _look_first(self, request: Mapping[str, Any], record: Record) -> Handle | None:
+        """Look for the job where creating it could make a second one."""
+        intent = record.intent
+        if intent is None:
+            if self._service.name_parameter is None or self._service.unique_names:
+                return None
+            intent = record.intending(request, self._service.search(request), ()).intent
+            assert intent is not None, "it has just been set"
+            return self._only(self._client.find(intent), intent)
+        changed = differing_fields(request, record.digests)
+        if self._service.unique_names and not changed:
+            return None
+        return self._find(intent)
+
+    def _find(self, intent: Intent) -> Handle | None:
+        """Look until the job is there, or can no longer appear."""
+        settle = 0.0 if self._service.name_parameter else self._service.settle_seconds
+        while True:
+            found = self._only(self._client.find(intent), intent)
+            if found or settle <= 0 or self._client.pause.cut:
+                return found
+            self._client.pause.sleep(min(LOOK_SECONDS, settle))
+            settle -= LOOK_SECONDS
+
+    def _only(self, found: list[Handle], intent: Intent) -> Handle | None:
+        if len(found) <= 1:
+            return found[0] if found else None
+        candidates = ", ".join(sorted(self._service.key(each) for each in found))
+        raise AmbiguousJobError(
+            f"several {self._service.noun}s may be the one this task submitted at "
+            f"{intent.at.isoformat(timespec='seconds')} ({dict(intent.search)}): {candidates}. "
+            "Stop those that nobody needs, then clear the task to submit anew"
+        )
+
+    def _create(self, request: Mapping[str, Any], record: Record) -> Submitted:
+        call = self._service.submit_call(request)
+        failures = 0
+        while True:
+            try:
+                handle = self._service.submitted(request, self._client.run(call))
+                return Submitted(handle, made=True)
+            except Exception as error:
+                if not is_service_error(error):
+                    raise
+                failures += 1
+                found = self._after_failure(error, request, record, failures)
+            if found:
+                return Submitted(self._attach(request, record, found), made=False)
+
+    def _after_failure(
+        self, error: Exception, request: Mapping[str, Any], record: Record, failures: int
+    ) -> Handle | None:
+        """Return our job if it was made all the same; raise when trying again is no use."""
+        intent = record.intent
+        assert intent is not None, "the intent is persisted before the call"
+        code = error_code(error)
+        label = f"{self._service.noun} {self._label(request)}"
+        taken = code in self._service.taken_codes
+        if taken and (found := self._only(self._client.find(intent), intent)):
+            return found
+        if code in REFUSED_CODES or code in self._service.missing_codes:
+            text = str(error).rstrip(".")
+            raise JobRefusedError(f"{label} was refused: {text}. Correct the request.") from error
+        if failures >= MAX_FAILURES or self._client.pause.cut:
+            raise DeliveryError(
+                f"{label} was not taken: {error}: check that the service is up; "
+                "a retry finds the job if it was made"
+            ) from error
+        self._client.pause.sleep(backoff(failures))
+        if self._service.unique_names or _certainly_not_made(error):
+            return None
+        return self._find(intent)
+
+    def _attach(self, request: Mapping[str, Any], record: Record, found: Handle) -> Handle:
+        self._require_same(request, record, found, anyway=True)
+        return self._client.describe(found).handle
+
+    def _require_same(
+        self,
+        request: Mapping[str, Any],
+        record: Record,
+        handle: Handle,
+        *,
+        anyway: bool = False,
+    ) -> None:
+        """Compare our request with the one the job was made with: its digests, then its fields."""
+        changed = differing_fields(request, record.digests) if record.digests else []
+        if not changed and not anyway:
+            return
+        description = self._client.describe(handle)
+        theirs = self._service.requested(description)
+        ours = {name: request.get(name) for name in theirs}
+        lines = [
+            line
+            for line in differences(ours, theirs)
+            if line.partition(":")[0] not in self._service.filled_in
         ]
-        if differing:
+        shown = {line.partition(":")[0].partition(".")[0] for line in lines}
+        lines += [
+            f"{name}: ours {request.get(name)!r}, the earlier try's was another"
+            for name in changed
+            if name not in shown
+        ]
+        if lines:
             raise RequestDiffersError(
-                f"{noun} {name} already exists with another request ({'; '.join(differing)}): "
-                "clear the task to submit under a new name"
+                f"{self._service.noun} {self._label(request)} ({self._service.key(handle)}) "
+                f"already exists with another request ({'; '.join(lines)}): "
+                "clear the task to submit a new job"
             )
-        return handle
+
+    def _label(self, request: Mapping[str, Any]) -> str:
+        return str(request.get(self._service.name_parameter or "") or self._service.search(request))
+
+
+def _certainly_not_made(error: Exception) -> bool:
+    """Tell whether the service turned the call away; a fault of its own may follow the deed."""
+    metadata = (getattr(error, "response", None) or {}).get("ResponseMetadata", {})
+    return 400 <= int(metadata.get("HTTPStatusCode", 0)) < 500

@@ -1,23 +1,48 @@
 """The trigger of every external job: a row in the poll registry, and a stop when killed."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from model_delivery.aws import import_string, open_hook
-from model_delivery.jobs.registry import PollKey, registry
-from model_delivery.jobs.service import Handle, JobService
+from model_delivery.jobs.faults import cause, is_passing
+from model_delivery.jobs.rate import backoff
+from model_delivery.jobs.registry import registry
+from model_delivery.jobs.service import Call, Handle, JobService
+from model_delivery.jobs.waits import Bounds
 
 EVENT_VERSION = 1
+LONGEST_POLL_INTERVAL = 30.0
+OUTAGE_SECONDS = 900.0
+DEFERRED = "deferred"
+
+
+def handover_seconds() -> float:
+    """Return how long a task must stay deferred, in seconds.
+
+    A worker may tell the scheduler only after its heartbeat interval that the task deferred. If the
+    task has been resumed by then, the scheduler takes that word for the end of the resumed try, and
+    fails it.
+    """
+    return 2.0 * float(conf.getint("workers", "min_heartbeat_interval", fallback=5))
 
 
 class JobTrigger(BaseTrigger):
     """Fires once when the job ended, however many jobs wait: they share one poll.
 
+    The event holds `version`, `handle`, and `status` or `error`: the service's own word on the job
+    is asked for again by whoever resumes.
+
     :param service: path of the job's `JobService`.
     :param handle: the job.
-    :param poll_interval: time between two looks, in seconds.
+    :param poll_interval: shortest time between two looks at the service, in seconds.
+    :param max_poll_interval: longest time between two looks, in seconds; a job that has run for
+        long is looked at more rarely. (default: 30, or poll_interval where that is longer)
+    :param outage_timeout: how long the service may give no usable answer before the wait fails,
+        in seconds. (default: 900)
     """
 
     def __init__(
@@ -30,15 +55,20 @@ class JobTrigger(BaseTrigger):
         region_name: str | None,
         verify: bool | str | None,
         botocore_config: dict[str, Any] | None,
+        max_poll_interval: float = LONGEST_POLL_INTERVAL,
+        outage_timeout: float = OUTAGE_SECONDS,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.service = service
         self.handle = handle
         self.poll_interval = poll_interval
+        self.max_poll_interval = max_poll_interval
+        self.outage_timeout = outage_timeout
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self.verify = verify
         self.botocore_config = botocore_config
+        self._asked_to_stop = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and every argument."""
@@ -48,6 +78,8 @@ class JobTrigger(BaseTrigger):
                 "service": self.service,
                 "handle": self.handle,
                 "poll_interval": self.poll_interval,
+                "max_poll_interval": self.max_poll_interval,
+                "outage_timeout": self.outage_timeout,
                 **self._connection_settings,
             },
         )
@@ -63,23 +95,81 @@ class JobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the job; an event never carries more than its handle and its status."""
-        key = PollKey.of(self.service, self._connection_settings)
+        started = time.monotonic()
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
+        bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
-            description = await registry().wait(key, self.handle, self.poll_interval)
+            status = await registry().wait(
+                self.service, self._connection_settings, self.handle, bounds
+            )
+            event["status"] = status
         except Exception as error:  # whatever ends the wait is the task's to report
-            yield TriggerEvent({**event, "error": f"{type(error).__name__}: {error}"})
-            return
-        yield TriggerEvent({**event, "status": description.status})
+            event["error"] = cause(error)
+        await asyncio.sleep(started + handover_seconds() - time.monotonic())
+        yield TriggerEvent(event)
 
     async def on_kill(self) -> None:
-        """Stop the job when a user ends or clears the deferred task."""
-        service: JobService = import_string(self.service)()
+        """Stop the job, once, when a user ends or clears the deferred task.
+
+        Airflow also calls this when another triggerer took the task over from one that was
+        stalled: the task is deferred still, and the job goes on.
+        """
+        service = await registry().service(self.service)
+        label = f"{service.noun} {self.handle['name']}"
         call = service.stop_call(self.handle)
         if call is None:
-            self.log.warning("%s goes on: the service has no stop", self.handle["name"])
+            self.log.warning("%s goes on: the service has no stop", label)
             return
-        hook = open_hook(service.hook_path, self._connection_settings)
-        async with await hook.get_async_conn() as client:
-            await getattr(client, call.operation)(**call.parameters)
-        self.log.info("Asked to stop %s %s", service.noun, self.handle["name"])
+        if self._asked_to_stop:
+            return
+        if await self._is_deferred_still():
+            self.log.info("%s goes on: its task is waited for elsewhere", label)
+            return
+        self._asked_to_stop = True
+        async with registry().client(service, self._connection_settings) as client:
+            refusal = await self._stop(client, service, call)
+        if refusal is None:
+            self.log.info("Asked to stop %s: its task was killed", label)
+        else:
+            self.log.warning("%s was not stopped: %s", label, refusal)
+
+    async def _stop(self, client: Any, service: JobService, call: Call) -> str | None:
+        """Ask until there is an answer (Airflow bounds the time); return a refusal."""
+        failures = 0
+        while True:
+            try:
+                if failures and await self._is_stopping(client, service):
+                    return None  # it was the answer that was lost
+                await getattr(client, call.operation)(**call.parameters)
+            except Exception as error:
+                if not is_passing(error):
+                    return cause(error)
+                failures += 1
+                self.log.warning("%s: no answer (%d): %s", call.operation, failures, cause(error))
+                await asyncio.sleep(backoff(failures))
+            else:
+                return None
+
+    async def _is_stopping(self, client: Any, service: JobService) -> bool:
+        calls = service.describe_calls(self.handle)
+        answers = [await getattr(client, each.operation)(**each.parameters) for each in calls]
+        description = service.described(self.handle, answers)
+        return description.state.terminal or description.status in service.statuses.stopping
+
+    async def _is_deferred_still(self) -> bool:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+        from asgiref.sync import sync_to_async
+
+        ti = self.task_instance
+        if ti is None:
+            return False
+        try:
+            runs = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id],
+                map_index=ti.map_index,
+            )  # fmt: skip
+        except Exception as error:  # unknown: a kill is by far the likelier reason to be here
+            self.log.warning("The state of the task is not known: %s", cause(error))
+            return False
+        states = runs.get(ti.run_id, {}).values()
+        return bool(states) and all(state == DEFERRED for state in states)

@@ -34,3 +34,13 @@ def is_aws(endpoint_url: str) -> bool:
     """Tell whether an endpoint is AWS's own."""
     host = urlsplit(endpoint_url).hostname or ""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
+
+
+def console_url(endpoint_url: str, region: str, service: str) -> str:
+    """Return the console's page of a service: each partition of AWS has a console of its own."""
+    domain = "console.aws.amazon.com"
+    if (urlsplit(endpoint_url).hostname or "").endswith(".cn"):
+        domain = "console.amazonaws.cn"
+    elif region.startswith("us-gov-"):
+        domain = "console.amazonaws-us-gov.com"
+    return f"https://{region}.{domain}/{service}/home?region={region}"

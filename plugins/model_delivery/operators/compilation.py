@@ -8,7 +8,8 @@ from model_delivery.aws import AWS_TEMPLATE_FIELDS
 from model_delivery.exceptions import InvalidRequestError
 from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.service import Handle, JobDescription, JobService
-from model_delivery.links.job import is_aws
+from model_delivery.lineage import Lineage
+from model_delivery.links.job import console_url, is_aws
 from model_delivery.xcom import VERSION, CompilationJobResult
 
 MAX_RUNTIME_SECONDS = 86_400
@@ -135,9 +136,13 @@ class CreateCompilationJobOperator(JobOperator):
         name, region, account = handle["name"], *_region_and_account(handle["arn"])
         endpoint = self.hook.conn.meta.endpoint_url
         if is_aws(endpoint):
-            console = f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}"
-            return f"{console}#/compilation-jobs/{name}"
+            return f"{console_url(endpoint, region, 'sagemaker')}#/compilation-jobs/{name}"
         return f"{endpoint}/jobs/compilation/{account}/{region}/{name}"
+
+    def lineage(self) -> Lineage:
+        """Model archive in, bundle out."""
+        made = compilation_result(self.ended)
+        return Lineage([self.model_uri], [made["output_uri"]], made["job_arn"])
 
     def identity(self, handle: Handle) -> dict[str, str]:
         """Name and ARN."""

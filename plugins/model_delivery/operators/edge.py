@@ -1,5 +1,6 @@
 """Deploy a bundle to a core device and ask the device what it answers."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,8 @@ from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import DeliveryError, EdgeError, InvalidRequestError
 from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.service import Handle, JobDescription, JobService
-from model_delivery.links.job import is_aws
+from model_delivery.lineage import Lineage
+from model_delivery.links.job import console_url, is_aws
 from model_delivery.xcom import (
     VERSION,
     ComponentVersionResult,
@@ -59,7 +61,7 @@ class CreateComponentVersionOperator(AwsConnected, BaseOperator):
             )
         digest = read_bundle_facts(self.bundle_uri, self.aws_conn_id).digest
         version = _version(digest)
-        arn = self._create(self._recipe(version), version)
+        arn = self._create(self._recipe(version), digest)
         self.log.info("Component %s version %s is %s", self.component_name, version, digest)
         return {
             "version": VERSION,
@@ -81,27 +83,42 @@ class CreateComponentVersionOperator(AwsConnected, BaseOperator):
             "Manifests": [{"Platform": {"os": "linux"}, "Artifacts": [{"Uri": self.bundle_uri}]}],
         }
 
-    def _create(self, recipe: Mapping[str, Any], version: str) -> str:
+    def _create(self, recipe: Mapping[str, Any], digest: str) -> str:
         from botocore.exceptions import BotoCoreError, ClientError
 
         client = self.hook.conn
+        version = recipe["ComponentVersion"]
         try:
-            answer = client.create_component_version(inlineRecipe=json.dumps(recipe).encode())
-            return str(answer["arn"])
-        except client.exceptions.ConflictException:
-            return self._existing(version)
+            try:
+                answer = client.create_component_version(inlineRecipe=json.dumps(recipe).encode())
+                return str(answer["arn"])
+            except client.exceptions.ConflictException:
+                return self._existing(version, digest)
         except (ClientError, BotoCoreError) as error:
             raise DeliveryError(
                 f"component {self.component_name} {version} of {self.bundle_uri} was not made: "
                 f"{error}"
             ) from error
 
-    def _existing(self, version: str) -> str:
-        for page in self.hook.conn.get_paginator("list_components").paginate(scope="PRIVATE"):
-            for component in page["components"]:
-                if component["componentName"] == self.component_name:
-                    return f"{component['arn']}:versions:{version}"
-        raise DeliveryError(f"component {self.component_name} {version} exists but is not listed")
+    def _existing(self, version: str, digest: str) -> str:
+        """Return the version that is there already, if it holds this bundle."""
+        region, account = self.hook.conn.meta.region_name, self.hook.account_id
+        name = f"components:{self.component_name}:versions:{version}"
+        arn = f"arn:aws:greengrass:{region}:{account}:{name}"
+        recipe = json.loads(
+            self.hook.conn.get_component(arn=arn, recipeOutputFormat="JSON")["recipe"]
+        )
+        digests = [
+            base64.b64decode(artifact["Digest"]).hex()
+            for manifest in recipe["Manifests"]
+            for artifact in manifest["Artifacts"]
+        ]
+        if digests != [digest.removeprefix("sha256:")]:
+            raise InvalidRequestError(
+                f"{arn} exists with another artifact ({', '.join(digests)}) than {self.bundle_uri} "
+                f"({digest}): give the bundle another component_name"
+            )
+        return arn
 
 
 def _version(digest: str) -> str:
@@ -171,9 +188,14 @@ class CreateDeploymentOperator(JobOperator):
         endpoint = self.hook.conn.meta.endpoint_url
         region = self.hook.conn.meta.region_name
         if is_aws(endpoint):
-            console = f"https://{region}.console.aws.amazon.com/iot/home?region={region}"
+            console = console_url(endpoint, region, "iot")
             return f"{console}#/greengrass/v2/deployments/{handle['id']}"
         return f"{endpoint}/devices"
+
+    def lineage(self) -> Lineage:
+        """Bundles in; what a device runs is no dataset."""
+        bundles = [each["bundle_uri"] for each in self.component_versions]
+        return Lineage(bundles, job_id=self.ended.handle["id"])
 
     def identity(self, handle: Handle) -> dict[str, str]:
         """Deployment id, name and device."""
@@ -202,13 +224,14 @@ class EdgeInferenceOperator(BaseOperator):
     :param input_uri: URI of the records that the results came from.
     :param model_name: model on the device.
     :param digest: bundle digest that the device must be running.
+    :param thing_name: name that the device must have; None asks whatever device answers.
     :param limit: records to send. (default: 64)
     :param tolerance: largest absolute difference of a score. (default: 1e-4)
     :param edge_conn_id: connection of type `model_delivery_edge`.
     """
 
     template_fields: Sequence[str] = (
-        "results_uri", "input_uri", "model_name", "digest", "edge_conn_id",
+        "results_uri", "input_uri", "model_name", "digest", "thing_name", "edge_conn_id",
     )  # fmt: skip
 
     def __init__(
@@ -218,6 +241,7 @@ class EdgeInferenceOperator(BaseOperator):
         input_uri: str,
         model_name: str,
         digest: str,
+        thing_name: str | None = None,
         limit: int = 64,
         tolerance: float = 1e-4,
         edge_conn_id: str = "model_delivery_edge_default",
@@ -228,6 +252,7 @@ class EdgeInferenceOperator(BaseOperator):
         self.input_uri = input_uri
         self.model_name = model_name
         self.digest = digest
+        self.thing_name = thing_name
         self.limit = limit
         self.tolerance = tolerance
         self.edge_conn_id = edge_conn_id
@@ -238,6 +263,11 @@ class EdgeInferenceOperator(BaseOperator):
         from model_delivery.hooks.smoke import compare_with_device
 
         hook = EdgeInferenceHook(self.edge_conn_id)
+        if self.thing_name and (thing := hook.thing_name()) != self.thing_name:
+            raise EdgeError(
+                f"connection {self.edge_conn_id!r} leads to the device {thing}, not to "
+                f"{self.thing_name}: give the connection of {self.thing_name} as edge_conn_id"
+            )
         running = hook.metadata(self.model_name).get("digest")
         if running != self.digest:
             raise EdgeError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, Context
 
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
+from model_delivery.lineage import Lineage, ReportsLineage
 from model_delivery.xcom import VERSION, MergedResults, PlannedShard, ShardOutput
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class PlanShardsOperator(_StorageOperator):
 def _shard_count(shards: int | str) -> int:
     from airflow.configuration import conf
 
-    count, most = int(shards), conf.getint("core", "max_map_length", fallback=1024)
+    count, most = int(float(shards)), conf.getint("core", "max_map_length", fallback=1024)
     if not 1 <= count <= most:
         raise InvalidRequestError(f"shards is {count}: give 1 to {most} (core.max_map_length)")
     return count
@@ -207,7 +208,7 @@ class _Asking(_StorageOperator):
         return result, bundle.manifest.model_digest
 
 
-class BatchInferenceOperator(_Asking):
+class BatchInferenceOperator(ReportsLineage, _Asking):
     """Runs one shard through a bundle; map it over the shards of `PlanShardsOperator`.
 
     A retry, on whatever worker, goes on where the try before it stopped. Results differ in no byte.
@@ -221,15 +222,20 @@ class BatchInferenceOperator(_Asking):
         super().__init__(**kwargs)
         self.shard = shard
 
+    def _folder(self) -> str:
+        return f"{parts_folder(self.output_uri)}/shard-{self.shard['index']:05d}"
+
+    def lineage(self) -> Lineage:
+        """Bundle and records in, the shard's parts out."""
+        return Lineage([self.bundle_uri, self.shard["uri"]], [self._folder()])
+
     def execute(self, context: Context) -> ShardOutput:
         """Stream the shard in, and its answers out, part by part."""
-        from model_delivery_engine.batch.pipeline import shard_folder
-
         result, model_digest = self._run(self.shard)
         return {
             "version": VERSION,
             "shard": dict(self.shard),
-            "output_uri": shard_folder(parts_folder(self.output_uri), self.shard["index"]),
+            "output_uri": self._folder(),
             "model_digest": model_digest,
             "records": result.records,
             "ok": result.ok,

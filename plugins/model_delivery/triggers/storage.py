@@ -14,11 +14,12 @@ MAX_BACKOFF_SECONDS = 300.0
 
 
 class NewObjectTrigger(BaseEventTrigger):
-    """Fires for each object below an S3 prefix that is new or changed.
+    """Fires when objects below an S3 prefix are new or changed, once for each listing.
 
     What was there when the watch began fires nothing. What was seen is kept in the asset's state
     store, so an object that lands while the triggerer is down fires when it is up again; one that
-    fired just before a crash may fire a second time, never not at all.
+    fired just before a crash may fire a second time, never not at all. The event's payload lists
+    the `uploads`, each with `uri`, `etag` and `modified`, which tell one upload from another.
 
     :param uri: `s3://bucket/prefix/`.
     :param suffix: only objects whose key ends so. (default: all)
@@ -59,15 +60,21 @@ class NewObjectTrigger(BaseEventTrigger):
         seen = await self._load()
         async with aclosing(self._listings()) as listings:
             async for found in listings:
-                for uri, etag in sorted(found.items()):
-                    if seen is not None and seen.get(uri) != etag:
-                        self.log.info("New object %s", uri)
-                        yield TriggerEvent({"uri": uri, "etag": etag})
-                if found != seen:
-                    await self._save(found)
-                seen = found
+                uploads = [] if seen is None else self._new(found, seen)
+                if uploads:
+                    yield TriggerEvent({"uploads": uploads})
+                etags = {uri: upload["etag"] for uri, upload in found.items()}
+                if etags != seen:
+                    await self._save(etags)
+                seen = etags
 
-    async def _listings(self) -> AsyncGenerator[dict[str, str], None]:
+    def _new(self, found: dict[str, dict[str, str]], seen: dict[str, str]) -> list[dict[str, str]]:
+        new = [uri for uri in sorted(found) if seen.get(uri) != found[uri]["etag"]]
+        for uri in new:
+            self.log.info("New object %s", uri)
+        return [{"uri": uri, **found[uri]} for uri in new]
+
+    async def _listings(self) -> AsyncGenerator[dict[str, dict[str, str]], None]:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
         failures = 0
@@ -83,16 +90,21 @@ class NewObjectTrigger(BaseEventTrigger):
             except Exception as error:  # a store that is away must not end the watch
                 failures += 1
                 self.log.warning("Cannot list %s (%d): %s", self.uri, failures, error)
-                await asyncio.sleep(min(MAX_BACKOFF_SECONDS, self.poll_interval * 2**failures))
+                await asyncio.sleep(
+                    min(MAX_BACKOFF_SECONDS, self.poll_interval * 2 ** min(failures, 10))
+                )
 
-    async def _list(self, client: Any) -> dict[str, str]:
+    async def _list(self, client: Any) -> dict[str, dict[str, str]]:
         bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
         found = {}
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         async for page in pages:
             for each in page.get("Contents", []):
                 if each["Key"].endswith(self.suffix):
-                    found[f"s3://{bucket}/{each['Key']}"] = each["ETag"].strip('"')
+                    found[f"s3://{bucket}/{each['Key']}"] = {
+                        "etag": each["ETag"].strip('"'),
+                        "modified": each["LastModified"].isoformat(),
+                    }
         return found
 
     async def _load(self) -> dict[str, str] | None:
@@ -101,6 +113,6 @@ class NewObjectTrigger(BaseEventTrigger):
         seen = await self.asset_state_store.aget(SEEN_KEY)
         return {u: str(e) for u, e in seen.items()} if isinstance(seen, dict) else None
 
-    async def _save(self, found: dict[str, str]) -> None:
+    async def _save(self, etags: dict[str, str]) -> None:
         if self.asset_state_store is not None:
-            await self.asset_state_store.aset(SEEN_KEY, dict(found))
+            await self.asset_state_store.aset(SEEN_KEY, dict(etags))

@@ -1,6 +1,6 @@
 """Small services that keep their jobs in memory, spoken to through the provider's own clients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -72,9 +72,21 @@ class Greengrass:
         self.worker.creating(lambda: self.jobs.update({deployment_id: job}))
         return {"deploymentId": deployment_id}
 
-    def list_deployments(self, **filters: Any) -> dict[str, Any]:
-        target = filters["targetArn"]
-        return {"deployments": [job for job in self.jobs.values() if job["targetArn"] == target]}
+    def get_paginator(self, operation: str) -> Any:
+        assert operation == "list_deployments"
+        return SimpleNamespace(paginate=self._pages)
+
+    def _pages(self, **filters: Any) -> Iterator[dict[str, Any]]:
+        """One deployment a page: what is looked for may stand on any of them."""
+        for job in self.jobs.values():
+            if job["targetArn"] == filters["targetArn"]:
+                yield {"deployments": [job]}
+
+    def get_deployment(self, deploymentId: str) -> dict[str, Any]:
+        return self.jobs[deploymentId]
+
+    def list_effective_deployments(self, **_filters: Any) -> dict[str, Any]:
+        return {"effectiveDeployments": []}
 
 
 class StateStore:
@@ -83,12 +95,13 @@ class StateStore:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.sets_until_kill: int | None = None
+        self.kill_at_handle = False
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.values.get(key, default)
 
     def set(self, key: str, value: Any) -> None:
-        if self.sets_until_kill == 0:
+        if self.sets_until_kill == 0 or (self.kill_at_handle and value["handle"]):
             raise KilledError
         if self.sets_until_kill is not None:
             self.sets_until_kill -= 1
@@ -102,6 +115,15 @@ def make_task_instance(**changes: Any) -> Any:
         "map_index": -1, "try_number": 1, "max_tries": 2, "task": SimpleNamespace(retries=2),
     }  # fmt: skip
     return SimpleNamespace(**{**facts, **changes})
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once: the services of these tests are quick to forgive."""
+    for module in ("client", "submission"):
+        monkeypatch.setattr(f"model_delivery.jobs.{module}.backoff", lambda failures: 0.0)
+    # No scheduler waits for a worker's word here.
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
 
 
 @pytest.fixture

@@ -1,14 +1,21 @@
 """Exactly one job for one task instance, wherever the process is killed."""
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from model_delivery.exceptions import DeliveryError, JobRefusedError, RequestDiffersError
+from model_delivery.exceptions import (
+    AmbiguousJobError,
+    DeliveryError,
+    JobRefusedError,
+    RequestDiffersError,
+)
 from model_delivery.hooks.compilation import CompilationJobs
 from model_delivery.hooks.edge import Deployments
 from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.submission import Submission
 
 COMPILATION = {
@@ -97,17 +104,17 @@ def test_repeated_kills_before_the_handle_still_make_one_job(
     case: Case, killed: type[BaseException]
 ) -> None:
     for attempt in range(1, 4):
-        case.store.sets_until_kill = 1
+        case.store.kill_at_handle = True
         with pytest.raises(killed):
             case.submission(try_number=attempt).submit_once(case.request)
-    case.store.sets_until_kill = None
+    case.store.kill_at_handle = False
     case.submission(try_number=4).submit_once(case.request)
     assert len(case.jobs) == 1
 
 
 def test_a_failed_job_is_followed_by_a_new_one(case: Case) -> None:
     first, _made = case.submission().submit_once(case.request)
-    case.submission().forget_failed()
+    case.submission().end(Outcome.FAILED)
     second, made = case.submission(try_number=2).submit_once(case.request)
     assert made
     assert first["name"] != second["name"]
@@ -119,7 +126,7 @@ def test_a_kill_while_submitting_the_second_generation_leaves_one_more_job(
     case: Case, worker: Any, killed: type[BaseException]
 ) -> None:
     case.submission().submit_once(case.request)
-    case.submission().forget_failed()
+    case.submission().end(Outcome.FAILED)
     worker.kill_after_create = True
     with pytest.raises(killed):
         case.submission(try_number=2).submit_once(case.request)
@@ -148,7 +155,7 @@ def test_mapped_tasks_each_have_their_job(
     assert len(sagemaker.jobs) == 3
 
 
-@pytest.mark.parametrize("field", ["RoleArn", "InputConfig", "OutputConfig"])
+@pytest.mark.parametrize("field", ["RoleArn", "InputConfig", "OutputConfig", "StoppingCondition"])
 def test_another_request_under_our_name_is_an_error_that_names_the_field(
     compilation: Case, worker: Any, field: str, killed: type[BaseException]
 ) -> None:
@@ -192,3 +199,89 @@ def test_a_refusal_names_the_job_and_only_the_callers_fault_ends_the_task(
         compilation.submission().submit_once(COMPILATION)
     compilation.conn.refuse_with = None
     assert compilation.submission(try_number=2).submit_once(COMPILATION)[1]
+
+
+@pytest.mark.parametrize("field", [*COMPILATION, "VpcConfig", "Tags"])
+def test_a_retry_with_another_request_is_an_error_that_names_the_field(
+    compilation: Case, field: str
+) -> None:
+    compilation.submission().submit_once(COMPILATION)
+    with pytest.raises(RequestDiffersError, match=rf"{field}\b.*'changed'"):
+        compilation.submission(try_number=2).submit_once({**COMPILATION, field: "changed"})
+    assert len(compilation.jobs) == 1
+
+
+def test_a_difference_is_shown_leaf_by_leaf(compilation: Case) -> None:
+    compilation.submission().submit_once(COMPILATION)
+    other = {**COMPILATION["InputConfig"], "S3Uri": "s3://b/other.tar.gz"}
+    expected = "InputConfig.S3Uri: ours 's3://b/other.tar.gz', theirs 's3://b/model.tar.gz'"
+    with pytest.raises(RequestDiffersError, match=re.escape(expected)):
+        compilation.submission().submit_once({**COMPILATION, "InputConfig": other})
+
+
+def test_what_the_service_fills_in_is_no_difference(
+    compilation: Case, worker: Any, killed: type[BaseException]
+) -> None:
+    worker.kill_after_create = True
+    with pytest.raises(killed):
+        compilation.submission().submit_once(COMPILATION)
+    worker.kill_after_create = False
+    (job,) = compilation.jobs
+    job["InputConfig"] = {**job["InputConfig"], "FrameworkVersion": "1.8"}
+    assert not compilation.submission(try_number=2).submit_once(COMPILATION).made
+
+
+def test_the_store_of_an_earlier_version_is_understood(compilation: Case) -> None:
+    handle = {"name": "old", "arn": "arn:old"}
+    compilation.store.values["model_delivery.job.0"] = {"generation": 2, "handle": handle}
+    assert compilation.submission().submit_once(COMPILATION) == (handle, False)
+    compilation.submission().end(Outcome.FAILED)
+    assert compilation.submission().submit_once(COMPILATION).made
+
+
+def test_a_changed_request_after_a_kill_before_the_call_is_submitted(
+    case: Case, worker: Any, killed: type[BaseException]
+) -> None:
+    worker.kill_before_create = True
+    with pytest.raises(killed):
+        case.submission().submit_once(case.request)
+    worker.kill_before_create = False
+    field = sorted(case.request)[0]
+    handle, made = case.submission(try_number=2).submit_once({**case.request, field: "changed"})
+    assert made
+    assert len(case.jobs) == 1
+    assert case.jobs[0][field] == "changed"
+    assert handle["name"] in str(case.jobs[0])
+
+
+def test_several_deployments_of_our_name_are_named_not_guessed_at(
+    greengrass: Any, state_store: Any, task_instance: Callable[..., Any]
+) -> None:
+    case = Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
+    case.submission().submit_once(DEPLOYMENT)
+    greengrass.jobs["deployment-9"] = {**case.jobs[0], "deploymentId": "deployment-9"}
+    state_store.values.clear()
+    with pytest.raises(AmbiguousJobError, match="deployment-0, deployment-9"):
+        case.submission().submit_once(DEPLOYMENT)
+    assert len(case.jobs) == 2
+
+
+def test_only_submissions_before_a_clear_that_are_open_are_superseded(case: Case) -> None:
+    case.submission().submit_once(case.request)
+    assert list(case.submission(try_number=2).superseded()) == []
+    (earlier,) = case.submission(try_number=2, max_tries=3).superseded()
+    assert earlier.handle == case.submission().handle
+    earlier.end(Outcome.DONE)
+    assert list(case.submission(try_number=2, max_tries=3).superseded()) == []
+
+
+def test_a_submission_that_was_cut_off_still_finds_its_job(
+    case: Case, worker: Any, killed: type[BaseException]
+) -> None:
+    assert case.submission().abandoned() is None
+    worker.kill_after_create = True
+    with pytest.raises(killed):
+        case.submission().submit_once(case.request)
+    found = case.submission(try_number=2).abandoned()
+    assert found is not None
+    assert found["name"] in str(case.jobs[0])

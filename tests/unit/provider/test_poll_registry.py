@@ -1,204 +1,610 @@
-"""The shared poll of a triggerer, over a service that lives in this process."""
+"""The shared poll of a triggerer: a real aiobotocore client over HTTP, and a list that lies."""
 
 import asyncio
-import contextlib
-import sys
-import types
-from collections import Counter
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 from model_delivery.exceptions import JobError
-from model_delivery.hooks.compilation import CompilationJobs
+from model_delivery.jobs import listing, poll, rate
 from model_delivery.jobs import registry as registry_module
-from model_delivery.jobs.registry import PollKey, PollRegistry
-from model_delivery.jobs.status import JobState
+from model_delivery.jobs.listing import ListReader
+from model_delivery.jobs.rate import TokenBucket
+from model_delivery.jobs.registry import PollRegistry
+from model_delivery.jobs.waits import Bounds
 
+from tests.compilation_service import BROKEN, RESET, THROTTLED, CompilationService, Fault, Job
+
+SERVICE = "model_delivery.hooks.compilation.CompilationJobs"
 SETTINGS = {
-    "aws_conn_id": "aws_default", "region_name": None, "verify": None, "botocore_config": None,
+    "aws_conn_id": "aws_poll", "region_name": None, "verify": None, "botocore_config": None,
 }  # fmt: skip
-SOON = 5.0
+SOON = 10.0
+LOOK = 0.05
+OUTAGE = 3.0
+BOUNDS = Bounds(LOOK, LOOK, OUTAGE)
 
 
-class Service:
-    """SageMaker's side: statuses by job, and how it was asked."""
+@pytest.fixture
+async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CompilationService]:
+    built = CompilationService()
+    runner = await built.start()
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_POLL", json.dumps(built.airflow_connection()))
+    monkeypatch.setattr(registry_module, "TokenBucket", lambda: TokenBucket(1000))
+    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(rate, "LONGEST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(poll, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(listing, "OVERLAP_SECONDS", 0.5)
+    yield built
+    await runner.cleanup()
+
+
+class Waiting:
+    """Waits in one registry, each a task by the job's name."""
 
     def __init__(self) -> None:
-        self.statuses: dict[str, str] = {}
-        self.described: Counter[str] = Counter()
-        self.opened = self.closed = 0
-        self.errors: list[Exception] = []
+        self.registry = PollRegistry()
+        self.tasks: dict[str, asyncio.Task[str]] = {}
 
-    async def describe_compilation_job(self, CompilationJobName: str) -> dict[str, str]:
-        await asyncio.sleep(0)
-        self.described[CompilationJobName] += 1
-        if self.errors:
-            raise self.errors.pop(0)
-        return {
-            "CompilationJobName": CompilationJobName,
-            "CompilationJobArn": f"arn:{CompilationJobName}",
-            "CompilationJobStatus": self.statuses[CompilationJobName],
-        }
+    def add(self, *names: str, bounds: Bounds = BOUNDS, **settings: Any) -> None:
+        for name in names:
+            handle = {"name": name}
+            waiting = self.registry.wait(SERVICE, {**SETTINGS, **settings}, handle, bounds)
+            self.tasks[name] = asyncio.create_task(waiting)
 
-    @contextlib.asynccontextmanager
-    async def client(self) -> Any:
-        self.opened += 1
-        try:
-            yield self
-        finally:
-            self.closed += 1
+    async def result(self, name: str) -> str:
+        return await asyncio.wait_for(asyncio.shield(self.tasks[name]), SOON)
+
+    async def error(self, name: str) -> str:
+        with pytest.raises(JobError) as caught:
+            await self.result(name)
+        return str(caught.value)
+
+    def waiting(self) -> set[str]:
+        return {name for name, task in self.tasks.items() if not task.done()}
 
 
 @pytest.fixture
-def service() -> Service:
-    return Service()
+async def waits() -> AsyncIterator[Waiting]:
+    waiting = Waiting()
+    yield waiting
+    for task in waiting.tasks.values():
+        task.cancel()
+    await asyncio.gather(*waiting.tasks.values(), return_exceptions=True)
+    while waiting.registry.open_clients:
+        await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-def key(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[PollKey]:
-    """Return the key of compilation jobs whose hook opens a client of the service above."""
-
-    class Hook:
-        def __init__(self, **settings: Any) -> None:
-            self.settings = settings
-
-        async def get_async_conn(self) -> Any:
-            return service.client()
-
-    class Jobs(CompilationJobs):
-        hook_path = "poll_test_service.Hook"
-
-    module = types.ModuleType("poll_test_service")
-    module.Hook, module.Jobs = Hook, Jobs
-    monkeypatch.setitem(sys.modules, "poll_test_service", module)
-    monkeypatch.setattr(registry_module, "_backoff", lambda failures: 0.01)
-    return PollKey.of("poll_test_service.Jobs", SETTINGS)
-
-
-def failure(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": "by the test"}}, "Describe")
-
-
-async def until(true: Any) -> None:
+async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(SOON):
         while not true():
             await asyncio.sleep(0.005)
 
 
-def waiting(registry: PollRegistry, key: PollKey, name: str, interval: float = 0.02) -> Any:
-    return asyncio.create_task(registry.wait(key, {"name": name}, interval))
+async def looks(service: CompilationService, count: int) -> None:
+    """Return after so many further reads of the list."""
+    target = service.asked["ListCompilationJobs"] + count
+    await until(lambda: service.asked["ListCompilationJobs"] >= target)
 
 
-async def ended(*tasks: "asyncio.Task[Any]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+def names(count: int) -> list[str]:
+    return [f"job-{number:04}" for number in range(count)]
 
 
-async def test_two_waits_share_one_client_and_one_poll(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "INPROGRESS", "b": "INPROGRESS"}
-    registry = PollRegistry()
-    tasks = [waiting(registry, key, name) for name in "ab"]
-    await until(lambda: min(service.described["a"], service.described["b"]) >= 3)
-    assert service.opened == 1
-    assert abs(service.described["a"] - service.described["b"]) <= 1
-    await ended(*tasks)
+# One poll for all
 
 
-async def test_only_what_ended_is_woken(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "INPROGRESS", "b": "INPROGRESS"}
-    registry = PollRegistry()
-    first, second = (waiting(registry, key, name) for name in "ab")
-    await until(lambda: service.described["b"] >= 1)
-    service.statuses["a"] = "COMPLETED"
-    description = await asyncio.wait_for(first, SOON)
-    assert (description.state, description.handle["name"]) == (JobState.SUCCEEDED, "a")
-    seen = service.described["a"], service.described["b"]
-    await until(lambda: service.described["b"] >= seen[1] + 3)
-    assert service.described["a"] == seen[0]
-    assert not second.done()
-    await ended(second)
+async def test_many_waits_are_one_poll(service: CompilationService, waits: Waiting) -> None:
+    jobs = names(300)
+    service.add(*jobs)
+    waits.add(*jobs)
+    await looks(service, 20)
+    service.end(*jobs[:150])
+    for name in jobs[:150]:
+        assert await waits.result(name) == "COMPLETED"
+    assert waits.waiting() == set(jobs[150:])
+    assert len(service.connections) <= poll.DESCRIBED_AT_A_TIME
+    # 20 reads and more by now, where one poll a job would have made over 6,000 requests.
+    assert service.requests() < 300
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "STOPPED"])
-async def test_every_end_wakes(service: Service, key: PollKey, status: str) -> None:
-    service.statuses = {"a": status}
-    description = await asyncio.wait_for(PollRegistry().wait(key, {"name": "a"}, 60), SOON)
-    assert description.status == status
+@pytest.mark.parametrize("others", [0, 3, 30])
+async def test_every_end_wakes(
+    service: CompilationService, waits: Waiting, status: str, others: int
+) -> None:
+    service.add("job", *names(others))
+    waits.add("job", *names(others))
+    await until(lambda: service.requests() > 1)
+    service.end("job", status=status)
+    assert await waits.result("job") == status
+    assert waits.waiting() == set(names(others))
 
 
-async def test_a_newcomer_is_described_at_once(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "INPROGRESS", "b": "COMPLETED"}
-    registry = PollRegistry()
-    first = waiting(registry, key, "a", interval=600)
-    await until(lambda: service.described["a"] == 1)
-    description = await asyncio.wait_for(registry.wait(key, {"name": "b"}, 600), SOON)
-    assert description.state is JobState.SUCCEEDED
-    await ended(first)
+@pytest.mark.parametrize("count", [1, 5, 50])
+async def test_what_ended_long_before_it_was_waited_for(
+    service: CompilationService, waits: Waiting, count: int
+) -> None:
+    service.add(*names(count), status="COMPLETED", age=86_400)
+    service.add("young")
+    waits.add(*names(count), "young", bounds=Bounds(60, 60, OUTAGE))
+    for name in names(count):
+        assert await waits.result(name) == "COMPLETED"
 
 
-async def test_the_last_to_leave_closes_the_client(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "INPROGRESS", "b": "INPROGRESS"}
-    registry = PollRegistry()
-    first, second = (waiting(registry, key, name) for name in "ab")
-    await until(lambda: service.described["b"] >= 1)
-    await ended(first)
-    assert service.closed == 0
-    await ended(second)
-    assert (service.opened, service.closed) == (1, 1)
-    total = service.described.total()
-    await asyncio.sleep(0.1)
-    assert service.described.total() == total
+async def test_newcomers_are_told_of_while_others_wait(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b", "c")
+    service.add("late", status="COMPLETED", age=3600)
+    waits.add("a", "b", "c", bounds=Bounds(60, 60, OUTAGE))
+    await until(lambda: service.requests() >= 4)
+    waits.add("late", bounds=Bounds(60, 60, OUTAGE))
+    assert await waits.result("late") == "COMPLETED"
+    assert service.described["late"] == 1
 
 
-async def test_a_wait_after_the_last_left_opens_anew(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "COMPLETED"}
-    registry = PollRegistry()
-    for _ in range(2):
-        await asyncio.wait_for(registry.wait(key, {"name": "a"}, 60), SOON)
-    assert (service.opened, service.closed) == (2, 2)
+async def test_newcomers_that_the_newest_pages_do_not_show_are_described(
+    service: CompilationService, waits: Waiting
+) -> None:
+    jobs = names(40)
+    service.add(*jobs, status="COMPLETED", age=86_400)
+    service.add(*[f"other-{number}" for number in range(1000)], status="COMPLETED", age=60)
+    service.add("youngest")
+    waits.add(*jobs)
+    for name in jobs:
+        assert await waits.result(name) == "COMPLETED"
+    assert all(service.described[name] == 1 for name in jobs)
+    assert service.asked["ListCompilationJobs"] < 40
 
 
-async def test_waits_over_other_connections_are_apart(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "INPROGRESS", "b": "INPROGRESS"}
-    other = PollKey.of(key.service, {**SETTINGS, "region_name": "eu-west-1"})
-    registry = PollRegistry()
-    tasks = [waiting(registry, key, "a"), waiting(registry, other, "b")]
-    await until(lambda: service.opened == 2)
-    await ended(*tasks)
+async def test_two_waits_for_one_job(service: CompilationService, waits: Waiting) -> None:
+    service.add("job")
+    tasks = [
+        asyncio.create_task(waits.registry.wait(SERVICE, SETTINGS, {"name": "job"}, BOUNDS))
+        for _ in range(2)
+    ]
+    await until(lambda: service.described["job"] >= 2)
+    tasks[0].cancel()
+    await asyncio.wait([tasks[0]])
+    service.end("job")
+    assert await asyncio.wait_for(tasks[1], SOON) == "COMPLETED"
 
 
-async def test_a_passing_fault_is_asked_again(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "COMPLETED"}
-    service.errors = [failure("ThrottlingException"), ConnectionError("reset"), TimeoutError()]
-    description = await asyncio.wait_for(PollRegistry().wait(key, {"name": "a"}, 60), SOON)
-    assert description.state is JobState.SUCCEEDED
-    assert service.described["a"] == 4
+async def test_the_last_to_leave_closes_the_client(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b")
+    waits.add("a", "b")
+    await looks(service, 2)
+    service.end("a")
+    await waits.result("a")
+    assert waits.registry.open_clients == 1
+    service.end("b")
+    await waits.result("b")
+    await until(lambda: waits.registry.open_clients == 0)
+    asked = service.requests()
+    await asyncio.sleep(5 * LOOK)
+    assert service.requests() == asked
+    service.add("c")
+    waits.add("c")
+    await until(lambda: service.described["c"] >= 2)
+    service.end("c")
+    assert await waits.result("c") == "COMPLETED"
 
 
-async def test_a_service_that_never_answers_fails_the_wait(service: Service, key: PollKey) -> None:
-    service.errors = [ConnectionError("reset")] * 1000
-    with pytest.raises(JobError, match=r"compilation job a: reset"):
-        await asyncio.wait_for(PollRegistry().wait(key, {"name": "a"}, 60), SOON)
-    assert service.described["a"] == registry_module.MAX_FAILURES
+async def test_one_job_is_described_and_costs_one_request_a_look(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("only")
+    waits.add("only")
+    await until(lambda: service.described["only"] >= 5)
+    assert service.asked["ListCompilationJobs"] == 0
 
 
-async def test_a_hopeless_fault_fails_every_wait_at_once(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "INPROGRESS", "b": "INPROGRESS"}
-    registry = PollRegistry()
-    tasks = [waiting(registry, key, name) for name in "ab"]
-    await until(lambda: service.described["b"] >= 1)
-    service.errors = [failure("AccessDeniedException")]
-    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), SOON)
-    assert [type(each) for each in results] == [JobError, JobError]
-    assert ["job a" in str(results[0]), "job b" in str(results[1])] == [True, True]
-    assert "AccessDeniedException" in str(results[0])
-    await until(lambda: service.closed == service.opened)
+async def test_the_one_that_is_left_is_followed(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b")
+    waits.add("a", "b")
+    await looks(service, 3)
+    service.end("a")
+    await waits.result("a")
+    service.hidden = {"b"}
+    service.end("b")
+    assert await waits.result("b") == "COMPLETED"
 
 
-async def test_an_unknown_status_is_reported_not_waited_on(service: Service, key: PollKey) -> None:
-    service.statuses = {"a": "MELTED"}
-    with pytest.raises(JobError, match="MELTED"):
-        await asyncio.wait_for(PollRegistry().wait(key, {"name": "a"}, 60), SOON)
+async def test_waits_over_other_connections_are_apart(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b")
+    waits.add("a")
+    waits.add("b", region_name="eu-west-1")
+    await until(lambda: service.described["a"] > 0 and service.described["b"] > 0)
+    assert waits.registry.open_clients == 2
+
+
+async def test_the_interval_stays_inside_its_bounds(
+    service: CompilationService, waits: Waiting
+) -> None:
+    assert rate.interval(2, 30, quiet=0) <= 2
+    assert 0.85 * 15 <= rate.interval(2, 30, quiet=300) <= 15
+    assert rate.interval(2, 30, quiet=1e6) <= 30
+    service.add("a", "b")
+    waits.add("a", bounds=Bounds(60, 60, OUTAGE))
+    waits.add("b", bounds=BOUNDS)  # the most impatient sets the pace
+    await looks(service, 3)
+
+
+# A list that lies
+
+
+async def test_a_job_that_the_list_never_shows(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_reads(monkeypatch)
+    service.add("a", "b", "hidden")
+    service.hidden = {"hidden"}
+    waits.add("a", "b", "hidden")
+    await looks(service, 3)
+    service.end("hidden")
+    assert await waits.result("hidden") == "COMPLETED"
+    assert waits.waiting() == {"a", "b"}
+
+
+async def test_an_entry_that_stays_as_it_was(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_reads(monkeypatch)
+    service.add("a", "stale")
+    waits.add("a", "stale")
+    await looks(service, 3)
+    service.stale["stale"] = Job("INPROGRESS", service.now() - 60, service.now() - 60)
+    service.end("stale")
+    assert await waits.result("stale") == "COMPLETED"
+
+
+def few_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from model_delivery.hooks.compilation import CompilationJobList
+
+    monkeypatch.setattr(CompilationJobList, "reads_per_description", 8)
+
+
+async def test_a_time_to_come_does_not_hide_what_changes(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b")
+    service.jobs["liar"] = Job("COMPLETED", service.now(), service.now() + 1e6)
+    waits.add("a", "b")
+    await looks(service, 5)
+    described = service.described.total()
+    service.end("a")
+    assert await waits.result("a") == "COMPLETED"
+    assert service.described.total() == described  # the list told
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 7200.0], ids=["behind", "ahead"])
+async def test_a_service_whose_clock_is_not_ours(
+    service: CompilationService, waits: Waiting, skew: float
+) -> None:
+    service.skew = skew
+    service.add("a", "b", age=30)
+    waits.add("a", "b")
+    await looks(service, 5)
+    described = service.described.total()
+    service.end("a")
+    assert await waits.result("a") == "COMPLETED"
+    assert service.described.total() == described
+
+
+async def test_pages_that_shift_while_they_are_read(
+    service: CompilationService, waits: Waiting
+) -> None:
+    jobs = names(60)
+    service.add(*jobs)
+    service.page = 7
+    waits.add(*jobs)
+    await looks(service, 12)
+    ending = iter(jobs)
+
+    def shift() -> None:
+        """Between two pages: one job ends, and an older one is deleted or comes."""
+        for name in [next(ending, None)]:
+            if name:
+                service.end(name)
+        service.add(f"other-{service.requests()}", age=1e4)
+        service.jobs.pop(f"other-{service.requests() - 3}", None)
+
+    service.between_pages = shift
+    for name in jobs:
+        assert await waits.result(name) == "COMPLETED"
+
+
+async def test_a_page_token_that_leads_in_a_circle(service: CompilationService) -> None:
+    from model_delivery.hooks.compilation import CompilationJobList
+
+    async def ask(_call: Any) -> Any:
+        return {"CompilationJobSummaries": [], "NextToken": "again"}
+
+    async def hear(_jobs: Any) -> bool:
+        return False
+
+    reader = ListReader(CompilationJobList(), "")
+    with pytest.raises(JobError, match="same page token"):
+        await reader.newest(ask, hear, most_pages=10)
+
+
+async def test_a_status_that_only_the_list_has(service: CompilationService, waits: Waiting) -> None:
+    service.add("a", "b")
+    waits.add("a", "b")
+    await looks(service, 2)
+    service.stale["a"] = Job("MELTED", service.now(), service.now() + 1)
+    await looks(service, 5)
+    assert waits.waiting() == {"a", "b"}
+    service.end("a")
+    assert await waits.result("a") == "COMPLETED"
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException"])
+async def test_a_list_that_is_refused_leaves_descriptions(
+    service: CompilationService, waits: Waiting, code: str
+) -> None:
+    service.add(*names(20))
+    service.faults["ListCompilationJobs"] = Fault(400, code)
+    waits.add(*names(20))
+    await until(lambda: all(service.described[name] >= 3 for name in names(20)))
+    service.end(*names(20))
+    for name in names(20):
+        assert await waits.result(name) == "COMPLETED"
+    assert service.asked["ListCompilationJobs"] <= 2
+
+
+async def test_a_list_that_breaks_down_leaves_descriptions(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b")
+    waits.add("a", "b")
+    await looks(service, 2)
+    service.faults["ListCompilationJobs"] = BROKEN
+    service.end("a", "b")
+    assert await waits.result("a") == await waits.result("b") == "COMPLETED"
+
+
+# One job's own fault
+
+
+async def test_an_unknown_status_ends_its_own_wait_only(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b", "c")
+    waits.add("a", "b", "c")
+    await looks(service, 2)
+    service.end("b", status="MELTED")
+    assert "'MELTED' for compilation job b" in await waits.error("b")
+    await looks(service, 3)
+    assert waits.waiting() == {"a", "c"}
+
+
+@pytest.mark.parametrize("others", [[], ["a", "b"]], ids=["alone", "among others"])
+async def test_a_job_deleted_behind_our_back(
+    service: CompilationService,
+    waits: Waiting,
+    monkeypatch: pytest.MonkeyPatch,
+    others: list[str],
+) -> None:
+    few_reads(monkeypatch)
+    service.add("gone", *others)
+    waits.add("gone", *others)
+    await until(lambda: service.described["gone"] >= 1)
+    del service.jobs["gone"]
+    message = await waits.error("gone")
+    assert "SageMaker compilation job gone" in message
+    assert "ResourceNotFound" in message
+    assert waits.waiting() == set(others)
+
+
+async def test_a_job_missed_once_by_a_replica_is_waited_for(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("job")
+    service.next_faults.append(Fault(400, "ResourceNotFound"))
+    waits.add("job")
+    await until(lambda: service.described["job"] >= 2)
+    service.end("job")
+    assert await waits.result("job") == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [(Fault(400, "AccessDeniedException"), "AccessDenied"), (BROKEN, "no usable answer for 0 s")],
+    ids=["denied", "broken"],
+)
+async def test_one_job_that_cannot_be_described(
+    service: CompilationService, waits: Waiting, fault: Fault, message: str
+) -> None:
+    service.add(*names(5), "poison")
+    service.job_faults["poison"] = fault
+    service.hidden = {"poison"}
+    waits.add(*names(5))
+    waits.add("poison", bounds=Bounds(LOOK, LOOK, 0.3))
+    assert message in await waits.error("poison")
+    service.end(*names(5))
+    for name in names(5):
+        assert await waits.result(name) == "COMPLETED"
+
+
+# Faults of the service and of the network
+
+
+@pytest.mark.parametrize("count", [1, 3, 30])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        THROTTLED, Fault(400, "Throttling"), Fault(400, "TooManyRequestsException"),
+        Fault(503, "SlowDown"), Fault(400, "RequestLimitExceeded"),
+        Fault(400, "ProvisionedThroughputExceededException"), Fault(429, "Whatever"),
+        BROKEN, Fault(502, "Whatever"), RESET,
+    ],
+    ids=lambda fault: f"{fault.status} {fault.code}" if fault.code else "reset",
+)  # fmt: skip
+async def test_a_fault_that_passes(
+    service: CompilationService, waits: Waiting, fault: Fault, count: int
+) -> None:
+    service.add(*names(count))
+    service.next_faults.extend([fault] * 6)
+    waits.add(*names(count))
+    await until(lambda: not service.next_faults)
+    service.next_faults.extend([fault] * 6)
+    service.end(*names(count))
+    for name in names(count):
+        assert await waits.result(name) == "COMPLETED"
+
+
+async def test_a_stall_is_cut_short(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poll, "CALL_SECONDS", 0.1)
+    service.add("a", "b")
+    waits.add("a", "b")
+    await looks(service, 2)
+    service.next_faults.extend([Fault(stall=SOON)] * 2)
+    service.end("a", "b")
+    assert await waits.result("a") == await waits.result("b") == "COMPLETED"
+
+
+@pytest.mark.parametrize("count", [1, 3, 30])
+async def test_an_outage_beyond_the_bound_names_job_service_and_cause(
+    service: CompilationService, waits: Waiting, count: int
+) -> None:
+    service.add(*names(count))
+    waits.add(*names(count), bounds=Bounds(LOOK, LOOK, 0.4))
+    await until(lambda: service.requests() > count)
+    for operation in ("DescribeCompilationJob", "ListCompilationJobs"):
+        service.faults[operation] = THROTTLED
+    started = time.monotonic()
+    for name in names(count):
+        message = await waits.error(name)
+        assert f"SageMaker compilation job {name}: no usable answer for 0 s" in message
+        assert "ThrottlingException" in message
+    assert time.monotonic() - started >= 0.3
+    await until(lambda: waits.registry.open_clients == 0)
+
+
+async def test_each_wait_has_its_own_bound(service: CompilationService, waits: Waiting) -> None:
+    service.add("hasty", "patient", "other")
+    service.faults = {"DescribeCompilationJob": BROKEN, "ListCompilationJobs": BROKEN}
+    waits.add("hasty", bounds=Bounds(LOOK, LOOK, 0.2))
+    waits.add("patient", "other", bounds=Bounds(LOOK, LOOK, 60))
+    await waits.error("hasty")
+    service.faults = {}
+    service.end("patient", "other")
+    assert await waits.result("patient") == await waits.result("other") == "COMPLETED"
+
+
+async def test_an_endpoint_that_is_not_there(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = service.airflow_connection()
+    connection["extra"]["service_config"]["sagemaker"]["endpoint_url"] = "http://127.0.0.1:1"
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_POLL", json.dumps(connection))
+    service.add("job")
+    waits.add("job")
+    await asyncio.sleep(0.5)
+    assert waits.waiting() == {"job"}
+    # The connection is corrected while the job is waited for.
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_POLL", json.dumps(service.airflow_connection()))
+    service.end("job")
+    assert await waits.result("job") == "COMPLETED"
+
+
+async def test_refused_credentials_are_looked_up_again_once(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b")
+    waits.add("a", "b")
+    await looks(service, 2)
+    service.next_faults.append(Fault(400, "ExpiredTokenException"))
+    service.end("a")
+    assert await waits.result("a") == "COMPLETED"
+    for operation in ("DescribeCompilationJob", "ListCompilationJobs"):
+        service.faults[operation] = Fault(400, "UnrecognizedClientException")
+    assert "credentials are refused (ClientError" in await waits.error("b")
+
+
+async def test_a_connection_that_cannot_be_used_ends_every_wait(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = service.airflow_connection()
+    connection["extra"]["service_config"]["sagemaker"]["endpoint_url"] = "no address"
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_POLL", json.dumps(connection))
+    waits.add("a", "b")
+    assert "Invalid endpoint" in await waits.error("a")
+    assert "Invalid endpoint" in await waits.error("b")
+
+
+async def test_whatever_ends_the_poll_ends_the_waits(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b")
+    waits.add("a", "b")
+    await looks(service, 2)
+    (task,) = [each for each in asyncio.all_tasks() if "Poll._run" in repr(each.get_coro())]
+    task.cancel()
+    assert "the poll ended" in await waits.error("a")
+    assert "the poll ended" in await waits.error("b")
+
+
+# The rate
+
+
+async def test_the_bucket_keeps_its_rate() -> None:
+    bucket = TokenBucket(50)
+    for _ in range(50):
+        await bucket.take()
+    started = time.monotonic()
+    await asyncio.gather(*(bucket.take() for _ in range(10)))
+    assert 0.15 < time.monotonic() - started < 1
+
+
+async def test_the_bucket_slows_down_and_recovers() -> None:
+    bucket = TokenBucket(16)
+    bucket.throttled()
+    assert bucket.rate == 8
+    bucket.throttled()  # of the same moment: one burst is one reason
+    assert bucket.rate == 8
+    for _ in range(1000):
+        bucket.answered()
+    assert bucket.rate == 16
+
+
+async def test_backoff_grows_with_full_jitter() -> None:
+    early = [rate.backoff(1) for _ in range(300)]
+    late = [rate.backoff(20) for _ in range(300)]
+    assert min(early) >= 0
+    assert max(early) <= rate.FIRST_BACKOFF_SECONDS
+    assert rate.LONGEST_BACKOFF_SECONDS / 2 < max(late) <= rate.LONGEST_BACKOFF_SECONDS
+    assert min(late) < rate.LONGEST_BACKOFF_SECONDS / 4
+
+
+async def test_ten_thousand_waits_leave_the_loop_free(
+    service: CompilationService, waits: Waiting
+) -> None:
+    """Joining, looking and leaving; the service and its client run in this loop too."""
+    from model_delivery.jobs.waits import Waits
+
+    group = Waits()
+    members = [group.join(name, {"name": name}, BOUNDS)[0] for name in names(10_000)]
+    for waiter in members:
+        group.schedule(waiter.job, 1.0)
+    started = time.perf_counter()
+    for _ in range(100):
+        group.bounds()
+        group.next_due()
+    assert time.perf_counter() - started < 0.05
+    for waiter in members:
+        group.leave(waiter)
+    assert len(group) == 0
+    assert group.next_due() is None

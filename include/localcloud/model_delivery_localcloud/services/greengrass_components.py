@@ -1,5 +1,6 @@
 """Greengrass component versions: a recipe and the digest of its one artifact."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -101,13 +102,13 @@ class Components:
         return {**answer, "tags": row.tags} if row.tags else answer
 
     def get(self, call: Call) -> dict[str, Any]:
-        """Answer a component version's recipe, in JSON."""
+        """Answer a component version's recipe, in JSON, with its artifact's digest filled in."""
         if call.params.get("recipeOutputFormat", "JSON") != "JSON":
             raise validation_error("recipeOutputFormat must be JSON: localcloud has no YAML.")
         row = self._find(call)
         answer: dict[str, Any] = {
             "recipeOutputFormat": "JSON",
-            "recipe": json.dumps(row.recipe).encode(),
+            "recipe": json.dumps(_with_digest(row)).encode(),
         }
         return {**answer, "tags": row.tags} if row.tags else answer
 
@@ -158,6 +159,17 @@ def _row(call: Call, recipe: Recipe, artifact: _Artifact) -> ComponentVersion:
         tags=dict(call.params.get("tags", {})),
         created_at=now_ms(),
     )
+
+
+def _with_digest(row: ComponentVersion) -> dict[str, Any]:
+    """Add what Greengrass computes when a version is created: each artifact's digest, in base64."""
+    digest = base64.b64encode(bytes.fromhex(row.artifact_digest.removeprefix("sha256:"))).decode()
+    filled = {"Digest": digest, "Algorithm": "SHA-256"}
+    manifests = [
+        {**each, "Artifacts": [{**artifact, **filled} for artifact in each["Artifacts"]]}
+        for each in row.recipe["Manifests"]
+    ]
+    return {**row.recipe, "Manifests": manifests}
 
 
 def _created(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,275 @@
+"""Runs killed at random: how many jobs are made twice, left running, or waited for in vain.
+
+Method. One stack of real processes (scheduler with LocalExecutor, triggerer, API server,
+localcloud, object store) and a service that takes no name. Each of RUNS DAG runs has one task that
+submits one job, to the compilation service or to the nameless one, and waits for it in the worker
+or deferred. A seeded generator gives each run one to three steps of its life at which its task
+process gets a SIGKILL: before the create call, after the service took it but before the answer
+arrives, after the handle was persisted, while waiting, on resume. Fault proxies before both
+services do that: they know which process makes each call. Of the nameless jobs a tenth fails first,
+so that a second one is due. Meanwhile, every half minute or so, a part of the stack gets a SIGKILL
+with all its processes (the scheduler with the tasks it runs, the triggerer, localcloud, the
+nameless service) and is started again; and one call in fifty is throttled, answered by a 500 or
+reset, before or after the service did it. The nameless service's clock is an hour behind.
+
+The services themselves are asked for the truth, past the proxies:
+- duplicates: jobs beyond those due (one for a run, two where the first fails);
+- orphans: jobs that are running when their run has ended;
+- lost waits: runs that did not succeed, within RUN_SECONDS, with the result of their own job.
+
+The plan of kills follows from the seed alone; which instruction a SIGKILL meets does not.
+
+`CHAOS_RUNS`, `CHAOS_SEED` change the size and the seed.
+"""
+
+import os
+import random
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import Measure, write
+from stack.rest import AirflowRefusedError
+from tests.faults.killer import (
+    CREATES,
+    DEFERRED_STEPS,
+    WORKER_STEPS,
+    Killer,
+    outside_session,
+)
+from tests.faults.proxy import Effect, Exchange, refusal
+from tests.faults.world import World, model_of, world
+
+RUNS = int(os.environ.get("CHAOS_RUNS", "200"))
+SEED = int(os.environ.get("CHAOS_SEED", "20260101"))
+AT_ONCE = 12
+RUN_SECONDS = 420.0
+PART_SECONDS = (20.0, 40.0)
+TROUBLE_SHARE = 0.02
+SKEW_SECONDS = -3600.0
+HOME = Path(__file__).resolve().parent.parent / ".local" / "chaos"
+PARTS = ("triggerer", "scheduler", "localcloud", "nameless")
+
+
+@dataclass
+class Plan:
+    """One run: what it does, where it is killed, how many jobs are due."""
+
+    model: str
+    dag_id: str
+    seconds: float
+    outcome: str
+    steps: list[str]
+    due: int
+
+
+def plans(runs: int, seed: int) -> list[Plan]:
+    """Return the plan of each run, the same for the same seed."""
+    rng = random.Random(seed)
+    return [_plan(rng, number) for number in range(runs)]
+
+
+def _plan(rng: random.Random, number: int) -> Plan:
+    kind = rng.choices(["nameless", "compile"], [2, 1])[0]
+    mode = rng.choice(["worker", "deferred"])
+    steps = WORKER_STEPS if mode == "worker" else DEFERRED_STEPS
+    fails = kind == "nameless" and rng.random() < 0.1
+    return Plan(
+        model=f"run-{number:04d}",
+        dag_id=f"{kind}_{mode}",
+        seconds=round(rng.uniform(1, 12), 1),
+        outcome="FAILED_FIRST" if fails else "SUCCEEDED",
+        steps=rng.sample(steps, rng.choices([1, 2, 3], [5, 3, 2])[0]),
+        due=2 if fails else 1,
+    )
+
+
+@dataclass
+class Verdict:
+    """What became of one run, by the services' own word."""
+
+    plan: Plan
+    duplicates: int
+    orphans: int
+    lost: str
+
+
+class Trouble:
+    """Adds trouble to a killer's rule: one call in so many goes wrong."""
+
+    def __init__(self, killer: Killer, rng: random.Random) -> None:
+        self._killer, self._rng, self._lock = killer, rng, threading.Lock()
+        self.seen: Counter[str] = Counter()
+
+    def __call__(self, exchange: Exchange) -> Effect | None:
+        """Kill first; then, now and then, spoil the answer."""
+        effect = self._killer(exchange)
+        with self._lock:
+            unlucky = self._rng.random() < TROUBLE_SHARE
+            kind = self._rng.choice(["throttling", "server error", "reset"])
+        if effect is not None or not unlucky or not exchange.pid:
+            return effect
+        late = exchange.moment == "after"
+        if late and kind == "throttling" and exchange.operation in CREATES:
+            return None  # a service that throttles a call did not do it
+        self.seen[f"{kind} {exchange.moment}"] += 1
+        return {
+            "throttling": Effect(answer=refusal(400, "ThrottlingException")),
+            "server error": Effect(answer=refusal(500, "InternalFailure")),
+            "reset": Effect(reset=True),
+        }[kind]
+
+
+class Chaos:
+    """All runs of one seed on one stack."""
+
+    def __init__(self, world: World, planned: list[Plan], seed: int) -> None:
+        self.world = world
+        self.verdicts: list[Verdict] = []
+        self.parts: Counter[str] = Counter()
+        self._waiting = list(reversed(planned))
+        self._running: dict[tuple[str, str], tuple[Plan, float]] = {}
+        self._rng = random.Random(seed + 1)
+        triggerer = world.stack.processes["triggerer"]
+        steps = {plan.model: plan.steps for plan in planned}
+        self.killer = Killer(steps, outside_session(lambda: triggerer.pid))
+        self.trouble = Trouble(self.killer, random.Random(seed + 2))
+        world.cloud_proxy.rule = world.nameless_proxy.rule = self.trouble
+
+    def run(self) -> None:
+        """Keep AT_ONCE runs going, and kill a part now and then, until all runs have ended."""
+        next_part = time.monotonic() + self._rng.uniform(*PART_SECONDS)
+        while self._waiting or self._running:
+            while self._waiting and len(self._running) < AT_ONCE:
+                self._start(self._waiting.pop())
+            if time.monotonic() > next_part and (self._waiting or len(self._running) > 3):
+                self._kill_part()
+                next_part = time.monotonic() + self._rng.uniform(*PART_SECONDS)
+            for run in list(self._running):
+                self._look(run)
+            time.sleep(0.5)
+
+    def _start(self, plan: Plan) -> None:
+        conf = {"model": f"{plan.model}!", "seconds": plan.seconds, "outcome": plan.outcome}
+        body = {"logical_date": None, "dag_run_id": plan.model, "conf": conf}
+        rest = self.world.rest
+
+        def start() -> None:
+            try:
+                rest.post(f"/dags/{plan.dag_id}/dagRuns", body)
+            except AirflowRefusedError as error:
+                if " 409 " not in str(error):  # the answer to the first go was an error
+                    raise
+
+        _patiently(start)
+        self._running[plan.dag_id, plan.model] = (plan, time.monotonic())
+
+    def _kill_part(self) -> None:
+        part = self._rng.choice(PARTS)
+        self.parts[part] += 1
+        if part == "localcloud":
+            self.world.restart_localcloud(down=self._rng.uniform(0, 5))
+        elif part == "nameless":
+            self.world.nameless_process.kill()
+            time.sleep(self._rng.uniform(0, 5))
+            self.world.nameless_process.start()
+        else:
+            self.world.restart(part)
+
+    def _look(self, run: tuple[str, str]) -> None:
+        plan, started = self._running[run]
+        state = _patiently(lambda: self.world.rest.run(*run)["state"])
+        if state in {"success", "failed"} or time.monotonic() - started > RUN_SECONDS:
+            del self._running[run]
+            self.verdicts.append(self._judge(run, plan, state))
+            done = len(self.verdicts)
+            sys.stderr.write(f"{done}: {plan} {state} {self.verdicts[-1].lost}\n")
+
+    def _judge(self, run: tuple[str, str], plan: Plan, state: str) -> Verdict:
+        jobs = _patiently(lambda: self.world.jobs(run, f"{plan.model}!"))
+        task = _patiently(lambda: self.world.task(run))
+        result = _patiently(lambda: self.world.rest.xcom(task)) or {}
+        named = [job for job in jobs if result.get("job_id") == job.get("jobId")
+                 and result.get("job_name") == job.get("CompilationJobName")]  # fmt: skip
+        good = state == "success" and len(named) == 1
+        lost = "" if good else f"{state}, {result}, try {task['try_number']}"
+        running = [job for job in jobs if job["status"] in {"RUNNING", "STARTING", "INPROGRESS"}]
+        return Verdict(plan, max(0, len(jobs) - plan.due), len(running), lost)
+
+    def recounted(self) -> list[Verdict]:
+        """Return the verdicts with the jobs counted once more: a create may have come late."""
+        jobs = [job["model"] for job in self.world.nameless_jobs()]
+        jobs += [model_of(job) for job in self.world.compilation_jobs()]
+        count = Counter(jobs)
+        return [
+            replace(each, duplicates=max(0, count[f"{each.plan.model}!"] - each.plan.due))
+            for each in self.verdicts
+        ]
+
+    @property
+    def process_kills(self) -> Counter[str]:
+        """SIGKILLs of task processes, by step."""
+        return Counter(step for life in self.killer.lives.values() for step in life.kills)
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Ask until there is an answer: what is asked may just have been killed, or be busy."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return ask()
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def main() -> Path:
+    """Run the chaos and write what came of it."""
+    shutil.rmtree(HOME, ignore_errors=True)
+    started = time.monotonic()
+    with world(HOME, parallelism=6, skew=SKEW_SECONDS) as made:
+        chaos = Chaos(made, plans(RUNS, SEED), SEED)
+        chaos.run()
+        truth = chaos.recounted()
+    return write("chaos", _measures(chaos, truth, time.monotonic() - started), ["apache-airflow"])
+
+
+def _measures(chaos: Chaos, truth: list[Verdict], seconds: float) -> list[Measure]:
+    kills = chaos.process_kills
+    detail = {**kills, **{f"{part} killed": count for part, count in chaos.parts.items()}}
+    lost = [f"{each.plan.model}: {each.lost}" for each in truth if each.lost]
+    counts = {
+        "runs": (len(truth), "higher", "at least 200", f"seed {SEED}, {seconds:.0f} s"),
+        "kills": (
+            kills.total() + chaos.parts.total(), "higher", "at least one a run",
+            "; ".join(f"{what}: {count}" for what, count in sorted(detail.items())),
+        ),
+        "calls spoilt": (
+            chaos.trouble.seen.total(), "higher", "some",
+            "; ".join(f"{what}: {count}" for what, count in sorted(chaos.trouble.seen.items())),
+        ),
+        "duplicate jobs": (
+            sum(each.duplicates for each in truth), "lower", "0",
+            ", ".join(each.plan.model for each in truth if each.duplicates),
+        ),
+        "orphaned jobs": (
+            sum(each.orphans for each in truth), "lower", "0",
+            ", ".join(each.plan.model for each in truth if each.orphans),
+        ),
+        "lost waits": (len(lost), "lower", "0", "; ".join(lost)),
+    }  # fmt: skip
+    return [
+        Measure(
+            what=what, unit="count", better=better, ours=count, peer=None, peer_name=None,
+            limit=None, limit_name=None, goal=goal, rounds=1, spread=(count, count),
+            note=f"no peer: a count of what must not happen. {note}".strip(),
+        )
+        for what, (count, better, goal, note) in counts.items()
+    ]  # fmt: skip

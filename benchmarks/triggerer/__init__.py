@@ -1,0 +1,1 @@
+"""A real TriggerRunner over a real localcloud, for the benchmarks of waiting."""

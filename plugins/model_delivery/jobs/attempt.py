@@ -1,0 +1,216 @@
+"""One try of a task at its job: submit, wait in the worker, stop. What `on_kill` needs is here."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from model_delivery.exceptions import (
+    DeliveryError,
+    DeliveryRefusedError,
+    JobFailedError,
+    JobMissingError,
+    JobRefusedError,
+    UnknownStatusError,
+)
+from model_delivery.jobs.client import JobClient, Stop
+from model_delivery.jobs.record import Outcome
+from model_delivery.jobs.service import Handle, JobDescription
+from model_delivery.jobs.status import JobState
+from model_delivery.jobs.submission import Submission
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+GRACE = "the task was killed"
+
+
+class Attempt:
+    """One try. Airflow calls `kill` on the thread that runs the rest, in a signal handler.
+
+    The handler must not talk to Airflow's supervisor, which that thread may be doing just then: it
+    stops the job, and what runs notes it as soon as the handler returns.
+
+    :param last: whether no retry will follow.
+    """
+
+    def __init__(
+        self, client: JobClient, submission: Submission, log: "Logger", *, last: bool
+    ) -> None:
+        self.submission = submission
+        self.handle: Handle | None = None
+        self._client = client
+        self._log = log
+        self._last = last
+        self._running = False
+        self._over = False
+        self._stopped = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Surround what a kill may interrupt; a try that fails for good leaves no job running."""
+        self._running = True
+        try:
+            yield
+        except (DeliveryError, DeliveryRefusedError) as error:
+            self._leave_nothing(error)
+            raise
+        finally:
+            self._running = False
+
+    def submit(self, request: Mapping[str, Any]) -> JobDescription:
+        """Return our job, looked at once: one that an earlier try left may have ended badly."""
+        self._stop_superseded()
+        self.handle = self.submission.handle
+        made = self._submit(request)
+        description = self.describe()
+        bad = description.state in {JobState.FAILED, JobState.STOPPED}
+        if made or not bad or not description.retryable:
+            return description
+        self._log.info("%s is %s: submitting another", self.label, description.status)
+        self.submission.end(Outcome.FAILED)
+        self._submit(request)
+        return self.describe()
+
+    def _submit(self, request: Mapping[str, Any]) -> bool:
+        try:
+            self.handle, made = self.submission.submit_once(request)
+        except DeliveryError:
+            if self.killed and (found := self.submission.abandoned()):
+                self.handle = found
+                self.stop(GRACE)
+            raise
+        self._log.info("%s %s", "Submitted" if made else "Attached to", self.label)
+        self._over = self._stopped = False
+        self._require_alive()
+        return made
+
+    def resume(self, handle: Handle | None) -> None:
+        """Take up the job of this try after a wait: the store's word goes before the event's."""
+        self.handle = self.submission.handle or handle
+        if self.handle is None:
+            raise DeliveryError(
+                "neither Airflow's task state store nor the trigger's event says which job this "
+                "task submitted: clear the task to submit anew"
+            )
+
+    def describe(self) -> JobDescription:
+        """Look at the job; one that is gone is forgotten, so that a retry makes another."""
+        assert self.handle is not None, "a job is submitted or taken up first"
+        try:
+            description = self._client.describe(self.handle)
+        except JobMissingError:
+            self._over = True
+            self.submission.end(Outcome.FAILED)
+            raise
+        self.handle = description.handle
+        self._over = description.state.terminal
+        return description
+
+    def wait(
+        self, description: JobDescription, interval: float, timeout: float | None
+    ) -> JobDescription:
+        """Look until the job ended; times in seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while description.state is JobState.RUNNING:
+            self._require_alive()
+            if deadline is not None and time.monotonic() > deadline:
+                self.fail(f"it took over {timeout:.0f} s")
+            self._client.pause.sleep(interval)
+            description = self.describe()
+        return description
+
+    def settle(self, description: JobDescription) -> None:
+        """Note how the job ended; a bad end is an error."""
+        if description.state is JobState.SUCCEEDED:
+            self.submission.end(Outcome.DONE)
+            self._log.info("%s is %s", self.label, description.status)
+            return
+        self.submission.end(Outcome.FAILED)
+        reason = description.reason or "the service gave no reason"
+        message = f"{self.label} ended {description.status}: {reason}"
+        raise (JobFailedError if description.retryable else JobRefusedError)(message)
+
+    def _require_alive(self) -> None:
+        if self.killed:
+            self.fail(GRACE)
+
+    def fail(self, why: str) -> None:
+        """Stop the job, so that the next try makes another, and raise."""
+        self.stop(why)
+        self.submission.end(Outcome.FAILED)
+        raise JobFailedError(f"{self.label} was stopped: {why}")
+
+    @property
+    def killed(self) -> bool:
+        """Whether Airflow wants this try to end."""
+        return self._client.pause.cut
+
+    def kill(self) -> None:
+        """Stop the job: a signal handler's part, or all of it where nothing runs any more."""
+        self._client.pause.cut = True
+        try:
+            self._kill()
+        except (DeliveryError, DeliveryRefusedError) as error:
+            self._log.error("%s may still be running: %s", self.label, error)
+
+    def _kill(self) -> None:
+        if not self._running:
+            self.handle = self.handle or self.submission.abandoned()
+        # A submission on its way stops its job itself, since it alone knows which it is.
+        self.stop(GRACE)
+        if self.handle is not None and not self._running:
+            self.submission.end(Outcome.FAILED)
+
+    def stop(self, why: str) -> None:
+        """Ask once for a stop, and say what came of it."""
+        if self.handle is None or self._over or self._stopped:
+            return
+        self._stopped = True
+        try:
+            outcome = self._client.stop(self.handle)
+        except (DeliveryError, DeliveryRefusedError):
+            self._stopped = False
+            raise
+        if outcome is Stop.ASKED:
+            self._log.info("Asked to stop %s: %s", self.label, why)
+        elif outcome is Stop.ENDED:
+            self._log.info("%s had ended before it could be stopped: %s", self.label, why)
+        else:
+            self._log.warning("%s goes on although %s: %s", self.label, why, outcome.value)
+
+    def _leave_nothing(self, error: Exception) -> None:
+        retried = isinstance(error, DeliveryError) and not self._last
+        if retried or isinstance(error, UnknownStatusError):
+            return  # the next try attaches; of a status we do not know we cannot say "running"
+        try:
+            self.stop("the task fails for good")
+        except (DeliveryError, DeliveryRefusedError) as refusal:
+            self._log.error("%s may still be running: %s", self.label, refusal)
+
+    def _stop_superseded(self) -> None:
+        """Stop what a submission before a clear left running, where nobody else could."""
+        for earlier in self.submission.superseded():
+            try:
+                handle = earlier.abandoned()
+                if handle and self._stop_if_running(handle):
+                    self._log.info(
+                        "Asked to stop %s: the task was cleared", self._client.service.key(handle)
+                    )
+                earlier.end(Outcome.DONE)
+            except (DeliveryError, DeliveryRefusedError) as error:
+                self._log.warning("A job of before the clear may still be running: %s", error)
+
+    def _stop_if_running(self, handle: Handle) -> bool:
+        try:
+            if self._client.describe(handle).state.terminal:
+                return False  # as a rule, the kill of the cleared try has stopped it
+        except JobMissingError:
+            return False
+        return self._client.stop(handle) is Stop.ASKED
+
+    @property
+    def label(self) -> str:
+        """What messages call the job."""
+        handle = self.handle or {"name": "of this task"}
+        return f"{self._client.service.noun} {handle.get('arn') or handle['name']}"

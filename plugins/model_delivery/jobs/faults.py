@@ -1,0 +1,110 @@
+"""Whose fault an error of a service is: its own for now, the connection's, or the one job's."""
+
+# https://docs.aws.amazon.com/general/latest/gr/api-retries.html, botocore's retry handlers, and
+# the codes of services that have one of their own.
+THROTTLING_CODES = frozenset(
+    {
+        "BandwidthLimitExceeded", "EC2ThrottledException", "LimitExceededException",
+        "PriorRequestNotComplete", "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "SlowDown",
+        "ThrottledException", "Throttling", "ThrottlingException", "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)  # fmt: skip
+PASSING_CODES = frozenset(
+    {
+        "BadGateway", "GatewayTimeout", "InternalError", "InternalFailure",
+        "InternalFailureException", "InternalServerError", "InternalServerException",
+        "InternalServiceError", "InternalServiceException", "RequestTimeout",
+        "RequestTimeoutException", "ServerException", "ServiceException", "ServiceUnavailable",
+        "ServiceUnavailableException",
+    }
+)  # fmt: skip
+CREDENTIAL_CODES = frozenset(
+    {
+        "ExpiredToken", "ExpiredTokenException", "IncompleteSignature",
+        "IncompleteSignatureException", "InvalidClientTokenId", "InvalidSignatureException",
+        "MissingAuthenticationToken", "MissingAuthenticationTokenException",
+        "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)  # fmt: skip
+# The caller is at fault: the same request cannot succeed later.
+REFUSED_CODES = CREDENTIAL_CODES | {
+    "AccessDenied", "AccessDeniedException", "InvalidParameterValue", "ValidationException",
+}  # fmt: skip
+# The job is in no state for the request (a stop of what has ended): asking again changes nothing.
+STATE_CODES = frozenset({"ConflictException"})
+TOO_MANY_REQUESTS = 429
+SERVICE_UNAVAILABLE = 503
+FIRST_SERVER_ERROR = 500
+
+
+def error_code(error: BaseException) -> str:
+    """Return the service's error code, or an empty string where it never answered."""
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def is_service_error(error: Exception) -> bool:
+    """Tell whether an error is the service's, or the way's to it, rather than ours."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    return isinstance(error, (BotoCoreError, ClientError, ResponseParserError))
+
+
+def is_throttling(error: Exception) -> bool:
+    """Tell whether the service asks for fewer requests."""
+    return error_code(error) in THROTTLING_CODES or _status(error) in {
+        TOO_MANY_REQUESTS,
+        SERVICE_UNAVAILABLE,
+    }
+
+
+def is_passing(error: Exception) -> bool:
+    """Tell whether the same call may succeed later: no answer, a broken one, or a server error."""
+    from botocore.exceptions import ClientError
+
+    if isinstance(error, ClientError):
+        passing = is_throttling(error) or error_code(error) in PASSING_CODES
+        return passing or _status(error) >= FIRST_SERVER_ERROR
+    return _never_answered(error)
+
+
+def _never_answered(error: Exception) -> bool:
+    from aiohttp import ClientError as TransportError
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import HTTPClientError
+    from botocore.parsers import ResponseParserError
+
+    # Refused, reset, timed out, or an answer that a proxy made up (HTML in place of JSON).
+    unparsed = (ResponseParserError, TransportError)
+    return isinstance(error, (HTTPClientError, NoConnection, OSError, TimeoutError, *unparsed))
+
+
+def is_credential_fault(error: Exception) -> bool:
+    """Tell whether the key or the clock of this connection is refused, whatever the job."""
+    from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+
+    kinds = (NoCredentialsError, PartialCredentialsError)
+    return error_code(error) in CREDENTIAL_CODES or isinstance(error, kinds)
+
+
+def _status(error: Exception) -> int:
+    response = getattr(error, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def cause(error: Exception) -> str:
+    """Return an error as one line, also where its own text is empty."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_lasting(error: Exception) -> bool:
+    """Tell whether a client cannot be made with these settings, however often it is tried."""
+    from botocore.exceptions import BotoCoreError
+
+    wrong = isinstance(error, BotoCoreError | ValueError | TypeError | AttributeError | ImportError)
+    return wrong and not is_passing(error) and not is_credential_fault(error)

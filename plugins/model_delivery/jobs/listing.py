@@ -1,0 +1,100 @@
+"""Reads a service's list, page by page, from a watermark where the service takes one."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from model_delivery.exceptions import JobError
+from model_delivery.jobs.service import Call, JobList, ListedJob
+
+# A change may show in the list this much after its own time; also covers pages that shift.
+OVERLAP_SECONDS = 5.0
+
+Ask = Callable[[Call], Awaitable[Mapping[str, Any]]]
+# Takes the jobs of a page; true means that no further page is needed.
+Hear = Callable[[Sequence[ListedJob]], Awaitable[bool]]
+
+
+class ListReader:
+    """The reads of one scope's list.
+
+    The watermark is the service's own time when the last complete read began, less an overlap.
+    Our clock is never compared with the service's: a change that we see at some moment says that
+    the service's clock has come at least so far, and from there only the time that passes counts.
+    """
+
+    def __init__(self, job_list: JobList, scope: str) -> None:
+        self._list = job_list
+        self._scope = scope
+        self._watermark: datetime | None = None
+        # The service's time at a moment of our monotonic clock.
+        self._clock: tuple[datetime, float] | None = None
+
+    async def changes(self, ask: Ask, hear: Hear) -> None:
+        """Read what changed since the last time: all pages, or all jobs without a watermark."""
+        if self._list.takes_watermark and self._watermark is None:
+            # Only for its times: what changes from here on is what the next reads are about.
+            await self.newest(ask, hear, most_pages=1)
+        else:
+            await self._read(ask, hear, self._watermark, None)
+
+    async def newest(self, ask: Ask, hear: Hear, most_pages: int) -> None:
+        """Read up to so many pages whatever the watermark, the newest jobs first."""
+        await self._read(ask, hear, None, most_pages)
+
+    async def _read(
+        self, ask: Ask, hear: Hear, since: datetime | None, most_pages: int | None
+    ) -> None:
+        started = time.monotonic()
+        call = self._list.call(self._scope, since)
+        tokens: set[str] = set()
+        while True:
+            response = await ask(call)
+            jobs = self._list.read(response)
+            self._set_clock(jobs, response)
+            enough = await hear(jobs)
+            token = self._list.next_token(response)
+            if token is None or enough or len(tokens) + 1 == most_pages:
+                break
+            if token in tokens:
+                raise JobError(f"{call.operation} answered the same page token twice")
+            tokens.add(token)
+            parameters = {**call.parameters, self._list.token_parameter: token}
+            call = Call(call.operation, parameters)
+        if since is not None or self._watermark is None:
+            self._advance(started)
+
+    def _set_clock(self, jobs: Sequence[ListedJob], response: Mapping[str, Any]) -> None:
+        times = [job.modified for job in jobs if job.modified is not None]
+        if not times:
+            return
+        # One entry with a time to come would hide every later change: the service's own clock is
+        # the limit.
+        now = _service_time(response)
+        newest = min(max(times), now) if now else max(times)
+        moment = time.monotonic()
+        if self._clock is None or newest > self._time_at(moment):
+            self._clock = (newest, moment)
+
+    def _time_at(self, moment: float) -> datetime:
+        """Return a time that the service's clock had reached at a moment of ours."""
+        assert self._clock is not None
+        known, at = self._clock
+        return known + timedelta(seconds=moment - at)
+
+    def _advance(self, started: float) -> None:
+        if self._clock is None:
+            return
+        watermark = self._time_at(started) - timedelta(seconds=OVERLAP_SECONDS)
+        if self._watermark is None or watermark > self._watermark:
+            self._watermark = watermark
+
+
+def _service_time(response: Mapping[str, Any]) -> datetime | None:
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        return parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,100 @@
+"""What the task state store remembers of one submission, across tries and crashes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from model_delivery.jobs.service import Handle, Intent
+
+
+class Outcome(StrEnum):
+    """How a submission ended, as far as the next try must know."""
+
+    OPEN = "open"
+    DONE = "done"
+    """Finished or given away: nothing is left to stop."""
+    FAILED = "failed"
+    """The job ended badly or was stopped by us: the next try makes another."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One submission of a task instance.
+
+    :param generation: how many of its jobs ended badly before this one.
+    :param digests: digest of each field of the request; the request itself may be large and, with
+        some services, holds keys.
+    :param search: what finds the job again where its handle was not persisted.
+    :param at: when the intent was persisted, ISO 8601; None before.
+    :param known: ids of like jobs that were there before ours.
+    """
+
+    generation: int = 0
+    handle: Handle | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+    at: str | None = None
+    known: tuple[str, ...] = ()
+    outcome: Outcome = Outcome.OPEN
+
+    @classmethod
+    def read(cls, value: Any) -> "Record":
+        """Return a record from what the store holds; fields of other versions are left out."""
+        names = {each.name for each in fields(cls)}
+        kept = {name: item for name, item in dict(value or {}).items() if name in names}
+        kept["known"] = tuple(kept.get("known", ()))
+        return cls(**{**kept, "outcome": Outcome(kept.get("outcome", Outcome.OPEN))})
+
+    def written(self) -> dict[str, Any]:
+        """Return the JSON value to store."""
+        return {**asdict(self), "known": list(self.known), "outcome": self.outcome.value}
+
+    @property
+    def intent(self) -> Intent | None:
+        """What was about to be submitted, or None before that was known."""
+        if self.at is None:
+            return None
+        return Intent(dict(self.search), datetime.fromisoformat(self.at), frozenset(self.known))
+
+    def intending(
+        self, request: Mapping[str, Any], search: Mapping[str, Any], known: tuple[str, ...]
+    ) -> "Record":
+        """Return the record of a request that is about to be sent."""
+        at = datetime.now(UTC).isoformat()
+        return replace(self, digests=digests(request), search=dict(search), at=at, known=known)
+
+    def next_generation(self) -> "Record":
+        """Return the record of the job after one that ended badly."""
+        return Record(generation=self.generation + 1)
+
+
+def digests(request: Mapping[str, Any]) -> dict[str, str]:
+    """Return a digest of each field of a request: equal values, equal digests."""
+    return {
+        name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+        for name, value in request.items()
+    }
+
+
+def differing_fields(request: Mapping[str, Any], recorded: Mapping[str, str]) -> list[str]:
+    """Return the fields whose values are not those that were recorded."""
+    ours = digests(request)
+    return sorted(name for name in {*ours, *recorded} if ours.get(name) != recorded.get(name))
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Return where two requests differ, leaf by leaf; absent and empty are the same."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        names = sorted({*ours, *theirs})
+        return [
+            line
+            for name in names
+            for line in differences(ours.get(name), theirs.get(name), f"{path}.{name}".lstrip("."))
+        ]
+    if ours == theirs or (not ours and not theirs):
+        return []
+    return [f"{path}: ours {ours!r}, theirs {theirs!r}"]

@@ -1,0 +1,100 @@
+"""One open client of a service for everything in a triggerer that needs it.
+
+Building an aiobotocore client reads botocore's models, 4 to 200 ms of an event loop that thousands
+of triggers share, so it is done once for a hook and its settings, in a thread.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from model_delivery.aws import open_hook
+
+
+@dataclass
+class _Open:
+    """A client, or its opening, and how many use it."""
+
+    client: "asyncio.Task[Any]"
+    users: int = 0
+
+
+@dataclass
+class SharedClients:
+    """The clients of one event loop; each is closed when its last user leaves."""
+
+    _open: dict[tuple[str, str], _Open] = field(default_factory=dict)
+
+    @property
+    def open_count(self) -> int:
+        """How many clients are open."""
+        return len(self._open)
+
+    @asynccontextmanager
+    async def lease(
+        self, hook_path: str, settings_key: str, settings: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Give the client of a hook over a connection.
+
+        :param settings_key: identifies the settings.
+        :raises Exception: whatever the look-up of the connection or the client raised.
+        """
+        key = (hook_path, settings_key)
+        shared = self._open.get(key)
+        if shared is None:
+            shared = _Open(asyncio.create_task(_opened(hook_path, settings)))
+            self._open[key] = shared
+        shared.users += 1
+        try:
+            # Shielded: one user that leaves must not take the client from the others.
+            yield await asyncio.shield(shared.client)
+        except Exception:
+            # The next user opens anew, with what the connection says then.
+            if self._open.get(key) is shared:
+                del self._open[key]
+            raise
+        finally:
+            shared.users -= 1
+            if not shared.users:
+                if self._open.get(key) is shared:
+                    del self._open[key]
+                await _close(shared)
+
+
+async def _close(shared: _Open) -> None:
+    if not shared.client.done():
+        shared.client.cancel()
+        await asyncio.wait([shared.client])
+    if not shared.client.cancelled() and shared.client.exception() is None:
+        await shared.client.result().__aexit__(None, None, None)
+
+
+async def _opened(hook_path: str, settings: dict[str, Any]) -> Any:
+    hook = await asyncio.to_thread(open_hook, hook_path, settings)
+    if not hasattr(hook, "get_client_type"):  # no AwsBaseHook: its own client is as good
+        return await (await hook.get_async_conn()).__aenter__()
+    # As AwsBaseHook.get_async_conn does: the connection's look-up waits in a thread.
+    context = await sync_to_async(_client_context)(hook)
+    client = await asyncio.to_thread(asyncio.run, _built(context))
+    return await client.__aenter__()
+
+
+def _client_context(hook: Any) -> Any:
+    from botocore.config import Config
+
+    # One retry mechanism: ours, which counts each request against the account's rate.
+    config = hook.config.merge(Config(retries={"total_max_attempts": 1}))
+    return hook.get_client_type(region_name=hook.region_name, config=config, deferrable=True)
+
+
+async def _built(context: Any) -> Any:
+    """Build the client in a thread's own loop; closed there, it is opened again where it is used.
+
+    A client holds no connection until it is used, so nothing of this loop stays in it.
+    """
+    async with context as client:
+        return client

@@ -1,0 +1,70 @@
+"""One task a DAG, in every mode, over the compilation service and the nameless one."""
+
+from datetime import timedelta
+from itertools import product
+
+from airflow.sdk import DAG
+from model_delivery.operators.compilation import CreateCompilationJobOperator
+
+from tests.nameless.provider import NamelessJobOperator, NamelessJobSensor
+
+RETRIES = 8
+PARAMS = {"seconds": 2, "outcome": "SUCCEEDED", "model": "m", "job": "", "target": "ml_c5"}
+
+
+def dag(dag_id: str) -> DAG:
+    arguments = {"retries": RETRIES, "retry_delay": timedelta(seconds=1)}
+    return DAG(
+        dag_id, schedule=None, params=PARAMS, max_active_runs=32, default_args=arguments,
+        is_paused_upon_creation=False, render_template_as_native_obj=True,
+    )  # fmt: skip
+
+
+NAMELESS = {
+    "aws_conn_id": "nameless",
+    "model": "{{ params.model }}",
+    "sources": ["s3://b/one", "s3://b/two"],
+    "seconds": "{{ params.seconds }}",
+    "outcome": "{{ params.outcome }}",
+    "poll_interval": 1.0,
+}
+COMPILE = {
+    "role_arn": "arn:aws:iam::000000000000:role/model-delivery",
+    "model_uri": "s3://model-delivery/samples/digits.tar.gz",
+    "framework": "ONNX",
+    "data_input_config": '{"image": [1, 64]}\n',
+    "output_uri": "s3://model-delivery/chaos/{{ params.model }}",
+    "target_device": "{{ params.target }}",
+    "poll_interval": 1.0,
+}
+
+for deferrable, wait in product([False, True], [False, True]):
+    mode = ("deferred" if deferrable else "worker") + ("" if wait else "_and_go")
+    how = {"task_id": "task", "deferrable": deferrable, "wait_for_completion": wait}
+    with dag(f"nameless_{mode}"):
+        NamelessJobOperator(**how, **NAMELESS)
+    with dag(f"compile_{mode}"):
+        CreateCompilationJobOperator(**how, **COMPILE)
+
+with dag("nameless_changing"):
+    NamelessJobOperator(
+        task_id="task", deferrable=False, **{**NAMELESS, "seconds": "{{ 600 + ti.try_number }}"}
+    )
+
+for mode, settings in {
+    "poke": {"mode": "poke", "deferrable": False},
+    "reschedule": {"mode": "reschedule", "deferrable": False},
+    "deferred": {"deferrable": True},
+}.items():
+    with dag(f"sensor_{mode}"):
+        NamelessJobSensor(
+            task_id="task", aws_conn_id="nameless", job="{{ params.job }}", poke_interval=1,
+            timeout=60, **settings,
+        )  # fmt: skip
+
+for mode, deferrable in {"worker": False, "deferred": True}.items():
+    with dag(f"timeout_{mode}"):
+        NamelessJobOperator(
+            task_id="task", deferrable=deferrable, retries=0,
+            execution_timeout=timedelta(seconds=6), **NAMELESS,
+        )  # fmt: skip

@@ -1,0 +1,185 @@
+"""A whole stack with a fault proxy before each of two services, and what can be done to it."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from stack.airflow import ADMIN, PROJECT, aws_connection
+from stack.credentials import REGION
+from stack.object_store import BUCKET, s3_client
+from stack.ports import LOOPBACK, free_ports
+from stack.processes import Process, answers
+from stack.rest import AirflowRest
+from stack.stack import Stack
+from tests.faults.proxy import FaultProxy
+
+DAGS = Path(__file__).parent / "dags"
+FAST = {
+    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+    "PYTHONPATH": str(PROJECT),
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
+    "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "2",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+}
+
+
+class World:
+    """The running stack, its proxies, and the truth: both services asked past the proxies."""
+
+    def __init__(self, stack: Stack, nameless: Process, port: int) -> None:
+        self.stack = stack
+        self.nameless_process = nameless
+        self.nameless_url = f"http://{LOOPBACK}:{port}"
+        self.rest: AirflowRest
+        self.sagemaker: Any
+        self.cloud_proxy: FaultProxy
+        self.nameless_proxy: FaultProxy
+
+    def start(self, dag_id: str, **conf: Any) -> tuple[str, str]:
+        return dag_id, self.rest.trigger(dag_id, conf)
+
+    def task(self, run: tuple[str, str]) -> dict[str, Any]:
+        (task,) = self.rest.tasks(*run)
+        return task
+
+    def finish(self, run: tuple[str, str], seconds: float = 120) -> dict[str, Any]:
+        """Wait for a run and return its task."""
+        self.rest.wait(*run, seconds)
+        return self.task(run)
+
+    def until(self, true: Callable[[], Any], seconds: float = 60) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (value := true()):
+            assert time.monotonic() < deadline, "it did not come to pass"
+            time.sleep(0.2)
+        return value
+
+    def until_state(self, run: tuple[str, str], *states: str, seconds: float = 60) -> None:
+        self.until(lambda: self.task(run)["state"] in states, seconds)
+
+    def taken_up(self, run: tuple[str, str]) -> bool:
+        """Tell whether a triggerer runs the trigger of the task's present try."""
+        task = self.task(run)
+        folder = self.stack.airflow.home / "logs" / f"dag_id={run[0]}" / f"run_id={run[1]}"
+        logs = folder.glob(f"*/attempt={task['try_number']}.log.trigger.*")
+        started = any(" starting" in log.read_text() for log in logs)
+        return task["state"] == "deferred" and started
+
+    def log(self, run: tuple[str, str]) -> str:
+        return "\n".join(self.rest.log(self.task(run)))
+
+    def nameless_jobs(self, model: str | None = None) -> list[dict[str, Any]]:
+        """All jobs the nameless service knows, or those of one model."""
+        jobs: list[dict[str, Any]] = []
+        start: int | None = 0
+        while start is not None:
+            page = httpx.get(f"{self.nameless_url}/jobs", params={"start": start}).json()
+            jobs += page["jobs"]
+            start = page["next"]
+        return [job for job in jobs if model in (None, job["model"])]
+
+    def compilation_jobs(self, model: str | None = None) -> list[dict[str, Any]]:
+        """All compilation jobs, or those of one run's output."""
+        pages = self.sagemaker.get_paginator("list_compilation_jobs").paginate()
+        names = [job["CompilationJobName"] for page in pages
+                 for job in page["CompilationJobSummaries"]]  # fmt: skip
+        jobs = [self.sagemaker.describe_compilation_job(CompilationJobName=n) for n in names]
+        return [job for job in jobs if model is None or model_of(job) == model]
+
+    def jobs(self, run: tuple[str, str], model: str) -> list[dict[str, Any]]:
+        """Return the jobs of one run, of either service, with their status."""
+        if run[0].startswith("compile"):
+            found = self.compilation_jobs(model)
+            return [{**job, "status": job["CompilationJobStatus"]} for job in found]
+        return self.nameless_jobs(model)
+
+    def restart(self, name: str) -> None:
+        """SIGKILL one part, as a power cut would, and start it again."""
+        process = self.stack.processes[name]
+        process.kill()
+        process.start()
+
+    def restart_localcloud(self, down: float = 0.0) -> None:
+        """SIGKILL the cloud's API and worker at once, and start them after a while."""
+        parts = [self.stack.processes[name] for name in ("localcloud", "localcloud worker")]
+        for part in parts:
+            part.kill()
+        time.sleep(down)
+        for part in parts:
+            part.start()
+
+
+def model_of(job: dict[str, Any]) -> str:
+    """Return the model that a compilation job's run was started with."""
+    return str(job["OutputConfig"]["S3OutputLocation"]).rpartition("/")[2]
+
+
+@contextmanager
+def world(home: Path, parallelism: int = 4, skew: float = 0.0) -> Iterator[World]:
+    """Start everything with short heartbeats; stop it all at the end."""
+    (port,) = free_ports(1)
+    argv = [sys.executable, "-m", "tests.nameless.server", str(port), str(home / "jobs.db")]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
+    nameless = Process(
+        "nameless", [*argv, str(skew)], environment, home / "nameless.log",
+        lambda: answers(f"http://{LOOPBACK}:{port}/jobs"),
+    )  # fmt: skip
+    settings = {**FAST, "AIRFLOW__CORE__PARALLELISM": str(parallelism)}
+    stack = Stack(home, settings=settings)
+    made = World(stack, nameless, port)
+    cloud = int(stack.cloud.url.rpartition(":")[2])
+    with FaultProxy(cloud) as made.cloud_proxy, FaultProxy(port) as made.nameless_proxy:
+        _connect(made)
+        nameless.start()
+        try:
+            nameless.wait_healthy(30)
+            with stack:
+                _prepare(made)
+                yield made
+        finally:
+            nameless.stop()
+
+
+def _connect(made: World) -> None:
+    stack = made.stack
+    url = f"http://{LOOPBACK}:{made.cloud_proxy.port}"
+    connection = aws_connection(stack.credentials, url, stack.store_url)
+    nameless = {"conn_type": "generic", "host": LOOPBACK, "port": made.nameless_proxy.port}
+    stack.airflow.env["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(connection)
+    stack.airflow.env["AIRFLOW_CONN_NAMELESS"] = json.dumps(nameless)
+
+
+def _prepare(made: World) -> None:
+    import boto3
+
+    from include.samples.digits import write_samples
+
+    stack = made.stack
+    write_samples(stack.home / "samples")
+    store = s3_client(stack.store_port, stack.credentials)
+    store.upload_file(
+        str(stack.home / "samples" / "digits.tar.gz"), BUCKET, "samples/digits.tar.gz"
+    )
+    made.sagemaker = boto3.client(
+        "sagemaker",
+        endpoint_url=stack.cloud.url,
+        region_name=REGION,
+        aws_access_key_id=stack.credentials.aws_access_key_id,
+        aws_secret_access_key=stack.credentials.aws_secret_access_key,
+    )
+    made.rest = AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password)
+    made.rest.wait_for_dag("timeout_deferred")

@@ -1,0 +1,309 @@
+"""Real tasks killed, cleared, timed out and cut off from their service: one job, none left."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.faults.killer import (
+    DEFERRED_STEPS,
+    FAILED,
+    WORKER_STEPS,
+    Killer,
+    Life,
+    outside_session,
+)
+from tests.faults.proxy import Effect, Exchange, refusal
+from tests.faults.world import World, world
+
+PROJECT = Path(__file__).resolve().parents[2]
+Run = tuple[str, str]
+# An hour: the service's clock is that far behind Airflow's in all of these tests.
+SKEW = -3600.0
+KILLS = [
+    *((f"{kind}_worker", step) for kind in ("compile", "nameless") for step in WORKER_STEPS),
+    *((f"{kind}_deferred", step) for kind in ("compile", "nameless") for step in DEFERRED_STEPS),
+]
+ENDED = {"SUCCEEDED", "COMPLETED"}
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Iterator[World]:
+    home = PROJECT / ".local" / "faults"
+    shutil.rmtree(home, ignore_errors=True)
+    with world(home, parallelism=8, skew=SKEW) as made:
+        yield made
+
+
+@dataclass
+class Case:
+    """One run of those that need no part of the stack but their own task's process."""
+
+    dag: str
+    conf: dict[str, Any]
+    kills: list[str] = field(default_factory=list)
+    trouble: str = ""
+
+
+MODES = ("worker", "deferred")
+TROUBLES = {
+    "throttling": Effect(answer=refusal(400, "ThrottlingException")),
+    "server errors": Effect(answer=refusal(500, "InternalFailure")),
+    "resets": Effect(reset=True),
+    "stalls": Effect(seconds=30, reset=True),
+}
+TROUBLE_SECONDS = 12.0
+# Each kind in a worker and deferred, with and without names.
+PAIRS = [("compile_worker", "nameless_deferred"), ("nameless_worker", "compile_deferred")]
+TROUBLED = [(kind, dag) for at, kind in enumerate(TROUBLES) for dag in PAIRS[at % 2]]
+CASES = {
+    **{f"{dag} {step}": Case(dag, {"seconds": 3}, [step]) for dag, step in KILLS},
+    **{f"{kind} {dag}": Case(dag, {}, trouble=kind) for kind, dag in TROUBLED},
+    **{f"first {mode}": Case(f"nameless_{mode}", {"outcome": "FAILED_FIRST"}) for mode in MODES},
+    **{f"time {mode}": Case(f"timeout_{mode}", {"seconds": 600}) for mode in MODES},
+    "noted": Case("nameless_worker", {"outcome": "FAILED_FIRST"}, [FAILED]),
+    "changed": Case("nameless_changing", {}, [WORKER_STEPS[2]]),
+}
+
+
+def model(name: str) -> str:
+    return re.sub(r"\W+", "-", name) + "!"
+
+
+class Rule:
+    """Kills each run where its case says so, and spoils the calls of those that have trouble."""
+
+    def __init__(self, faulty: World) -> None:
+        triggerer = faulty.stack.processes["triggerer"]
+        plans = {model(name)[:-1]: case.kills for name, case in CASES.items()}
+        self.killer = Killer(plans, outside_session(lambda: triggerer.pid))
+        self._troubles = {model(name)[:-1]: case.trouble for name, case in CASES.items()}
+        self._until: dict[str, float] = {}
+
+    def __call__(self, exchange: Exchange) -> Effect | None:
+        effect = self.killer(exchange)
+        name = self.killer.model_of(exchange)
+        kind = self._troubles.get(name or "")
+        if effect or not kind or not name or exchange.moment == "after":
+            return effect
+        until = self._until.setdefault(name, time.monotonic() + TROUBLE_SECONDS)
+        return TROUBLES[kind] if time.monotonic() < until else None
+
+
+@dataclass
+class Ended:
+    """A run of the batch that is over: its task, the jobs it made, its kills, its log."""
+
+    task: dict[str, Any]
+    jobs: list[dict[str, Any]]
+    kills: list[str]
+    log: str
+
+    @property
+    def statuses(self) -> list[str]:
+        return [job["status"] for job in self.jobs]
+
+
+@pytest.fixture(scope="module")
+def batch(faulty: World) -> dict[str, Ended]:
+    """Every case, all of them at the same time."""
+    rule = Rule(faulty)
+    faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = rule
+    runs = {
+        name: faulty.start(case.dag, **case.conf, model=model(name)) for name, case in CASES.items()
+    }
+    ended = {}
+    for name, run in runs.items():
+        task = faulty.finish(run, 200)
+        kills = rule.killer.lives.get(model(name)[:-1], Life()).kills
+        ended[name] = Ended(task, faulty.jobs(run, model(name)), kills, faulty.log(run))
+    faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = lambda exchange: None
+    return ended
+
+
+@pytest.mark.parametrize(("dag", "step"), KILLS, ids=[" ".join(case) for case in KILLS])
+def test_a_task_killed_at_any_step_makes_one_job_and_gets_its_result(
+    batch: dict[str, Ended], dag: str, step: str
+) -> None:
+    run = batch[f"{dag} {step}"]
+    assert run.kills == [step]
+    assert run.task["state"] == "success"
+    assert [status in ENDED for status in run.statuses] == [True]
+
+
+@pytest.mark.parametrize(("kind", "dag"), TROUBLED, ids=[" ".join(case) for case in TROUBLED])
+def test_a_service_in_trouble_is_waited_out(batch: dict[str, Ended], kind: str, dag: str) -> None:
+    run = batch[f"{kind} {dag}"]
+    assert run.task["state"] == "success"
+    assert [status in ENDED for status in run.statuses] == [True]
+
+
+def test_a_kill_before_a_failure_is_noted_is_followed_by_one_new_job(
+    batch: dict[str, Ended],
+) -> None:
+    run = batch["noted"]
+    assert run.kills == [FAILED]
+    assert run.task["state"] == "success"
+    assert run.statuses == ["FAILED", "SUCCEEDED"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_failed_job_is_followed_by_one_new_job(batch: dict[str, Ended], mode: str) -> None:
+    run = batch[f"first {mode}"]
+    assert run.task["state"] == "success"
+    assert run.statuses == ["FAILED", "SUCCEEDED"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_task_out_of_time_stops_its_job_once_and_says_so(
+    batch: dict[str, Ended], mode: str
+) -> None:
+    run = batch[f"time {mode}"]
+    assert run.task["state"] == "failed"
+    (job,) = run.jobs
+    assert (job["status"], job["stops"]) == ("STOPPED", 1)
+    assert f"Asked to stop nameless job {job['jobId']}" in run.log
+
+
+def test_a_changed_request_fails_the_retry_and_leaves_no_job(batch: dict[str, Ended]) -> None:
+    run = batch["changed"]
+    assert run.task["state"] == "failed"
+    (job,) = run.jobs
+    assert (job["status"], job["stops"]) == ("STOPPED", 1)
+    assert "seconds: ours 602.0, theirs 601.0" in run.log
+
+
+def test_waiting_or_not_is_the_same_in_worker_and_triggerer(faulty: World) -> None:
+    modes = ("worker_and_go", "deferred_and_go", "worker", "deferred")
+    runs = {
+        mode: faulty.start(f"nameless_{mode}", model=f"wait {mode}", seconds=4) for mode in modes
+    }
+    seen: dict[str, set[str]] = {mode: set() for mode in modes}
+    while any(faulty.rest.run(*run)["state"] not in {"success", "failed"} for run in runs.values()):
+        for mode, run in runs.items():
+            seen[mode].add(faulty.task(run)["state"])
+        time.sleep(0.1)
+    for mode, run in runs.items():
+        waited = not mode.endswith("go")
+        assert faulty.rest.xcom(faulty.task(run))["status"] == (
+            "SUCCEEDED" if waited else "RUNNING"
+        )
+        (job,) = faulty.nameless_jobs(f"wait {mode}")
+        assert faulty.rest.xcom(faulty.task(run), "job") == {"job_id": job["jobId"]}
+        assert ("deferred" in seen[mode]) is (mode == "deferred")
+        assert job["stops"] == 0
+
+
+def nameless_job(world: World, name: str, **facts: Any) -> str:
+    body = {"model": name, "sources": [], "seconds": 3, "outcome": "SUCCEEDED", **facts}
+    return str(httpx.post(f"{world.nameless_url}/jobs", json=body).json()["jobId"])
+
+
+def test_a_sensor_waits_in_each_of_its_modes_and_stops_nothing(faulty: World) -> None:
+    modes = ("poke", "reschedule", "deferred")
+    good = {mode: nameless_job(faulty, f"sensed {mode}") for mode in modes}
+    bad = {mode: nameless_job(faulty, f"bad {mode}", outcome="REFUSED") for mode in modes}
+    runs = [(good[mode], faulty.start(f"sensor_{mode}", job=good[mode])) for mode in modes]
+    failing = [(bad[mode], faulty.start(f"sensor_{mode}", job=bad[mode])) for mode in modes]
+    for job, run in runs:
+        task = faulty.finish(run)
+        assert task["state"] == "success"
+        assert faulty.rest.xcom(task) == {"version": 1, "job_id": job, "status": "SUCCEEDED"}
+    for job, run in failing:
+        assert faulty.finish(run)["state"] == "failed"
+        assert f"nameless job {job} ended REFUSED" in faulty.log(run)
+    jobs = [*faulty.nameless_jobs(), *faulty.nameless_jobs()]
+    assert {job["stops"] for job in jobs if job["jobId"] in {*good.values(), *bad.values()}} == {0}
+
+
+def set_state(world: World, run: Run, action: str) -> None:
+    """Do what a user does with a task in the UI."""
+    dag, run_id = run
+    if action == "clear":
+        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["task"],
+                "only_failed": False}  # fmt: skip
+        world.rest.post(f"/dags/{dag}/clearTaskInstances", body)
+    else:
+        path = f"/dags/{dag}/dagRuns/{run_id}/taskInstances/task"
+        world.rest.patch(path, {"new_state": "failed"})
+
+
+@pytest.fixture
+def idle(faulty: World) -> Iterator[World]:
+    """Without localcloud's worker: a job that waits for it can be stopped for as long as needed."""
+    worker = faulty.stack.processes["localcloud worker"]
+    worker.stop()
+    yield faulty
+    worker.start()
+
+
+@pytest.mark.parametrize("kind", ["nameless", "compile"])
+def test_what_a_user_ends_or_clears_stops_its_job_once(idle: World, kind: str) -> None:
+    faulty = idle
+    cases = {
+        (mode, action): faulty.start(
+            f"{kind}_{mode}", model=f"user {kind} {mode} {action}", seconds=600
+        )
+        for mode in ("worker", "deferred")
+        for action in ("fail", "clear")
+    }
+    for (mode, action), run in cases.items():
+        faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
+        # Before a triggerer took a deferred task up, Airflow tells nobody of its end.
+        if mode == "deferred":
+            faulty.until(lambda run=run: faulty.taken_up(run))
+        set_state(faulty, run, action)
+    for (mode, action), run in cases.items():
+        name = f"user {kind} {mode} {action}"
+        count = 2 if action == "clear" else 1
+        faulty.until(lambda run=run, name=name, count=count: len(faulty.jobs(run, name)) == count)
+        faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[0]["status"] == "STOPPED")
+        first = faulty.jobs(run, name)[0]
+        # After a clear the triggerer and the next try may both ask, at the same moment.
+        most = 2 if (mode, action) == ("deferred", "clear") else 1
+        assert 1 <= first.get("stops", 1) <= most, (mode, action)
+    for (mode, action), run in cases.items():
+        if action == "clear":
+            if mode == "deferred":
+                faulty.until(lambda run=run: faulty.taken_up(run))
+            set_state(faulty, run, "fail")
+    for (mode, action), run in cases.items():
+        name = f"user {kind} {mode} {action}"
+        faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[-1]["status"] == "STOPPED")
+    assert "Asked to stop" in faulty.log(cases["worker", "fail"])
+    assert "Asked to stop" in faulty.log(cases["deferred", "fail"])
+
+
+def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
+    runs = {
+        mode: faulty.start(f"nameless_{mode}", model=f"gone {mode}", seconds=8)
+        for mode in ("worker", "deferred")
+    }
+    for mode, run in runs.items():
+        job = faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))["job_id"]
+        faulty.until_state(run, "running" if mode == "worker" else "deferred")
+        httpx.delete(f"{faulty.nameless_url}/jobs/{job}?purge")
+    for mode, run in runs.items():
+        assert faulty.finish(run)["state"] == "success"
+        assert [job["status"] for job in faulty.nameless_jobs(f"gone {mode}")] == ["SUCCEEDED"]
+
+
+@pytest.mark.parametrize("part", ["triggerer", "scheduler", "localcloud"])
+def test_a_part_of_the_stack_killed_while_jobs_run_loses_no_wait(faulty: World, part: str) -> None:
+    dags = ("compile_worker", "compile_deferred", "nameless_worker", "nameless_deferred")
+    runs = {dag: faulty.start(dag, model=f"{part} {dag}", seconds=8) for dag in dags}
+    for run in runs.values():
+        faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
+    if part == "localcloud":
+        faulty.restart_localcloud(down=3)
+    else:
+        faulty.restart(part)
+    for dag, run in runs.items():
+        assert faulty.finish(run)["state"] == "success", faulty.log(run)
+        assert [job["status"] in ENDED for job in faulty.jobs(run, f"{part} {dag}")] == [True]

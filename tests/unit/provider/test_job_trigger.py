@@ -1,0 +1,188 @@
+"""The trigger over a real service: its event, its settings, and who stops the job when."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.execution_time import task_runner
+from airflow.triggers.base import TriggerEvent
+from model_delivery.hooks.compilation import CompilationJobs
+from model_delivery.hooks.edge import Deployments
+from model_delivery.jobs import rate
+from model_delivery.jobs.registry import PollKey, registry
+from model_delivery.jobs.trigger import EVENT_VERSION, JobTrigger
+
+from tests.compilation_service import BROKEN, THROTTLED, CompilationService, Fault
+
+SOON = 10.0
+HANDLE = {"name": "job", "arn": "arn:aws:sagemaker:us-east-1:000000000000:compilation-job/job"}
+SERVICE = "model_delivery.hooks.compilation.CompilationJobs"
+
+
+@pytest.fixture
+async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CompilationService]:
+    built = CompilationService()
+    runner = await built.start()
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_POLL", json.dumps(built.airflow_connection()))
+    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
+    built.add("job")
+    yield built
+    while registry().open_clients:
+        await asyncio.sleep(0.01)
+    await runner.cleanup()
+
+
+def trigger(**changes: Any) -> JobTrigger:
+    settings: dict[str, Any] = {
+        "service": SERVICE, "handle": HANDLE, "poll_interval": 0.05, "max_poll_interval": 0.1,
+        "outage_timeout": 0.3, "aws_conn_id": "aws_poll", "region_name": None, "verify": None,
+        "botocore_config": None,
+    }  # fmt: skip
+    return JobTrigger(**{**settings, **changes})
+
+
+async def fired(waiting: JobTrigger) -> dict[str, Any]:
+    async def first() -> TriggerEvent:
+        events = [event async for event in waiting.run()]
+        assert len(events) == 1
+        return events[0]
+
+    return dict((await asyncio.wait_for(first(), SOON)).payload)
+
+
+async def test_the_event_is_a_handle_and_a_status(service: CompilationService) -> None:
+    service.end("job")
+    expected = {"version": EVENT_VERSION, "handle": HANDLE, "status": "COMPLETED"}
+    assert await fired(trigger()) == expected
+
+
+async def test_what_ends_the_wait_is_in_the_event(service: CompilationService) -> None:
+    service.faults["DescribeCompilationJob"] = BROKEN
+    event = await fired(trigger())
+    assert event.keys() == {"version", "handle", "error"}
+    assert "JobError: SageMaker compilation job job: no usable answer" in event["error"]
+    json.dumps(event)
+
+
+def test_a_trigger_of_an_older_version_gets_the_defaults() -> None:
+    _, kept = trigger().serialize()
+    for name in ("max_poll_interval", "outage_timeout"):
+        del kept[name]
+    older = JobTrigger(**kept)
+    assert (older.max_poll_interval, older.outage_timeout) == (30.0, 900.0)
+
+
+def test_every_connection_setting_is_in_the_key() -> None:
+    plain = {"aws_conn_id": "a", "region_name": None, "verify": None, "botocore_config": None}
+    others = [
+        {**plain, "aws_conn_id": "b"}, {**plain, "region_name": "eu-west-1"},
+        {**plain, "verify": False}, {**plain, "botocore_config": {"read_timeout": 5}},
+    ]  # fmt: skip
+    jobs = CompilationJobs()
+    keys = {PollKey.of(SERVICE, jobs, each, HANDLE) for each in [plain, *others]}
+    assert len(keys) == 5
+
+
+def test_deployments_to_a_device_share_a_poll() -> None:
+    path = "model_delivery.hooks.edge.Deployments"
+    keys = {
+        PollKey.of(path, Deployments(), {}, {"name": "d", "id": identifier, "thing": thing})
+        for identifier, thing in [("1", "edge-1"), ("2", "edge-1"), ("3", "edge-2")]
+    }
+    assert len(keys) == 2
+
+
+async def test_cleanup_and_cancellation_stop_nothing(service: CompilationService) -> None:
+    waiting = trigger()
+    task = asyncio.create_task(fired(waiting))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    await waiting.cleanup()
+    assert service.stopped.total() == 0
+
+
+async def test_a_kill_stops_the_job_once_and_says_so(
+    service: CompilationService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = trigger()
+    await waiting.on_kill()
+    await waiting.on_kill()
+    assert service.stopped == {"job": 1}
+    assert "Asked to stop compilation job job" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", [THROTTLED, BROKEN, Fault(reset=True)])
+async def test_a_kill_is_repeated_until_it_is_heard(
+    service: CompilationService, fault: Fault
+) -> None:
+    service.next_faults.extend([fault] * 3)
+    await trigger().on_kill()
+    assert service.stopped == {"job": 1}
+
+
+async def test_a_kill_whose_answer_is_lost_is_not_repeated(service: CompilationService) -> None:
+    service.next_faults.append(Fault(reset=True, heard=True))
+    await trigger().on_kill()
+    assert service.stopped == {"job": 1}
+
+
+async def test_a_kill_that_is_refused_says_why(
+    service: CompilationService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.faults["StopCompilationJob"] = Fault(400, "ValidationException")
+    await trigger().on_kill()
+    assert "compilation job job was not stopped: ClientError" in capsys.readouterr().out
+
+
+async def test_many_kills_share_one_client(service: CompilationService) -> None:
+    names = [f"job-{number}" for number in range(50)]
+    service.add(*names)
+    opened: set[int] = set()
+
+    async def kill(name: str) -> None:
+        await trigger(handle={"name": name}).on_kill()
+
+    async def watch() -> None:
+        while True:
+            opened.add(registry().open_clients)
+            await asyncio.sleep(0)
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.gather(*map(kill, names))
+    watcher.cancel()
+    assert max(opened) == 1
+    assert service.stopped == dict.fromkeys(names, 1)
+
+
+class Supervisor:
+    """What answers a trigger's questions about task states."""
+
+    def __init__(self, state: str | None) -> None:
+        self.state = state
+
+    def send(self, question: Any) -> Any:
+        assert (question.task_ids, question.run_ids) == (["compile"], ["run"])
+        return SimpleNamespace(task_states={"run": {"compile_3": self.state}})
+
+
+@pytest.mark.parametrize(
+    ("state", "stops"), [("failed", 1), ("success", 1), (None, 1), ("deferred", 0)]
+)
+async def test_a_task_that_another_triggerer_took_over_keeps_its_job(
+    service: CompilationService,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str | None,
+    stops: int,
+) -> None:
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor(state), raising=False)
+    waiting = trigger()
+    facts = {"dag_id": "dag", "task_id": "compile", "run_id": "run", "map_index": 3}
+    waiting.task_instance = SimpleNamespace(**facts)
+    await waiting.on_kill()
+    assert service.stopped.total() == stops
