@@ -82,6 +82,23 @@ def test_a_list_is_ranked(tmp_path: Path) -> None:
         np.testing.assert_allclose(line["output"]["scores"], np.sort(scores)[::-1], rtol=1e-3)
 
 
+def test_a_ranking_drops_what_the_filter_leaves_out_and_keeps_the_rest(tmp_path: Path) -> None:
+    job = job_of(tmp_path, Recipe.PERSONALIZED_RANKING, excluded=tuple(ITEMS[:20]))
+    data = lines([
+        {"userId": "u7", "itemList": ITEMS[:60]},
+        {"userId": "u7", "itemList": ITEMS[:20]},
+        {"userId": "u7", "itemList": ITEMS[:250] * 3},
+    ])  # fmt: skip
+    assert job.run(data) == ShardResult(3, 1, 2)
+    job.publish()
+    ranked, empty, long = job.lines()
+    scores = (USER_FACTORS @ ITEM_FACTORS.T)[7, 20:60]
+    expected = [ITEMS[20 + n] for n in np.argsort(-scores)]
+    assert ranked["output"]["recommendedItems"] == expected  # all 40, not 25
+    assert empty["error"]["reason"] == "the filter leaves no item of itemList"
+    assert long["error"]["reason"] == "itemList has 750 items; a ranking takes 500"
+
+
 def test_what_a_filter_leaves_out_is_never_recommended(tmp_path: Path) -> None:
     job = job_of(tmp_path, Recipe.USER_PERSONALIZATION, results=25, excluded=tuple(ITEMS[:290]))
     job.run(lines([{"userId": "u5"}]))

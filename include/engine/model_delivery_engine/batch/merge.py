@@ -1,9 +1,12 @@
 """Publish a job's results: its parts put together, in order, each proven, then the manifest."""
 
 import hashlib
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.formats import Compression, OutputFormat
@@ -14,11 +17,56 @@ from model_delivery_engine.batch.manifest import (
     parts_in_order,
 )
 from model_delivery_engine.batch.pipeline import shard_folder
+from model_delivery_engine.batch.planning import positions
 from model_delivery_engine.batch.sinks import part_suffix
-from model_delivery_engine.batch.storage import Storage, read_steadily
+from model_delivery_engine.batch.storage import Storage, read_bytes, read_steadily
 from model_delivery_engine.errors import BatchError
 
 Objects = list[tuple[str, JournalObject]]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a job's results go, each an object of its own."""
+
+    results_uri: str
+    errors_uri: str
+    manifest_uri: str
+
+
+def publish_once(
+    storage: Storage,
+    folder: str,
+    count: int,
+    destination: Destination,
+    *,
+    input_uri: str,
+    input_format: str | None,
+    budget: ErrorBudget,
+    output_format: OutputFormat = OutputFormat.JSONL,
+) -> Mapping[str, Any]:
+    """Publish a job's shards, and the manifest last; return what it holds.
+
+    Publishing again when the parts are deleted already finds what was published.
+
+    :param count: the job's shards
+    :raises BatchError: as `publish`
+    """
+    has_parts = next(iter(storage.list(f"{folder}/")), None) is not None
+    if not has_parts and storage.exists(destination.manifest_uri):
+        found: Mapping[str, Any] = json.loads(read_bytes(storage, destination.manifest_uri))
+        return found
+    storage.delete(destination.manifest_uri)
+    manifest = publish(
+        storage, folder, read_journals(storage, folder, count),
+        input_uri=input_uri, input_size=positions(storage, input_uri, input_format),
+        results_uri=destination.results_uri, errors_uri=destination.errors_uri, budget=budget,
+        output_format=output_format,
+    )  # fmt: skip
+    text = manifest.to_json()
+    storage.write_stream(destination.manifest_uri, [text.encode()])
+    published: Mapping[str, Any] = json.loads(text)
+    return published
 
 
 def read_journals(storage: Storage, folder: str, count: int) -> list[Journal]:

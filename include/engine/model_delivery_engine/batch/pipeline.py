@@ -42,7 +42,7 @@ from model_delivery_engine.batch.parts import (
     part_bytes,
 )
 from model_delivery_engine.batch.pool import Pool, open_pool
-from model_delivery_engine.batch.progress import Progress
+from model_delivery_engine.batch.progress import EVERY_S, Progress
 from model_delivery_engine.batch.recommend import Recommendations
 from model_delivery_engine.batch.runner import PartOutcome, Work
 from model_delivery_engine.batch.shards import Shard, next_line
@@ -103,6 +103,7 @@ class ShardJob:
     :param etag: the input's ETag when the job was planned (default: as it is now)
     :param budget: the records that may fail in the job (default: any)
     :param processes: processes to run parts in (default: the cores this process may use)
+    :param tell_every: seconds between two lines of progress (default: 10)
     """
 
     shard: Shard
@@ -112,6 +113,7 @@ class ShardJob:
     etag: str | None = None
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     processes: int | None = None
+    tell_every: float = EVERY_S
 
     @property
     def shard_folder(self) -> str:
@@ -292,7 +294,8 @@ class _Run:
         shard = self.job.shard
         plain = self.encoding.compression == Compression.NONE
         done = sum(part.end - part.start for part in self.state.parts.values())
-        return Progress(self.tell, shard["end"] - shard["start"] if plain else None, done)
+        total = shard["end"] - shard["start"] if plain else None
+        return Progress(self.tell, total, done, self.job.tell_every)
 
     def _lanes(self, pool: Pool) -> None:
         count = 2 * (self.job.processes or len(os.sched_getaffinity(0)))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-_EVERY_S = 10.0
+EVERY_S = 10.0
 
 
 class Progress:
@@ -12,21 +12,25 @@ class Progress:
     :param tell: takes a line
     :param total: positions of the shard; None where they are not known (a compressed object)
     :param done: positions that a resume found done
+    :param every: seconds between two lines (default: 10)
     """
 
-    def __init__(self, tell: Callable[[str], None], total: int | None, done: int) -> None:
+    def __init__(
+        self, tell: Callable[[str], None], total: int | None, done: int, every: float = EVERY_S
+    ) -> None:
         self._tell = tell
         self._total = total
+        self._every = every
         self._at = self._done = done
         self._records = self._failed = 0
         self._started = self._told = time.monotonic()
 
     def add(self, positions: int, records: int, failed: int) -> None:
-        """Count a part; tell, if the last line is 10 seconds old."""
+        """Count a part; tell, if the last line is old enough."""
         self._at += positions
         self._records += records
         self._failed += failed
-        if time.monotonic() - self._told >= _EVERY_S:
+        if time.monotonic() - self._told >= self._every:
             self._told = time.monotonic()
             self._tell(self.line())
 

@@ -46,11 +46,11 @@ class Recipe(StrEnum):
 class Recommendations:
     """What is asked of a recommender.
 
-    :param results: items a record, 1 to 500 (default: 25)
+    :param results: items a record, 1 to 500 (default: 25; of a ranking: the whole list)
     :param excluded: items that are never recommended
     """
 
-    results: int = DEFAULT_RESULTS
+    results: int | None = None
     excluded: tuple[str, ...] = ()
 
 
@@ -68,12 +68,13 @@ class Recommender:
         if facts is None:
             raise BatchError(f"model {model.name!r} is no recommender: it has no ids in its "
                              f"metadata {METADATA!r}; write it with write_recommender")  # fmt: skip
-        if not 1 <= asked.results <= MOST_RESULTS:
+        if asked.results is not None and not 1 <= asked.results <= MOST_RESULTS:
             raise BatchError(f"{asked.results} results asked for; ask for 1 to {MOST_RESULTS}")
         data = json.loads(facts)
         self.recipe = Recipe(data["recipe"])
         self.users = {name: n for n, name in enumerate(data["users"])}
         self.items = {name: n for n, name in enumerate(data["items"])}
+        self.excluded = frozenset(asked.excluded)
         self._names = np.array([*data["items"], None], dtype=object)[:-1]
         self._settings, self._results = self._settings_of(asked)
         self.outputs = (
@@ -83,14 +84,14 @@ class Recommender:
 
     def _settings_of(self, asked: Recommendations) -> tuple[dict[str, Array], int]:
         if self.recipe == Recipe.PERSONALIZED_RANKING:
-            return {}, asked.results
+            return {}, asked.results or MOST_RESULTS
         mask = np.zeros((1, len(self.items)), np.float32)
         for name in asked.excluded:
             if name in self.items:
                 mask[0, self.items[name]] = -np.inf
         # An item is most like itself, so related items need one more, which is then dropped.
         itself = int(self.recipe == Recipe.RELATED_ITEMS)
-        results = min(asked.results, int(np.isfinite(mask).sum()) - itself)
+        results = min(asked.results or DEFAULT_RESULTS, int(np.isfinite(mask).sum()) - itself)
         if results < 1:
             raise BatchError(f"model {self.name!r}: the filter leaves no item to recommend")
         settings = {"k": np.array([results + itself], np.int64)}
@@ -202,7 +203,12 @@ class RecommenderLines:
             return "field 'itemList' is missing, empty or no list"
         if unknown := [name for name in names if not isinstance(name, str) or name not in items]:
             return f"item {unknown[0]!r} of itemList is unknown to the recommender"
-        return {**sample, "item": np.array([items[name] for name in names], np.int64)}
+        if len(names) > MOST_RESULTS:
+            return f"itemList has {len(names)} items; a ranking takes {MOST_RESULTS}"
+        kept = [items[name] for name in names if name not in self._recommender.excluded]
+        if not kept:
+            return "the filter leaves no item of itemList"
+        return {**sample, "item": np.array(kept, np.int64)}
 
 
 def _stack(samples: Sequence[dict[str, Array]]) -> dict[str, Array] | list[dict[str, Array]]:
