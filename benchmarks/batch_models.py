@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import onnx
 import orjson
-from model_delivery_engine.batch.recommend import Recipe
+from model_delivery_engine.batch.recipes import Recipe
 from model_delivery_engine.batch.recommender_model import write_recommender
 from model_delivery_engine.bundle import Bundle, Golden, Manifest, Source, open_bundle, write_bundle
 from model_delivery_engine.digest import digest_file

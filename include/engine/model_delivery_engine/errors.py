@@ -9,7 +9,8 @@ EngineError
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
 ├── BatchError              a batch that cannot be planned, run or merged
-│   └── BudgetError         more records failed than may
+│   ├── BudgetError         more records failed than may
+│   └── DiskFullError       no space for what a batch spools
 └── ReportError             a delivery that cannot be drawn
 
 Each message names the thing (file, member, input, target) and says what to do next.
@@ -54,6 +55,10 @@ class BatchError(EngineError):
 
 class BudgetError(BatchError):
     """More records of a batch failed than its error budget allows."""
+
+
+class DiskFullError(BatchError):
+    """No space is left on the disk for what a batch spools."""
 
 
 class ReportError(EngineError):

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import IO
 
 from airflow.sdk import BaseHook
 
@@ -88,7 +88,9 @@ class StorageHook(BaseHook):
 
     def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
         """Put an object from chunks, in bounded memory; it appears whole or not at all."""
-        self.store(uri).write(uri, io.BufferedReader(_ChunkStream(chunks), _BUFFER_BYTES))
+        from model_delivery_engine.batch.storage import ChunkReader
+
+        self.store(uri).write(uri, io.BufferedReader(ChunkReader(chunks), _BUFFER_BYTES))
 
     @contextlib.contextmanager
     def writing(self, uri: str) -> Iterator[Callable[[bytes], None]]:
@@ -120,26 +122,3 @@ class StorageHook(BaseHook):
 
 def _write(file: IO[bytes], data: bytes) -> None:
     file.write(data)
-
-
-class _ChunkStream(io.RawIOBase):
-    """Chunks as the file that a store reads from."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        super().__init__()
-        self._chunks = iter(chunks)
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = memoryview(chunk)
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size

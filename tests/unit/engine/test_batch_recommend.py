@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
-from model_delivery_engine.batch.recommend import Recipe, Recommendations
+from model_delivery_engine.batch.recipes import Recipe
+from model_delivery_engine.batch.recommend import Recommendations
 from model_delivery_engine.batch.recommender_model import write_recommender
 from model_delivery_engine.errors import BatchError
 
@@ -109,9 +110,11 @@ def test_what_a_filter_leaves_out_is_never_recommended(tmp_path: Path) -> None:
 
 def test_bad_lines_are_error_lines_that_can_be_put_right(tmp_path: Path) -> None:
     job = job_of(tmp_path, Recipe.USER_PERSONALIZATION)
-    data = b'{"userId":"u1"}\n{"userId":"nobody"}\n{"userId":3}\n\nnonsense\n{"itemId":"x"}\n[]'
+    data = b'{"userId":"u1"}\r\n{"userId":"nobody"}\n{"userId":3}\n\nnonsense\n{"itemId":"x"}\n[]'
     assert job.run(data) == ShardResult(6, 1, 5, 1)
     job.publish()
+    offsets = [line["error"]["offset"] for line in job.lines(ERRORS)]
+    assert [data[at:].split()[0] for at in offsets] == data.split()[1:]
     reasons = [line["error"]["reason"] for line in job.lines(ERRORS)]
     assert reasons[0] == "userId 'nobody' is unknown to the recommender"
     assert reasons[1] == reasons[3] == "field 'userId' is missing or no text"

@@ -23,6 +23,7 @@ from model_delivery_engine.batch.storage import Storage, read_bytes, read_steadi
 from model_delivery_engine.errors import BatchError
 
 Objects = list[tuple[str, JournalObject]]
+_JOURNAL = "/journal.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def publish_once(
 ) -> Mapping[str, Any]:
     """Publish a job's shards, and the manifest last; return what it holds.
 
-    Publishing again when the parts are deleted already finds what was published.
+    Publishing again finds what was published, also when the parts are deleted already: the
+    journals tell what the manifest must say; where they are gone too, its presence does.
 
     :param count: the job's shards
     :raises BatchError: as `publish`
@@ -56,17 +58,23 @@ def publish_once(
     if not has_parts and storage.exists(destination.manifest_uri):
         found: Mapping[str, Any] = json.loads(read_bytes(storage, destination.manifest_uri))
         return found
-    storage.delete(destination.manifest_uri)
-    manifest = publish(
-        storage, folder, read_journals(storage, folder, count),
-        input_uri=input_uri, input_size=positions(storage, input_uri, input_format),
-        results_uri=destination.results_uri, errors_uri=destination.errors_uri, budget=budget,
-        output_format=output_format,
-    )  # fmt: skip
-    text = manifest.to_json()
-    storage.write_stream(destination.manifest_uri, [text.encode()])
+    journals = read_journals(storage, folder, count)
+    size = positions(storage, input_uri, input_format)
+    text = merge_journals(journals, input_uri=input_uri, input_size=size).to_json().encode()
+    if not _holds(storage, destination.manifest_uri, text):
+        storage.delete(destination.manifest_uri)
+        publish(
+            storage, folder, journals, input_uri=input_uri, input_size=size,
+            results_uri=destination.results_uri, errors_uri=destination.errors_uri, budget=budget,
+            output_format=output_format,
+        )  # fmt: skip
+        storage.write_stream(destination.manifest_uri, [text])
     published: Mapping[str, Any] = json.loads(text)
     return published
+
+
+def _holds(storage: Storage, uri: str, content: bytes) -> bool:
+    return storage.exists(uri) and read_bytes(storage, uri) == content
 
 
 def read_journals(storage: Storage, folder: str, count: int) -> list[Journal]:
@@ -120,11 +128,18 @@ def publish(
     return manifest
 
 
-def delete_parts(storage: Storage, folder: str) -> None:
-    """Delete a job's working folder; its journals last, so that a kill between leaves no lie."""
+def delete_parts(storage: Storage, folder: str, *, journals: bool = True) -> None:
+    """Delete a job's working folder; its journals last, so that a kill between leaves no lie.
+
+    :param journals: whether they go too (default: True)
+    """
     names = [each.uri for each in storage.list(f"{folder}/")]
-    for uri in sorted(names, key=lambda name: name.endswith("/journal.json")):
-        storage.delete(uri)
+    for uri in names:
+        if not uri.endswith(_JOURNAL):
+            storage.delete(uri)
+    for uri in names if journals else []:
+        if uri.endswith(_JOURNAL):
+            storage.delete(uri)
 
 
 def result_suffix(output_format: OutputFormat, compression: Compression) -> str:

@@ -46,7 +46,7 @@ from model_delivery_engine.batch.progress import EVERY_S, Progress
 from model_delivery_engine.batch.recommend import Recommendations
 from model_delivery_engine.batch.runner import PartOutcome, Work
 from model_delivery_engine.batch.shards import Shard, next_line
-from model_delivery_engine.batch.sinks import PartFile, part_suffix
+from model_delivery_engine.batch.sinks import PartFile, disk_watched, part_suffix
 from model_delivery_engine.batch.storage import Storage, read_bytes
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
@@ -316,8 +316,12 @@ class _Run:
 
     def _lane(self, pool: Pool) -> None:
         try:
-            while not self.stopped and (part := self._next()) is not None:
-                data = self.source.fetch(part)
+            while not self.stopped:
+                with disk_watched(self.spool, f"what is read of {self.job.shard['uri']}"):
+                    part = self._next()
+                    if part is None:
+                        return
+                    data = self.source.fetch(part)
                 outcome = pool.run(data, self.state.batch_size)
                 if data.spooled:
                     data.path.unlink()

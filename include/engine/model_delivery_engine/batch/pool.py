@@ -133,7 +133,8 @@ class _Worker:
         """Return the worker's answer.
 
         :raises WorkerDiedError: it ended instead
-        :raises BatchError: it refused, or failed for a reason of its own
+        :raises EngineError: it refused
+        :raises BatchError: it failed for a reason of its own
         """
         try:
             self._connection.send(request)
@@ -143,7 +144,7 @@ class _Worker:
                 self._process.wait(_END_S)
             raise WorkerDiedError(f"exit code {self._process.returncode}") from error
         if kind == "refused":
-            raise BatchError(value)
+            raise value
         if kind == "failed":
             raise BatchError(f"{self._work.uri}: a worker process failed:\n{value}")
         return value

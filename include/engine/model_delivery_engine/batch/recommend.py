@@ -10,7 +10,6 @@ Source of lines and recipes: https://docs.aws.amazon.com/personalize/latest/dg/b
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from model_delivery_engine.batch.json_lines import (
     records_of,
     split_lines,
 )
+from model_delivery_engine.batch.recipes import Recipe
 from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.runtime import Model
 from model_delivery_engine.tensors import Array, TensorSpec
@@ -32,14 +32,6 @@ from model_delivery_engine.tensors import Array, TensorSpec
 METADATA = "recommender"
 DEFAULT_RESULTS = 25
 MOST_RESULTS = 500
-
-
-class Recipe(StrEnum):
-    """What a recommender answers, by Personalize's names."""
-
-    USER_PERSONALIZATION = "user-personalization"  # {"userId"}: the best items for a user
-    RELATED_ITEMS = "related-items"  # {"itemId"}: the items most like an item
-    PERSONALIZED_RANKING = "personalized-ranking"  # {"userId", "itemList"}: the list in order
 
 
 @dataclass(frozen=True)
@@ -64,13 +56,9 @@ class Recommender:
         self.name, self.batch_size = model.name, model.batch_size
         self.inputs = model.inputs
         self._model = model
-        facts = model.metadata.get(METADATA)
-        if facts is None:
-            raise BatchError(f"model {model.name!r} is no recommender: it has no ids in its "
-                             f"metadata {METADATA!r}; write it with write_recommender")  # fmt: skip
         if asked.results is not None and not 1 <= asked.results <= MOST_RESULTS:
             raise BatchError(f"{asked.results} results asked for; ask for 1 to {MOST_RESULTS}")
-        data = json.loads(facts)
+        data = _facts(model)
         self.recipe = Recipe(data["recipe"])
         self.users = {name: n for n, name in enumerate(data["users"])}
         self.items = {name: n for n, name in enumerate(data["items"])}
@@ -125,6 +113,20 @@ class Recommender:
         }
 
 
+def item_ids(model: Model) -> list[str]:
+    """Return the ids of a recommender's items; BatchError for a model that is none."""
+    return list(_facts(model)["items"])
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    facts = model.metadata.get(METADATA)
+    if facts is None:
+        raise BatchError(f"model {model.name!r} is no recommender: it has no ids in its "
+                         f"metadata {METADATA!r}; write it with write_recommender")  # fmt: skip
+    found: dict[str, Any] = json.loads(facts)
+    return found
+
+
 def _without(own: Array, items: Array, scores: Array) -> tuple[Array, Array]:
     """Drop each row's own item, or its last where its own is not among them."""
     keep = items != own[:, None]
@@ -146,13 +148,11 @@ class RecommenderLines:
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
-        lines = split_lines(data)
-        if b"\r" in data:
-            lines = [line.removesuffix(b"\r") for line in lines]
-        for offset, batch in batched_lines(lines, start, size):
-            yield self._read(batch, offset)
+        returns = b"\r" in data
+        for offset, batch in batched_lines(split_lines(data), start, size):
+            yield self._read(batch, offset, returns=returns)
 
-    def _read(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
+    def _read(self, lines: Sequence[bytes], offset: int, *, returns: bool) -> tuple[Batch, int]:
         fault_of = line_faults(lines, offset, self._uri)
         if not self._lists:
             index, field, loads = self._index, self._field, orjson.loads
@@ -160,7 +160,9 @@ class RecommenderLines:
                 rows = np.array([index[loads(line)[field]] for line in lines], np.int64)
             except (ValueError, KeyError, TypeError):
                 return self._read_each(lines, offset)
-            return Batch(len(lines), lines, {self._name: rows}, fault_of), 0
+            # A carriage return belongs to the line's end, but counts in its offset.
+            echoes = [line.removesuffix(b"\r") for line in lines] if returns else lines
+            return Batch(len(lines), echoes, {self._name: rows}, fault_of), 0
         return self._read_each(lines, offset)
 
     def _read_each(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
@@ -168,7 +170,8 @@ class RecommenderLines:
         faults: dict[int, Fault] = {}
         echoes: list[bytes] = []
         samples: list[dict[str, Array]] = []
-        for place, (at, line) in enumerate(pairs):
+        for place, (at, each) in enumerate(pairs):
+            line = each.removesuffix(b"\r")
             origin = open_envelope(line)
             found = self._sample(origin[0] if origin else line)
             if isinstance(found, str):

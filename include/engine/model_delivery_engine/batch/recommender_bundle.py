@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from model_delivery_engine.batch.recommend import Recipe
+from model_delivery_engine.batch.recipes import Recipe
 from model_delivery_engine.batch.recommender_model import write_recommender
 from model_delivery_engine.bundle import Golden, Manifest, Source, write_bundle
 from model_delivery_engine.digest import digest_file

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model_delivery_engine.batch.recommend import DEFAULT_RESULTS, METADATA, Recipe
+from model_delivery_engine.batch.recipes import Recipe
+from model_delivery_engine.batch.recommend import DEFAULT_RESULTS, METADATA
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import Array
 

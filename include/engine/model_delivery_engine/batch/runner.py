@@ -1,6 +1,5 @@
 """Runs parts through a model, in whatever process it is made: read, batch, infer, write."""
 
-import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from model_delivery_engine.batch.recommend import (
     RecommenderLines,
 )
 from model_delivery_engine.batch.records import RecordParser
-from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
+from model_delivery_engine.batch.sinks import PartFile, Sink, disk_watched, open_sink
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.runtime import Model, open_session, session_options
@@ -107,7 +106,7 @@ class PartRunner:
     def run(self, data: PartData, batch_size: int) -> PartOutcome:
         """Run a part; its files appear in the spool folder.
 
-        :raises BatchError: no space on the disk
+        :raises DiskFullError: no space on the disk
         """
         with data.path.open("rb") as file:
             file.seek(data.offset)
@@ -117,15 +116,8 @@ class PartRunner:
                 f"{self._work.uri}: {len(content)} of {data.length} bytes are left of the part at "
                 f"{data.part.start}; the object changed under the job, start it again"
             )
-        try:
+        with disk_watched(self._work.spool, f"the answers to {self._work.uri}"):
             return self._run(data.part, content, batch_size)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise BatchError(
-                    f"{self._work.spool}: no space left on the disk for the answers to "
-                    f"{self._work.uri}; free some, or set TMPDIR to another disk"
-                ) from error
-            raise
 
     def _run(self, part: Part, content: bytes, batch_size: int) -> PartOutcome:
         records = ok = skipped = 0

@@ -1,8 +1,9 @@
 """Where a part's answers go: files in the spool folder, hashed as they are written."""
 
 import contextlib
+import errno
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -11,6 +12,7 @@ from model_delivery_engine.batch.answers import error_line, json_lines
 from model_delivery_engine.batch.batch import Answers
 from model_delivery_engine.batch.compression import compress
 from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputFormat
+from model_delivery_engine.errors import DiskFullError
 from model_delivery_engine.tensors import TensorSpec
 
 
@@ -142,3 +144,21 @@ def open_sink(
 def part_suffix(output: OutputFormat, compression: Compression) -> str:
     """Return the end of a part's name."""
     return ".parquet" if output == OutputFormat.PARQUET else f".jsonl{SUFFIX[compression]}"
+
+
+@contextlib.contextmanager
+def disk_watched(folder: Path, what: str) -> Iterator[None]:
+    """Say what to do where the disk of the spool folder is full.
+
+    :param what: what it has no space for
+    :raises DiskFullError: no space left
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DiskFullError(
+            f"{folder}: no space left on the disk for {what}; free some, or set TMPDIR to "
+            "another disk"
+        ) from error

@@ -1,9 +1,10 @@
 """What the batch pipeline needs of a store. The engine has none of its own: it is handed one."""
 
+import io
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 _PAUSES_S = (0.5, 1.0, 2.0)
 
@@ -69,3 +70,28 @@ def read_steadily(
 def read_bytes(storage: Storage, uri: str, start: int = 0, end: int | None = None) -> bytes:
     """Return a range of an object; meant for small ones."""
     return b"".join(read_steadily(storage, uri, start, end))
+
+
+class ChunkReader(io.RawIOBase):
+    """Chunks as the file that a store's client reads from; it has no end to seek to."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        super().__init__()
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer from the chunk that comes next."""
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size

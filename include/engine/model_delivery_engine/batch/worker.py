@@ -25,7 +25,7 @@ def serve(connection: Connection) -> None:
             runner = runner or PartRunner(work)
             answer: tuple[str, Any] = ("done", _answer(runner, request))
         except EngineError as error:
-            answer = ("refused", str(error))
+            answer = ("refused", error)
         except Exception:
             answer = ("failed", traceback.format_exc())
         try:

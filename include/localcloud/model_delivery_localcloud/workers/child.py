@@ -13,7 +13,15 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from model_delivery_engine.errors import ArchiveError, CompilationError, ParityError
+from model_delivery_engine.errors import (
+    ArchiveError,
+    BatchError,
+    BundleError,
+    CompilationError,
+    DiskFullError,
+    InferenceError,
+    ParityError,
+)
 
 from model_delivery_localcloud.errors import LocalcloudError, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
@@ -24,7 +32,10 @@ from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR
 NICENESS = 10
 OUTCOME = "outcome.json"
 ORPHANED = 75
-_USERS_FAULT = (ArchiveError, CompilationError, ParityError, ObjectMissing)
+_USERS_FAULT = (
+    ArchiveError, BatchError, BundleError, CompilationError, InferenceError, ObjectMissing,
+    ParityError,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -43,6 +54,8 @@ def _do(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         objects = ObjectStore(Settings.from_environment())
         return {"result": WORK[task["kind"]].run(task["params"], folder, objects)}
+    except DiskFullError as error:
+        return {"fault": INTERNAL_ERROR, "reason": str(error)}
     except _USERS_FAULT as error:
         return {"fault": CLIENT_ERROR, "reason": str(error)}
     except Exception as error:
