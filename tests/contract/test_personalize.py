@@ -1,4 +1,4 @@
-"""Personalize's batch inference over real processes: boto3, aiobotocore, the worker, the results."""
+"""Personalize's batch inference over real processes: boto3, aiobotocore, the worker, results."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ GENRES = ["Comedy", "Drama", "Action|Comedy", "Horror"]
 def register(
     cloud: Any, folder: Path, recipe: Recipe, *, items: bool = True, group: str | None = None
 ) -> str:
-    """Put a bundle and its items into the store, register it on the command line, return its ARN."""
+    """Put a bundle and its items into the store, register it, return the version's ARN."""
     name = f"films-{uuid4().hex[:8]}"
     archive = folder / f"{name}.tar.gz"
     write_recommender_bundle(
@@ -176,7 +176,8 @@ def test_related_items_and_rankings(
 def test_unknown_users_and_malformed_lines_become_error_lines(
     cloud: Any, client: Any, version: str, request_of: Any, worker: None
 ) -> None:
-    data = b'{"userId":"u1"}\r\n{"userId":"nobody"}\nnonsense\n\n{"userId":7}\n\xff\xfe\n{"userId":"u2"}'
+    bad = [b'{"userId":"nobody"}', b"nonsense", b"", b'{"userId":7}', b"\xff\xfe"]
+    data = b'{"userId":"u1"}\r\n' + b"\n".join(bad) + b'\n{"userId":"u2"}'
     request = request_of(version, data)
     job = wait(client, client.create_batch_inference_job(**request)["batchInferenceJobArn"])
     assert (job["status"], job["numResults"]) == ("ACTIVE", 6)
@@ -361,8 +362,8 @@ def test_tags_come_and_go(client: Any, version: str, request_of: Any) -> None:
     client.untag_resource(resourceArn=arn, tagKeys=["a"])
     tags = client.list_tags_for_resource(resourceArn=arn)["tags"]
     assert tags == [{"tagKey": "b", "tagValue": "2"}]
+    many = [{"tagKey": f"k{n}", "tagValue": "v"} for n in range(51)]
     with pytest.raises(client.exceptions.TooManyTagsException):
-        many = [{"tagKey": f"k{n}", "tagValue": "v"} for n in range(51)]
         client.tag_resource(resourceArn=arn, tags=many)
 
 
