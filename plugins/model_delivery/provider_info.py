@@ -4,6 +4,7 @@ from typing import Any
 
 SERVICES = {
     "SageMaker compilation jobs": "compilation",
+    "Amazon Personalize batch inference": "personalize",
     "Batch inference": "inference",
     "Edge deploy": "edge",
     "Object storage": "storage",
@@ -33,9 +34,11 @@ def get_provider_info() -> dict[str, Any]:
             }
             for title in SERVICES
         ],
-        "hooks": _modules("hooks", "compilation", "edge", "storage"),
-        "operators": _modules("operators", "compilation", "inference", "edge", "storage", "report"),
-        "sensors": _modules("sensors", "compilation", "edge"),
+        "hooks": _modules("hooks", "compilation", "personalize", "edge", "storage"),
+        "operators": _modules(
+            "operators", "compilation", "personalize", "inference", "edge", "storage", "report"
+        ),
+        "sensors": _modules("sensors", "compilation", "personalize", "edge"),
         "triggers": _modules("triggers", "storage"),
         "connection-types": [
             {

@@ -18,6 +18,38 @@ class CompilationJobResult(TypedDict):
     output_uri: str
 
 
+class BatchInferenceJobResult(TypedDict):
+    """Of `CreateBatchInferenceJobOperator` and `BatchInferenceJobSensor`; lines at `output_uri`."""
+
+    version: int
+    job_arn: str
+    job_name: str
+    status: str
+    solution_version_arn: str
+    output_uri: str
+
+
+class ListedBatchInferenceJobs(TypedDict):
+    """Of `ListBatchInferenceJobsOperator`: how many, by status, and the first 100 ARNs.
+
+    All of them lie at `listing_uri`, where one was asked for.
+    """
+
+    version: int
+    jobs: int
+    statuses: dict[str, int]
+    job_arns: list[str]
+    listing_uri: str
+
+
+class SolutionVersionResult(TypedDict):
+    """Of `RegisterSolutionVersionOperator`."""
+
+    version: int
+    solution_version_arn: str
+    bundle_uri: str
+
+
 class DeploymentResult(TypedDict):
     """Of `CreateDeploymentOperator` and `DeploymentSensor`."""
 

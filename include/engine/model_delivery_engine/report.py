@@ -36,7 +36,7 @@ def render_report(delivery: Mapping[str, Any]) -> str:
         raise ReportError("the delivery has no run_id; give the run's id")
     try:
         figures = {name: Markup(svg) for name, svg in _figures(delivery).items()}
-        return str(_template().render(_sections(delivery), figures=figures))
+        return str(page_template("report.html").render(_sections(delivery), figures=figures))
     except (KeyError, TypeError, AttributeError, UndefinedError) as error:
         raise ReportError(
             f"the delivery {delivery['run_id']} cannot be drawn: a section lacks {error}; "
@@ -76,7 +76,8 @@ def _figures(delivery: Mapping[str, Any]) -> dict[str, str]:
 
 
 @functools.cache
-def _template() -> Any:
+def page_template(name: str) -> Any:
+    """Return a page's template: everything put into it is escaped, and nothing may be missing."""
     environment = Environment(
         loader=PackageLoader("model_delivery_engine"),
         autoescape=True,
@@ -86,7 +87,7 @@ def _template() -> Any:
     )
     environment.filters["percent"] = lambda value: f"{value:.1%}"
     environment.filters["short"] = _short
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _short(digest: str) -> str:
