@@ -6,6 +6,7 @@ SERVICES = {
     "SageMaker compilation jobs": "compilation",
     "Amazon Personalize batch inference": "personalize",
     "Batch inference": "inference",
+    "Recommender": "recommender",
     "Edge deploy": "edge",
     "Object storage": "storage",
     "Delivery report": "report",
@@ -36,7 +37,14 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": _modules("hooks", "compilation", "personalize", "edge", "storage"),
         "operators": _modules(
-            "operators", "compilation", "personalize", "inference", "edge", "storage", "report"
+            "operators",
+            "compilation",
+            "personalize",
+            "inference",
+            "recommender",
+            "edge",
+            "storage",
+            "report",
         ),
         "sensors": _modules("sensors", "compilation", "personalize", "edge"),
         "triggers": _modules("triggers", "storage"),

@@ -112,6 +112,32 @@ class MergedResults(TypedDict):
     skipped: int
 
 
+class TrainedRecommender(TypedDict):
+    """Of `TrainRecommenderOperator`: where its three objects lie, and how much it was."""
+
+    version: int
+    bundle_uri: str
+    input_uri: str
+    split_uri: str
+    users: int
+    items: int
+    interactions: int
+    held_out: int
+
+
+class RecommendationReport(TypedDict):
+    """Of `RecommendationReportOperator`; all figures lie at `quality_uri`."""
+
+    version: int
+    report_uri: str
+    quality_uri: str
+    users: int
+    precision_at_10: float
+    baseline_at_10: float
+    coverage_at_10: float
+    errors: int
+
+
 class GateVerdict(TypedDict):
     """Of `QualityGateOperator`; only a passed gate leaves one. Details lie at `evaluation_uri`."""
 

@@ -201,9 +201,7 @@ def test_a_job_that_failed_says_why(s3: S3, cloud: LocalCloud, worker: None, ver
         failing.execute(Task("fails").context)
 
 
-def test_a_kill_says_that_the_service_has_no_stop(
-    s3: S3, cloud: LocalCloud, version: str
-) -> None:
+def test_a_kill_says_that_the_service_has_no_stop(s3: S3, cloud: LocalCloud, version: str) -> None:
     task, recommend = Task("killed"), operator(s3, version, deferrable=True)
     with pytest.raises(TaskDeferred):
         recommend.execute(task.context)

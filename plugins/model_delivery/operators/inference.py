@@ -11,6 +11,7 @@ from airflow.sdk import BaseOperator, Context
 
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
 from model_delivery.lineage import Lineage, ReportsLineage
+from model_delivery.storage_connected import StorageConnected
 from model_delivery.xcom import VERSION, MergedResults, PlannedShard, ShardOutput
 
 if TYPE_CHECKING:
@@ -20,29 +21,7 @@ if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 
-class _StorageOperator(BaseOperator):
-    """Shared by the operators of a batch: the connections of the stores."""
-
-    template_fields: Sequence[str] = ("aws_conn_id", "wasb_conn_id")
-
-    def __init__(
-        self,
-        *,
-        aws_conn_id: str = "aws_default",
-        wasb_conn_id: str = "wasb_default",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.aws_conn_id = aws_conn_id
-        self.wasb_conn_id = wasb_conn_id
-
-    def _storage(self) -> "StorageHook":
-        from model_delivery.hooks.storage import StorageHook
-
-        return StorageHook(self.aws_conn_id, self.wasb_conn_id)
-
-
-class PlanShardsOperator(_StorageOperator):
+class PlanShardsOperator(StorageConnected, BaseOperator):
     """Cuts an object into ranges on record boundaries: bytes, or rows of Parquet.
 
     :param input_uri: the object; or a folder of images, which ends in a slash.
@@ -53,7 +32,7 @@ class PlanShardsOperator(_StorageOperator):
     """
 
     template_fields: Sequence[str] = (
-        *_StorageOperator.template_fields, "input_uri", "shards", "input_format", "record_bytes",
+        *StorageConnected.template_fields, "input_uri", "shards", "input_format", "record_bytes",
         "listing_uri",
     )  # fmt: skip
 
@@ -118,7 +97,7 @@ def _shard_count(shards: int | str) -> int:
     return count
 
 
-class _Asking(_StorageOperator):
+class _Asking(StorageConnected, BaseOperator):
     """Shared by what runs records: how they are run, and how many may fail.
 
     :param bundle_uri: URI of the bundle.
@@ -136,7 +115,7 @@ class _Asking(_StorageOperator):
     """
 
     template_fields: Sequence[str] = (
-        *_StorageOperator.template_fields, "bundle_uri", "output_uri", "input_fields",
+        *StorageConnected.template_fields, "bundle_uri", "output_uri", "input_fields",
         "batch_size", "num_results", "max_errors", "max_error_percent",
     )  # fmt: skip
 
@@ -244,7 +223,7 @@ class BatchInferenceOperator(ReportsLineage, _Asking):
         }
 
 
-class MergeResultsOperator(_StorageOperator):
+class MergeResultsOperator(StorageConnected, BaseOperator):
     """Puts the shards' parts together, in order, and proves that no record is lost or doubled.
 
     :param parts: what the mapped `BatchInferenceOperator` returned.
@@ -257,7 +236,7 @@ class MergeResultsOperator(_StorageOperator):
     """
 
     template_fields: Sequence[str] = (
-        *_StorageOperator.template_fields, "parts", "output_uri", "max_errors", "max_error_percent",
+        *StorageConnected.template_fields, "parts", "output_uri", "max_errors", "max_error_percent",
     )  # fmt: skip
 
     def __init__(

@@ -267,11 +267,13 @@ class RegisterSolutionVersionOperator(AwsConnected, BaseOperator):
     :param bundle_uri: `s3://` URI of the bundle.
     :param items_uri: `s3://` URI of a CSV of item attributes (ITEM_ID and more), for filters.
     :param dataset_group: group whose filters apply. (default: the solution's name)
+    :param solution_version_arn: one that exists already, such as on AWS: nothing is registered
+        then. (default: register)
     """
 
     template_fields: Sequence[str] = (
         *AWS_TEMPLATE_FIELDS, "solution_name", "recipe", "bundle_uri", "items_uri",
-        "dataset_group",
+        "dataset_group", "solution_version_arn",
     )  # fmt: skip
 
     def __init__(
@@ -282,6 +284,7 @@ class RegisterSolutionVersionOperator(AwsConnected, BaseOperator):
         bundle_uri: str,
         items_uri: str | None = None,
         dataset_group: str | None = None,
+        solution_version_arn: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -290,6 +293,7 @@ class RegisterSolutionVersionOperator(AwsConnected, BaseOperator):
         self.bundle_uri = bundle_uri
         self.items_uri = items_uri
         self.dataset_group = dataset_group
+        self.solution_version_arn = solution_version_arn
 
     @property
     def hook_path(self) -> str:
@@ -298,6 +302,13 @@ class RegisterSolutionVersionOperator(AwsConnected, BaseOperator):
 
     def execute(self, context: Context) -> SolutionVersionResult:
         """Register; the same again is the same version."""
+        if self.solution_version_arn:
+            self.log.info("%s exists already", self.solution_version_arn)
+            return {
+                "version": VERSION,
+                "solution_version_arn": self.solution_version_arn,
+                "bundle_uri": "",
+            }
         given = {
             "solutionName": self.solution_name,
             "recipe": self.recipe,

@@ -4,17 +4,17 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Context
+from airflow.sdk import BaseOperator, Context
 
 from model_delivery.exceptions import DeliveryRefusedError, GateClosedError
-from model_delivery.operators.inference import _StorageOperator
+from model_delivery.storage_connected import StorageConnected
 from model_delivery.xcom import VERSION, GateVerdict
 
 if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 
-class QualityGateOperator(_StorageOperator):
+class QualityGateOperator(StorageConnected, BaseOperator):
     """Lets a model pass only if its answers on labelled data are good enough.
 
     :param results_uri: `results.jsonl` of a batch.
@@ -25,7 +25,7 @@ class QualityGateOperator(_StorageOperator):
     """
 
     template_fields: Sequence[str] = (
-        *_StorageOperator.template_fields, "results_uri", "label_field", "score_output",
+        *StorageConnected.template_fields, "results_uri", "label_field", "score_output",
         "min_accuracy", "max_error_fraction",
     )  # fmt: skip
 

@@ -1,8 +1,10 @@
 """Matrix factorisation of implicit feedback by alternating least squares.
 
-Source: Y. Hu, Y. Koren, C. Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", 2008.
+Source: Y. Hu, Y. Koren, C. Volinsky, "Collaborative Filtering for Implicit Feedback Datasets",
+2008.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +47,7 @@ def _grouped(keys: Array, values: Array, count: int) -> list[Array]:
     order = np.argsort(keys, kind="stable")
     bounds = np.searchsorted(keys[order], np.arange(count + 1))
     ordered = values[order]
-    return [ordered[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [ordered[a:b] for a, b in itertools.pairwise(bounds.tolist())]
 
 
 def _solve(wanted: Array, given: Array, groups: list[Array], settings: Settings) -> None:
