@@ -57,7 +57,7 @@ localcloud   {stack.cloud.url}   user {PORTAL_USER}, password {secrets.localclou
 S3           {stack.store_url}
 AWS clients  key id {secrets.aws_access_key_id}, its secret is in {stack.home}/secrets.json
 
-Trigger the DAG `model_delivery` or `recommend_batch` in Airflow. Ctrl-C or `make down` stops everything.""")
+Trigger `model_delivery` or `recommend_batch` in Airflow. Ctrl-C or `make down` stops all.""")
 
 
 def down() -> None:
