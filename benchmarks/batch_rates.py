@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import statistics
 import subprocess
 import threading
 import time
@@ -18,6 +19,8 @@ from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardJob, run_shard
 from model_delivery_engine.batch.shards import Shard
 from model_delivery_engine.bundle import Bundle
+
+from benchmarks.record import Measure, median_and_spread
 
 CORES = len(os.sched_getaffinity(0))
 HERE = Path(__file__).resolve().parent
@@ -203,6 +206,43 @@ def _peer_python() -> Path:
         subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "-r",
                         HERE / "peers.txt"], check=True)  # fmt: skip
     return python
+
+
+def beside(
+    what: str,
+    ours: list[float],
+    limits: list[Limit],
+    peer: list[float],
+    peer_name: str,
+    goal: str,
+    *,
+    least: float,
+    times_peer: float | None = None,
+) -> Measure:
+    """Return a rate beside its limit and its peer.
+
+    :param least: part of the limit that is the goal, judged on the median of the rounds' ratios
+    :param times_peer: how many times the peer's rate is the goal, if it is one
+    """
+    rate, spread = median_and_spread(ours)
+    ratios = [mine / each.rate for mine, each in zip(ours, limits, strict=True)]
+    against = [mine / theirs for mine, theirs in zip(ours, peer, strict=True)]
+    stages = {
+        name: round(statistics.median([each.stages[name] for each in limits]) * 1e6, 2)
+        for name in limits[0].stages
+    }
+    reached = statistics.median(ratios) >= least
+    if times_peer is not None:
+        reached = reached and statistics.median(against) >= times_peer
+    return Measure(
+        what=what, unit="records/s", better="higher", ours=rate, peer=statistics.median(peer),
+        peer_name=peer_name, limit=statistics.median([each.rate for each in limits]),
+        limit_name="cores by the core-seconds of each stage alone", goal=goal, rounds=len(ours),
+        spread=spread, passed=reached,
+        note=f"ours by limit in each round: {[round(each, 3) for each in ratios]}, by peer: "
+        f"{[round(each, 1) for each in against]}; stages in core-microseconds a record: {stages}; "
+        "start-up and, for the peer, a first run are excluded",
+    )  # fmt: skip
 
 
 def write_once(path: Path, data: Callable[[], bytes | Iterable[bytes]]) -> Path:

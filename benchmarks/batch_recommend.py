@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -21,9 +20,9 @@ from model_delivery_engine.runtime import open_session, session_options
 
 from benchmarks.batch_models import recommender, user_lines
 from benchmarks.batch_rates import (
-    Limit,
     Stages,
     TimedStorage,
+    beside,
     measure_limit,
     run_ours,
     run_ray,
@@ -90,32 +89,17 @@ def _measured(home: Path) -> Path:
         limits.append(measure_limit(stages, work.model))
         ours.append(run_ours(work.bundle, source, home / "parts", OPTIONS).rate)
         ray.append(run_ray("recommend", work.model, small, home / "ray"))
-    limit = statistics.median([each.rate for each in limits])
-    rate, spread = median_and_spread(ours)
-    ratios = [mine / each.rate for mine, each in zip(ours, limits, strict=True)]
     measures = [
-        Measure(
-            what=f"records/s, {RECORDS} lines of users to lines of 25 items and scores",
-            unit="records/s", better="higher", ours=rate, peer=statistics.median(ray),
-            peer_name=f"Ray Data, {RAY_RECORDS} of the same lines", limit=limit,
-            limit_name="cores by the core-seconds of parse, inference and serialise alone",
-            goal=">= 0.9 of the limit; >= 10 x the peer", rounds=ROUNDS, spread=spread,
-            note=f"ours by limit in each round: {[round(each, 3) for each in ratios]}; stages in "
-            f"core-microseconds a record: {_stages(limits)}; start-up and, for the peer, a first "
-            "run are excluded",
+        beside(
+            f"records/s, {RECORDS} lines of users to lines of 25 items and scores",
+            ours, limits, ray, f"Ray Data, {RAY_RECORDS} of the same lines",
+            ">= 0.9 of the limit; >= 10 x the peer", least=0.9, times_peer=10,
         ),
         *_long(work.bundle, home),
         _resume(work.bundle, source, home),
         _shards(home),
     ]  # fmt: skip
     return write("batch_recommend", measures, ["numpy", "onnxruntime", "orjson"])
-
-
-def _stages(limits: list[Limit]) -> dict[str, float]:
-    return {
-        name: round(statistics.median([each.stages[name] for each in limits]) * MILLION, 2)
-        for name in limits[0].stages
-    }
 
 
 def _long(bundle: Bundle, home: Path) -> list[Measure]:
