@@ -11,7 +11,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from model_delivery_localcloud.errors import ObjectError, ObjectMissing
+from model_delivery_localcloud.errors import ObjectChanged, ObjectError, ObjectMissing
 from model_delivery_localcloud.settings import Settings
 
 CHUNK = 256 * 1024
@@ -155,5 +155,5 @@ class ObjectStore:
         if code in _DENIED:
             return ObjectMissing(f"cannot {verb} {uri}: access denied; check bucket and grants")
         if code in _CHANGED:
-            return ObjectError(f"{uri} has changed since it was registered")
+            return ObjectChanged(f"{uri} has changed since it was registered")
         return ObjectError(f"cannot {verb} {uri} at {self._endpoint}: {error}")

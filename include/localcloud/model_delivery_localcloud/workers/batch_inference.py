@@ -7,12 +7,19 @@ appear whole; so a worker that lost its lease does no harm by still publishing.
 
 import logging
 import math
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from model_delivery_localcloud.errors import StoreError
+from model_delivery_localcloud.errors import (
+    ObjectChanged,
+    ObjectError,
+    ObjectMissing,
+    StoreError,
+)
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.store import personalize as states
 from model_delivery_localcloud.store.jobs import Lease
@@ -24,6 +31,8 @@ log = logging.getLogger(__name__)
 # Fixed, so that two workers that begin a job at once run the same batches.
 BATCH_SIZE = 256
 TELL_SECONDS = 2.0
+PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, *[60.0] * 6)
+Answer = TypeVar("Answer")
 
 
 class BatchInferenceWork:
@@ -52,6 +61,11 @@ class BatchInferenceWork:
         from model_delivery_localcloud.batch_storage import BatchStorage
 
         storage = BatchStorage(objects)
+
+        def tell(line: str) -> None:
+            log.info("%s", line)
+            tell_progress(folder, line)
+
         objects.check_bucket(params["output_uri"])
         source, target = params["input_uri"], params["output_uri"]
         destination = Destination(target, f"{target}.errors", f"{target}.manifest.json")
@@ -68,16 +82,15 @@ class BatchInferenceWork:
             tell_every=TELL_SECONDS,
         )
 
-        def tell(line: str) -> None:
-            log.info("%s", line)
-            tell_progress(folder, line)
+        def work() -> Mapping[str, Any]:
+            run_shard(job, storage, tell)
+            tell("putting the parts together")
+            return publish_once(
+                storage, params["parts_uri"], 1, destination,
+                input_uri=source, input_format="jsonl", budget=ErrorBudget(),
+            )  # fmt: skip
 
-        run_shard(job, storage, tell)
-        tell("putting the parts together")
-        counts = publish_once(
-            storage, params["parts_uri"], 1, destination,
-            input_uri=source, input_format="jsonl", budget=ErrorBudget(),
-        )  # fmt: skip
+        counts = patiently(work, tell)
         return {name: counts[name] for name in ("records", "ok", "errors", "skipped")}
 
     def publish(self, task: Task, outcome: Outcome, folder: Path, objects: ObjectStore) -> None:
@@ -104,6 +117,24 @@ class BatchInferenceWork:
         else:
             job.counts = outcome.result
             states.set_status(job, states.ACTIVE)
+
+
+def patiently(work: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
+    """Do the work, and go on with it when the object store is back: pauses of 7 minutes in all.
+
+    Personalize has no way to start a job again, so a store that is away must not fail it.
+    """
+    for pause in (*PAUSES_S, None):
+        try:
+            return work()
+        except (ObjectMissing, ObjectChanged):
+            raise
+        except ObjectError as error:
+            if pause is None:
+                raise
+            tell(f"{error}; going on in {pause:.0f} s")
+            time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def _find(session: Session, lease: Lease) -> BatchInferenceJob:

@@ -23,7 +23,7 @@ from model_delivery_engine.errors import (
     ParityError,
 )
 
-from model_delivery_localcloud.errors import LocalcloudError, ObjectMissing
+from model_delivery_localcloud.errors import LocalcloudError, ObjectChanged, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.workers.kinds import WORK
@@ -33,8 +33,8 @@ NICENESS = 10
 OUTCOME = "outcome.json"
 ORPHANED = 75
 _USERS_FAULT = (
-    ArchiveError, BatchError, BundleError, CompilationError, InferenceError, ObjectMissing,
-    ParityError,
+    ArchiveError, BatchError, BundleError, CompilationError, InferenceError, ObjectChanged,
+    ObjectMissing, ParityError,
 )  # fmt: skip
 
 
