@@ -117,7 +117,8 @@ class S3Store:
             raise self._explained(uri, error) from error
 
     def _explained(self, uri: str, error: Exception) -> StorageError:
-        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        # botocore's own errors have a response too, of None where there was none.
+        code = (getattr(error, "response", None) or {}).get("Error", {}).get("Code")
         if code is None:
             step = f"no answer ({error}): check the endpoint of connection {self._connection!r}"
         else:
