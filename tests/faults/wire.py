@@ -14,13 +14,15 @@ BLOCK = 64 * 1024
 class BadWire:
     """Forwards connections to `upstream`, a port on loopback.
 
-    :param cut_share: part of the connections that are reset, after some bytes of either direction.
+    :param cut_share: part of the connections that are reset, after some bytes of both directions.
+    :param cut_bytes: most of those bytes.
     :param bytes_a_second: speed of each direction of a connection; None for as fast as it goes.
     :param down: whether every connection is refused, also those that are open.
     """
 
     upstream: int
     cut_share: float = 0.0
+    cut_bytes: int = 400_000
     bytes_a_second: float | None = None
     seed: int = 1
     down: bool = False
@@ -62,7 +64,7 @@ class BadWire:
             return
         left = None
         if self._chance.random() < self.cut_share:
-            left = self._chance.randint(1, 400_000)
+            left = self._chance.randint(1, self.cut_bytes)
         try:
             theirs, to_them = await asyncio.open_connection(LOOPBACK, self.upstream)
         except OSError:

@@ -43,11 +43,11 @@ def test_cut_connections_change_no_byte(
     s3: S3, wire: BadWire, prefixes: dict[str, str], bundle: Path
 ) -> None:  # fmt: skip
     prefix = prefixes["s3"]
-    uri = put(prefix, bundle, lines(60_000))
+    uri = put(prefix, bundle, lines(30_000))
     merge(prefix, [infer(prefix, shard) for shard in plan(uri, 2)])
     expected = digests(prefix)
     StorageHook().delete(f"{prefix}/out/manifest.json")
-    wire.cut_share = 0.1
+    wire.cut_share, wire.cut_bytes = 0.7, 300_000
     shards, tries = plan(uri, 2), 0
     parts = []
     for shard in shards:
