@@ -12,6 +12,7 @@ from model_delivery_engine.runtime import open_session, session_options
 from benchmarks.batch_models import WIDTH, feature_lines, mlp
 from benchmarks.batch_rates import (
     Limit,
+    Ran,
     Stages,
     beside,
     measure_limit,
@@ -73,12 +74,12 @@ def _measured(home: Path) -> Path:
     work = mlp(home)
     source = write_once(home / "input.jsonl", lambda: feature_lines(RECORDS))
     small = write_once(home / "ray.jsonl", lambda: feature_lines(RAY_RECORDS))
-    ours: list[float] = []
+    ours: list[Ran] = []
     ray: list[float] = []
     limits: list[Limit] = []
     for _ in range(ROUNDS):
         limits.append(measure_limit(stages, work.model))
-        ours.append(run_ours(work.bundle, source, home / "parts", OPTIONS).rate)
+        ours.append(run_ours(work.bundle, source, home / "parts", OPTIONS))
         ray.append(run_ray("dense", work.model, small, home / "ray"))
     measure = beside(
         f"records/s, {RECORDS} lines of {WIDTH} floats through 9.7 million parameters",

@@ -13,7 +13,7 @@ from model_delivery_engine.batch.pipeline import BatchOptions
 from model_delivery_engine.runtime import open_session, session_options
 
 from benchmarks.batch_models import PIXELS, image_network, pictures
-from benchmarks.batch_rates import Limit, Stages, beside, measure_limit, run_ours, run_ray
+from benchmarks.batch_rates import Limit, Ran, Stages, beside, measure_limit, run_ours, run_ray
 from benchmarks.record import OUT, write
 
 RECORDS = int(os.environ.get("BATCH_RECORDS", 12_000))
@@ -74,12 +74,12 @@ def _measured(home: Path) -> Path:
     source = home / "listing.jsonl"
     listed = StorageHook().list(f"file://{home}/pictures/")
     source.write_bytes(b"".join(list_objects(listed)))
-    ours: list[float] = []
+    ours: list[Ran] = []
     ray: list[float] = []
     limits: list[Limit] = []
     for _ in range(ROUNDS):
         limits.append(measure_limit(stages, work.model))
-        ours.append(run_ours(work.bundle, source, home / "parts", OPTIONS).rate)
+        ours.append(run_ours(work.bundle, source, home / "parts", OPTIONS))
         ray.append(run_ray("images", work.model, home / "ray_pictures", home / "ray"))
     measure = beside(
         f"images/s, {RECORDS} PNGs of {PIXELS} x {PIXELS} from storage",

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -79,7 +80,12 @@ class Ran:
     seconds: float
     peak_bytes: int
     errors: int = 0
-    bytes_read: int = 0
+    cpu_seconds: float = 0.0
+
+    @property
+    def cpu_microseconds(self) -> float:
+        """Processor time a record, of all processes, their start included."""
+        return 1e6 * self.cpu_seconds / self.records
 
 
 def run_ours(
@@ -91,10 +97,10 @@ def run_ours(
     shard = Shard(index=0, uri=f"file://{source}", start=0, end=source.stat().st_size)
     job = ShardJob(shard, bundle, f"file://{folder}", options, processes=processes)
     memory = PeakMemory()
-    started = time.perf_counter()
+    started, used = time.perf_counter(), _cpu_seconds()
     with memory:
         result = run_shard(job, storage)
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, _cpu_seconds() - used
     journal = read_journal(storage, job.shard_folder)
     assert journal is not None
     done = sorted((storage.times[part.answers.name], part.records)
@@ -102,8 +108,13 @@ def run_ours(
     middle = len(done) // 2
     return Ran(
         result.records, _rate(done), (_rate(done[: middle + 1]), _rate(done[middle:])), seconds,
-        memory.peak, result.errors,
+        memory.peak, result.errors, used,
     )  # fmt: skip
+
+
+def _cpu_seconds() -> float:
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in both)
 
 
 def _rate(done: list[tuple[float, int]]) -> float:
@@ -142,9 +153,13 @@ class PeakMemory:
 
 @dataclass
 class Limit:
-    """Core-seconds a record of each stage alone; the limit is the cores by their sum."""
+    """Core-seconds a record of each stage alone; the limit is the cores by their sum.
+
+    :param cpu: processor time of the same, which a busy machine does not stretch
+    """
 
     stages: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -170,20 +185,24 @@ def measure_limit(make: Callable[[Any], tuple[Stages, int]], what: Any) -> Limit
     each = [found.get() for _ in processes]
     for process in processes:
         process.join()
-    return Limit({name: sum(one[name] for one in each) / CORES for name in each[0]})
+    return Limit(
+        *({name: sum(one[kind][name] for one in each) / CORES for name in each[0][kind]}
+          for kind in (0, 1))
+    )  # fmt: skip
 
 
 def _time_stages(make: Any, what: Any, barrier: Any, found: Any) -> None:
     stages, records = make(what)
-    seconds = {}
+    seconds, cpu = {}, {}
     for name, stage in stages.items():
         stage()
         barrier.wait()
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         stage()
         seconds[name] = (time.perf_counter() - started) / records
+        cpu[name] = (time.process_time() - used) / records
         barrier.wait()
-    found.put(seconds)
+    found.put((seconds, cpu))
 
 
 def run_ray(kind: str, model: Path, source: Path, output: Path) -> float:
@@ -198,19 +217,22 @@ def run_ray(kind: str, model: Path, source: Path, output: Path) -> float:
 
 
 def _peer_python() -> Path:
-    python = PEERS / "bin" / "python"
-    if not python.exists():
-        uv = HERE.parent / ".venv" / "bin" / "uv"
-        subprocess.run([uv, "venv", "--quiet", PEERS, "--python", HERE.parent / ".venv/bin/python"],
+    python, stamp = PEERS / "bin" / "python", PEERS / "installed-from"
+    wanted = (HERE / "peers.txt").read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        own = HERE.parent / ".venv" / "bin"
+        uv = own / "uv"
+        subprocess.run([uv, "venv", "--quiet", "--clear", PEERS, "--python", own / "python"],
                        check=True)  # fmt: skip
         subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "-r",
                         HERE / "peers.txt"], check=True)  # fmt: skip
+        stamp.write_text(wanted)
     return python
 
 
 def beside(
     what: str,
-    ours: list[float],
+    ran: list[Ran],
     limits: list[Limit],
     peer: list[float],
     peer_name: str,
@@ -224,6 +246,7 @@ def beside(
     :param least: part of the limit that is the goal, judged on the median of the rounds' ratios
     :param times_peer: how many times the peer's rate is the goal, if it is one
     """
+    ours = [each.rate for each in ran]
     rate, spread = median_and_spread(ours)
     ratios = [mine / each.rate for mine, each in zip(ours, limits, strict=True)]
     against = [mine / theirs for mine, theirs in zip(ours, peer, strict=True)]
@@ -231,6 +254,8 @@ def beside(
         name: round(statistics.median([each.stages[name] for each in limits]) * 1e6, 2)
         for name in limits[0].stages
     }
+    work = statistics.median([each.cpu_microseconds for each in ran])
+    least_work = statistics.median([sum(each.cpu.values()) for each in limits]) * 1e6
     reached = statistics.median(ratios) >= least
     if times_peer is not None:
         reached = reached and statistics.median(against) >= times_peer
@@ -241,7 +266,8 @@ def beside(
         spread=spread, passed=reached,
         note=f"ours by limit in each round: {[round(each, 3) for each in ratios]}, by peer: "
         f"{[round(each, 1) for each in against]}; stages in core-microseconds a record: {stages}; "
-        "start-up and, for the peer, a first run are excluded",
+        f"processor time a record: {work:.1f} us of ours, its start included, {least_work:.1f} us "
+        "of the stages; of the rates start-up and, for the peer, a first run are excluded",
     )  # fmt: skip
 
 
