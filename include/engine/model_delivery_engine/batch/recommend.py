@@ -113,6 +113,14 @@ class Recommender:
         }
 
 
+def _plain_lines(field: str, index: Mapping[str, int]) -> dict[bytes, int]:
+    found: dict[bytes, int] = {}
+    for name, row in index.items():
+        found[orjson.dumps({field: name})] = row
+        found[json.dumps({field: name}).encode()] = row
+    return found
+
+
 def item_ids(model: Model) -> list[str]:
     """Return the ids of a recommender's items; BatchError for a model that is none."""
     return list(_facts(model)["items"])
@@ -145,6 +153,9 @@ class RecommenderLines:
         self._name, self._field = ("item", "itemId") if related else ("user", "userId")
         self._index = recommender.items if related else recommender.users
         self._lists = recommender.recipe == Recipe.PERSONALIZED_RANKING
+        # The lines that say nothing but an id, as orjson and as Python's json write them: to find
+        # such a line is seven times as fast as to parse it.
+        self._known = {} if self._lists else _plain_lines(self._field, self._index)
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
@@ -155,15 +166,22 @@ class RecommenderLines:
     def _read(self, lines: Sequence[bytes], offset: int, *, returns: bool) -> tuple[Batch, int]:
         fault_of = line_faults(lines, offset, self._uri)
         if not self._lists:
-            index, field, loads = self._index, self._field, orjson.loads
-            try:
-                rows = np.array([index[loads(line)[field]] for line in lines], np.int64)
-            except (ValueError, KeyError, TypeError):
-                return self._read_each(lines, offset)
             # A carriage return belongs to the line's end, but counts in its offset.
             echoes = [line.removesuffix(b"\r") for line in lines] if returns else lines
+            try:
+                rows = np.array(self._rows(echoes), np.int64)
+            except (ValueError, KeyError, TypeError):
+                return self._read_each(lines, offset)
             return Batch(len(lines), echoes, {self._name: rows}, fault_of), 0
         return self._read_each(lines, offset)
+
+    def _rows(self, lines: Sequence[bytes]) -> list[int]:
+        known = self._known
+        try:
+            return [known[line] for line in lines]
+        except KeyError:
+            index, field, loads = self._index, self._field, orjson.loads
+            return [index[loads(line)[field]] for line in lines]
 
     def _read_each(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
         pairs = records_of(lines, offset)
