@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from model_delivery_engine.batch.answers import error_line, json_lines
+from model_delivery_engine.batch.answers import error_line, json_text
 from model_delivery_engine.batch.batch import Answers
 from model_delivery_engine.batch.compression import compress
 from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputFormat
@@ -63,7 +63,7 @@ class _JsonSink(_Sink):
         self._errors = self._opened(_HashedFile(path.with_name(f"{path.name}-errors"), compression))
 
     def add(self, answers: Answers) -> None:
-        self._answers.write(b"".join(json_lines(answers)))
+        self._answers.write(json_text(answers))
         if answers.faults:
             lines = [error_line(answers.faults[place]) for place in sorted(answers.faults)]
             self._errors.write(b"".join(lines))
