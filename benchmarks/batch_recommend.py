@@ -33,7 +33,7 @@ from benchmarks.record import OUT, Measure, median_and_spread, write
 RECORDS = int(os.environ.get("BATCH_RECORDS", 2_000_000))
 LONG_RECORDS = int(os.environ.get("BATCH_LONG_RECORDS", 5_000_000))
 RAY_RECORDS = int(os.environ.get("BATCH_RAY_RECORDS", 200_000))
-SHARD_RECORDS = 400_000
+SHARD_RECORDS = 1_000_000
 ROUNDS = int(os.environ.get("BATCH_ROUNDS", 5))
 BATCH = 256
 MILLION = 1_000_000

@@ -87,7 +87,26 @@ def test_a_job_killed_at_any_write_ends_the_same(
             kills += 1
             killed = Job(tmp_path / "killed", linear_bundle, uri=uri)
     assert kills >= 4
-    assert published(killed) == expected
+    ended = Job(tmp_path / "killed", linear_bundle, uri=uri)
+    ended.run()
+    assert published(ended) == expected
+
+
+def test_the_journal_is_written_rarely_where_that_takes_long(job: Job) -> None:
+    write, written = job.storage.write_stream, []
+
+    def slow_write(uri: str, chunks: object) -> None:
+        time.sleep(0.2)
+        written.append(uri)
+        write(uri, chunks)  # type: ignore[arg-type]
+
+    job.storage.write_stream = slow_write  # type: ignore[method-assign]
+    assert job.run(lines(60_000)).records == 60_000
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    assert journal.complete
+    assert len(journal.parts) > 10
+    assert len([uri for uri in written if uri.endswith("journal.json")]) <= 4
 
 
 def test_nothing_is_visible_before_the_job_is_complete(job: Job, data: bytes) -> None:

@@ -1,7 +1,8 @@
 """The journal of one shard: what is done, and of what. It lies in storage, so any worker resumes.
 
-It is written anew after each part, as one object, when the part's own objects are there: a kill
-between the two costs that part again, whose objects are then written over with the same bytes.
+It is written anew as one object, after each part or, where there are many, every few of them, when
+their own objects are there: a kill between costs those parts again, whose objects are then written
+over with the same bytes.
 """
 
 import dataclasses

@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import TensorSpec
 
+_NOTE_SHARE = 20  # times that writing the journal took, until it is written again
 _BYTES_A_PROCESS = 4 * 1024 * 1024  # below that, its start takes longer than its work
 
 
@@ -189,6 +191,7 @@ class _Run:
     lock: threading.Lock = field(default_factory=threading.Lock)
     failure: BaseException | None = None
     stopped: bool = False
+    next_note: float = 0.0
 
     def to_the_end(self) -> ShardResult:
         shard, pool = self.job.shard, self._pool()
@@ -358,10 +361,21 @@ class _Run:
             self.state.parts[index] = done
             if isinstance(self.source, CompressedSource):
                 self.state.members[index] = self.source.members[index]
-            write_journal(self.storage, self.job.shard_folder, self.state)
+            self._note()
             self.progress.add(done.end - done.start, done.records, done.errors)
             if self.job.budget.limited:
                 self._hold_budget()
+
+    def _note(self) -> None:
+        """Write the journal, unless it was written so lately that it would cost over 5 %.
+
+        It grows with the parts and is written whole: after each of thousands it would take longer
+        than they do. What a kill makes of a part that is not noted yet is run again.
+        """
+        started = time.monotonic()
+        if started >= self.next_note:
+            write_journal(self.storage, self.job.shard_folder, self.state)
+            self.next_note = started + _NOTE_SHARE * (time.monotonic() - started)
 
     def _take(self, file: PartFile, name: str) -> JournalObject:
         self.storage.take(file.path, f"{self.job.shard_folder}/{name}")

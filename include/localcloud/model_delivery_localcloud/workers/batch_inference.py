@@ -149,7 +149,10 @@ def _delete_parts(task: Task, objects: ObjectStore, *, journals: bool) -> None:
 
     from model_delivery_localcloud.batch_storage import BatchStorage
 
-    delete_parts(BatchStorage(objects), task.params["parts_uri"], journals=journals)
+    try:
+        delete_parts(BatchStorage(objects), task.params["parts_uri"], journals=journals)
+    except ObjectError as error:  # what is left costs space, and no result
+        log.warning("%s: parts are left: %s", task.params["name"], error)
 
 
 def _excluded(params: dict[str, Any], model: Path, objects: ObjectStore) -> tuple[str, ...]:
