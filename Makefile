@@ -14,7 +14,7 @@ help: ## list the commands
 # uv comes first, hash-checked by pip: it installs the set in seconds where pip takes minutes.
 $(STAMP): constraints.txt constraints-bootstrap.txt pyproject.toml $(wildcard include/*/pyproject.toml)
 	@$(PYTHON) stack/python_version.py
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints-bootstrap.txt
 	@echo "installing the pinned packages into $(VENV)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r constraints.txt

@@ -2,11 +2,16 @@
 
 Airflow gathers the events of an asset into one run, and leaves out those that came while the run
 was queued. So this DAG looks at all events since its last run, hourly too, and gives each upload a
-`model_delivery` run whose id is the upload's: none is lost and none is delivered twice.
+`model_delivery` run whose id is the upload's: none is lost and none is delivered twice. Those runs
+go one after the other, in the order of upload.
+
+What lies there when the watch begins, up to a minute after this DAG is switched on, is left alone.
 """
 
 import hashlib
+import logging
 import os
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -21,9 +26,13 @@ from airflow.sdk import (
 )
 from model_delivery.triggers.storage import NewObjectTrigger
 
+log = logging.getLogger(__name__)
+
 BUCKET = os.environ.get("MODEL_DELIVERY_BUCKET", "model-delivery")
 # An event may be written shortly after the start of the run that did not see it.
 OVERLAP = timedelta(minutes=10)
+# Of an object's name, what the Param `model_uri` does not take.
+REFUSED = re.compile(r"[{}\r\n\t]|\s\.tar\.gz$")
 
 incoming_models = Asset(
     name="incoming_models",
@@ -56,15 +65,19 @@ with DAG(
         events = inlet_events[incoming_models]
         if prev_start_date_success:
             events = events.after((prev_start_date_success - OVERLAP).isoformat())
+        uploads = [upload for event in events for upload in event.extra["payload"]["uploads"]]
         runs = {}
-        for event in events:
-            for upload in event.extra["payload"]["uploads"]:
-                identity = hashlib.sha256(f"{upload['uri']}\x1f{upload['modified']}".encode())
-                runs[f"incoming__{identity.hexdigest()[:16]}"] = {"model_uri": upload["uri"]}
+        for upload in sorted(uploads, key=lambda upload: upload["modified"]):
+            if REFUSED.search(upload["uri"]):
+                log.error("Left out: the name of %r has {, } or a control character", upload["uri"])
+                continue
+            identity = hashlib.sha256(f"{upload['uri']}\x1f{upload['modified']}".encode())
+            runs[f"incoming__{identity.hexdigest()[:16]}"] = {"model_uri": upload["uri"]}
         return [{"trigger_run_id": run_id, "conf": conf} for run_id, conf in runs.items()]
 
     TriggerDagRunOperator.partial(
         task_id="deliver",
         trigger_dag_id="model_delivery",
         skip_when_already_exists=True,
+        max_active_tis_per_dagrun=1,
     ).expand_kwargs(archives())

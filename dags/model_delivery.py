@@ -11,7 +11,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
-from model_delivery.conf import refuse_unknown_conf
+from model_delivery.conf import check_conf
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
     CreateComponentVersionOperator,
@@ -32,7 +32,7 @@ CRON = os.environ.get("MODEL_DELIVERY_CRON", "0 3 * * 1")
 ROLE_ARN = os.environ.get(
     "MODEL_DELIVERY_ROLE_ARN", "arn:aws:iam::000000000000:role/model-delivery"
 )
-URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]+"
+URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]([^{}\r\n\t]*[^{}\s])?"
 # Python's `$` would let a newline follow; this is the same to the browser.
 END = r"$(?!\n)"
 
@@ -48,7 +48,8 @@ with DAG(
     doc_md=__doc__,
     schedule=CronTriggerTimetable(CRON, timezone="UTC"),
     catchup=False,
-    max_active_runs=4,
+    # A later deployment to a device cancels one under way. Raise it for deliveries to many devices.
+    max_active_runs=1,
     dagrun_timeout=timedelta(hours=6),
     default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
     tags=["model-delivery"],
@@ -104,7 +105,7 @@ with DAG(
         "component_name": Param(
             "digits",
             type="string",
-            pattern=r"^[a-zA-Z0-9-_.]{1,128}" + END,
+            pattern=r"^[a-zA-Z0-9][a-zA-Z0-9-_.]{0,127}" + END,
             title="Component",
             description="Name of the component, and of the model on the device.",
         ),
@@ -142,7 +143,7 @@ with DAG(
 ) as dag:
     stage = CopyObjectsOperator(
         task_id="stage_inputs",
-        pre_execute=refuse_unknown_conf,
+        pre_execute=check_conf,
         copies=[("{{ params.model_uri }}", MODEL), ("{{ params.input_uri }}", INPUT)],
     )
     compile_model = CreateCompilationJobOperator(

@@ -12,7 +12,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
-from model_delivery.conf import refuse_unknown_conf
+from model_delivery.conf import check_conf
 from model_delivery.operators.personalize import (
     CreateBatchInferenceJobOperator,
     RegisterSolutionVersionOperator,
@@ -91,7 +91,7 @@ with DAG(
 ) as dag:  # fmt: skip
     train = TrainRecommenderOperator(
         task_id="train_recommender",
-        pre_execute=refuse_unknown_conf,
+        pre_execute=check_conf,
         interactions_uri="{{ params.interactions_uri }}",
         output_uri=f"{FOLDER}/model",
         factors="{{ params.factors }}",

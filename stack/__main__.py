@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
+from typing import TextIO
 
 from stack.airflow import ADMIN, PROJECT
 from stack.claim import Claim
@@ -17,8 +19,10 @@ STATE = PROJECT / ".local"
 UP, DEMO = STATE / "stack", STATE / "demo"
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _say(line: str, stream: TextIO | None = None) -> None:
+    # Whoever read this may be gone, with their terminal: that must not keep anything from stopping.
+    with suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
 def demo() -> None:
@@ -57,7 +61,8 @@ localcloud   {stack.cloud.url}   user {PORTAL_USER}, password {secrets.localclou
 S3           {stack.store_url}
 AWS clients  key id {secrets.aws_access_key_id}, its secret is in {stack.home}/secrets.json
 
-Trigger `model_delivery` or `recommend_batch` in Airflow. Ctrl-C or `make down` stops all.""")
+Switch `model_delivery` or `recommend_batch` on in Airflow and trigger it.
+Ctrl-C or `make down` stops everything.""")
 
 
 def down() -> None:
@@ -73,7 +78,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def main() -> int:
     """Run one command; one line on standard error and a non-zero code when it fails."""
     os.umask(0o077)  # all state is its owner's
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a script's background job starts with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     commands = {"demo": demo, "up": up, "down": down}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
@@ -81,16 +87,27 @@ def main() -> int:
     try:
         commands[sys.argv[1]]()
     except (StackError, PortInUseError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         if sys.argv[1] == "up":  # to be interrupted is how it ends
             _say("stopped")
             return 0
-        print("interrupted; everything is stopped", file=sys.stderr)
+        _say("interrupted; everything is stopped", sys.stderr)
         return 130
     return 0
 
 
+def _quietly(stream: TextIO) -> None:
+    """Flush what is left; the interpreter would complain at its exit of a reader that is gone."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    _quietly(sys.stdout)
+    _quietly(sys.stderr)
+    sys.exit(code)

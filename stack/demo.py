@@ -8,10 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from stack.airflow import ADMIN
 from stack.object_store import BUCKET, s3_client
 from stack.processes import StackError
-from stack.rest import AirflowRest
+from stack.rest import AirflowRefusedError, AirflowRest
 from stack.stack import THING, Stack
 
 DAG_ID = "model_delivery"
@@ -65,7 +67,7 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
         with AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest:
             rest.wait_for_dag(DAG_ID)
             ready = time.monotonic()
-            summary = _run(stack, rest, say)
+            summary = _watched(stack, rest, say)
         summary["seconds"] = {
             "start": round(ready - started, 1),
             "run": summary.pop("run_seconds"),
@@ -79,12 +81,24 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
     return summary
 
 
+def _watched(stack: Stack, rest: AirflowRest, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run, and where Airflow's API fails name the part that is to blame."""
+    try:
+        return _run(stack, rest, say)
+    except (AirflowRefusedError, httpx.HTTPError) as error:
+        stack.require_running()
+        raise StackError(f"Airflow: {error}; its logs are in {stack.airflow.home}") from error
+
+
 def _run(stack: Stack, rest: AirflowRest, say: Callable[[str], None]) -> dict[str, Any]:
     rest.unpause(DAG_ID)
     conf = {"model_uri": f"{SAMPLES}/digits.tar.gz", "input_uri": f"{SAMPLES}/held_out.jsonl"}
     run_id = rest.trigger(DAG_ID, {**conf, "thing_name": THING})
     say(f"run {run_id} started: {stack.airflow.url}/dags/{DAG_ID}/runs/{run_id}")
-    run = rest.wait(DAG_ID, run_id, RUN_SECONDS, progress=lambda task: _progress(task, say))
+    run = rest.wait(
+        DAG_ID, run_id, RUN_SECONDS,
+        progress=lambda task: _progress(task, say), check=stack.require_running,
+    )  # fmt: skip
     tasks = sorted(rest.tasks(DAG_ID, run_id), key=lambda task: task["start_date"] or "~")
     if run["state"] != "success":
         raise StackError(_why(rest, tasks))

@@ -1,9 +1,13 @@
 """Free loopback ports, taken together so that no two callers in one process get the same."""
 
 import contextlib
+import random
 import socket
 
 LOOPBACK = "127.0.0.1"
+# Below what Linux gives to outgoing connections (net.ipv4.ip_local_port_range): a port stays free
+# until the server that it is for binds it, some seconds later.
+RANGE = range(15_000, 32_000)
 
 
 class PortInUseError(RuntimeError):
@@ -13,10 +17,13 @@ class PortInUseError(RuntimeError):
 def free_ports(count: int) -> list[int]:
     """Return `count` distinct ports that nothing listened on a moment ago."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            port = random.choice(RANGE)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind((LOOPBACK, port))
+                found.append(port)
+        return found
 
 
 def require_free(port: int, setting: str) -> int:

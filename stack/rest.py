@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 
+DATABASE_ATTEMPTS = 4
+
 
 class AirflowRefusedError(RuntimeError):
     """Airflow answered a call with an error; the message is its own."""
@@ -32,17 +34,27 @@ class AirflowRest:
             raise AirflowRefusedError(f"{answer.request.url.path}: {answer.status_code} {detail}")
         return answer.json()
 
+    def _send(self, method: str, path: str, **content: Any) -> Any:
+        """Send, and again where SQLite was locked by another part of Airflow, which undid all."""
+        for attempt in range(DATABASE_ATTEMPTS):
+            answer = self._client.request(method, f"/api/v2{path}", **content)
+            locked = answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR
+            if not (locked and "Database error" in answer.text):
+                break
+            time.sleep(0.5 * (attempt + 1))
+        return self._checked(answer)
+
     def get(self, path: str, **params: Any) -> Any:
         """GET below `/api/v2`."""
-        return self._checked(self._client.get(f"/api/v2{path}", params=params))
+        return self._send("GET", path, params=params)
 
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         """PATCH below `/api/v2`."""
-        return self._checked(self._client.patch(f"/api/v2{path}", json=dict(body)))
+        return self._send("PATCH", path, json=dict(body))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST below `/api/v2`."""
-        return self._checked(self._client.post(f"/api/v2{path}", json=dict(body)))
+        return self._send("POST", path, json=dict(body))
 
     def wait_for_dag(self, dag_id: str, seconds: float = 120) -> None:
         """Return once the DAG is parsed; raise with its import error or after `seconds`."""
@@ -99,11 +111,18 @@ class AirflowRest:
         run_id: str,
         seconds: float,
         progress: Callable[[dict[str, Any]], None] | None = None,
+        check: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        """Return the finished run; `progress` takes each task instance when its state changes."""
+        """Return the finished run.
+
+        :param progress: takes each task instance when its state changes.
+        :param check: called now and then; what it raises ends the wait.
+        """
         seen: dict[tuple[str, int], str | None] = {}
         deadline = time.monotonic() + seconds
         while True:
+            if check:
+                check()
             run = self.run(dag_id, run_id)
             for task in self.tasks(dag_id, run_id) if progress else []:
                 key = (task["task_id"], task["map_index"])

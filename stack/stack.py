@@ -98,9 +98,19 @@ class Stack:
         self._say(f"device {THING} ready at http://{LOOPBACK}:{self.device_port}")
         migrate.wait_done(START_SECONDS)
         del self.processes[migrate.name]
-        for component in [self._launch(each) for each in self.airflow.components()]:
-            component.wait_healthy(START_SECONDS)
+        self._start_airflow()
         self._say(f"Airflow ready at {self.airflow.url}")
+
+    def _start_airflow(self) -> None:
+        """Start the scheduler last: it may have tasks of a stopped run to start at once.
+
+        They speak to the API server, and one that is not there yet costs them a try.
+        """
+        components = {each.name: each for each in self.airflow.components()}
+        scheduler = components.pop("scheduler")
+        for component in [self._launch(each) for each in components.values()]:
+            component.wait_healthy(START_SECONDS)
+        self._launch(scheduler).wait_healthy(START_SECONDS)
 
     def _launch(self, process: Process) -> Process:
         process.env = {**process.env, MARK: str(self.home)}
@@ -113,9 +123,9 @@ class Stack:
         """Stop everything that was started: Airflow first, whose tasks may have jobs to stop."""
         if not self.processes:
             return
-        self._say("stopping")
         airflow = {component.name for component in self.airflow.components()}
         with _undisturbed():
+            self._say("stopping")
             for group in (airflow, self.processes.keys() - airflow):
                 members = [self.processes.pop(name) for name in group & self.processes.keys()]
                 for process in members:

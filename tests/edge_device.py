@@ -103,15 +103,18 @@ def _bundle(
     return archive
 
 
-def scale_bundle(folder: Path, factor: float, *, off_by: float = 0.0, padding: int = 16) -> Path:
-    """Make a bundle of y = factor · x, x FP32 [-1, 4].
+def scale_bundle(
+    folder: Path, factor: float, *, off_by: float = 0.0, padding: int = 16, batch: int = -1
+) -> Path:
+    """Make a bundle of y = factor · x, x FP32 [batch, 4].
 
+    :param batch: 4, or any number by default
     :param off_by: what its golden outputs are wrong by
     :param padding: columns of noise of 16 bytes each, to make it large
     """
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = (TensorSpec("x", "FP32", (-1, 4)),)
-    outputs = (TensorSpec("y", "FP32", (-1, 4)), TensorSpec("total", "FP32", (-1, 1)))
+    inputs = (TensorSpec("x", "FP32", (batch, 4)),)
+    outputs = (TensorSpec("y", "FP32", (batch, 4)), TensorSpec("total", "FP32", (batch, 1)))
     noise = np.random.default_rng(1).random((4, padding), dtype=np.float32)
     weights = {
         "factor": np.array(factor, np.float32),

@@ -60,6 +60,10 @@ class AwsConnected:
     @cached_property
     def hook(self) -> Any:
         """The hook, opened with this connection."""
+        return self.open_hook()
+
+    def open_hook(self) -> Any:
+        """Open the hook anew: the connection is looked up again."""
         return open_hook(self.hook_path, self.connection_settings)
 
 
@@ -71,3 +75,15 @@ def open_hook(hook_path: str, settings: dict[str, Any]) -> Any:
         verify=settings["verify"],
         config=settings["botocore_config"],
     )
+
+
+def service_client(hook: Any, *, deferrable: bool = False) -> Any:
+    """Return an AWS hook's client that sends each request once (with `deferrable`, its context).
+
+    One retry mechanism: ours, which looks before it repeats, and which in a triggerer counts each
+    request against the account's rate. botocore would repeat a create call blindly.
+    """
+    from botocore.config import Config
+
+    config = hook.config.merge(Config(retries={"total_max_attempts": 1}))
+    return hook.get_client_type(region_name=hook.region_name, config=config, deferrable=deferrable)

@@ -7,14 +7,39 @@ from airflow.sdk import Context
 
 from model_delivery.exceptions import InvalidRequestError
 
+CONNECTION_SUFFIX = "conn_id"
 
-def refuse_unknown_conf(context: Context) -> None:
-    """Refuse a run whose `conf` has a key that is no Param; give it to the first task.
 
-    Airflow takes such a key without a word, and a misspelt one would deliver the default instead.
+def check_conf(context: Context) -> None:
+    """Refuse a run whose `conf` cannot be meant; give it to the first task.
 
-    :raises InvalidRequestError: naming the key and the Param that was likely meant.
+    Airflow takes a key that is no Param without a word, and a misspelt one would deliver the
+    default instead. A connection that is missing would be noticed only when it is used, which may
+    be after the device was changed.
+
+    :raises InvalidRequestError: naming the key and the Param that was likely meant, or the Param
+        (one whose name ends in `conn_id`) and the connection that is not defined.
     """
+    _refuse_unknown(context)
+    for name, value in context["params"].items():
+        if name.endswith(CONNECTION_SUFFIX):
+            _require_connection(name, str(value))
+
+
+def _require_connection(name: str, conn_id: str) -> None:
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        Connection.get(conn_id)
+    except AirflowNotFoundException as error:
+        raise InvalidRequestError(
+            f"{name} is {conn_id!r}, and Airflow has no such connection: add it under Admin, "
+            f"Connections, or as the environment variable AIRFLOW_CONN_{conn_id.upper()}"
+        ) from error
+
+
+def _refuse_unknown(context: Context) -> None:
     conf: dict[str, Any] = context["dag_run"].conf or {}
     known = list(context["dag"].params)
     for key in conf:

@@ -12,7 +12,7 @@
         └── DeliveryRefusedError     what a retry cannot mend: fails the task at once
             ├── InvalidRequestError  a parameter is wrong; nothing was called
             ├── RequestDiffersError  another request already stands under our job's name
-        ├── AmbiguousJobError    several jobs may be ours, and nothing tells them apart
+            ├── AmbiguousJobError    several jobs may be ours, and nothing tells them apart
             ├── JobRefusedError      the service refused the request or its input
             └── GateClosedError      the evidence does not reach the stated threshold
 

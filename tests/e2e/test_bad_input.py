@@ -47,6 +47,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"modle_uri": f"{SAMPLES}/digits.tar.gz"}, "stage_inputs",
         "conf has 'modle_uri', which is no Param of model_delivery: did you mean model_uri?",
     ),
+    "missing device connection": (
+        {"edge_conn_id": "edge_of_nobody"}, "stage_inputs",
+        "edge_conn_id is 'edge_of_nobody', and Airflow has no such connection: add it",
+    ),
     "wrong label field": ({"label_field": "klass"}, "quality_gate", "no label field 'klass'"),
 }  # fmt: skip
 

@@ -52,6 +52,9 @@ def _open_form(page: Page, world: Any) -> None:
     page.goto(f"{world.stack.airflow.url}/dags/{DAG_ID}")
     page.get_by_test_id("trigger-dag-button").click()
     expect(page.locator("#element_model_uri")).to_be_visible(timeout=20_000)
+    expect(page.locator(".monaco-editor, .cm-content").first).to_contain_text(
+        "image", timeout=20_000
+    )
 
 
 def test_the_form_refuses_a_bad_value(page: Page, world: Any) -> None:

@@ -72,6 +72,15 @@ def test_an_interrupted_demo_leaves_no_process_behind(number: signal.Signals) ->
     assert _processes_of(HOME) == []
 
 
+def test_a_demo_whose_terminal_is_closed_leaves_no_process_behind() -> None:
+    demo = _started()
+    assert demo.stdout is not None
+    demo.stdout.close()  # what it says from here on has no reader
+    demo.send_signal(signal.SIGHUP)
+    assert demo.wait(60) == 130
+    assert _processes_of(HOME) == []
+
+
 def test_what_a_killed_demo_left_is_stopped_by_make_down() -> None:
     demo = _started()
     demo.kill()

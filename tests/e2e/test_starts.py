@@ -8,6 +8,7 @@ from stack.demo import DAG_ID
 from stack.object_store import BUCKET
 
 LANDING_SECONDS = 90
+DELIVERY_SECONDS = 90
 
 
 def _wait_for_runs(
@@ -22,18 +23,23 @@ def _wait_for_runs(
         time.sleep(1)
 
 
-def test_archives_that_land_together_each_start_a_run(world: Any, delivered: Any) -> None:
-    names = ["digits-a", "digits-b"]
+def test_archives_that_land_together_are_delivered_in_turn(world: Any, delivered: Any) -> None:
+    names = ["digits-a", "digits b"]
     for name in names:
         key = f"incoming/{name}.tar.gz"
         world.s3.upload_file(str(world.samples / "digits.tar.gz"), BUCKET, key)
-    until = datetime.now(UTC) + timedelta(seconds=LANDING_SECONDS)
+    until = datetime.now(UTC) + timedelta(seconds=LANDING_SECONDS + DELIVERY_SECONDS)
     runs = _wait_for_runs(world, "incoming__", until, len(names))
     staged = ""
+    times = []
     for run in runs:
         state, tasks = world.finish(run["dag_run_id"])
         assert state == "success"
         staged += world.log(tasks["stage_inputs:-1"])
+        ended = world.rest.get(f"/dags/{DAG_ID}/dagRuns/{run['dag_run_id']}")
+        times.append((ended["start_date"], ended["end_date"]))
+    (_, first_ended), (second_started, _) = sorted(times)
+    assert first_ended <= second_started
     for name in names:
         assert staged.count(f"Copied s3://{BUCKET}/incoming/{name}.tar.gz to ") == 1
     assert len(runs) == len(names)

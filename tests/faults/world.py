@@ -147,7 +147,7 @@ def world(home: Path, parallelism: int = 4, skew: float = 0.0) -> Iterator[World
         nameless.start()
         try:
             nameless.wait_healthy(30)
-            with stack:
+            with stack, AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as made.rest:
                 _prepare(made)
                 yield made
         finally:
@@ -181,5 +181,4 @@ def _prepare(made: World) -> None:
         aws_access_key_id=stack.credentials.aws_access_key_id,
         aws_secret_access_key=stack.credentials.aws_secret_access_key,
     )
-    made.rest = AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password)
     made.rest.wait_for_dag("timeout_deferred")

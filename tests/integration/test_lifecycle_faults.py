@@ -234,6 +234,16 @@ def set_state(world: World, run: Run, action: str) -> None:
         world.rest.patch(path, {"new_state": "failed"})
 
 
+def test_a_deferred_sensor_that_a_user_ends_leaves_the_job_of_another_alone(faulty: World) -> None:
+    job = nameless_job(faulty, "sensed and failed", seconds=600)
+    run = faulty.start("sensor_deferred", job=job)
+    faulty.until(lambda: faulty.taken_up(run))
+    set_state(faulty, run, "fail")
+    faulty.until(lambda: "on_kill" in faulty.log(run))
+    (seen,) = faulty.nameless_jobs("sensed and failed")
+    assert (seen["status"], seen["stops"]) == ("RUNNING", 0)
+
+
 @pytest.fixture
 def idle(faulty: World) -> Iterator[World]:
     """Without localcloud's worker: a job that waits for it can be stopped for as long as needed."""

@@ -34,18 +34,28 @@ def compare_with_device(
     parser = RecordParser(specs, None)
     storage = StorageHook()
     pairs = zip(_lines(storage, input_uri), _lines(storage, results_uri), strict=False)
-    records = agreed = 0
+    answered = []
     for line, expected in itertools.islice(pairs, limit):
         record = parser.parse(0, line)
         output = json.loads(expected)["output"]
-        if record.reason or output is None:
-            continue
-        records += 1
-        answer = hook.infer(model, _request(record, specs))
-        agreed += _agrees(answer, output, tolerance)
-    if not records:
+        if not record.reason and output is not None:
+            answered.append((record, output))
+    if not answered:
         raise EdgeError(f"{results_uri} holds no answered record to compare the device with")
-    return records, agreed
+    agreed = 0
+    size = _batch_size(specs)
+    for start in range(0, len(answered), size):
+        batch = answered[start : start + size]
+        answer = hook.infer(model, _request([record for record, _ in batch], specs, size))
+        agreed += sum(
+            _agrees(answer, row, size, output, tolerance) for row, (_, output) in enumerate(batch)
+        )
+    return len(answered), agreed
+
+
+def _batch_size(specs: list[TensorSpec]) -> int:
+    """Return the records that a request must hold: one, unless the model was compiled for more."""
+    return max(1, *(spec.shape[0] for spec in specs if spec.shape), 1)
 
 
 def _lines(storage: StorageHook, uri: str) -> Iterator[bytes]:
@@ -59,8 +69,10 @@ def _inputs(metadata: Mapping[str, Any]) -> list[TensorSpec]:
     ]
 
 
-def _request(record: Record, specs: list[TensorSpec]) -> dict[str, Any]:
-    tensors = [(spec, np.expand_dims(record.tensors[spec.name], 0)) for spec in specs]
+def _request(records: list[Record], specs: list[TensorSpec], size: int) -> dict[str, Any]:
+    """Return a request of `size` records, the last one repeated where there are fewer."""
+    filled = records + [records[-1]] * (size - len(records))
+    tensors = [(spec, np.stack([each.tensors[spec.name] for each in filled])) for spec in specs]
     return {
         "inputs": [
             {
@@ -74,8 +86,12 @@ def _request(record: Record, specs: list[TensorSpec]) -> dict[str, Any]:
     }
 
 
-def _agrees(answer: Mapping[str, Any], output: Mapping[str, Any], tolerance: float) -> bool:
-    given = {each["name"]: np.asarray(each["data"]) for each in answer["outputs"]}
+def _agrees(
+    answer: Mapping[str, Any], row: int, size: int, output: Mapping[str, Any], tolerance: float
+) -> bool:
+    given = {
+        each["name"]: np.asarray(each["data"]).reshape(size, -1)[row] for each in answer["outputs"]
+    }
     return given.keys() == output.keys() and all(
         np.allclose(given[name], np.ravel(value), rtol=0.0, atol=tolerance)
         for name, value in output.items()

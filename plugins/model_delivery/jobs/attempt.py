@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+
 from model_delivery.exceptions import (
     DeliveryError,
     DeliveryRefusedError,
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 GRACE = "the task was killed"
+# Between two looks at a job that is being stopped.
+STOPPING_SECONDS = 2.0
 
 
 class Attempt:
@@ -43,6 +47,8 @@ class Attempt:
         self._log = log
         self._last = last
         self._running = False
+        self._done = False
+        self._timed_out = False
         self._over = False
         self._stopped = False
 
@@ -52,7 +58,11 @@ class Attempt:
         self._running = True
         try:
             yield
-        except (DeliveryError, DeliveryRefusedError) as error:
+            self._done = True
+        except AirflowTaskTimeout:
+            self._timed_out = True
+            raise
+        except Exception as error:
             self._leave_nothing(error)
             raise
         finally:
@@ -64,6 +74,9 @@ class Attempt:
         self.handle = self.submission.handle
         made = self._submit(request)
         description = self.describe()
+        if not made and self._is_stopping(description):
+            # An earlier try asked for that, and was cut off before it could note so.
+            description = self.wait(description, STOPPING_SECONDS, None)
         bad = description.state in {JobState.FAILED, JobState.STOPPED}
         if made or not bad or not description.retryable:
             return description
@@ -148,6 +161,8 @@ class Attempt:
 
     def kill(self) -> None:
         """Stop the job: a signal handler's part, or all of it where nothing runs any more."""
+        if self._done:
+            return
         self._client.pause.cut = True
         try:
             self._kill()
@@ -155,11 +170,12 @@ class Attempt:
             self._log.error("%s may still be running: %s", self.label, error)
 
     def _kill(self) -> None:
-        if not self._running:
+        # After a time-out Airflow calls this outside of any handler, and nothing of ours runs.
+        if self._timed_out:
             self.handle = self.handle or self.submission.abandoned()
         # A submission on its way stops its job itself, since it alone knows which it is.
         self.stop(GRACE)
-        if self.handle is not None and not self._running:
+        if self.handle is not None and self._timed_out:
             self.submission.end(Outcome.FAILED)
 
     def stop(self, why: str) -> None:
@@ -169,7 +185,7 @@ class Attempt:
         self._stopped = True
         try:
             outcome = self._client.stop(self.handle)
-        except (DeliveryError, DeliveryRefusedError):
+        except BaseException:  # a time-out too may end it: then it is asked again
             self._stopped = False
             raise
         if outcome is Stop.ASKED:
@@ -180,9 +196,11 @@ class Attempt:
             self._log.warning("%s goes on although %s: %s", self.label, why, outcome.value)
 
     def _leave_nothing(self, error: Exception) -> None:
-        retried = isinstance(error, DeliveryError) and not self._last
+        retried = not isinstance(error, AirflowFailException) and not self._last
         if retried or isinstance(error, UnknownStatusError):
             return  # the next try attaches; of a status we do not know we cannot say "running"
+        # The job may be made, and its handle not kept.
+        self.handle = self.handle or self.submission.made
         try:
             self.stop("the task fails for good")
         except (DeliveryError, DeliveryRefusedError) as refusal:
@@ -203,11 +221,15 @@ class Attempt:
 
     def _stop_if_running(self, handle: Handle) -> bool:
         try:
-            if self._client.describe(handle).state.terminal:
+            description = self._client.describe(handle)
+            if description.state.terminal or self._is_stopping(description):
                 return False  # as a rule, the kill of the cleared try has stopped it
         except JobMissingError:
             return False
         return self._client.stop(handle) is Stop.ASKED
+
+    def _is_stopping(self, description: JobDescription) -> bool:
+        return description.status in self._client.service.statuses.stopping
 
     @property
     def label(self) -> str:

@@ -3,12 +3,20 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import cached_property
 from typing import Any, TypeVar
 
+from model_delivery.aws import service_client
 from model_delivery.exceptions import DeliveryError, JobMissingError, JobRefusedError
-from model_delivery.jobs.faults import REFUSED_CODES, STATE_CODES, error_code, is_service_error
+from model_delivery.jobs.faults import (
+    REFUSED_CODES,
+    STATE_CODES,
+    error_code,
+    is_credential_fault,
+    is_service_error,
+)
 from model_delivery.jobs.rate import backoff
-from model_delivery.jobs.retries import MAX_FAILURES, Pause
+from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
 
 log = logging.getLogger(__name__)
@@ -27,26 +35,39 @@ class Stop(Enum):
 
 
 class JobClient:
-    """One service over one open hook, in a worker.
+    """One service over one connection, in a worker.
 
+    :param open_hook: opens the service's hook; again when the connection's key was refused.
     :param pause: how it sleeps between attempts; cut short when the task is killed.
     """
 
-    def __init__(self, service: JobService, hook: Any, pause: Pause | None = None) -> None:
+    def __init__(
+        self, service: JobService, open_hook: Callable[[], Any], pause: Pause | None = None
+    ) -> None:
         self.service = service
         self.pause = pause or Pause()
-        self._hook = hook
+        self._open_hook = open_hook
+
+    @cached_property
+    def _hook(self) -> Any:
+        return self._open_hook()
+
+    @cached_property
+    def _client(self) -> Any:
+        # A hook that is no AwsBaseHook makes a client that retries nothing.
+        hook = self._hook
+        return service_client(hook) if hasattr(hook, "get_client_type") else hook.conn
 
     def run(self, call: Call) -> Mapping[str, Any]:
         """Run one call once; the service's own error stays as it is."""
-        response: Mapping[str, Any] = getattr(self._hook.conn, call.operation)(**call.parameters)
+        response: Mapping[str, Any] = getattr(self._client, call.operation)(**call.parameters)
         return response
 
     def _answers(self, call: Call) -> Iterator[Mapping[str, Any]]:
         if not call.paged:
             yield self.run(call)
             return
-        yield from self._hook.conn.get_paginator(call.operation).paginate(**call.parameters)
+        yield from self._client.get_paginator(call.operation).paginate(**call.parameters)
 
     def describe(self, handle: Handle) -> JobDescription:
         """Describe a job.
@@ -58,7 +79,7 @@ class JobClient:
         answers = self._patiently(lambda: [self.run(call) for call in calls], handle)
         return self.service.described(handle, answers)
 
-    def find(self, intent: Intent) -> list[Handle]:
+    def find(self, intent: Intent, pause: Pause | None = None) -> list[Handle]:
         """Return the jobs that may be the intent's and were not there before it."""
         calls = self.service.find_calls(intent)
 
@@ -71,7 +92,7 @@ class JobClient:
                     return []
                 raise
 
-        found = self._patiently(look, intent.search)
+        found = self._patiently(look, intent.search, pause)
         return [handle for handle in found if self.service.key(handle) not in intent.known]
 
     def stop(self, handle: Handle) -> Stop:
@@ -107,15 +128,24 @@ class JobClient:
                 if not is_service_error(error):
                     raise
                 failures += 1
+                if is_credential_fault(error):
+                    self.reopen()
                 if failures >= self._most_failures(error) or pause.cut:
                     raise self._clear(error, about) from error
                 log.warning("%s (%d of %d): asking again", error, failures, MAX_FAILURES)
                 pause.sleep(backoff(failures))
 
+    def reopen(self) -> None:
+        """Look the connection up again before the next call: its key may have been replaced."""
+        for opened in ("_hook", "_client"):
+            self.__dict__.pop(opened, None)
+
     def _most_failures(self, error: Exception) -> int:
         code = error_code(error)
         if code in self.service.missing_codes:
             return MISSING_ANSWERS
+        if is_credential_fault(error):
+            return CREDENTIAL_REFUSALS
         return 1 if code in REFUSED_CODES | STATE_CODES else MAX_FAILURES
 
     def _clear(self, error: Exception, about: Mapping[str, Any]) -> Exception:
@@ -129,6 +159,11 @@ class JobClient:
         if code in REFUSED_CODES:
             text = str(error).rstrip(".")
             return JobRefusedError(f"{job}: {text}. Correct the request, or the key's rights.")
+        if is_credential_fault(error):
+            return DeliveryError(
+                f"{job}: {error}: check the key of connection {self._hook.aws_conn_id!r} and this "
+                "machine's clock; a retry finds the job again"
+            )
         if code:
             return DeliveryError(f"{job}: {error}")
         return DeliveryError(

@@ -31,6 +31,7 @@ class ListReader:
         self._watermark: datetime | None = None
         # The service's time at a moment of our monotonic clock.
         self._clock: tuple[datetime, float] | None = None
+        self._read_at = 0.0
 
     async def changes(self, ask: Ask, hear: Hear) -> None:
         """Read what changed since the last time: all pages, or all jobs without a watermark."""
@@ -68,15 +69,26 @@ class ListReader:
 
     def _set_clock(self, jobs: Sequence[ListedJob], response: Mapping[str, Any]) -> None:
         times = [job.modified for job in jobs if job.modified is not None]
+        now = _service_time(response)
+        moment = time.monotonic()
+        if now is not None:
+            self._step_back(now, moment)
         if not times:
             return
         # One entry with a time to come would hide every later change: the service's own clock is
         # the limit.
-        now = _service_time(response)
         newest = min(max(times), now) if now else max(times)
-        moment = time.monotonic()
         if self._clock is None or newest > self._time_at(moment):
             self._clock = (newest, moment)
+
+    def _step_back(self, now: datetime, moment: float) -> None:
+        """Follow a clock that was put back, or was one host's that went ahead of the others."""
+        if self._clock is None or now > self._time_at(moment) - timedelta(seconds=OVERLAP_SECONDS):
+            return
+        self._clock = (now, moment)
+        if self._watermark is not None:
+            since = now - timedelta(seconds=moment - self._read_at + OVERLAP_SECONDS)
+            self._watermark = min(self._watermark, since)
 
     def _time_at(self, moment: float) -> datetime:
         """Return a time that the service's clock had reached at a moment of ours."""
@@ -85,6 +97,7 @@ class ListReader:
         return known + timedelta(seconds=moment - at)
 
     def _advance(self, started: float) -> None:
+        self._read_at = started
         if self._clock is None:
             return
         watermark = self._time_at(started) - timedelta(seconds=OVERLAP_SECONDS)

@@ -1,4 +1,4 @@
-"""The name of a job: a function of the task instance, so that a retry finds what it submitted."""
+"""The name of a job: made once for a submission and kept, so that a retry finds its job."""
 
 import hashlib
 import re
@@ -13,7 +13,7 @@ def resubmissions(ti: Any) -> int:
     return int(ti.max_tries) - int(ti.task.retries or 0)
 
 
-def job_name(ti: Any, generation: int = 0) -> str:
+def job_name(ti: Any, generation: int = 0, salt: str = "") -> str:
     """Return the name of the task instance's job.
 
     Letters, digits and single hyphens, at most 63 characters, a hash of the whole identity at the
@@ -21,10 +21,12 @@ def job_name(ti: Any, generation: int = 0) -> str:
 
     :param ti: the running task instance.
     :param generation: how many of its jobs ended badly; each new try of the work has a new name.
+    :param salt: tells this submission from one of a run with the same identity: another
+        installation's in the same account, or that of a run that was deleted and made again.
     """
     identity = (
         ti.dag_id, ti.task_id, ti.run_id, str(ti.map_index), str(resubmissions(ti)),
-        str(generation),
+        str(generation), salt,
     )  # fmt: skip
     digest = hashlib.sha256("\x1f".join(identity).encode()).hexdigest()[:HASH_LENGTH]
     readable = re.sub(r"[^a-z0-9]+", "-", f"{ti.dag_id}-{ti.task_id}".lower()).strip("-")

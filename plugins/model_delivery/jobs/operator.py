@@ -1,5 +1,6 @@
 """The operator of every external job: submit once, wait in either mode, stop when killed."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import timedelta
@@ -8,6 +9,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException
 
 from model_delivery.aws import AwsConnected
 from model_delivery.exceptions import DeliveryError
@@ -20,6 +22,8 @@ from model_delivery.jobs.submission import Submission
 from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
 from model_delivery.lineage import ReportsLineage
 from model_delivery.links.job import JOB_LINK_KEY, JobLink
+
+log = logging.getLogger(__name__)
 
 JOB_KEY = "job"
 # A user ended the task while it submitted. Airflow learns at the next heartbeat, and of a task that
@@ -87,7 +91,7 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
     @cached_property
     def client(self) -> JobClient:
         """The service over this operator's connection."""
-        return JobClient(self.service, self.hook)
+        return JobClient(self.service, self.open_hook)
 
     @abstractmethod
     def build_request(self) -> dict[str, Any]:
@@ -229,8 +233,12 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
 
 
 def task_state(ti: Any) -> str | None:
-    """Return the state that Airflow's database has of a task that is running here."""
-    states = ti.get_task_states(
-        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-    )
+    """Return the state that Airflow's database has of a task that is running here, if it tells."""
+    try:
+        states = ti.get_task_states(
+            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+        )
+    except AirflowException as error:
+        log.warning("Airflow did not tell the state of this task: %s", error)
+        return None
     return next(iter(states.get(ti.run_id, {}).values()), None)

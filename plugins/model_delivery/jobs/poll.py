@@ -42,6 +42,7 @@ LIST_FAULTS = 3
 LIST_THROTTLINGS = 10
 LIST_REST_SECONDS = 60.0
 REOPEN_AFTER = 3
+LONGEST_UNDESCRIBED_SECONDS = 3600.0
 
 
 class Poll:
@@ -72,7 +73,6 @@ class Poll:
         self._list_faults = 0
         self._failures = 0
         self._failing_since: float | None = None
-        self._refused = False
         self._client: Any = None
         # A context of its own: else all it logs would go to the first trigger's task log.
         self._task = self._loop.create_task(self._run(), context=contextvars.Context())
@@ -187,7 +187,6 @@ class Poll:
     def _answered(self) -> None:
         self._failures = 0
         self._failing_since = None
-        self._refused = False
 
     # Newcomers
 
@@ -283,7 +282,8 @@ class Poll:
         job.missed, job.failures, job.failing_since = False, 0, None
         wait = self._interval()
         if self._lists() and self._service.job_list:
-            wait *= self._service.job_list.reads_per_description * random.uniform(0.5, 1.0)
+            wait *= self._service.job_list.reads_per_description
+            wait = min(wait, LONGEST_UNDESCRIBED_SECONDS) * random.uniform(0.5, 1.0)
         self._waits.schedule(job, self._loop.time() + wait)
 
     async def _describe_due(self) -> None:
@@ -331,10 +331,6 @@ class Poll:
 
     async def _wait_out(self, error: Exception) -> None:
         now = self._loop.time()
-        if is_credential_fault(error):
-            if self._refused:
-                self._fail_all(f"the connection's credentials are refused ({cause(error)})")
-            self._refused = True
         self._failures += 1
         self._failing_since = self._failing_since or now
         if now - self._failing_since >= self._waits.bounds().outage:
@@ -349,11 +345,14 @@ class Poll:
 
     def _expire(self, job: WaitedJob, since: float, error: Exception) -> None:
         now = self._loop.time()
+        check = "the service is up"
+        if is_credential_fault(error):
+            check = "the connection's key is good"
         for waiter in job.waiters:
             if now - max(since, waiter.joined) >= waiter.bounds.outage:
                 waiter.fail(
                     f"{self._label(job)}: no usable answer for {waiter.bounds.outage:.0f} s, last "
-                    f"{cause(error)}: see that the service is up; a retry finds the job again"
+                    f"{cause(error)}: see that {check}; a retry finds the job again"
                 )
 
     def _fail_all(self, why: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ class Record:
     """One submission of a task instance.
 
     :param generation: how many of its jobs ended badly before this one.
+    :param salt: random part of the job's name.
     :param digests: digest of each field of the request; the request itself may be large and, with
         some services, holds keys.
     :param search: what finds the job again where its handle was not persisted.
@@ -34,6 +36,7 @@ class Record:
     """
 
     generation: int = 0
+    salt: str = ""
     handle: Handle | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +73,12 @@ class Record:
     def next_generation(self) -> "Record":
         """Return the record of the job after one that ended badly."""
         return Record(generation=self.generation + 1)
+
+    def salted(self) -> "Record":
+        """Return the record with what makes the job's name ours alone, before it is intended."""
+        if self.salt or self.at:
+            return self
+        return replace(self, salt=secrets.token_hex(8))
 
 
 def digests(request: Mapping[str, Any]) -> dict[str, str]:

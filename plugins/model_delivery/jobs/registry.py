@@ -98,9 +98,9 @@ class PollRegistry:
     def _new_poll(self, service: JobService, scope: str, settings: Mapping[str, Any]) -> Poll:
         def bucket(client: Any) -> TokenBucket:
             # A connection's keys belong to one account, whose rate is by region and service.
-            meta = getattr(client, "meta", None)
-            account = (str(settings["aws_conn_id"]), service.hook_path if meta is None
-                       else f"{meta.region_name} {meta.endpoint_url}")  # fmt: skip
+            meta = getattr(client, "meta", None)  # of another client than botocore's: nothing
+            place = getattr(meta, "region_name", None), getattr(meta, "endpoint_url", None)
+            account = (str(settings["aws_conn_id"]), service.hook_path, *map(str, place))
             return self._buckets.setdefault(account, TokenBucket())
 
         return Poll(service, scope, lambda: self.client(service, settings), bucket)

@@ -5,6 +5,8 @@ import time
 # Sixteen failures in a row, with `rate.backoff` between them, are about five minutes of a service
 # that is down.
 MAX_FAILURES = 16
+# A key that is being replaced is refused for seconds; one that is wrong shall not take minutes.
+CREDENTIAL_REFUSALS = 6
 SLICE_SECONDS = 0.25
 
 

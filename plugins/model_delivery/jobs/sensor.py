@@ -9,6 +9,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import Context
 from airflow.sdk.bases.sensor import BaseSensorOperator, PokeReturnValue
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from model_delivery.aws import AwsConnected
 from model_delivery.exceptions import DeliveryError, JobFailedError, JobRefusedError
@@ -57,7 +58,7 @@ class JobSensor(AwsConnected, BaseSensorOperator):
     @cached_property
     def client(self) -> JobClient:
         """The service over this sensor's connection."""
-        return JobClient(self.service, self.hook)
+        return JobClient(self.service, self.open_hook)
 
     @abstractmethod
     def handle(self) -> Handle:
@@ -70,7 +71,7 @@ class JobSensor(AwsConnected, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Look once before deferring: a job that ended needs no triggerer."""
         if self.deferrable:
-            looked = self.poke(context)
+            looked = self._look(context)
             if isinstance(looked, PokeReturnValue):
                 return looked.xcom_value
             self.defer(
@@ -88,8 +89,22 @@ class JobSensor(AwsConnected, BaseSensorOperator):
             poll_interval=float(self.poke_interval),
             max_poll_interval=self.max_poll_interval,
             outage_timeout=self.outage_timeout,
+            owned=False,
             **self.connection_settings,
         )
+
+    def _look(self, context: Context) -> bool | PokeReturnValue:
+        """Poke as the other modes do: they skip, or go on waiting, where they are told to."""
+        try:
+            return self.poke(context)
+        except Exception as error:
+            final = isinstance(error, AirflowFailException)
+            if self.never_fail or (self.soft_fail and final):
+                raise AirflowSkipException(f"skipped instead of failed: {error}") from error
+            if self.silent_fail and not final:
+                self.log.exception("The look failed")
+                return False
+            raise
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Describe the job; a bad end is an error."""
@@ -108,7 +123,7 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         if not error:
             return self.execute(context)
         # A fault of the triggerer's: what the service says decides, and a retry waits anew.
-        looked = self.poke(context)
+        looked = self._look(context)
         if isinstance(looked, PokeReturnValue):
             return looked.xcom_value
         raise DeliveryError(f"the triggerer could not wait for {self._label}: {error}")

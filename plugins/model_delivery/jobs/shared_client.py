@@ -12,7 +12,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
-from model_delivery.aws import open_hook
+from model_delivery.aws import open_hook, service_client
 
 
 @dataclass
@@ -66,9 +66,8 @@ class SharedClients:
 
 
 async def _close(shared: _Open) -> None:
-    if not shared.client.done():
-        shared.client.cancel()
-        await asyncio.wait([shared.client])
+    # Waited for, not cancelled: a client on its way would be left half made.
+    await asyncio.wait([shared.client])
     if not shared.client.cancelled() and shared.client.exception() is None:
         await shared.client.result().__aexit__(None, None, None)
 
@@ -78,17 +77,9 @@ async def _opened(hook_path: str, settings: dict[str, Any]) -> Any:
     if not hasattr(hook, "get_client_type"):  # no AwsBaseHook: its own client is as good
         return await (await hook.get_async_conn()).__aenter__()
     # As AwsBaseHook.get_async_conn does: the connection's look-up waits in a thread.
-    context = await sync_to_async(_client_context)(hook)
+    context = await sync_to_async(service_client)(hook, deferrable=True)
     client = await asyncio.to_thread(asyncio.run, _built(context))
     return await client.__aenter__()
-
-
-def _client_context(hook: Any) -> Any:
-    from botocore.config import Config
-
-    # One retry mechanism: ours, which counts each request against the account's rate.
-    config = hook.config.merge(Config(retries={"total_max_attempts": 1}))
-    return hook.get_client_type(region_name=hook.region_name, config=config, deferrable=True)
 
 
 async def _built(context: Any) -> Any:

@@ -8,7 +8,10 @@ job; elsewhere it looks before it calls. What it finds must have been made with 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
+
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from model_delivery.exceptions import (
     AmbiguousJobError,
@@ -17,11 +20,16 @@ from model_delivery.exceptions import (
     RequestDiffersError,
 )
 from model_delivery.jobs.client import JobClient
-from model_delivery.jobs.faults import REFUSED_CODES, error_code, is_service_error
+from model_delivery.jobs.faults import (
+    REFUSED_CODES,
+    error_code,
+    is_credential_fault,
+    is_service_error,
+)
 from model_delivery.jobs.naming import job_name, resubmissions
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
-from model_delivery.jobs.retries import MAX_FAILURES
+from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Handle, Intent
 
 LOOK_SECONDS = 5.0
@@ -33,7 +41,7 @@ class StateStore(Protocol):
     def get(self, key: str, default: Any = None) -> Any:
         """Return what was set, or the default."""
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
         """Persist a JSON value."""
 
 
@@ -58,6 +66,7 @@ class Submission:
         self._store = store
         self._ti = ti
         self._number = resubmissions(ti)
+        self.made: Handle | None = None
 
     @property
     def handle(self) -> Handle | None:
@@ -76,7 +85,8 @@ class Submission:
         record = self._load()
         if record.outcome is Outcome.FAILED:
             record = record.next_generation()
-        named = self._named(request, record.generation)
+        record = record.salted()
+        named = self._named(request, record)
         if record.handle:
             self._require_same(named, record, record.handle)
             return Submitted(dict(record.handle), made=False)
@@ -88,6 +98,7 @@ class Submission:
             submitted = Submitted(self._attach(named, record, found), made=False)
             if record.at is None:
                 record = record.intending(named, self._service.search(named), ())
+        self.made = submitted.handle
         self._save(replace(record, handle=submitted.handle))
         return submitted
 
@@ -98,11 +109,16 @@ class Submission:
             self._save(replace(record, outcome=outcome))
 
     def abandoned(self) -> Handle | None:
-        """Return the job that a submission which was cut off did make after all, if it did."""
+        """Return the job that a submission which was cut off did make after all, if it did.
+
+        Not cut short by a kill: it is what a kill asks for.
+        """
         record = self._load()
-        if record.handle or record.outcome is not Outcome.OPEN or record.intent is None:
+        intent = record.intent
+        if record.handle or record.outcome is not Outcome.OPEN or intent is None:
             return record.handle
-        return self._only(self._client.find(record.intent), record.intent)
+        age = (datetime.now(UTC) - intent.at).total_seconds()
+        return self._find(intent, self._service.settle_seconds - age, Pause())
 
     def superseded(self) -> Iterator["Submission"]:
         """Yield the submissions before a clear (or a change of `retries`) that are still open."""
@@ -124,13 +140,14 @@ class Submission:
         return Record.read(self._store.get(self._key))
 
     def _save(self, record: Record) -> None:
-        self._store.set(self._key, record.written())
+        # Airflow forgets entries after a time of its own, jobs may take longer.
+        self._store.set(self._key, record.written(), retention=NEVER_EXPIRE)
 
-    def _named(self, request: Mapping[str, Any], generation: int) -> dict[str, Any]:
+    def _named(self, request: Mapping[str, Any], record: Record) -> dict[str, Any]:
         parameter = self._service.name_parameter
         if parameter is None:
             return dict(request)
-        return {**request, parameter: job_name(self._ti, generation)}
+        return {**request, parameter: job_name(self._ti, record.generation, record.salt)}
 
     def _intend(self, request: Mapping[str, Any], record: Record) -> Record:
         search = self._service.search(request)
@@ -147,24 +164,23 @@ class Submission:
         """Look for the job where creating it could make a second one."""
         intent = record.intent
         if intent is None:
-            if self._service.name_parameter is None or self._service.unique_names:
-                return None
-            intent = record.intending(request, self._service.search(request), ()).intent
-            assert intent is not None, "it has just been set"
-            return self._only(self._client.find(intent), intent)
+            return None
         changed = differing_fields(request, record.digests)
         if self._service.unique_names and not changed:
             return None
-        return self._find(intent)
+        return self._settled(intent)
 
-    def _find(self, intent: Intent) -> Handle | None:
-        """Look until the job is there, or can no longer appear."""
+    def _settled(self, intent: Intent) -> Handle | None:
         settle = 0.0 if self._service.name_parameter else self._service.settle_seconds
+        return self._find(intent, settle, self._client.pause)
+
+    def _find(self, intent: Intent, settle: float, pause: Pause) -> Handle | None:
+        """Look until the job is there, or can no longer appear."""
         while True:
-            found = self._only(self._client.find(intent), intent)
-            if found or settle <= 0 or self._client.pause.cut:
+            found = self._only(self._client.find(intent, pause), intent)
+            if found or settle <= 0 or pause.cut:
                 return found
-            self._client.pause.sleep(min(LOOK_SECONDS, settle))
+            pause.sleep(min(LOOK_SECONDS, settle))
             settle -= LOOK_SECONDS
 
     def _only(self, found: list[Handle], intent: Intent) -> Handle | None:
@@ -203,18 +219,22 @@ class Submission:
         taken = code in self._service.taken_codes
         if taken and (found := self._only(self._client.find(intent), intent)):
             return found
+        if is_credential_fault(error):
+            self._client.reopen()
         if code in REFUSED_CODES or code in self._service.missing_codes:
             text = str(error).rstrip(".")
             raise JobRefusedError(f"{label} was refused: {text}. Correct the request.") from error
-        if failures >= MAX_FAILURES or self._client.pause.cut:
+        most = CREDENTIAL_REFUSALS if is_credential_fault(error) else MAX_FAILURES
+        if failures >= most or self._client.pause.cut:
+            check = "the connection's key" if most < MAX_FAILURES else "that the service is up"
             raise DeliveryError(
-                f"{label} was not taken: {error}: check that the service is up; "
+                f"{label} was not taken: {error}: check {check}; "
                 "a retry finds the job if it was made"
             ) from error
         self._client.pause.sleep(backoff(failures))
         if self._service.unique_names or _certainly_not_made(error):
             return None
-        return self._find(intent)
+        return self._settled(intent)
 
     def _attach(self, request: Mapping[str, Any], record: Record, found: Handle) -> Handle:
         self._require_same(request, record, found, anyway=True)

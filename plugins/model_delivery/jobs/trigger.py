@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -43,6 +44,8 @@ class JobTrigger(BaseTrigger):
         long is looked at more rarely. (default: 30, or poll_interval where that is longer)
     :param outage_timeout: how long the service may give no usable answer before the wait fails,
         in seconds. (default: 900)
+    :param owned: whether the task made the job, so that its end stops it; a sensor's task only
+        looks. (default: True)
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class JobTrigger(BaseTrigger):
         botocore_config: dict[str, Any] | None,
         max_poll_interval: float = LONGEST_POLL_INTERVAL,
         outage_timeout: float = OUTAGE_SECONDS,
+        owned: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.service = service
@@ -64,11 +68,12 @@ class JobTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.max_poll_interval = max_poll_interval
         self.outage_timeout = outage_timeout
+        self.owned = owned
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self.verify = verify
         self.botocore_config = botocore_config
-        self._asked_to_stop = False
+        self._stopping: asyncio.Task[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and every argument."""
@@ -80,6 +85,7 @@ class JobTrigger(BaseTrigger):
                 "poll_interval": self.poll_interval,
                 "max_poll_interval": self.max_poll_interval,
                 "outage_timeout": self.outage_timeout,
+                "owned": self.owned,
                 **self._connection_settings,
             },
         )
@@ -109,25 +115,45 @@ class JobTrigger(BaseTrigger):
         yield TriggerEvent(event)
 
     async def on_kill(self) -> None:
-        """Stop the job, once, when a user ends or clears the deferred task.
+        """Stop the job that the task made, once, when a user ends or clears the deferred task.
 
         Airflow also calls this when another triggerer took the task over from one that was
         stalled: the task is deferred still, and the job goes on.
         """
+        if not self.owned:
+            return
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop_job())
+        await asyncio.shield(self._stopping)
+
+    async def cleanup(self) -> None:
+        """Wait for a stop under way.
+
+        Airflow cancels a killed trigger anew at every sync, about each second, and so would end
+        an `on_kill` that takes longer; what it awaits here may take the time it gives to that.
+        """
+        while self._stopping is not None and not self._stopping.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([self._stopping])
+
+    async def _stop_job(self) -> None:
         service = await registry().service(self.service)
         label = f"{service.noun} {self.handle['name']}"
         call = service.stop_call(self.handle)
         if call is None:
             self.log.warning("%s goes on: the service has no stop", label)
             return
-        if self._asked_to_stop:
-            return
         if await self._is_deferred_still():
             self.log.info("%s goes on: its task is waited for elsewhere", label)
             return
-        self._asked_to_stop = True
-        async with registry().client(service, self._connection_settings) as client:
-            refusal = await self._stop(client, service, call)
+        try:
+            async with (
+                asyncio.timeout(conf.getint("triggerer", "on_kill_timeout", fallback=30)),
+                registry().client(service, self._connection_settings) as client,
+            ):
+                refusal = await self._stop(client, service, call)
+        except Exception as error:
+            refusal = cause(error)
         if refusal is None:
             self.log.info("Asked to stop %s: its task was killed", label)
         else:

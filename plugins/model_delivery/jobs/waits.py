@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from model_delivery.exceptions import JobError
 from model_delivery.jobs.service import Handle
 
+# Entries of jobs that ended stay in the queue until it holds so many times what it needs.
+LEFT_OVER = 16
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -122,6 +125,9 @@ class Waits:
             job.ended = True
             if self._jobs.get(job.key) is job:
                 del self._jobs[job.key]
+            if len(self._due) > LEFT_OVER * (len(self._jobs) + 1):
+                self._due = [entry for entry in self._due if not self._is_stale(entry)]
+                heapq.heapify(self._due)
 
     def bounds(self) -> Bounds:
         """Return the most impatient of all bounds; few differ, however many wait."""

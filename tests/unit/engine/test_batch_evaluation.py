@@ -37,6 +37,7 @@ def test_wilsons_interval() -> None:
         ([{"input": None, "output": None, "error": {}}], r"\(1 errors\)"),
         ([{"input": {"id": "r9"}, "output": {"y": 1}, "error": None}], "'r9' has no label field"),
         ([answer(1, [[0.1, 0.9], [0.2, 0.8]])], "neither one value nor one list of scores"),
+        ([answer("1", [0.1, 0.9])], "'r1' has label '1', and the model answers 1: labels must be"),
         ([answer(1, [])], "neither one value nor one list of scores"),
         ([{"input": {"label": 1}, "output": {"z": 1}, "error": None}], "no output 'y'.* are z"),
     ],

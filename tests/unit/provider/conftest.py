@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from botocore.exceptions import ClientError
 
 ACCOUNT_ARN = "arn:aws:sagemaker:us-east-1:000000000000:compilation-job"
@@ -41,6 +43,7 @@ class SageMaker:
     worker: Worker
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     refuse_with: str | None = None
+    stops: list[str] = field(default_factory=list)
 
     def create_compilation_job(self, **request: Any) -> dict[str, Any]:
         name = request["CompilationJobName"]
@@ -56,7 +59,15 @@ class SageMaker:
     def describe_compilation_job(self, CompilationJobName: str) -> dict[str, Any]:
         if CompilationJobName not in self.jobs:
             raise refusal("ResourceNotFound", "DescribeCompilationJob")
-        return self.jobs[CompilationJobName]
+        job = self.jobs[CompilationJobName]
+        described = dict(job)
+        if job["CompilationJobStatus"] == "STOPPING":
+            job["CompilationJobStatus"] = "STOPPED"
+        return described
+
+    def stop_compilation_job(self, CompilationJobName: str) -> None:
+        self.stops.append(CompilationJobName)
+        self.jobs[CompilationJobName]["CompilationJobStatus"] = "STOPPING"
 
 
 @dataclass
@@ -123,7 +134,8 @@ class StateStore:
     def get(self, key: str, default: Any = None) -> Any:
         return self.values.get(key, default)
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        assert retention is NEVER_EXPIRE
         if self.sets_until_kill == 0 or (self.kill_at_handle and value["handle"]):
             raise KilledError
         if self.sets_until_kill is not None:

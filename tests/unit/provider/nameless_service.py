@@ -28,7 +28,7 @@ class Nameless:
     store: StateStore
 
     def client(self) -> JobClient:
-        return JobClient(NamelessJobs(), NamelessHook("nameless", None, None, None))
+        return JobClient(NamelessJobs(), lambda: NamelessHook("nameless", None, None, None))
 
     def submission(self, **ti: Any) -> Submission:
         return Submission(self.client(), self.store, make_task_instance(**ti))

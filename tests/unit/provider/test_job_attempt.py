@@ -1,11 +1,13 @@
 """One try of a task: what it waits for, what it stops, and what it makes of odd input."""
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 from model_delivery.exceptions import (
     DeliveryError,
     JobFailedError,
@@ -14,8 +16,12 @@ from model_delivery.exceptions import (
     RequestDiffersError,
     UnknownStatusError,
 )
+from model_delivery.jobs import rate, submission
+from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.record import Outcome
 
+from tests.nameless.provider import Client, NamelessJobs, NamelessJobSensor
+from tests.unit.provider.conftest import refusal
 from tests.unit.provider.nameless_service import REQUEST, Nameless, nameless_service
 
 
@@ -23,6 +29,11 @@ from tests.unit.provider.nameless_service import REQUEST, Nameless, nameless_ser
 def nameless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nameless]:
     with nameless_service(tmp_path, monkeypatch, 0.0) as served:
         yield served
+
+
+def stops(nameless: Nameless) -> list[tuple[str, int]]:
+    """Return each job's status, and how often it was asked to stop."""
+    return [(job["status"], job["stops"]) for job in nameless.all]
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -149,14 +160,139 @@ def test_a_kill_after_a_timeout_cut_the_call_off_finds_the_job_and_stops_it(
     attempt = nameless.attempt()
 
     def cut_off(*_args: Any) -> Any:
-        raise TimeoutError
+        raise AirflowTaskTimeout
 
     with monkeypatch.context() as patched:
         patched.setattr("tests.nameless.provider.NamelessJobs.submitted", cut_off)
-        with pytest.raises(TimeoutError), attempt.running():
+        with pytest.raises(AirflowTaskTimeout), attempt.running():
             attempt.submit(REQUEST)
     attempt.kill()
-    assert [(job["status"], job["stops"]) for job in nameless.all] == [("STOPPED", 1)]
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_a_kill_after_a_timeout_waits_for_a_job_that_is_still_being_made(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NamelessJobs, "settle_seconds", 20.0)
+    monkeypatch.setattr(submission, "LOOK_SECONDS", 0.2)
+    create = nameless.jobs.create
+
+    def slowly(body: Any) -> Any:
+        time.sleep(1.5)
+        return create(body)
+
+    def alarm(_number: int, _frame: Any) -> None:
+        raise AirflowTaskTimeout
+
+    monkeypatch.setattr(nameless.jobs, "create", slowly)
+    attempt = nameless.attempt(last=True)
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(AirflowTaskTimeout), attempt.running():
+            attempt.submit(REQUEST)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    attempt.kill()
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_a_timeout_that_cuts_a_stop_off_is_followed_by_a_stop(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = nameless.attempt()
+
+    def cut_off(*_args: Any) -> Any:
+        raise AirflowTaskTimeout
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobClient, "stop", cut_off)
+        with pytest.raises(AirflowTaskTimeout), attempt.running():
+            attempt.wait(attempt.submit(REQUEST), 0.05, 0.1)
+    attempt.kill()
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_an_error_of_airflow_leaves_no_job_of_the_last_try(nameless: Nameless) -> None:
+    context = nameless.context(try_number=3)
+
+    def refuse(**_kwargs: Any) -> None:
+        raise RuntimeError("API_SERVER_ERROR")
+
+    context["ti"].xcom_push = refuse
+    with pytest.raises(RuntimeError):
+        nameless.operator().execute(context)
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_an_error_of_airflow_is_left_to_the_next_try(nameless: Nameless) -> None:
+    attempt = nameless.attempt(last=False)
+    attempt.submit(REQUEST)
+    with pytest.raises(RuntimeError), attempt.running():
+        raise RuntimeError("API_SERVER_ERROR")
+    assert stops(nameless) == [("RUNNING", 0)]
+
+
+def test_a_key_that_is_replaced_while_the_job_runs_costs_nothing(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
+    refused = iter([True] * 3)
+    real = Client.__getattr__
+
+    def refusing(client: Client, operation: str) -> Any:
+        if next(refused, False):
+            raise refusal("ExpiredTokenException", operation)
+        return real(client, operation)
+
+    attempt = nameless.attempt(last=True)
+    with attempt.running():
+        description = attempt.submit(request(seconds=0.5))
+        monkeypatch.setattr(Client, "__getattr__", refusing)
+        attempt.settle(attempt.wait(description, 0.1, None))
+    assert stops(nameless) == [("SUCCEEDED", 0)]
+
+
+def test_a_key_that_stays_refused_is_left_to_the_next_try(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
+    attempt = nameless.attempt(last=False)
+    description = attempt.submit(REQUEST)
+
+    def refuse(_client: Client, operation: str) -> Any:
+        raise refusal("ExpiredTokenException", operation)
+
+    working = Client.__getattr__
+    monkeypatch.setattr(Client, "__getattr__", refuse)
+    with pytest.raises(DeliveryError, match="check the key of connection"), attempt.running():
+        attempt.wait(description, 0.1, None)
+    monkeypatch.setattr(Client, "__getattr__", working)
+    assert stops(nameless) == [("RUNNING", 0)]
+    assert nameless.attempt(try_number=2).submit(REQUEST).handle == description.handle
+
+
+def test_a_kill_after_the_end_changes_nothing(nameless: Nameless) -> None:
+    attempt = nameless.attempt()
+    with attempt.running():
+        attempt.settle(attempt.wait(attempt.submit(request(seconds=0.1)), 0.05, None))
+    attempt.kill()
+    nameless.attempt(try_number=2).submit(request(seconds=0.1))
+    assert stops(nameless) == [("SUCCEEDED", 0)]
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("silent", ["soft_fail", "never_fail"])
+def test_a_sensor_skips_in_either_mode_where_it_is_told_to(
+    nameless: Nameless, deferrable: bool, silent: str
+) -> None:
+    job = nameless.jobs.create(request(seconds=0, outcome="REFUSED"))["jobId"]
+    sensor = NamelessJobSensor(
+        task_id="s", job=job, aws_conn_id="nameless", deferrable=deferrable, **{silent: True}
+    )
+    with pytest.raises(AirflowSkipException):
+        sensor.execute(nameless.context())
 
 
 def test_a_job_that_takes_too_long_is_stopped_once(nameless: Nameless) -> None:

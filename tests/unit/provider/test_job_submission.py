@@ -1,11 +1,17 @@
 """Exactly one job for one task instance, wherever the process is killed."""
 
+import json
+import logging
 import re
+import socket
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
+from model_delivery.aws import open_hook
 from model_delivery.exceptions import (
     AmbiguousJobError,
     DeliveryError,
@@ -15,6 +21,8 @@ from model_delivery.exceptions import (
 from model_delivery.hooks.compilation import CompilationJobs
 from model_delivery.hooks.edge import Deployments
 from model_delivery.hooks.personalize import BatchInferenceJobs
+from model_delivery.jobs import attempt as attempt_module
+from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.submission import Submission
@@ -42,7 +50,8 @@ class Case:
     """One service, one state store and as many tries as it takes."""
 
     def __init__(self, service: Any, conn: Any, request: Any, store: Any, make_ti: Any) -> None:
-        self.client = JobClient(service, SimpleNamespace(conn=conn, aws_conn_id="aws_default"))
+        hook = SimpleNamespace(conn=conn, aws_conn_id="aws_default")
+        self.client = JobClient(service, lambda: hook)
         self.conn, self.request, self.store, self.make_ti = conn, request, store, make_ti
 
     def submission(self, **ti: Any) -> Submission:
@@ -180,16 +189,12 @@ def test_another_request_under_our_name_is_an_error_that_names_the_field(
     assert len(compilation.jobs) == 1
 
 
-def test_a_deployment_to_another_device_is_not_ours(
-    greengrass: Any, state_store: Any, task_instance: Callable[..., Any]
-) -> None:
-    case = Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
-    name = case.submission().submit_once(DEPLOYMENT)[0]["name"]
-    state_store.values.clear()
-    elsewhere = DEPLOYMENT["targetArn"].replace("edge-1", "edge-2")
-    handle, made = case.submission().submit_once({**DEPLOYMENT, "targetArn": elsewhere})
-    assert made
-    assert handle == {"name": name, "id": "deployment-1", "thing": "edge-2"}
+def test_a_run_made_again_under_the_same_identity_has_a_job_of_its_own(case: Case) -> None:
+    first = case.submission().submit_once(case.request).handle
+    case.store.values.clear()
+    second = case.submission().submit_once(case.request)
+    assert second.made
+    assert second.handle["name"] != first["name"]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,8 @@ def test_several_deployments_of_our_name_are_named_not_guessed_at(
     case = Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
     case.submission().submit_once(DEPLOYMENT)
     greengrass.jobs["deployment-9"] = {**case.jobs[0], "deploymentId": "deployment-9"}
-    state_store.values.clear()
+    (record,) = state_store.values.values()
+    record["handle"] = None
     with pytest.raises(AmbiguousJobError, match="deployment-0, deployment-9"):
         case.submission().submit_once(DEPLOYMENT)
     assert len(case.jobs) == 2
@@ -296,3 +302,58 @@ def test_a_submission_that_was_cut_off_still_finds_its_job(
     found = case.submission(try_number=2).abandoned()
     assert found is not None
     assert found["name"] in str(case.jobs[0])
+
+
+def attempt(case: Case, **ti: Any) -> Attempt:
+    return Attempt(case.client, case.submission(**ti), logging.getLogger(), last=False)
+
+
+def test_a_job_that_is_stopping_is_not_stopped_again_after_a_clear(compilation: Case) -> None:
+    job = attempt(compilation).submit(COMPILATION).handle["name"]
+    compilation.conn.stop_compilation_job(job)
+    attempt(compilation, try_number=2, max_tries=3).submit(COMPILATION)
+    assert compilation.conn.stops == [job]
+
+
+def test_a_job_that_an_earlier_try_was_stopping_is_followed_by_another_in_the_same_try(
+    compilation: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module, "STOPPING_SECONDS", 0.01)
+    job = attempt(compilation).submit(COMPILATION).handle["name"]
+    compilation.conn.stop_compilation_job(job)
+    description = attempt(compilation, try_number=2).submit(COMPILATION)
+    assert description.handle["name"] != job
+    assert [each["CompilationJobStatus"] for each in compilation.jobs] == ["STOPPED", "INPROGRESS"]
+
+
+def test_a_worker_sends_each_request_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    received = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = {
+            "conn_type": "aws", "login": "key", "password": "secret",
+            "extra": {"region_name": "us-east-1",
+                      "endpoint_url": f"http://127.0.0.1:{server.getsockname()[1]}"},
+        }  # fmt: skip
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_CUT", json.dumps(connection))
+
+        def cut_off() -> None:
+            while True:
+                caller, _ = server.accept()
+                with caller:
+                    received.append(caller.recv(65536))
+                if b"end" in received[-1]:
+                    return
+
+        thread = threading.Thread(target=cut_off)
+        thread.start()
+        settings = {
+            "aws_conn_id": "aws_cut", "region_name": None, "verify": None, "botocore_config": None,
+        }  # fmt: skip
+        service = CompilationJobs()
+        client = JobClient(service, lambda: open_hook(service.hook_path, settings))
+        with pytest.raises(ConnectionClosedError):
+            client.run(service.submit_call({**COMPILATION, "CompilationJobName": "job"}))
+        with socket.create_connection(server.getsockname()) as last:
+            last.sendall(b"end")
+        thread.join()
+    assert len(received) == 2

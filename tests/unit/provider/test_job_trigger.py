@@ -140,6 +140,33 @@ async def test_a_kill_that_is_refused_says_why(
     assert "compilation job job was not stopped: ClientError" in capsys.readouterr().out
 
 
+async def test_a_kill_of_a_task_that_only_looks_stops_nothing(service: CompilationService) -> None:
+    await trigger(owned=False).on_kill()
+    assert service.stopped.total() == 0
+
+
+async def test_a_kill_outlasts_that_airflow_cancels_it_at_every_sync(
+    service: CompilationService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.2)
+    service.next_faults.extend([BROKEN] * 3)
+    killed = trigger()
+
+    async def run_trigger() -> None:
+        """Do what a triggerer does with a trigger whose task a user ended."""
+        try:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait_for(killed.on_kill(), SOON)
+        finally:
+            await killed.cleanup()
+
+    task = asyncio.create_task(run_trigger())
+    while not task.done():
+        await asyncio.sleep(0.02)
+        task.cancel()
+    assert service.stopped == {"job": 1}
+
+
 async def test_many_kills_share_one_client(service: CompilationService) -> None:
     names = [f"job-{number}" for number in range(50)]
     service.add(*names)

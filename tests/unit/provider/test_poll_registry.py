@@ -13,7 +13,7 @@ from model_delivery.jobs import registry as registry_module
 from model_delivery.jobs.listing import ListReader
 from model_delivery.jobs.rate import TokenBucket
 from model_delivery.jobs.registry import PollRegistry
-from model_delivery.jobs.waits import Bounds
+from model_delivery.jobs.waits import LEFT_OVER, Bounds, Waits
 
 from tests.compilation_service import BROKEN, RESET, THROTTLED, CompilationService, Fault, Job
 
@@ -21,9 +21,9 @@ SERVICE = "model_delivery.hooks.compilation.CompilationJobs"
 SETTINGS = {
     "aws_conn_id": "aws_poll", "region_name": None, "verify": None, "botocore_config": None,
 }  # fmt: skip
-SOON = 10.0
+SOON = 30.0
 LOOK = 0.05
-OUTAGE = 3.0
+OUTAGE = 20.0
 BOUNDS = Bounds(LOOK, LOOK, OUTAGE)
 
 
@@ -520,18 +520,47 @@ async def test_an_endpoint_that_is_not_there(
     assert await waits.result("job") == "COMPLETED"
 
 
-async def test_refused_credentials_are_looked_up_again_once(
+async def test_refused_credentials_are_looked_up_again_until_the_outage_is_too_long(
     service: CompilationService, waits: Waiting
 ) -> None:
-    service.add("a", "b")
+    service.add("a", "b", "c")
     waits.add("a", "b")
+    waits.add("c", bounds=Bounds(LOOK, LOOK, 0.3))
     await looks(service, 2)
-    service.next_faults.append(Fault(400, "ExpiredTokenException"))
     service.end("a")
-    assert await waits.result("a") == "COMPLETED"
     for operation in ("DescribeCompilationJob", "ListCompilationJobs"):
-        service.faults[operation] = Fault(400, "UnrecognizedClientException")
-    assert "credentials are refused (ClientError" in await waits.error("b")
+        service.faults[operation] = Fault(400, "ExpiredTokenException")
+    assert "see that the connection's key is good" in await waits.error("c")
+    assert not waits.tasks["a"].done()
+    service.faults.clear()
+    service.end("b")
+    assert await waits.result("a") == "COMPLETED"
+    assert await waits.result("b") == "COMPLETED"
+
+
+@pytest.mark.parametrize("ahead", [600.0, 30.0])
+async def test_a_clock_that_is_put_back_hides_no_change(
+    service: CompilationService, waits: Waiting, ahead: float
+) -> None:
+    service.skew = ahead
+    service.add(*names(20))
+    waits.add(*names(20))
+    await looks(service, 4)
+    service.end("job-0001")
+    assert await waits.result("job-0001") == "COMPLETED"
+    service.skew = 0.0
+    service.end("job-0002")
+    assert await waits.result("job-0002") == "COMPLETED"
+
+
+async def test_jobs_that_ended_leave_nothing_in_the_queue() -> None:
+    waits = Waits()
+    for number in range(1000):
+        waiter, _ = waits.join(f"job-{number}", {"name": f"job-{number}"}, BOUNDS)
+        waits.schedule(waiter.job, 1e9)
+        waiter.job.finish("COMPLETED")
+        waits.leave(waiter)
+    assert len(waits._due) <= LEFT_OVER
 
 
 async def test_a_connection_that_cannot_be_used_ends_every_wait(

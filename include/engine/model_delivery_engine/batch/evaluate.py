@@ -49,6 +49,12 @@ def evaluate(records: Iterable[Mapping[str, Any]], *, output: str, label_field: 
             continue
         label = _label(record, label_field)
         answer = _answer(record, output)
+        if isinstance(label, str) != isinstance(answer, str):
+            raise BatchError(
+                f"record {record['input'].get('id', record['input'])!r} has label {label!r}, and "
+                f"the model answers {answer!r}: labels must be of the answer's kind; of a list of "
+                "scores the answer is a class's place, counted from 0"
+            )
         n += 1
         correct += label == answer
         row = confusion.setdefault(str(label), {})
