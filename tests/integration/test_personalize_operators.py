@@ -97,11 +97,12 @@ class Task:
     def _push(self, key: str, value: Any) -> None:
         self.pushed[key] = value
 
+    def _keep(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self.kept[key] = value
+
     @property
     def context(self) -> Any:
-        store = SimpleNamespace(
-            get=lambda key, default=None: self.kept.get(key, default), set=self.kept.__setitem__
-        )
+        store = SimpleNamespace(get=self.kept.get, set=self._keep)
         return {"ti": self.ti, "task_state_store": store}
 
 
