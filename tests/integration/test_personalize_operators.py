@@ -14,6 +14,7 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from model_delivery.exceptions import InvalidRequestError, JobRefusedError
 from model_delivery.hooks.personalize import PersonalizeHook
+from model_delivery.jobs.registry import registry
 from model_delivery.jobs.trigger import JobTrigger
 from model_delivery.operators.personalize import (
     CreateBatchInferenceJobOperator,
@@ -131,7 +132,16 @@ def lines_of(s3: S3, uri: str) -> list[dict[str, Any]]:
 
 async def first_event(trigger: JobTrigger) -> Any:
     async with asyncio.timeout(60):
-        return (await anext(aiter(trigger.run()))).payload
+        (event,) = [event async for event in trigger.run()]
+    return event.payload
+
+
+async def all_events(*triggers: JobTrigger) -> list[Any]:
+    """Run triggers to their events, as a triggerer does, and wait until its client is closed."""
+    events = await asyncio.gather(*map(first_event, triggers))
+    while registry().open_clients:
+        await asyncio.sleep(0.01)
+    return events
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
@@ -144,7 +154,7 @@ def test_a_job_is_made_waited_for_and_its_results_named(
             recommend.execute(task.context)
         path, kept = deferred.value.trigger.serialize()
         assert path == "model_delivery.jobs.trigger.JobTrigger"
-        event = asyncio.run(first_event(JobTrigger(**kept)))
+        [event] = asyncio.run(all_events(JobTrigger(**kept)))
         result = operator(s3, version).execute_complete(task.context, event)
     else:
         result = recommend.execute(task.context)
@@ -173,11 +183,9 @@ def test_several_deferred_waits_share_a_list(s3: S3, cloud: LocalCloud, version:
             recommend.execute(task.context)
         triggers.append(JobTrigger(**deferred.value.trigger.serialize()[1]))
 
-    async def all_events() -> list[Any]:
-        with cloud.worker():
-            return await asyncio.gather(*map(first_event, triggers))
-
-    statuses = {event["status"] for event in asyncio.run(all_events())}
+    with cloud.worker():
+        events = asyncio.run(all_events(*triggers))
+    statuses = {event["status"] for event in events}
     assert statuses == {"ACTIVE"}
 
 
