@@ -4,7 +4,10 @@ import importlib
 import sys
 from pathlib import Path
 
-NOT_BENCHMARKS = {"__init__", "__main__", "record"}
+NOT_BENCHMARKS = {
+    "__init__", "__main__", "record",
+    "batch_chaos_task", "batch_models", "batch_rates", "batch_shards", "ray_peer",
+}  # fmt: skip
 
 
 def names() -> list[str]:

@@ -23,8 +23,8 @@ from model_delivery.operators.inference import (
     BatchInferenceOperator,
     MergeResultsOperator,
     PlanShardsOperator,
-    QualityGateOperator,
 )
+from model_delivery.operators.quality_gate import QualityGateOperator
 from model_delivery.operators.report import DeliveryReportOperator
 from model_delivery.operators.storage import CopyObjectsOperator
 

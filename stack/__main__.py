@@ -39,10 +39,14 @@ def demo() -> None:
 
 def up() -> None:
     """Keep the stack up until Ctrl-C or `make down`; print where to go and how to sign in."""
-    from stack.demo import upload_samples
+    from stack.demo import upload_movielens, upload_samples
 
     with Claim(UP), Stack(UP, _say) as stack:
         upload_samples(stack, UP / "samples")
+        try:
+            upload_movielens(stack, UP / "samples" / "movielens")
+        except StackError as error:  # needs a package index; the main job does not
+            _say(f"{error}\nrecommend_batch has no data until you put some there")
         _print_doors(stack)
         while True:
             time.sleep(1)
@@ -57,7 +61,7 @@ localcloud   {stack.cloud.url}   user {PORTAL_USER}, password {secrets.localclou
 S3           {stack.store_url}
 AWS clients  key id {secrets.aws_access_key_id}, its secret is in {stack.home}/secrets.json
 
-Switch the DAG `model_delivery` on in Airflow and trigger it.
+Switch `model_delivery` or `recommend_batch` on in Airflow and trigger it.
 Ctrl-C or `make down` stops everything.""")
 
 

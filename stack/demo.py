@@ -34,6 +34,23 @@ def upload_samples(stack: Stack, folder: Path) -> dict[str, Any]:
     return {"held_out": facts.held_out, "accuracy_at_training": facts.accuracy}
 
 
+def upload_movielens(stack: Stack, folder: Path) -> dict[str, Any]:
+    """Put MovieLens-100k into the store, which `recommend_batch` trains on; it is fetched first.
+
+    :raises StackError: when it could not be fetched.
+    """
+    from include.samples.movielens import DownloadError, write_movielens
+
+    try:
+        facts = write_movielens(folder)
+    except DownloadError as error:
+        raise StackError(str(error)) from error
+    store = s3_client(stack.store_port, stack.credentials)
+    for path in (facts.interactions, facts.items):
+        store.upload_file(str(path), BUCKET, f"samples/movielens/{path.name}")
+    return {"ratings": facts.ratings, "films": facts.films}
+
+
 def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Run the main job end to end and return what is written to `summary.json`.
 

@@ -5,7 +5,9 @@ from typing import Any
 SERVICES = {
     "SageMaker compilation jobs": "compilation",
     "Model bundles": "bundle",
+    "Amazon Personalize batch inference": "personalize",
     "Batch inference": "inference",
+    "Recommender": "recommender",
     "Edge deploy": "edge",
     "Object storage": "storage",
     "Delivery report": "report",
@@ -34,11 +36,19 @@ def get_provider_info() -> dict[str, Any]:
             }
             for title in SERVICES
         ],
-        "hooks": _modules("hooks", "bundle", "compilation", "edge", "storage"),
+        "hooks": _modules("hooks", "bundle", "compilation", "personalize", "edge", "storage"),
         "operators": _modules(
-            "operators", "bundle", "compilation", "inference", "edge", "storage", "report"
+            "operators",
+            "bundle",
+            "compilation",
+            "personalize",
+            "inference",
+            "recommender",
+            "edge",
+            "storage",
+            "report",
         ),
-        "sensors": _modules("sensors", "compilation", "edge"),
+        "sensors": _modules("sensors", "compilation", "personalize", "edge"),
         "triggers": _modules("triggers", "storage"),
         "connection-types": [
             {

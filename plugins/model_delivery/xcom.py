@@ -48,6 +48,38 @@ class BundledModel(TypedDict):
     wrapped: bool
 
 
+class BatchInferenceJobResult(TypedDict):
+    """Of `CreateBatchInferenceJobOperator` and `BatchInferenceJobSensor`; lines at `output_uri`."""
+
+    version: int
+    job_arn: str
+    job_name: str
+    status: str
+    solution_version_arn: str
+    output_uri: str
+
+
+class ListedBatchInferenceJobs(TypedDict):
+    """Of `ListBatchInferenceJobsOperator`: how many, by status, and the first 100 ARNs.
+
+    All of them lie at `listing_uri`, where one was asked for.
+    """
+
+    version: int
+    jobs: int
+    statuses: dict[str, int]
+    job_arns: list[str]
+    listing_uri: str
+
+
+class SolutionVersionResult(TypedDict):
+    """Of `RegisterSolutionVersionOperator`."""
+
+    version: int
+    solution_version_arn: str
+    bundle_uri: str
+
+
 class DeploymentResult(TypedDict):
     """Of `CreateDeploymentOperator` and `DeploymentSensor`."""
 
@@ -80,10 +112,12 @@ class PlannedShard(TypedDict):
     uri: str
     start: int
     end: int
+    input_format: str
+    etag: str
 
 
 class ShardOutput(TypedDict):
-    """Of one mapped `BatchInferenceOperator`."""
+    """Of one mapped `BatchInferenceOperator`; `output_uri` is the folder of the shard's parts."""
 
     version: int
     shard: dict[str, object]
@@ -92,10 +126,11 @@ class ShardOutput(TypedDict):
     records: int
     ok: int
     errors: int
+    skipped: int
 
 
 class MergedResults(TypedDict):
-    """Of `MergeResultsOperator`."""
+    """Of `MergeResultsOperator` and `RetryFailedRecordsOperator`."""
 
     version: int
     output_uri: str
@@ -103,6 +138,33 @@ class MergedResults(TypedDict):
     manifest_uri: str
     records: int
     ok: int
+    errors: int
+    skipped: int
+
+
+class TrainedRecommender(TypedDict):
+    """Of `TrainRecommenderOperator`: where its three objects lie, and how much it was."""
+
+    version: int
+    bundle_uri: str
+    input_uri: str
+    split_uri: str
+    users: int
+    items: int
+    interactions: int
+    held_out: int
+
+
+class RecommendationReport(TypedDict):
+    """Of `RecommendationReportOperator`; all figures lie at `quality_uri`."""
+
+    version: int
+    report_uri: str
+    quality_uri: str
+    users: int
+    precision_at_10: float
+    baseline_at_10: float
+    coverage_at_10: float
     errors: int
 
 

@@ -99,6 +99,27 @@ def _refuses(bag: DagBag, dag_id: str, name: str, value: object) -> None:
         param.resolve(value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("interactions_uri", "s3://model-delivery/interactions.json"),
+        ("items_uri", "file:///items.csv"),
+        ("solution_version_arn", "films"),
+        ("filter_arn", "arn:aws:personalize:us-east-1:000000000000:solution/x"),
+        ("factors", 0),
+        ("num_results", 501),
+        ("output_uri", "recommendations"),
+    ],
+)
+def test_a_bad_param_of_a_recommendation_is_refused(bag: DagBag, name: str, value: object) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = bag.dags["recommend_batch"].params.get_param(name)
+    param.resolve()
+    with pytest.raises(ParamValidationError):
+        param.resolve(value)
+
+
 def test_every_param_is_documented(bag: DagBag) -> None:
     for dag in bag.dags.values():
         for name in dag.params:

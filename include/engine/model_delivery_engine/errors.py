@@ -12,6 +12,8 @@ EngineError
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
 ├── BatchError              a batch that cannot be planned, run or merged
+│   ├── BudgetError         more records failed than may
+│   └── DiskFullError       no space for what a batch spools
 └── ReportError             a delivery that cannot be drawn
 
 Each message names the thing (file, member, input, target) and says what to do next. `Reason` types
@@ -129,6 +131,14 @@ class InferenceError(EngineError):
 
 class BatchError(EngineError):
     """A batch cannot be planned, run or merged."""
+
+
+class BudgetError(BatchError):
+    """More records of a batch failed than its error budget allows."""
+
+
+class DiskFullError(BatchError):
+    """No space is left on the disk for what a batch spools."""
 
 
 class ReportError(EngineError):

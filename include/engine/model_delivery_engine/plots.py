@@ -14,7 +14,7 @@ LIGHT = "#cbd5e1"
 ACCENT = "#2563eb"
 GOOD = "#059669"
 BAD = "#dc2626"
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: sharp, and it can be selected and searched
     "svg.hashsalt": "model-delivery",  # the same data gives the same bytes
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
@@ -35,8 +35,8 @@ def confusion_figure(confusion: Mapping[str, Mapping[str, int]]) -> str:
     names = _class_names(confusion)
     counts = np.array([[confusion.get(a, {}).get(b, 0) for b in names] for a in names])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(5.2, 4.6)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes(5.2, 4.6)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names)
         axes.set_yticks(range(len(names)), names)
@@ -46,7 +46,7 @@ def confusion_figure(confusion: Mapping[str, Mapping[str, int]]) -> str:
         axes.spines[:].set_visible(False)
         if len(names) <= 20:
             _write_counts(axes, counts, shares)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def _write_counts(axes: Any, counts: Any, shares: Any) -> None:
@@ -65,8 +65,8 @@ def _class_names(confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
 def accuracy_figure(accuracy: float, low: float, high: float, threshold: float | None) -> str:
     """Draw an accuracy with its 95 % interval and, where there is one, the gate's threshold."""
     floor = max(0.0, min(low, threshold if threshold is not None else low) - 0.05)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(5.2, 1.5)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes(5.2, 1.5)
         axes.hlines(0, low, high, color=ACCENT, linewidth=7, alpha=0.3)
         axes.plot([accuracy], [0], "o", color=ACCENT, markersize=10)
         if threshold is not None:
@@ -79,7 +79,7 @@ def accuracy_figure(accuracy: float, low: float, high: float, threshold: float |
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def latency_figure(source_ms: float, compiled_ms: float) -> str:
@@ -106,8 +106,8 @@ def _bars(
     form: str,
     width: float = 5.2,
 ) -> str:
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(width, 0.7 + 0.36 * len(names))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes(width, 0.7 + 0.36 * len(names))
         places = range(len(names))
         bars = axes.barh(places, values, color=colours, height=0.62)
         axes.bar_label(bars, labels=[form.format(v) for v in values], padding=4, fontsize=9)
@@ -116,10 +116,11 @@ def _bars(
         axes.set_xlim(0, (max(values, default=0) or 1) * 1.18)
         axes.set_xlabel(unit)
         axes.tick_params(axis="y", length=0)
-        return _svg(figure)
+        return svg_of(figure)
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
+def new_axes(width: float, height: float) -> tuple[Figure, Any]:
+    """Return a figure of that many inches, with no ground of its own, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
@@ -127,7 +128,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
     """Return the ``<svg>`` element without the XML prologue, which has no place inside HTML."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

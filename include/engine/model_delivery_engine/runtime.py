@@ -90,10 +90,23 @@ class Model:
         """The number of samples that each run must have, or None where any will do."""
         return next((s.shape[0] for s in self.inputs if s.shape and s.shape[0] != -1), None)
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    @property
+    def settings(self) -> frozenset[str]:
+        """Names of the constants that a run may replace: ONNX's overridable initialisers."""
+        return frozenset(each.name for each in self._session.get_overridable_initializers())
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The texts that the model carries beside its graph."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(
+        self, inputs: Mapping[str, Array], settings: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
         """Run the model once.
 
         :param inputs: an array for each input, of its data type and shape
+        :param settings: replacements of constants, by their names (default: none)
         :returns: an array for each output
         :raises InferenceError: a missing or unknown input, another type or shape, a failed run
         """
@@ -105,7 +118,7 @@ class Model:
         for name, array in inputs.items():
             self._input_specs[name].check(array)
         try:
-            results = self._session.run(self._output_names, dict(inputs))
+            results = self._session.run(self._output_names, {**inputs, **(settings or {})})
         except RUNTIME_ERRORS as error:
             raise InferenceError(
                 f"model {self.name!r} failed on its inputs: {one_line(error)}"

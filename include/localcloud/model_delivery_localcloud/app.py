@@ -12,13 +12,16 @@ from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 
 from model_delivery_localcloud.edge.wire import DeviceWire
-from model_delivery_localcloud.errors import StoreError
+from model_delivery_localcloud.errors import ServiceError, SignatureRefused, StoreError
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.pages import Portal
 from model_delivery_localcloud.protocol.gateway import Gateway, checked_handlers
 from model_delivery_localcloud.protocol.messages import Request
 from model_delivery_localcloud.services import greengrass, sts
+from model_delivery_localcloud.services.personalize import Personalize
 from model_delivery_localcloud.services.sagemaker import SageMaker
+from model_delivery_localcloud.services.solution_versions import PATH as SOLUTION_VERSIONS
+from model_delivery_localcloud.services.solution_versions import read_registration, register
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.access_keys import KnownKey, find_access_key
 from model_delivery_localcloud.store.database import Database
@@ -47,6 +50,11 @@ def create_app(settings: Settings) -> Starlette:
             Route("/healthz", partial(_healthz, database)),
             *DeviceWire(database, objects).routes(),
             *Portal(settings, database).routes(),
+            Route(
+                SOLUTION_VERSIONS,
+                partial(_register, gateway, database, objects),
+                methods=["POST"],
+            ),
             Route("/{path:path}", partial(_aws, gateway), methods=["GET", "POST", "PUT", "DELETE"]),
         ],
         lifespan=lifespan,
@@ -63,6 +71,7 @@ def _gateway(settings: Settings, database: Database, objects: ObjectStore) -> Ga
     services = {
         "sts": sts.handlers(),
         "sagemaker": SageMaker(database).handlers(),
+        "personalize": Personalize(database).handlers(),
         "greengrassv2": greengrass.handlers(database, objects),
     }
     return Gateway(checked_handlers(services), find_key)
@@ -77,14 +86,49 @@ async def _healthz(database: Database, _request: HttpRequest) -> HttpResponse:
 
 
 async def _aws(gateway: Gateway, request: HttpRequest) -> HttpResponse:
+    wire = await _wire(request)
+    if wire is None:
+        return _too_large()
+    answer = await run_in_threadpool(gateway.handle, wire)
+    return HttpResponse(answer.body, answer.status, dict(answer.headers))
+
+
+async def _register(
+    gateway: Gateway, database: Database, objects: ObjectStore, request: HttpRequest
+) -> HttpResponse:
+    wire = await _wire(request)
+    if wire is None:
+        return _too_large()
+
+    def answer() -> HttpResponse:
+        try:
+            caller = gateway.caller(wire, "personalize")
+            arn = register(database, objects, caller, read_registration(wire.body))
+        except SignatureRefused as refused:
+            return JSONResponse({"message": str(refused)}, 403)
+        except ServiceError as refused:
+            return JSONResponse(
+                {"message": refused.message}, refused.status, {"x-amzn-ErrorType": refused.code}
+            )
+        return JSONResponse({"solutionVersionArn": arn}, 201)
+
+    return await run_in_threadpool(answer)
+
+
+def _too_large() -> HttpResponse:
+    return JSONResponse(
+        {"message": f"The body is larger than {LARGEST_BODY} bytes."},
+        status_code=413,
+        headers={"x-amzn-ErrorType": "RequestEntityTooLargeException"},
+    )
+
+
+async def _wire(request: HttpRequest) -> Request | None:
+    """Return the request as the protocol layer reads it, None where its body is too large."""
     body = await _read_body(request)
     if body is None:
-        return JSONResponse(
-            {"message": f"The body is larger than {LARGEST_BODY} bytes."},
-            status_code=413,
-            headers={"x-amzn-ErrorType": "RequestEntityTooLargeException"},
-        )
-    wire = Request(
+        return None
+    return Request(
         method=request.method,
         raw_path=request.scope["raw_path"].decode("ascii", "replace"),
         query=request.scope["query_string"].decode("ascii", "replace"),
@@ -93,8 +137,6 @@ async def _aws(gateway: Gateway, request: HttpRequest) -> HttpResponse:
         ),
         body=body,
     )
-    answer = await run_in_threadpool(gateway.handle, wire)
-    return HttpResponse(answer.body, answer.status, dict(answer.headers))
 
 
 async def _read_body(request: HttpRequest) -> bytes | None:

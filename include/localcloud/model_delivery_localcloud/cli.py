@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 import uvicorn
+from model_delivery_engine.batch.recipes import Recipe
 
 from model_delivery_localcloud.app import create_app
 from model_delivery_localcloud.edge.messages import THING_NAME
 from model_delivery_localcloud.errors import LocalcloudError, SettingsError
 from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.protocol.messages import Caller
+from model_delivery_localcloud.services.solution_versions import Registration, register
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.access_keys import add_access_key
 from model_delivery_localcloud.store.database import Database
@@ -76,6 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument(
         "--region", action="append", default=[], help="allow this region only; repeatable"
     )
+    versions = _group(commands, "solution-version", "Personalize's solution versions")
+    version = _add(
+        versions, "register", _register, "register a recommender's bundle; prints the ARN"
+    )
+    version.add_argument("--solution", required=True, help="name of the solution")
+    version.add_argument("--recipe", required=True, choices=list(Recipe), help="what it answers")
+    version.add_argument("--bundle", required=True, metavar="URI", help="s3:// URI of the bundle")
+    version.add_argument("--items", metavar="URI", help="s3:// URI of a CSV for filters")
+    version.add_argument("--dataset-group", help="whose filters apply (the solution's name)")
+    version.add_argument("--account", default=DEFAULT_ACCOUNT, help="12 digits (%(default)s)")
+    version.add_argument("--region", default=DEFAULT_REGION, help="(%(default)s)")
     users = _group(commands, "user", "people who may sign in")
     user = _add(users, "add", _add_user, f"password from {PASSWORD_VARIABLE} or standard input")
     user.add_argument("name", help="the name to sign in with")
@@ -153,6 +167,16 @@ def _device_token(settings: Settings, arguments: argparse.Namespace) -> None:
         print(
             make_registration_token(session, arguments.account, arguments.region, arguments.thing)
         )
+
+
+def _register(settings: Settings, arguments: argparse.Namespace) -> None:
+    _check_account(arguments.account)
+    wanted = Registration(
+        arguments.solution, arguments.recipe, arguments.bundle, arguments.items,
+        arguments.dataset_group,
+    )  # fmt: skip
+    caller = Caller(arguments.account, arguments.region, "command-line")
+    print(register(_migrated(settings), ObjectStore(settings), caller, wanted))
 
 
 def _check_account(account: str) -> None:

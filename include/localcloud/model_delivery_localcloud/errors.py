@@ -8,7 +8,8 @@ LocalcloudError
 ├── ResponseShapeError   one of our own answers does not fit the service's model
 ├── LeaseLost            a worker tried to commit a job that is no longer its own
 └── ObjectError          an object cannot be read or written
-└── ObjectMissing    the bucket or key does not exist, or may not be read
+    ├── ObjectMissing    the bucket or key does not exist, or may not be read
+    └── ObjectChanged    it is no longer what was registered
 """
 
 from collections.abc import Mapping
@@ -84,3 +85,7 @@ class ObjectError(LocalcloudError):
 
 class ObjectMissing(ObjectError):
     """A bucket or key does not exist, or these credentials may not read it."""
+
+
+class ObjectChanged(ObjectError):
+    """An object is no longer what was registered."""

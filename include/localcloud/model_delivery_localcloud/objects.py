@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -11,10 +11,11 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from model_delivery_localcloud.errors import ObjectError, ObjectMissing
+from model_delivery_localcloud.errors import ObjectChanged, ObjectError, ObjectMissing
 from model_delivery_localcloud.settings import Settings
 
 CHUNK = 256 * 1024
+PART = 32 * 1024 * 1024  # of a multipart upload, which has at most 10,000: objects up to 312 GiB
 _ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 _DENIED = frozenset({"403", "AccessDenied"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
@@ -61,33 +62,55 @@ class ObjectStore:
         return ObjectInfo(answer["ContentLength"], answer["ETag"])
 
     def read(
-        self, uri: str, *, etag: str | None = None, byte_range: tuple[int, int] | None = None
+        self,
+        uri: str,
+        *,
+        etag: str | None = None,
+        byte_range: tuple[int, int | None] | None = None,
     ) -> Iterator[bytes]:
         """Open an object and return its chunks.
 
         With `etag`, an object that has changed since raises ObjectError; `byte_range` is first
-        and last byte, both included. The object is opened before this returns.
+        and last byte, both included; None for the object's last. The object is opened before this
+        returns.
         """
         options: dict[str, Any] = {}
         if etag is not None:
             options["IfMatch"] = etag
         if byte_range is not None:
-            options["Range"] = f"bytes={byte_range[0]}-{byte_range[1]}"
+            last = "" if byte_range[1] is None else byte_range[1]
+            options["Range"] = f"bytes={byte_range[0]}-{last}"
         body = self._call("read", uri, "get_object", **options)["Body"]
         return self._chunks(uri, body)
 
-    def download(self, uri: str, path: Path) -> None:
+    def list(self, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
+        """Yield URI, size and ETag of each object whose URI begins with `prefix`, by name."""
+        bucket, key = split_uri(prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+        try:
+            for page in pages:
+                for each in page.get("Contents", []):
+                    yield f"s3://{bucket}/{each['Key']}", ObjectInfo(each["Size"], each["ETag"])
+        except (BotoCoreError, ClientError) as error:
+            raise self._translate("list", prefix, error) from error
+
+    def download(self, uri: str, path: Path, *, etag: str | None = None) -> None:
         """Write an object to `path`; raises ObjectMissing or ObjectError."""
         with path.open("wb") as file:
-            for chunk in self.read(uri):
+            for chunk in self.read(uri, etag=etag):
                 file.write(chunk)
 
     def upload(self, path: Path, uri: str) -> None:
         """Publish a complete file: readers see the old object or the whole new one."""
+        with path.open("rb") as file:
+            self.upload_stream(file, uri)
+
+    def upload_stream(self, file: IO[bytes], uri: str) -> None:
+        """Publish what a file has to read, however long; readers never see part of it."""
         bucket, key = split_uri(uri)
-        config = TransferConfig(use_threads=False)
+        config = TransferConfig(use_threads=False, multipart_chunksize=PART)
         try:
-            self._client.upload_file(str(path), bucket, key, Config=config)
+            self._client.upload_fileobj(file, bucket, key, Config=config)
         except Exception as error:
             # boto3's transfer wraps a ClientError in exceptions of its own.
             raise self._translate("write", uri, error) from error
@@ -132,5 +155,5 @@ class ObjectStore:
         if code in _DENIED:
             return ObjectMissing(f"cannot {verb} {uri}: access denied; check bucket and grants")
         if code in _CHANGED:
-            return ObjectError(f"{uri} has changed since it was registered")
+            return ObjectChanged(f"{uri} has changed since it was registered")
         return ObjectError(f"cannot {verb} {uri} at {self._endpoint}: {error}")

@@ -1,7 +1,8 @@
 """One hook for objects wherever they lie: S3, Azure Blob, or files."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -10,6 +11,8 @@ from airflow.sdk import BaseHook
 
 from model_delivery.exceptions import StorageError
 from model_delivery.hooks.stores import ObjectStat, Store, open_store
+
+_BUFFER_BYTES = 1 << 20
 
 
 class StorageHook(BaseHook):
@@ -74,6 +77,20 @@ class StorageHook(BaseHook):
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+    def take(self, path: Path, uri: str) -> None:
+        """Put a file and remove it; the object is visible whole or not at all."""
+        self.store(uri).take(path, uri)
+
+    def local_path(self, uri: str) -> Path | None:
+        """Return the object's file where the store is this machine's file system, else None."""
+        return self.store(uri).local_path(uri)
+
+    def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
+        """Put an object from chunks, in bounded memory; it appears whole or not at all."""
+        from model_delivery_engine.batch.storage import ChunkReader
+
+        self.store(uri).write(uri, io.BufferedReader(ChunkReader(chunks), _BUFFER_BYTES))
 
     @contextlib.contextmanager
     def writing(self, uri: str) -> Iterator[Callable[[bytes], None]]:

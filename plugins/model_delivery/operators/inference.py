@@ -1,310 +1,329 @@
-"""Batch inference inside Airflow's workers: plan shards, run each, merge, and gate on the answers.
+"""Batch inference inside Airflow's workers: plan shards, run each, publish, retry what failed.
 
-Objects below `output_uri`: `_parts/part-00000.jsonl` of each shard, then `results.jsonl`,
-`errors.jsonl`, and `manifest.json` last: results without a manifest are not finished.
+Objects below `output_uri`: `_parts/` with what shards have done so far, then `results.jsonl` (or
+`.parquet`), `errors.jsonl`, and `manifest.json` last: results without a manifest are not finished.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, Context
 
-from model_delivery.exceptions import DeliveryRefusedError, GateClosedError, InvalidRequestError
+from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
 from model_delivery.lineage import Lineage, ReportsLineage
-from model_delivery.xcom import VERSION, GateVerdict, MergedResults, PlannedShard, ShardOutput
+from model_delivery.storage_connected import StorageConnected
+from model_delivery.xcom import VERSION, MergedResults, PlannedShard, ShardOutput
 
 if TYPE_CHECKING:
+    from model_delivery_engine.batch.budget import ErrorBudget
+    from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+
     from model_delivery.hooks.storage import StorageHook
 
-MAX_SHARDS = 1024
-Write = Callable[[bytes], None]
 
+class PlanShardsOperator(StorageConnected, BaseOperator):
+    """Cuts an object into ranges on record boundaries: bytes, or rows of Parquet.
 
-class _StorageOperator(BaseOperator):
-    """Shared by the operators below: the connections of the stores."""
-
-    template_fields: Sequence[str] = ("aws_conn_id", "wasb_conn_id")
-
-    def __init__(
-        self,
-        *,
-        aws_conn_id: str = "aws_default",
-        wasb_conn_id: str = "wasb_default",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.aws_conn_id = aws_conn_id
-        self.wasb_conn_id = wasb_conn_id
-
-    def _storage(self) -> "StorageHook":
-        from model_delivery.hooks.storage import StorageHook
-
-        return StorageHook(self.aws_conn_id, self.wasb_conn_id)
-
-
-class PlanShardsOperator(_StorageOperator):
-    """Cuts a JSON Lines object into byte ranges on record boundaries.
-
-    :param input_uri: the object.
-    :param shards: shards wanted, 1 to 1024 (Airflow's own limit of mapped tasks).
-    """
-
-    template_fields: Sequence[str] = (*_StorageOperator.template_fields, "input_uri", "shards")
-
-    def __init__(self, *, input_uri: str, shards: int | str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.input_uri = input_uri
-        self.shards = shards
-
-    def execute(self, context: Context) -> list[PlannedShard]:
-        """Read only the lines at the cuts."""
-        from model_delivery_engine.batch.shards import plan_shards
-
-        count = int(float(self.shards))
-        if not 1 <= count <= MAX_SHARDS:
-            raise InvalidRequestError(f"shards is {count}: give 1 to {MAX_SHARDS}")
-        storage = self._storage()
-        size = storage.stat(self.input_uri).size
-        if not size:
-            raise InvalidRequestError(f"{self.input_uri} is empty: there is nothing to infer")
-        shards = plan_shards(
-            self.input_uri, size, count, lambda a, b: storage.read_bytes(self.input_uri, a, b)
-        )
-        self.log.info("%s: %d bytes in %d shards", self.input_uri, size, len(shards))
-        return [{"version": VERSION, **shard} for shard in shards]
-
-
-class BatchInferenceOperator(ReportsLineage, _StorageOperator):
-    """Runs one shard through a bundle; map it over the shards of `PlanShardsOperator`.
-
-    :param shard: the shard.
-    :param bundle_uri: URI of the bundle.
-    :param output_uri: prefix of the results.
-    :param batch_size: records in one run of the model. (default: 64)
-    :param input_fields: model input by record field. (default: fields are named as inputs)
+    :param input_uri: the object; or a folder of images, which ends in a slash.
+    :param shards: shards wanted, 1 to Airflow's `max_map_length`. A compressed object is one.
+    :param input_format: jsonl, csv, parquet, raw or images. (default: by the object's name)
+    :param record_bytes: size of one record, for raw.
+    :param listing_uri: where the listing of a folder of images is written, `.jsonl`.
     """
 
     template_fields: Sequence[str] = (
-        *_StorageOperator.template_fields, "shard", "bundle_uri", "output_uri", "input_fields",
+        *StorageConnected.template_fields, "input_uri", "shards", "input_format", "record_bytes",
+        "listing_uri",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
-        shard: Mapping[str, Any],
-        bundle_uri: str,
-        output_uri: str,
-        batch_size: int = 64,
-        input_fields: Mapping[str, str] | None = None,
+        input_uri: str,
+        shards: int | str,
+        input_format: str | None = None,
+        record_bytes: int | str | None = None,
+        listing_uri: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.shard = shard
+        self.input_uri = input_uri
+        self.shards = shards
+        self.input_format = input_format
+        self.record_bytes = record_bytes
+        self.listing_uri = listing_uri
+
+    def execute(self, context: Context) -> list[PlannedShard]:
+        """Read only what lies at the cuts."""
+        from model_delivery_engine.batch.formats import encoding_of
+        from model_delivery_engine.batch.planning import plan
+        from model_delivery_engine.errors import EngineError
+
+        count, storage = _shard_count(self.shards), self._storage()
+        uri = self._listing(storage) if self.input_uri.endswith("/") else self.input_uri
+        stat = storage.stat(uri)
+        if not stat.size:
+            raise InvalidRequestError(f"{self.input_uri} is empty: there is nothing to infer")
+        size = None if self.record_bytes is None else int(self.record_bytes)
+        try:
+            encoding = encoding_of(uri, self.input_format)
+            shards = plan(storage, uri, count, input_format=self.input_format, record_bytes=size)
+        except EngineError as error:
+            raise InvalidRequestError(str(error)) from error
+        self.log.info("%s: %d bytes in %d shards", uri, stat.size, len(shards))
+        form, etag = str(encoding.format), stat.etag
+        return [
+            PlannedShard(version=VERSION, **shard, input_format=form, etag=etag) for shard in shards
+        ]
+
+    def _listing(self, storage: "StorageHook") -> str:
+        from model_delivery_engine.batch.images import list_objects
+
+        if self.listing_uri is None or self.input_format != "images":
+            raise InvalidRequestError(
+                f"{self.input_uri} is a folder: say input_format='images' and the listing_uri "
+                "where its listing is written"
+            )
+        storage.write_stream(self.listing_uri, list_objects(storage.list(self.input_uri)))
+        return self.listing_uri
+
+
+def _shard_count(shards: int | str) -> int:
+    from airflow.configuration import conf
+
+    count, most = int(float(shards)), conf.getint("core", "max_map_length", fallback=1024)
+    if not 1 <= count <= most:
+        raise InvalidRequestError(f"shards is {count}: give 1 to {most} (core.max_map_length)")
+    return count
+
+
+class _Asking(StorageConnected, BaseOperator):
+    """Shared by what runs records: how they are run, and how many may fail.
+
+    :param bundle_uri: URI of the bundle.
+    :param output_uri: prefix of the results.
+    :param batch_size: records in one run of the model. (default: measured once a shard)
+    :param input_fields: model input by record field. (default: fields are named as inputs)
+    :param num_results: recommendations a record, for a recommender's bundle, 1 to 500.
+    :param output_format: jsonl or parquet. (default: jsonl)
+    :param output_compression: of jsonl: none, gzip or zstd. (default: none)
+    :param max_errors: records that may fail in the whole job. (default: any number)
+    :param max_error_percent: share of the job's records that may fail. (default: any)
+    :param early_abort_records: records after which a job is given up, of which half or more
+        failed. (default: never)
+    :param processes: processes of one task. (default: the cores that the task may use)
+    """
+
+    template_fields: Sequence[str] = (
+        *StorageConnected.template_fields, "bundle_uri", "output_uri", "input_fields",
+        "batch_size", "num_results", "max_errors", "max_error_percent",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        bundle_uri: str,
+        output_uri: str,
+        batch_size: int | str | None = None,
+        input_fields: Mapping[str, str] | None = None,
+        num_results: int | str | None = None,
+        output_format: str = "jsonl",
+        output_compression: str = "none",
+        max_errors: int | str | None = None,
+        max_error_percent: float | str | None = None,
+        early_abort_records: int | None = None,
+        processes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
         self.bundle_uri = bundle_uri
         self.output_uri = output_uri
         self.batch_size = batch_size
         self.input_fields = input_fields
+        self.num_results = num_results
+        self.output_format = output_format
+        self.output_compression = output_compression
+        self.max_errors = max_errors
+        self.max_error_percent = max_error_percent
+        self.early_abort_records = early_abort_records
+        self.processes = processes
 
-    def _target(self, shard: Mapping[str, Any]) -> str:
-        return f"{self.output_uri.rstrip('/')}/_parts/part-{shard['index']:05d}.jsonl"
+    def _options(self, input_format: str) -> "BatchOptions":
+        from model_delivery_engine.batch.formats import Compression, OutputFormat
+        from model_delivery_engine.batch.pipeline import BatchOptions
+        from model_delivery_engine.batch.recommend import Recommendations
 
-    def lineage(self) -> Lineage:
-        """Bundle and records in, the shard's results out."""
-        return Lineage([self.bundle_uri, self.shard["uri"]], [self._target(self.shard)])
+        asked = None if self.num_results is None else Recommendations(int(self.num_results))
+        return BatchOptions(
+            batch_size=None if self.batch_size is None else int(self.batch_size),
+            input_format=input_format,
+            input_fields=self.input_fields,
+            output_format=OutputFormat(self.output_format),
+            output_compression=Compression(self.output_compression),
+            recommendations=asked,
+        )
 
-    def execute(self, context: Context) -> ShardOutput:
-        """Stream the shard in, write its part at once when all of it is answered."""
-        from model_delivery_engine.batch.lines import read_lines
-        from model_delivery_engine.batch.pipeline import run_shard
+    def _run(self, shard: Mapping[str, Any]) -> tuple["ShardResult", str]:
+        """Run a shard; return its counts and the model's digest."""
+        from model_delivery_engine.batch.pipeline import ShardJob, run_shard
+        from model_delivery_engine.batch.shards import Shard
         from model_delivery_engine.errors import EngineError
-        from model_delivery_engine.runtime import Model
 
         from model_delivery.hooks.bundle import fetched_bundle
 
-        storage, shard = self._storage(), self.shard
-        target = self._target(shard)
-        chunks = storage.read(shard["uri"], shard["start"], shard["end"])
+        storage = self._storage()
+        planned = Shard(index=shard["index"], uri=shard["uri"], start=shard["start"],
+                        end=shard["end"])  # fmt: skip
+        budget = error_budget(self.max_errors, self.max_error_percent, self.early_abort_records)
         try:
             with fetched_bundle(self.bundle_uri, storage) as (bundle, _digest):
-                model = Model.load(bundle)
-                with storage.writing(target) as write:
-                    result = run_shard(
-                        read_lines(chunks, shard["start"]), model, write,
-                        uri=shard["uri"], batch_size=self.batch_size,
-                        input_fields=self.input_fields,
-                    )  # fmt: skip
+                job = ShardJob(
+                    planned, bundle, parts_folder(self.output_uri),
+                    self._options(shard["input_format"]), shard["etag"], budget, self.processes,
+                )  # fmt: skip
+                result = run_shard(job, storage, self.log.info)
         except EngineError as error:
             raise DeliveryRefusedError(str(error)) from error
-        self.log.info("%s: %d records, %d errors", target, result.records, result.errors)
+        return result, bundle.manifest.model_digest
+
+
+class BatchInferenceOperator(ReportsLineage, _Asking):
+    """Runs one shard through a bundle; map it over the shards of `PlanShardsOperator`.
+
+    A retry, on whatever worker, goes on where the try before it stopped. Results differ in no byte.
+
+    :param shard: the shard.
+    """
+
+    template_fields: Sequence[str] = (*_Asking.template_fields, "shard")
+
+    def __init__(self, *, shard: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shard = shard
+
+    def _folder(self) -> str:
+        return f"{parts_folder(self.output_uri)}/shard-{self.shard['index']:05d}"
+
+    def lineage(self) -> Lineage:
+        """Bundle and records in, the shard's parts out."""
+        return Lineage([self.bundle_uri, self.shard["uri"]], [self._folder()])
+
+    def execute(self, context: Context) -> ShardOutput:
+        """Stream the shard in, and its answers out, part by part."""
+        result, model_digest = self._run(self.shard)
         return {
             "version": VERSION,
-            "shard": dict(shard),
-            "output_uri": target,
-            "model_digest": bundle.manifest.model_digest,
+            "shard": dict(self.shard),
+            "output_uri": self._folder(),
+            "model_digest": model_digest,
             "records": result.records,
             "ok": result.ok,
             "errors": result.errors,
+            "skipped": result.skipped,
         }
 
 
-class MergeResultsOperator(_StorageOperator):
+class MergeResultsOperator(StorageConnected, BaseOperator):
     """Puts the shards' parts together, in order, and proves that no record is lost or doubled.
 
     :param parts: what the mapped `BatchInferenceOperator` returned.
     :param output_uri: prefix of the results.
-    """
-
-    template_fields: Sequence[str] = (*_StorageOperator.template_fields, "parts", "output_uri")
-
-    def __init__(
-        self, *, parts: Iterable[Mapping[str, Any]], output_uri: str, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.parts = parts
-        self.output_uri = output_uri
-
-    def execute(self, context: Context) -> MergedResults:
-        """Write results, then errors, then the manifest that makes them valid."""
-        storage = self._storage()
-        parts = sorted(self.parts, key=lambda part: part["shard"]["index"])
-        manifest = self._manifest(storage, parts)
-        prefix = self.output_uri.rstrip("/")
-        results, errors = f"{prefix}/results.jsonl", f"{prefix}/errors.jsonl"
-        with storage.writing(results) as write_all, storage.writing(errors) as write_error:
-            for part in parts:
-                _merge_part(storage, part["output_uri"], write_all, write_error)
-        storage.write_bytes(f"{prefix}/manifest.json", manifest.to_json().encode())
-        self.log.info("%s: %d records, %d errors", results, manifest.records, manifest.errors)
-        return {
-            "version": VERSION,
-            "output_uri": results,
-            "errors_uri": errors,
-            "manifest_uri": f"{prefix}/manifest.json",
-            "records": manifest.records,
-            "ok": manifest.ok,
-            "errors": manifest.errors,
-        }
-
-    def _manifest(self, storage: "StorageHook", parts: Sequence[Mapping[str, Any]]) -> Any:
-        from model_delivery_engine.batch.manifest import merge_results
-        from model_delivery_engine.batch.pipeline import ShardResult
-        from model_delivery_engine.errors import EngineError
-
-        digests = {part["model_digest"] for part in parts}
-        if len(digests) != 1:
-            raise DeliveryRefusedError(
-                f"the shards were answered by {len(digests)} models: clear all and run again"
-            )
-        uri = str(parts[0]["shard"]["uri"])
-        counted = [
-            (part["shard"], ShardResult(part["records"], part["ok"], part["errors"]))
-            for part in parts
-        ]
-        try:
-            return merge_results(
-                counted, input_uri=uri, input_bytes=storage.stat(uri).size,
-                model_digest=digests.pop(),
-            )  # fmt: skip
-        except EngineError as error:
-            raise DeliveryRefusedError(str(error)) from error
-
-
-def _merge_part(storage: "StorageHook", uri: str, write_all: Write, write_error: Write) -> None:
-    from model_delivery_engine.batch.lines import read_lines
-
-    for _offset, line in read_lines(storage.read(uri)):
-        write_all(line + b"\n")
-        if json.loads(line)["error"] is not None:
-            write_error(line + b"\n")
-
-
-class QualityGateOperator(_StorageOperator):
-    """Lets a model pass only if its answers on labelled data are good enough.
-
-    :param results_uri: `results.jsonl` of a batch.
-    :param label_field: field of the input record with the label.
-    :param score_output: model output to judge; of a list of scores the highest is the answer.
-    :param min_accuracy: the lower end of the accuracy's 95 % interval (Wilson) must reach this.
-    :param max_error_fraction: records without an answer may be this part of all. (default: 0)
+    :param output_format: as of the shards. (default: jsonl)
+    :param output_compression: as of the shards. (default: none)
+    :param max_errors: records that may fail in the whole job. (default: any number)
+    :param max_error_percent: share of the job's records that may fail. (default: any)
+    :param keep_parts: whether `_parts/` stays. (default: False)
     """
 
     template_fields: Sequence[str] = (
-        *_StorageOperator.template_fields, "results_uri", "label_field", "score_output",
-        "min_accuracy", "max_error_fraction",
+        *StorageConnected.template_fields, "parts", "output_uri", "max_errors", "max_error_percent",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
-        results_uri: str,
-        label_field: str,
-        score_output: str,
-        min_accuracy: float | str,
-        max_error_fraction: float | str = 0.0,
+        parts: Iterable[Mapping[str, Any]],
+        output_uri: str,
+        output_format: str = "jsonl",
+        output_compression: str = "none",
+        max_errors: int | str | None = None,
+        max_error_percent: float | str | None = None,
+        keep_parts: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.results_uri = results_uri
-        self.label_field = label_field
-        self.score_output = score_output
-        self.min_accuracy = min_accuracy
-        self.max_error_fraction = max_error_fraction
+        self.parts = parts
+        self.output_uri = output_uri
+        self.output_format = output_format
+        self.output_compression = output_compression
+        self.max_errors = max_errors
+        self.max_error_percent = max_error_percent
+        self.keep_parts = keep_parts
 
-    def execute(self, context: Context) -> GateVerdict:
-        """Evaluate, keep the evaluation beside the results, then decide."""
-        import dataclasses
+    def execute(self, context: Context) -> MergedResults:
+        """Write results, then errors, then the manifest that makes them valid."""
+        from model_delivery.hooks.batch_results import publish_results
+
+        parts = list(self.parts)
+        if not parts:
+            raise InvalidRequestError("there are no shards to merge: plan and run them first")
+        budget = error_budget(self.max_errors, self.max_error_percent)
+        merged = publish_results(
+            self._storage(), self.output_uri, parts[0]["shard"], len(parts), budget,
+            self.output_format, self.output_compression, keep_parts=self.keep_parts,
+        )  # fmt: skip
+        self.log.info("%(output_uri)s: %(records)d records, %(errors)d errors", merged)
+        return merged
+
+
+class RetryFailedRecordsOperator(_Asking):
+    """Runs the records of an error file again, perhaps after a correction of it, and publishes.
+
+    Records that fail again name the object and offset that they came from at first. The results lie
+    below an `output_uri` of their own.
+
+    :param errors_uri: `errors.jsonl` of a batch.
+    :param input_format: images where the batch was one of images. (default: jsonl)
+    """
+
+    template_fields: Sequence[str] = (*_Asking.template_fields, "errors_uri", "input_format")
+
+    def __init__(self, *, errors_uri: str, input_format: str = "jsonl", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.errors_uri = errors_uri
+        self.input_format = input_format
+
+    def execute(self, context: Context) -> MergedResults:
+        """Run all of it as one shard."""
+        from model_delivery.hooks.batch_results import publish_results
 
         storage = self._storage()
-        evaluation = self._evaluate(storage)
-        uri = f"{self.results_uri.rpartition('/')[0]}/evaluation.json"
-        storage.write_bytes(uri, json.dumps(dataclasses.asdict(evaluation), indent=2).encode())
-        self._decide(evaluation, uri)
-        self.log.info("Passed: accuracy %.4f on %d records", evaluation.accuracy, evaluation.n)
-        return {
-            "version": VERSION,
-            "records": evaluation.n,
-            "errors": evaluation.errors,
-            "accuracy": evaluation.accuracy,
-            "interval_low": evaluation.interval_low,
-            "interval_high": evaluation.interval_high,
-            "min_accuracy": float(self.min_accuracy),
-            "evaluation_uri": uri,
-        }
-
-    def _evaluate(self, storage: "StorageHook") -> Any:
-        from model_delivery_engine.batch.evaluate import evaluate
-        from model_delivery_engine.batch.lines import read_lines
-        from model_delivery_engine.errors import EngineError
-
-        records = (json.loads(line) for _at, line in read_lines(storage.read(self.results_uri)))
-        try:
-            return evaluate(records, output=self.score_output, label_field=self.label_field)
-        except EngineError as error:
-            raise DeliveryRefusedError(f"{self.results_uri}: {error}") from error
-
-    def _decide(self, evaluation: Any, uri: str) -> None:
-        least = _fraction("min_accuracy", self.min_accuracy)
-        most = _fraction("max_error_fraction", self.max_error_fraction)
-        failed = evaluation.errors / (evaluation.n + evaluation.errors)
-        if failed > most:
-            raise GateClosedError(
-                f"gate closed: {failed:.2%} of the records had no answer, {most:.2%} are allowed: "
-                "read errors.jsonl beside the results"
-            )
-        if evaluation.interval_low < least:
-            raise GateClosedError(
-                f"gate closed: accuracy {evaluation.accuracy:.4f} on {evaluation.n} records, 95 % "
-                f"interval from {evaluation.interval_low:.4f}; {least} is asked for: see {uri}"
-            )
+        stat = storage.stat(self.errors_uri)
+        shard = {"index": 0, "uri": self.errors_uri, "start": 0, "end": stat.size,
+                 "etag": stat.etag, "input_format": self.input_format}  # fmt: skip
+        self._run(shard)
+        merged = publish_results(
+            storage, self.output_uri, shard, 1,
+            error_budget(self.max_errors, self.max_error_percent), self.output_format,
+            self.output_compression, keep_parts=False,
+        )  # fmt: skip
+        self.log.info("%(ok)d of %(records)d failed records are answered now", merged)
+        return merged
 
 
-def _fraction(name: str, value: Any) -> float:
-    """Return a threshold; one that is no number from 0 to 1 would open the gate, or never open."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0.0 <= number <= 1.0:
-        raise InvalidRequestError(f"{name} is {value!r}: give a number from 0 to 1")
-    return number
+def parts_folder(output_uri: str) -> str:
+    """Return where a job's shards lie."""
+    return f"{output_uri.rstrip('/')}/_parts"
+
+
+def error_budget(
+    max_errors: int | str | None, max_error_percent: float | str | None, early: int | None = None
+) -> "ErrorBudget":
+    """Return the budget of templated values."""
+    from model_delivery_engine.batch.budget import ErrorBudget
+
+    return ErrorBudget(
+        None if max_errors is None else int(max_errors),
+        None if max_error_percent is None else float(max_error_percent),
+        early,
+    )

@@ -13,6 +13,8 @@ from model_delivery_engine.compile import CompilationRequest, compile_model
 from model_delivery_engine.targets import Target, resolve_target
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.unit.engine.batch_job import Job
+
 Dims = list[int | str | None]
 WEIGHTS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 
@@ -96,3 +98,9 @@ def compiled(
 def linear_bundle(tmp_path: Path, compiled: Callable[..., tuple[Manifest, Path]]) -> Bundle:
     _, archive = compiled(save_linear(tmp_path / "linear" / "model.onnx"), '{"features": [-1, 4]}')
     return open_bundle(archive, tmp_path / "opened")
+
+
+@pytest.fixture
+def job(tmp_path: Path, linear_bundle: Bundle) -> Job:
+    """Return a batch of the linear model."""
+    return Job(tmp_path / "job", linear_bundle)

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_delivery_engine.batch.evaluate import evaluate
-from model_delivery_engine.batch.lines import read_lines
-from model_delivery_engine.batch.pipeline import run_shard
 from model_delivery_engine.bundle import open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
-from model_delivery_engine.runtime import Model
 from model_delivery_engine.targets import Target
 
 from include.samples.digits import SampleFacts, write_samples
+from tests.unit.engine.batch_job import Job
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +37,11 @@ def test_the_compiled_model_keeps_the_accuracy_of_training(
     )
     manifest = compile_model(facts.archive, tmp_path / "bundle.tar.gz", request)
     assert [spec.name for spec in manifest.outputs] == ["label", "probabilities"]
-    model = Model.load(open_bundle(tmp_path / "bundle.tar.gz", tmp_path / "opened"))
-    out: list[bytes] = []
-    result = run_shard(
-        read_lines([facts.records.read_bytes()]), model, out.append, uri="file://held_out"
-    )
+    bundle = open_bundle(tmp_path / "bundle.tar.gz", tmp_path / "opened")
+    result, lines = Job(tmp_path / "job", bundle).answers(facts.records.read_bytes())
     assert (result.ok, result.errors) == (facts.held_out, 0)
     for output in ("label", "probabilities"):
-        judged = evaluate(map(json.loads, out), output=output, label_field="label")
+        judged = evaluate(lines, output=output, label_field="label")
         assert judged.accuracy == pytest.approx(facts.accuracy, abs=1e-9)
         assert judged.accuracy > 0.95
 

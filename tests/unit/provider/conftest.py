@@ -71,6 +71,29 @@ class SageMaker:
 
 
 @dataclass
+class Personalize:
+    """Batch inference jobs: a name is taken for ever, and jobs are known by their ARN."""
+
+    worker: Worker
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def create_batch_inference_job(self, **request: Any) -> dict[str, Any]:
+        prefix = request["solutionVersionArn"].rsplit(":", 1)[0]
+        arn = f"{prefix}:batch-inference-job/{request['jobName']}"
+        if arn in self.jobs:
+            raise refusal("ResourceAlreadyExistsException", "CreateBatchInferenceJob")
+        job = {"batchInferenceJobMode": "BATCH_INFERENCE", **request, "numResults": 1000,
+               "batchInferenceJobArn": arn, "status": "IN PROGRESS"}  # fmt: skip
+        self.worker.creating(lambda: self.jobs.update({arn: job}))
+        return {"batchInferenceJobArn": arn}
+
+    def describe_batch_inference_job(self, batchInferenceJobArn: str) -> dict[str, Any]:
+        if batchInferenceJobArn not in self.jobs:
+            raise refusal("ResourceNotFoundException", "DescribeBatchInferenceJob")
+        return {"batchInferenceJob": self.jobs[batchInferenceJobArn]}
+
+
+@dataclass
 class Greengrass:
     """Deployments: names repeat, ids do not."""
 
@@ -156,6 +179,11 @@ def sagemaker(worker: Worker) -> SageMaker:
 @pytest.fixture
 def greengrass(worker: Worker) -> Greengrass:
     return Greengrass(worker)
+
+
+@pytest.fixture
+def personalize(worker: Worker) -> Personalize:
+    return Personalize(worker)
 
 
 @pytest.fixture

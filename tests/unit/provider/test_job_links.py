@@ -129,7 +129,7 @@ def test_openlineage_is_told_bundle_and_records_of_a_shard() -> None:
         ("wasbs://c@account.blob.core.windows.net", "in/records.jsonl"),
     ]
     assert [(each.namespace, each.name) for each in told.outputs] == [
-        ("file", "/results/_parts/part-00003.jsonl")
+        ("file", "/results/_parts/shard-00003")
     ]
 
 

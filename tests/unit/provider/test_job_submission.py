@@ -20,6 +20,7 @@ from model_delivery.exceptions import (
 )
 from model_delivery.hooks.compilation import CompilationJobs
 from model_delivery.hooks.edge import Deployments
+from model_delivery.hooks.personalize import BatchInferenceJobs
 from model_delivery.jobs import attempt as attempt_module
 from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
@@ -31,6 +32,13 @@ COMPILATION = {
     "InputConfig": {"S3Uri": "s3://b/model.tar.gz", "Framework": "ONNX"},
     "OutputConfig": {"S3OutputLocation": "s3://b/compiled/", "TargetDevice": "ml_c5"},
     "StoppingCondition": {"MaxRuntimeInSeconds": 600},
+}
+RECOMMENDATION = {
+    "solutionVersionArn": "arn:aws:personalize:us-east-1:000000000000:solution/films/12345678",
+    "roleArn": "arn:aws:iam::000000000000:role/personalize",
+    "numResults": 25,
+    "jobInput": {"s3DataSource": {"path": "s3://b/users.json"}},
+    "jobOutput": {"s3DataDestination": {"path": "s3://b/out/"}},
 }
 DEPLOYMENT = {
     "targetArn": "arn:aws:iot:us-east-1:000000000000:thing/edge-1",
@@ -55,16 +63,19 @@ class Case:
         return list(self.conn.jobs.values())
 
 
-@pytest.fixture(params=["taken names", "repeating names"])
+@pytest.fixture(params=["taken names", "taken names and ARNs", "repeating names"])
 def case(
     request: pytest.FixtureRequest,
     sagemaker: Any,
+    personalize: Any,
     greengrass: Any,
     state_store: Any,
     task_instance: Callable[..., Any],
 ) -> Case:
     if request.param == "taken names":
         return Case(CompilationJobs(), sagemaker, COMPILATION, state_store, task_instance)
+    if request.param == "taken names and ARNs":
+        return Case(BatchInferenceJobs(), personalize, RECOMMENDATION, state_store, task_instance)
     return Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
 
 

@@ -1,1 +1,1 @@
-"""Batch inference over JSON lines: plan shards, run one, merge them, evaluate the answers."""
+"""Batch inference: plan shards, run one in parts, publish them, evaluate the answers."""

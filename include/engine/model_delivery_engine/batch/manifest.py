@@ -2,17 +2,24 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from model_delivery_engine.batch.pipeline import ShardResult
+from model_delivery_engine.batch.journal import Journal, JournalPart
 from model_delivery_engine.batch.shards import Shard
+from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.errors import BatchError
+
+_COUNTS = ("records", "ok", "errors", "skipped")
 
 
 @dataclass(frozen=True)
 class ShardCount:
-    """One shard's range and counts."""
+    """One shard's range, counts and digests.
+
+    :param input_digest: over the digests of its parts' input, a line each, in order
+    :param output_digest: the same over their answers
+    """
 
     index: int
     start: int
@@ -20,83 +27,132 @@ class ShardCount:
     records: int
     ok: int
     errors: int
+    skipped: int
+    input_digest: str
+    output_digest: str
 
 
 @dataclass(frozen=True)
 class ResultsManifest:
-    """What ``results/manifest.json`` holds.
+    """What ``results/manifest.json`` holds: ``records`` = ``ok`` + ``errors``.
 
     :param input_uri: the object the records came from
-    :param input_bytes: its size
+    :param input_size: its size in bytes, in rows for Parquet
+    :param input_digest: over the digests of its parts, a line each
     :param model_digest: digest of the model that answered
-    :param shards: every shard, in order, covering the object from its first to its last byte
+    :param configuration_digest: digest of how it was asked
+    :param skipped: blank lines, which are no records
+    :param shards: every shard, in order, covering the object from its first to its last position
     """
 
     input_uri: str
-    input_bytes: int
+    input_size: int
+    input_digest: str
     model_digest: str
+    configuration_digest: str
     records: int
     ok: int
     errors: int
+    skipped: int
     shards: tuple[ShardCount, ...]
-    schema_version: int = 1
+    schema_version: int = 2
 
     def to_json(self) -> str:
         """Return the manifest as JSON with sorted keys."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
 
 
-def merge_results(
-    parts: Sequence[tuple[Shard, ShardResult]],
-    *,
-    input_uri: str,
-    input_bytes: int,
-    model_digest: str,
+def merge_journals(
+    journals: Sequence[Journal], *, input_uri: str, input_size: int
 ) -> ResultsManifest:
-    """Put the shards' counts together and prove that input = ok + errors.
+    """Put the shards' journals together and prove that input = ok + errors + skipped.
 
-    :param parts: each shard with its result, in any order
+    :param journals: each shard's, in any order
     :param input_uri: the object that was cut into shards
-    :param input_bytes: its size in bytes
-    :raises BatchError: shards that leave a gap, overlap or are of another object; counts that do
-        not add up; names the shard
+    :param input_size: its size, in the positions of its shards
+    :raises BatchError: shards that are not complete, leave a gap, overlap or are of another object,
+        model or configuration; counts that do not add up; names the shard
     """
-    ordered = sorted(parts, key=lambda part: part[0]["start"])
-    _check_cover(ordered, input_uri, input_bytes)
-    for shard, result in ordered:
-        if result.records != result.ok + result.errors:
-            raise BatchError(
-                f"{input_uri}: shard {shard['index']} read {result.records} records and wrote "
-                f"{result.ok} answers and {result.errors} errors; run the shard again"
-            )
+    ordered = sorted(journals, key=lambda journal: int(journal.shard["index"]))
+    _check_cover([_shard(journal) for journal in ordered], input_uri, input_size)
+    counts = [_count(journal) for journal in ordered]
+    parts = [part for journal in ordered for part in parts_in_order(journal)]
     return ResultsManifest(
         input_uri=input_uri,
-        input_bytes=input_bytes,
-        model_digest=model_digest,
-        records=sum(result.records for _, result in ordered),
-        ok=sum(result.ok for _, result in ordered),
-        errors=sum(result.errors for _, result in ordered),
-        shards=tuple(_count(shard, result) for shard, result in ordered),
+        input_size=input_size,
+        input_digest=_digest([part.input_digest for part in parts]),
+        model_digest=_same(ordered, "model"),
+        configuration_digest=_same(ordered, "configuration"),
+        shards=tuple(counts),
+        **{name: sum(getattr(count, name) for count in counts) for name in _COUNTS},
     )
 
 
-def _count(shard: Shard, result: ShardResult) -> ShardCount:
+def parts_in_order(journal: Journal) -> Iterator[JournalPart]:
+    """Yield a shard's parts; BatchError where they leave a gap."""
+    position = journal.shard["start"]
+    for index, number in enumerate(sorted(journal.parts)):
+        part = journal.parts[number]
+        if number != index or part.start != position:
+            raise BatchError(
+                f"shard {journal.shard['index']} of {journal.shard['uri']} lacks what begins at "
+                f"{position}; run the shard again"
+            )
+        if part.records != part.ok + part.errors:
+            raise BatchError(
+                f"shard {journal.shard['index']} of {journal.shard['uri']}: part {index} has "
+                f"{part.records} records, {part.ok} answers and {part.errors} errors; delete its "
+                "folder and run it again"
+            )
+        yield part
+        position = part.end
+
+
+def _count(journal: Journal) -> ShardCount:
+    shard = _shard(journal)
+    if not journal.complete:
+        raise BatchError(
+            f"shard {shard['index']} of {shard['uri']} is not complete; run it to its end"
+        )
+    parts = list(parts_in_order(journal))
     return ShardCount(
-        shard["index"], shard["start"], shard["end"], result.records, result.ok, result.errors
-    )
+        shard["index"], shard["start"], shard["end"],
+        **journal.totals(),
+        input_digest=_digest([part.input_digest for part in parts]),
+        output_digest=_digest([part.answers.digest for part in parts]),
+    )  # fmt: skip
 
 
-def _check_cover(parts: Sequence[tuple[Shard, ShardResult]], uri: str, size: int) -> None:
+def _shard(journal: Journal) -> Shard:
+    data = journal.shard
+    return Shard(index=data["index"], uri=data["uri"], start=data["start"], end=data["end"])
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return digest_bytes("\n".join(lines).encode())
+
+
+def _same(journals: Sequence[Journal], name: str) -> str:
+    found = {journal.identity[name] for journal in journals}
+    if len(found) > 1:
+        raise BatchError(
+            f"the shards were run with {len(found)} versions of the {name}: delete their folders "
+            "and run all of them again"
+        )
+    return found.pop() if found else ""
+
+
+def _check_cover(shards: Sequence[Shard], uri: str, size: int) -> None:
     position = 0
-    for shard, _ in parts:
+    for shard in shards:
         if shard["uri"] != uri or shard["start"] != position:
             raise BatchError(
-                f"{uri}: shard {shard['index']} of {shard['uri']} begins at byte {shard['start']}, "
+                f"{uri}: shard {shard['index']} of {shard['uri']} begins at {shard['start']}, "
                 f"expected {position}; plan the shards again"
             )
         position = shard["end"]
     if position != size:
         raise BatchError(
-            f"{uri}: the shards end at byte {position} of {size}; the object changed under the "
+            f"{uri}: the shards end at {position} of {size}; the object changed under the "
             "job or a shard is missing, plan the shards again"
         )

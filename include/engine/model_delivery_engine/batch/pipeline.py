@@ -1,140 +1,388 @@
-"""One shard through a model: lines in, as many lines out, in the same order.
+"""One shard: cut into parts, each run by whatever process is free, and journalled when it is done.
 
-An answer is ``{"input": {fields}, "output": {tensor: value}, "error": null}``. A record that cannot
-be answered is ``{"input": …, "output": null, "error": {"reason", "uri", "offset"}}``; it costs no
-other record its answer.
+Reading, running and writing overlap: twice as many lanes as processes each take the next part,
+bring it here, have it run, and put its answers away. What is in memory or spooled at a time is a
+part a lane, however long the shard.
 """
 
-import itertools
+import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnxruntime
 
-from model_delivery_engine.batch.records import Record, RecordParser, not_finite, rows_as_json
-from model_delivery_engine.errors import BatchError, InferenceError
-from model_delivery_engine.runtime import Model
-from model_delivery_engine.tensors import Array
+from model_delivery_engine.batch.budget import ErrorBudget, Tallies
+from model_delivery_engine.batch.formats import (
+    Compression,
+    Encoding,
+    InputFormat,
+    OutputFormat,
+    encoding_of,
+)
+from model_delivery_engine.batch.journal import (
+    Journal,
+    JournalObject,
+    JournalPart,
+    check_identity,
+    read_journal,
+    write_journal,
+)
+from model_delivery_engine.batch.parts import (
+    CompressedSource,
+    LineSource,
+    Part,
+    PartSource,
+    last_member,
+    part_bytes,
+)
+from model_delivery_engine.batch.pool import Pool, open_pool
+from model_delivery_engine.batch.progress import EVERY_S, Progress
+from model_delivery_engine.batch.recommend import Recommendations
+from model_delivery_engine.batch.runner import PartOutcome, Work
+from model_delivery_engine.batch.shards import Shard, next_line
+from model_delivery_engine.batch.sinks import PartFile, disk_watched, part_suffix
+from model_delivery_engine.batch.storage import Storage, read_bytes
+from model_delivery_engine.bundle import Bundle
+from model_delivery_engine.digest import digest_bytes
+from model_delivery_engine.errors import BatchError
+from model_delivery_engine.tensors import TensorSpec
+
+_NOTE_SHARE = 20  # times that writing the journal took, until it is written again
+_BYTES_A_PROCESS = 4 * 1024 * 1024  # below that, its start takes longer than its work
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How records are run; a shard begun with some is not resumed with others.
+
+    :param batch_size: records in one run of the model (default: measured, then kept in the journal)
+    :param input_format: where the input's name does not say it
+    :param input_fields: record field to input name (default: fields are named as the inputs)
+    :param output_format: jsonl or parquet (default: jsonl)
+    :param output_compression: of jsonl: none, gzip or zstd (default: none)
+    :param recommendations: what to ask of a recommender (default: the model is none)
+    """
+
+    batch_size: int | None = None
+    input_format: str | None = None
+    input_fields: Mapping[str, str] | None = None
+    output_format: OutputFormat = OutputFormat.JSONL
+    output_compression: Compression = Compression.NONE
+    recommendations: Recommendations | None = None
+
+    def check(self) -> None:
+        """Refuse what makes no sense, with a BatchError."""
+        if self.batch_size is not None and self.batch_size < 1:
+            raise BatchError(f"batch_size is {self.batch_size}; give at least 1")
+        parquet = self.output_format == OutputFormat.PARQUET
+        if parquet and self.output_compression != Compression.NONE:
+            raise BatchError("Parquet is compressed within; leave output_compression at none")
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Counts of one shard, each taken on its own: records read, answers and errors written."""
+    """Counts of one shard: ``records`` = ``ok`` + ``errors``; blank lines are ``skipped``."""
 
     records: int
     ok: int
     errors: int
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to run.
+
+    :param bundle: the opened bundle of the model
+    :param folder: URI of the job's working folder; each shard has one of its own below
+    :param etag: the input's ETag when the job was planned (default: as it is now)
+    :param budget: the records that may fail in the job (default: any)
+    :param processes: processes to run parts in (default: the cores this process may use)
+    :param tell_every: seconds between two lines of progress (default: 10)
+    """
+
+    shard: Shard
+    bundle: Bundle
+    folder: str
+    options: BatchOptions = field(default_factory=BatchOptions)
+    etag: str | None = None
+    budget: ErrorBudget = field(default_factory=ErrorBudget)
+    processes: int | None = None
+    tell_every: float = EVERY_S
+
+    @property
+    def shard_folder(self) -> str:
+        """Where this shard's parts lie."""
+        return shard_folder(self.folder, self.shard["index"])
+
+
+def shard_folder(folder: str, index: int) -> str:
+    """Return where a shard's parts lie, below the job's working folder."""
+    return f"{folder}/shard-{index:05d}"
 
 
 def run_shard(
-    lines: Iterable[tuple[int, bytes]],
-    model: Model,
-    write: Callable[[bytes], None],
-    *,
-    uri: str,
-    batch_size: int = 64,
-    input_fields: Mapping[str, str] | None = None,
+    job: ShardJob, storage: Storage, tell: Callable[[str], None] = lambda _line: None
 ) -> ShardResult:
-    """Run a shard's lines through a model.
+    """Run a shard, or what a run before left of it.
 
-    :param lines: byte offset and bytes of each line, as from `read_lines`; blank ones are skipped
-    :param model: a loaded model; every input has the batch as its first dimension
-    :param write: takes each line of output, with its line end
-    :param uri: the object the lines come from, for error records
-    :param batch_size: records in one run (default: 64); a model of fixed batch size uses its own,
-        and the last batch is filled up
-    :param input_fields: record field to input name (default: fields are named as the inputs)
-    :raises BatchError: a batch size below 1, or a model without a batch dimension
+    :param tell: takes lines of progress
+    :raises BatchError: the input, model or configuration changed since the shard was begun; the
+        input changed while it ran; no space on the disk; a process died twice of the same records
+    :raises BudgetError: more records failed than may
     """
-    _check_model(model, batch_size)
-    try:
-        parser = RecordParser(model.inputs, input_fields)
-    except InferenceError as error:
-        raise BatchError(f"model {model.name!r}: {error}") from error
-    records = (parser.parse(offset, line) for offset, line in lines if line.strip())
-    read = ok = errors = 0
-    for batch in _batches(records, model.batch_size or batch_size):
-        read += len(batch)
-        _answer([record for record in batch if record.reason is None], model)
-        for record in batch:
-            write(_line(record, uri))
-            ok += record.output is not None
-            errors += record.output is None
-    return ShardResult(read, ok, errors)
+    job.options.check()
+    encoding = encoding_of(job.shard["uri"], job.options.input_format)
+    before = _stat(job, storage)
+    identity = _identity(job, before.etag)
+    journal = read_journal(storage, job.shard_folder)
+    if journal is not None:
+        check_identity(journal, identity, job.shard_folder)
+        if journal.complete:
+            tell(f"{job.shard_folder} is complete; nothing to do")
+            return ShardResult(**journal.totals())
+        tell(f"resuming {job.shard_folder} after {len(journal.parts)} parts")
+    with tempfile.TemporaryDirectory(prefix="model-delivery-", ignore_cleanup_errors=True) as name:
+        run = _Run(job, storage, encoding, Path(name), journal, identity, tell)
+        return run.to_the_end()
 
 
-def _check_model(model: Model, batch_size: int) -> None:
-    if batch_size < 1:
-        raise BatchError(f"batch_size is {batch_size}; give at least 1")
-    for spec in model.inputs:
-        if not spec.shape:
-            raise BatchError(
-                f"model {model.name!r}: input {spec.name!r} has no batch dimension; "
-                "export the model with one"
-            )
-    sizes = {spec.shape[0] for spec in model.inputs}
-    if len(sizes) > 1:
+def _stat(job: ShardJob, storage: Storage) -> Any:
+    uri = job.shard["uri"]
+    found = storage.stat(uri)
+    if job.etag is not None and found.etag != job.etag:
         raise BatchError(
-            f"model {model.name!r}: its inputs differ in their first dimension {sorted(sizes)}; "
-            "compile it with one batch size for all"
+            f"{uri} changed after the job was planned (ETag {job.etag}, now {found.etag}); plan "
+            "the shards again"
         )
+    return found
 
 
-def _batches(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
-    while batch := list(itertools.islice(records, size)):
-        yield batch
+def _identity(job: ShardJob, etag: str) -> dict[str, str]:
+    options = dataclasses.asdict(job.options)
+    options["onnxruntime"] = onnxruntime.__version__  # another release may round differently
+    return {
+        "input": _digest({**job.shard, "etag": etag}),
+        "model": job.bundle.manifest.model_digest,
+        "configuration": _digest(options),
+    }
 
 
-def _answer(records: Sequence[Record], model: Model) -> None:
-    """Give each record its output or its reason. A batch that fails is run record by record."""
-    if not records:
-        return
-    try:
-        rows = _run(records, model)
-    except InferenceError as error:
-        if len(records) == 1:
-            records[0].reason = str(error)
-            return
-        for record in records:
-            _answer([record], model)
-        return
-    for number, record in enumerate(records):
-        output = {name: values[number] for name, values in rows.items()}
-        if bad := [name for name, value in output.items() if not_finite(value)]:
-            record.reason = f"output {bad[0]!r} is NaN or infinite"
-        else:
-            record.output = output
+def _digest(facts: Mapping[str, Any]) -> str:
+    return digest_bytes(json.dumps(facts, sort_keys=True).encode())
 
 
-def _run(records: Sequence[Record], model: Model) -> dict[str, list[Any]]:
-    size = model.batch_size or len(records)
-    inputs = {s.name: _stack([r.tensors[s.name] for r in records], size) for s in model.inputs}
-    rows = {name: rows_as_json(name, array) for name, array in model.run(inputs).items()}
-    for name, values in rows.items():
-        if len(values) != size:
-            raise InferenceError(
-                f"output {name!r} has {len(values)} rows for a batch of {size}; "
-                "export the model with the batch as first dimension"
+@dataclass
+class _Run:
+    job: ShardJob
+    storage: Storage
+    encoding: Encoding
+    spool: Path
+    journal: Journal | None
+    identity: dict[str, str]
+    tell: Callable[[str], None]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    failure: BaseException | None = None
+    stopped: bool = False
+    next_note: float = 0.0
+
+    def to_the_end(self) -> ShardResult:
+        shard, pool = self.job.shard, self._pool()
+        try:
+            self.state = self.journal or self._begin(pool)
+            self.source = self._source()
+            self.cursor = (0, shard["start"])
+            self.progress = self._progress()
+            budget = self.job.budget
+            self.tallies = Tallies(self.storage, self.job.folder, shard["index"])
+            if budget.limited:
+                self._hold_budget()
+            self._lanes(pool)
+        finally:
+            pool.close()
+        _stat(dataclasses.replace(self.job, etag=self._etag), self.storage)
+        self.state.complete = True
+        write_journal(self.storage, self.job.shard_folder, self.state)
+        self.tell(f"{self.job.shard_folder} is complete: {self.progress.line()}")
+        return ShardResult(**self.state.totals())
+
+    def _pool(self) -> Pool:
+        self._etag = self.storage.stat(self.job.shard["uri"]).etag
+        size = self.job.shard["end"] - self.job.shard["start"]
+        if self.encoding.format in (InputFormat.PARQUET, InputFormat.IMAGES):
+            size = 1 << 62  # rows and names tell nothing of the work behind them
+        wanted = self.job.processes or len(os.sched_getaffinity(0))
+        return open_pool(self._work(), min(wanted, max(size // _BYTES_A_PROCESS, 1)))
+
+    def _work(self) -> Work:
+        job, options = self.job, self.job.options
+        return Work(
+            job.bundle.model_path, job.bundle.manifest.name, job.shard["uri"],
+            self.encoding.format, options.output_format, options.output_compression, self.spool,
+            self._header(), options.input_fields, options.recommendations,
+        )  # fmt: skip
+
+    def _header(self) -> bytes:
+        if self.encoding.format != InputFormat.CSV:
+            return b""
+        uri = self.job.shard["uri"]
+        if self.encoding.compression != Compression.NONE:
+            source = CompressedSource(
+                self.storage, self.job.shard, self.spool, self.encoding.compression, 1
             )
-    return rows
+            first = source.next(0, 0)
+            data = source.fetch(first).path.read_bytes() if first else b""
+            return data.partition(b"\n")[0]
+        size = self.storage.stat(uri).size
+        read = lambda start, end: read_bytes(self.storage, uri, start, end)  # noqa: E731
+        return read_bytes(self.storage, uri, 0, next_line(uri, 1, size, read)) if size else b""
 
+    def _begin(self, pool: Pool) -> Journal:
+        size = self.job.options.batch_size or pool.fastest_batch_size()
+        shard = self.job.shard
+        journal = Journal(
+            self.identity, dict(shard), size, self._largest_part(shard["end"] - shard["start"])
+        )
+        write_journal(self.storage, self.job.shard_folder, journal)
+        return journal
 
-def _stack(samples: Sequence[Array], size: int) -> Array:
-    """One array of ``size`` samples; what is missing repeats the last, which the model accepts."""
-    if len({sample.shape for sample in samples}) > 1:
-        raise InferenceError("records of one batch have different shapes")
-    return np.stack([*samples, *[samples[-1]] * (size - len(samples))])
+    def _largest_part(self, size: int) -> int:
+        if self.encoding.format != InputFormat.IMAGES:
+            return part_bytes(size)
+        from model_delivery_engine.batch.images import listing_part_bytes
 
+        return listing_part_bytes(self.storage, self.job.shard)
 
-def _line(record: Record, uri: str) -> bytes:
-    error = None
-    if record.output is None:
-        error = {"reason": record.reason, "uri": uri, "offset": record.offset}
-    answer = {"input": record.fields, "output": record.output, "error": error}
-    try:
-        text = json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON has but UTF-8 has not
-        text = json.dumps(answer, separators=(",", ":")).encode()
-    return text + b"\n"
+    def _source(self) -> PartSource:
+        job, largest = self.job, self.state.largest_part
+        if self.encoding.format == InputFormat.PARQUET:
+            from model_delivery_engine.batch.parquet import ParquetSource
+
+            return ParquetSource(self.storage, job.shard, self.spool, largest)
+        if self.encoding.format == InputFormat.IMAGES:
+            from model_delivery_engine.batch.images import ImageSource
+
+            return ImageSource(self.storage, job.shard, self.spool, largest)
+        if self.encoding.compression != Compression.NONE:
+            member = last_member(self.state.members, self._first_gap()[1])
+            return CompressedSource(
+                self.storage, job.shard, self.spool, self.encoding.compression, largest, member
+            )
+        return LineSource(self.storage, job.shard, self.spool, largest, self._record_bytes())
+
+    def _record_bytes(self) -> int | None:
+        if self.encoding.format != InputFormat.RAW:
+            return None
+        from model_delivery_engine.batch.raw_records import record_bytes
+
+        manifest = self.job.bundle.manifest
+        return record_bytes([TensorSpec(s.name, s.dtype, tuple(s.shape)) for s in manifest.inputs],
+                            manifest.name)  # fmt: skip
+
+    def _first_gap(self) -> tuple[int, int]:
+        index, start = 0, self.job.shard["start"]
+        while index in self.state.parts:
+            start = self.state.parts[index].end
+            index += 1
+        return index, start
+
+    def _progress(self) -> Progress:
+        shard = self.job.shard
+        plain = self.encoding.compression == Compression.NONE
+        done = sum(part.end - part.start for part in self.state.parts.values())
+        total = shard["end"] - shard["start"] if plain else None
+        return Progress(self.tell, total, done, self.job.tell_every)
+
+    def _lanes(self, pool: Pool) -> None:
+        count = 2 * (self.job.processes or len(os.sched_getaffinity(0)))
+        lanes = [threading.Thread(target=self._lane, args=(pool,)) for _ in range(count)]
+        for lane in lanes:
+            lane.start()
+        try:
+            for lane in lanes:
+                lane.join()
+        except BaseException:  # this task is being stopped: the lanes' processes go first
+            self.stopped = True
+            pool.close()
+            for lane in lanes:
+                lane.join()
+            raise
+        if self.failure is not None:
+            raise self.failure
+
+    def _lane(self, pool: Pool) -> None:
+        try:
+            while not self.stopped:
+                with disk_watched(self.spool, f"what is read of {self.job.shard['uri']}"):
+                    part = self._next()
+                    if part is None:
+                        return
+                    data = self.source.fetch(part)
+                outcome = pool.run(data, self.state.batch_size)
+                if data.spooled:
+                    data.path.unlink()
+                self._put_away(outcome)
+        except BaseException as error:
+            with self.lock:
+                self.failure = self.failure or error
+                self.stopped = True
+
+    def _next(self) -> Part | None:
+        with self.lock:
+            index, start = self.cursor
+            while index in self.state.parts:
+                start = self.state.parts[index].end
+                index += 1
+            part = self.source.next(index, start)
+            if part is not None:
+                self.cursor = (index + 1, part.end)
+            return part
+
+    def _put_away(self, outcome: PartOutcome) -> None:
+        options, index = self.job.options, outcome.part.index
+        suffix = part_suffix(options.output_format, options.output_compression)
+        error_suffix = part_suffix(OutputFormat.JSONL, options.output_compression)
+        answers = self._take(outcome.answers, f"part-{index:05d}{suffix}")
+        errors = None
+        if outcome.error_lines is not None:
+            errors = self._take(outcome.error_lines, f"errors-{index:05d}{error_suffix}")
+        done = JournalPart(
+            index, outcome.part.start, outcome.part.end, outcome.records, outcome.ok,
+            outcome.errors, outcome.skipped, outcome.input_digest, answers, errors,
+        )  # fmt: skip
+        with self.lock:
+            self.state.parts[index] = done
+            if isinstance(self.source, CompressedSource):
+                self.state.members[index] = self.source.members[index]
+            self._note()
+            self.progress.add(done.end - done.start, done.records, done.errors)
+            if self.job.budget.limited:
+                self._hold_budget()
+
+    def _note(self) -> None:
+        """Write the journal, unless it was written so lately that it would cost over 5 %.
+
+        It grows with the parts and is written whole: after each of thousands it would take longer
+        than they do. What a kill makes of a part that is not noted yet is run again.
+        """
+        started = time.monotonic()
+        if started >= self.next_note:
+            write_journal(self.storage, self.job.shard_folder, self.state)
+            self.next_note = started + _NOTE_SHARE * (time.monotonic() - started)
+
+    def _take(self, file: PartFile, name: str) -> JournalObject:
+        self.storage.take(file.path, f"{self.job.shard_folder}/{name}")
+        return JournalObject(name, file.size, file.digest)
+
+    def _hold_budget(self) -> None:
+        totals = self.state.totals()
+        self.tallies.publish(totals["records"], totals["errors"])
+        records, errors = self.tallies.total()
+        self.job.budget.check(records, errors, complete=False, where=self.job.shard["uri"])

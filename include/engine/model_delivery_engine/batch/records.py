@@ -1,12 +1,12 @@
-"""A line of input becomes a record: its fields, and one array for each input of the model."""
+"""A record becomes one array for each input of the model, exactly or not at all."""
 
-import json
-import math
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 from model_delivery_engine.errors import InferenceError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
@@ -14,12 +14,12 @@ from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 @dataclass
 class Record:
-    """One line and what became of it.
+    """One record and what became of it.
 
-    :param offset: byte offset of the line in its object
-    :param fields: the line's fields without those that became tensors; None for a line that is no
+    :param offset: position of the record in its object
+    :param fields: the record's fields without those that became tensors; None for a line that is no
         JSON object
-    :param tensors: one sample for each input; empty where the line is bad
+    :param tensors: one sample for each input; empty where the record is bad
     :param reason: why there is no answer, or None
     """
 
@@ -27,7 +27,6 @@ class Record:
     fields: dict[str, Any] | None
     tensors: dict[str, Array]
     reason: str | None = None
-    output: dict[str, Any] | None = None
 
 
 class RecordParser:
@@ -49,38 +48,38 @@ class RecordParser:
                 f"the model's inputs are {', '.join(specs)}"
             )
         self._fields = {field: specs[name] for field, name in fields.items()}
+        self._patterns = [field for field in self._fields if "*" in field]
+
+    @property
+    def fields(self) -> Mapping[str, TensorSpec]:
+        """The model's inputs by record field; a ``*`` in a name stands for several fields."""
+        return self._fields
 
     def parse(self, offset: int, line: bytes) -> Record:
-        """Read one line; a bad one becomes a record with its reason."""
+        """Read one line of JSON; a bad one becomes a record with its reason."""
         try:
-            data = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
-        except (ValueError, RecursionError) as error:
+            data = orjson.loads(line)
+        except ValueError as error:
             return Record(offset, None, {}, f"not JSON: {error}")
         if not isinstance(data, dict):
             return Record(offset, None, {}, "not a JSON object")
-        rest = {name: value for name, value in data.items() if name not in self._fields}
+        return self.parse_fields(offset, data)
+
+    def parse_fields(self, offset: int, data: Mapping[str, Any]) -> Record:
+        """Turn fields into tensors; a bad value becomes a record with its reason."""
+        rest = {name: value for name, value in data.items() if not self._is_tensor(name)}
         try:
             tensors = {s.name: _sample(data, field, s) for field, s in self._fields.items()}
         except InferenceError as error:
             return Record(offset, rest, {}, str(error))
         return Record(offset, rest, tensors)
 
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is larger than any 64-bit number")
-    return number
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    def _is_tensor(self, name: str) -> bool:
+        return name in self._fields or any(fnmatch.fnmatchcase(name, p) for p in self._patterns)
 
 
 def _sample(data: Mapping[str, Any], field: str, spec: TensorSpec) -> Array:
-    if field not in data:
-        raise InferenceError(f"field {field!r} is missing")
-    array = _typed(data[field], field, spec)
+    array = typed_array(_value(data, field), field, spec)
     wanted = spec.shape[1:]
     if not TensorSpec(spec.name, spec.dtype, wanted).accepts(array.shape):
         raise InferenceError(
@@ -90,14 +89,23 @@ def _sample(data: Mapping[str, Any], field: str, spec: TensorSpec) -> Array:
     return array
 
 
+def _value(data: Mapping[str, Any], field: str) -> Any:
+    if field in data:
+        return data[field]
+    found = [data[name] for name in data if "*" in field and fnmatch.fnmatchcase(name, field)]
+    if not found:
+        raise InferenceError(f"field {field!r} is missing")
+    return found
+
+
 _KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "U"}
 
 
-def _typed(value: Any, field: str, spec: TensorSpec) -> Array:
+def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
     """Convert without loss: no text to number, no fraction to integer, no overflow."""
     dtype = NUMPY_TYPES[spec.dtype]
     try:
-        array = np.asarray(value)
+        array = np.asarray(value)  # in what type it comes: text does not become a number
     except (ValueError, OverflowError) as error:
         raise InferenceError(f"field {field!r} is not a regular array: {error}") from error
     if array.dtype.kind not in _KINDS[dtype.kind]:
@@ -109,18 +117,3 @@ def _typed(value: Any, field: str, spec: TensorSpec) -> Array:
     if dtype.kind == "f" and not np.isfinite(typed).all():
         raise InferenceError(f"field {field!r} has a value outside the range of {spec.dtype}")
     return typed
-
-
-def rows_as_json(name: str, array: Array) -> list[Any]:
-    """Turn an output into one JSON value a row; a NaN or infinity stays in for `not_finite`."""
-    rows = array.tolist()
-    if not isinstance(rows, list):
-        raise InferenceError(f"output {name!r} has no batch dimension; export the model with one")
-    return rows
-
-
-def not_finite(value: Any) -> bool:
-    """Whether a JSON value holds a NaN or infinity, which JSON cannot spell."""
-    if isinstance(value, list):
-        return any(not_finite(each) for each in value)
-    return isinstance(value, float) and not math.isfinite(value)

@@ -15,9 +15,10 @@ from model_delivery_localcloud.portal.charts import compile_charts
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
 from model_delivery_localcloud.portal.sessions import HOME, Endpoint, SignIn, session_middleware
 from model_delivery_localcloud.settings import Settings
-from model_delivery_localcloud.store import compilation, devices
+from model_delivery_localcloud.store import compilation, devices, personalize
 from model_delivery_localcloud.store.database import Database
-from model_delivery_localcloud.store.tables import CompilationJob, Device
+from model_delivery_localcloud.store.jobs import progress_of
+from model_delivery_localcloud.store.tables import BatchInferenceJob, CompilationJob, Device
 
 MOST_ROWS = 200
 STATIC = {"portal.css": "text/css", "icon.svg": "image/svg+xml"}
@@ -42,6 +43,8 @@ class Portal:
             self._route("/sign-out", self._sign_in.leave, "POST"),
             self._route("/jobs/compilation", guarded(self.jobs)),
             self._route("/jobs/compilation/{account}/{region}/{name}", guarded(self.job)),
+            self._route("/jobs/batch-inference", guarded(self.batch_jobs)),
+            self._route("/jobs/batch-inference/{account}/{region}/{name}", guarded(self.batch_job)),
             self._route("/devices", guarded(self.devices)),
             Route("/static/{name}", _static, methods=["GET"]),
         ]
@@ -67,6 +70,22 @@ class Portal:
             request, "job.html", job=found, running=running, manifest=manifest, charts=charts
         )
 
+    async def batch_jobs(self, request: Request) -> Response:
+        """List the newest batch inference jobs of all accounts and regions."""
+        rows = await run_in_threadpool(self._newest_batch_jobs)
+        return self._renderer.page(request, "batch_jobs.html", jobs=rows, limit=MOST_ROWS)
+
+    async def batch_job(self, request: Request) -> Response:
+        """Show one batch inference job: state, progress, counts, times, reason, log."""
+        found = await run_in_threadpool(self._find_batch_job, request.path_params)
+        if found is None:
+            return self._renderer.page(request, "missing.html", status=404)
+        job, progress = found
+        running = job.status not in personalize.TERMINAL
+        return self._renderer.page(
+            request, "batch_job.html", job=job, progress=progress, running=running
+        )
+
     async def devices(self, request: Request) -> Response:
         """List the devices: health, what they run, what they shall run."""
         rows = await run_in_threadpool(self._devices)
@@ -85,6 +104,18 @@ class Portal:
             return compilation.find_compilation_job(
                 session, key["account"], key["region"], key["name"]
             )
+
+    def _newest_batch_jobs(self) -> list[BatchInferenceJob]:
+        table = BatchInferenceJob
+        newest = select(table).order_by(table.created_at.desc()).limit(MOST_ROWS)
+        with self._database.read() as session:
+            return list(session.scalars(newest))
+
+    def _find_batch_job(self, key: dict[str, Any]) -> tuple[BatchInferenceJob, str] | None:
+        with self._database.read() as session:
+            scope = key["account"], key["region"]
+            found = personalize.find_batch_job(session, scope, key["name"])
+            return None if found is None else (found, progress_of(session, found.job_id))
 
     def _devices(self) -> list[dict[str, Any]]:
         everyone = select(Device).order_by(Device.account, Device.region, Device.thing)

@@ -70,6 +70,10 @@ class Gateway:
         self._services = [load_service(name) for name in handlers]
         self._find_key = find_key
 
+    def caller(self, request: Request, service: str) -> Caller:
+        """Return who signed a request as for `service`; raises SignatureRefused."""
+        return self._verify(request, load_service(service))
+
     def handle(self, request: Request) -> Response:
         """Answer one request; every error becomes an answer in the service's own protocol."""
         request_id = str(uuid.uuid4())

@@ -7,10 +7,10 @@ after that key, whatever was added or removed, and a token used with other filte
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from model_delivery_localcloud.errors import validation_error
+from model_delivery_localcloud.errors import ServiceError, validation_error
 
 
 def encode_token(after: list[Any], filters: Mapping[str, Any]) -> str:
@@ -19,8 +19,15 @@ def encode_token(after: list[Any], filters: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode()
 
 
-def decode_token(token: str | None, filters: Mapping[str, Any]) -> list[Any] | None:
-    """Return the sort key to continue after, None for the first page."""
+def decode_token(
+    token: str | None,
+    filters: Mapping[str, Any],
+    refused: Callable[[str], ServiceError] = validation_error,
+) -> list[Any] | None:
+    """Return the sort key to continue after, None for the first page.
+
+    `refused` makes the error of a token that this list did not return.
+    """
     if token is None:
         return None
     try:
@@ -29,7 +36,7 @@ def decode_token(token: str | None, filters: Mapping[str, Any]) -> list[Any] | N
     except (ValueError, TypeError):
         usable = False
     if not usable:
-        raise validation_error("Invalid nextToken: use the one this list returned, same filters.")
+        raise refused("Invalid nextToken: use the one this list returned, same filters.")
     return list(after)
 
 

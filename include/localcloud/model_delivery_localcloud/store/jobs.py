@@ -70,9 +70,13 @@ def take_lease(session: Session, worker: str, seconds: float) -> Lease | None:
     return Lease(job.id, job.kind, job.account, job.region, job.name, job.fence, job.attempts)
 
 
-def renew_lease(session: Session, lease: Lease, seconds: float) -> bool:
-    """Extend the lease and return whether a stop was requested; raises LeaseLost."""
-    _update_held(session, lease, lease_until=now_ms() + round(seconds * 1000))
+def renew_lease(session: Session, lease: Lease, seconds: float, progress: str = "") -> bool:
+    """Extend the lease and return whether a stop was requested; raises LeaseLost.
+
+    `progress`: a line on how far the job is, kept for its page.
+    """
+    told = {"progress": progress} if progress else {}
+    _update_held(session, lease, lease_until=now_ms() + round(seconds * 1000), **told)
     return bool(session.scalar(select(Job.stop_requested).where(Job.id == lease.job_id)))
 
 
@@ -88,6 +92,11 @@ def finish(session: Session, lease: Lease) -> bool:
 def give_back(session: Session, lease: Lease) -> None:
     """Queue the job again, for another worker to do; raises LeaseLost."""
     _update_held(session, lease, state=QUEUED, lease_until=None, attempts=lease.attempt - 1)
+
+
+def progress_of(session: Session, job_id: str) -> str:
+    """Return the line that the job's worker told last, empty before there is one."""
+    return session.scalar(select(Job.progress).where(Job.id == job_id)) or ""
 
 
 def request_stop(session: Session, job_id: str) -> bool:

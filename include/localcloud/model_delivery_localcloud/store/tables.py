@@ -66,6 +66,7 @@ class Job(Base):
     worker: Mapped[str | None] = mapped_column(default=None)
     lease_until: Mapped[int | None] = mapped_column(default=None)
     stop_requested: Mapped[bool] = mapped_column(default=False)
+    progress: Mapped[str] = mapped_column(default="", server_default="")
 
 
 class CompilationJob(Base):
@@ -95,6 +96,72 @@ class CompilationJob(Base):
     failure_reason: Mapped[str] = mapped_column(default="")
     artifact_digest: Mapped[str | None] = mapped_column(default=None)
     manifest: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    log: Mapped[str] = mapped_column(default="")
+
+
+class SolutionVersion(Base):
+    """A Personalize solution version, registered from a recommender's bundle.
+
+    `items_uri` is a CSV of item attributes for filters; `item_fields` its columns, in capitals.
+    """
+
+    __tablename__ = "solution_versions"
+    __table_args__ = (Index("solution_versions_group", "account", "region", "dataset_group"),)
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    solution: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str] = mapped_column(primary_key=True)
+    dataset_group: Mapped[str]
+    recipe: Mapped[str]
+    bundle_uri: Mapped[str]
+    bundle_etag: Mapped[str]
+    bundle_digest: Mapped[str]
+    items_uri: Mapped[str | None]
+    items_etag: Mapped[str | None]
+    item_fields: Mapped[list[Any]]
+    created_at: Mapped[int]
+
+
+class RecommendationFilter(Base):
+    """A Personalize filter of a dataset group."""
+
+    __tablename__ = "recommendation_filters"
+    __table_args__ = (Index("recommendation_filters_created", "account", "region", "created_at"),)
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    dataset_group: Mapped[str]
+    expression: Mapped[str]
+    tags: Mapped[dict[str, Any]]
+    created_at: Mapped[int]
+
+
+class BatchInferenceJob(Base):
+    """A Personalize batch inference job; `request` is the input of its Create as it came."""
+
+    __tablename__ = "batch_inference_jobs"
+    __table_args__ = (
+        Index("batch_inference_jobs_created", "account", "region", "created_at", "name"),
+        Index("batch_inference_jobs_version", "account", "region", "solution_version_arn"),
+    )
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str]
+    solution_version_arn: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    work: Mapped[dict[str, Any]]
+    tags: Mapped[dict[str, Any]]
+    status: Mapped[str]
+    created_at: Mapped[int]
+    modified_at: Mapped[int]
+    started_at: Mapped[int | None] = mapped_column(default=None)
+    ended_at: Mapped[int | None] = mapped_column(default=None)
+    failure_reason: Mapped[str] = mapped_column(default="")
+    counts: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     log: Mapped[str] = mapped_column(default="")
 
 

@@ -15,15 +15,19 @@ from typing import Any, TextIO
 
 from model_delivery_engine.errors import (
     ArchiveError,
+    BatchError,
+    BundleError,
     CompilationError,
+    DiskFullError,
     EngineError,
+    InferenceError,
     ParityError,
     Reason,
 )
 from model_delivery_engine.frameworks.sandbox import limit_process
 from model_delivery_engine.settings import CompilerSettings
 
-from model_delivery_localcloud.errors import LocalcloudError, ObjectMissing
+from model_delivery_localcloud.errors import LocalcloudError, ObjectChanged, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.workers.kinds import WORK
@@ -32,7 +36,10 @@ from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR
 NICENESS = 10
 OUTCOME = "outcome.json"
 ORPHANED = 75
-_USERS_FAULT = (ArchiveError, CompilationError, ParityError, ObjectMissing)
+_USERS_FAULT = (
+    ArchiveError, BatchError, BundleError, CompilationError, InferenceError, ObjectChanged,
+    ObjectMissing, ParityError,
+)  # fmt: skip
 
 _OUT_OF_MEMORY = (
     f"{Reason.CONVERSION_MEMORY.value}: the job needs more memory than "
@@ -57,6 +64,8 @@ def _do(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         objects = ObjectStore(Settings.from_environment())
         return {"result": WORK[task["kind"]].run(task["params"], folder, objects)}
+    except DiskFullError as error:
+        return {"fault": INTERNAL_ERROR, "reason": str(error)}
     except _USERS_FAULT as error:
         return {"fault": CLIENT_ERROR, "reason": _reason(error)}
     except MemoryError:

@@ -26,6 +26,8 @@ LONGEST_NAME = 200
 class CompilationWork:
     """The work behind SageMaker's compilation jobs."""
 
+    most_attempts = 3
+
     def begin(self, session: Session, lease: Lease) -> Task:
         """Mark the job INPROGRESS; its runtime counts from its first start."""
         job = _find(session, lease)
@@ -81,6 +83,9 @@ class CompilationWork:
     def withdraw(self, task: Task, objects: ObjectStore) -> None:
         """Delete the bundle of a job that was stopped while it was uploaded."""
         objects.delete(task.params["output_uri"])
+
+    def clear(self, task: Task, objects: ObjectStore) -> None:
+        """Do nothing: a compilation leaves its bundle only."""
 
     def end(self, session: Session, lease: Lease, outcome: Outcome, stopped: bool) -> None:
         """Set the job COMPLETED, FAILED or STOPPED with what it left behind."""

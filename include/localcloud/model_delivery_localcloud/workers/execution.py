@@ -81,9 +81,9 @@ def _outcome(code: int, folder: Path, log: str) -> Outcome:
         return Outcome(CLIENT_ERROR, reason, log=log)
     if code < 0:
         name = signal.Signals(-code).name
-        reason = f"the compiling process was killed by {name}; it may need more memory"
+        reason = f"the job's process was killed by {name}; it may need more memory"
     else:
-        reason = f"the compiling process ended with code {code}; see the job's log"
+        reason = f"the job's process ended with code {code}; see the job's log"
     return Outcome(INTERNAL_ERROR, reason, log=log)
 
 

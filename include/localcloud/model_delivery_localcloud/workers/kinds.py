@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 
+from model_delivery_localcloud.workers.batch_inference import BatchInferenceWork
 from model_delivery_localcloud.workers.compilation import CompilationWork
 from model_delivery_localcloud.workers.work import Work
 
-WORK: Mapping[str, Work] = {"compilation": CompilationWork()}
+WORK: Mapping[str, Work] = {
+    "compilation": CompilationWork(),
+    "batch-inference": BatchInferenceWork(),
+}

@@ -11,6 +11,7 @@ from model_delivery_localcloud.store.jobs import Lease
 
 CLIENT_ERROR = "ClientError"
 INTERNAL_ERROR = "InternalServerError"
+PROGRESS = "progress.txt"
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,20 @@ class Outcome:
         return f"{self.fault}: {self.reason}" if self.fault else ""
 
 
+def tell_progress(folder: Path, line: str) -> None:
+    """Leave a line on how far the task is where its worker finds it."""
+    written = folder / f"{PROGRESS}.part"
+    written.write_text(line)
+    written.rename(folder / PROGRESS)
+
+
 class Work(Protocol):
-    """One kind of job. All but `run` happen in the worker, `run` in its niced child."""
+    """One kind of job. All but `run` happen in the worker, `run` in its niced child.
+
+    `most_attempts`: workers that may be lost over a job until it fails.
+    """
+
+    most_attempts: int
 
     def begin(self, session: Session, lease: Lease) -> Task:
         """Mark the resource as started and return the task."""
@@ -54,6 +67,9 @@ class Work(Protocol):
 
     def withdraw(self, task: Task, objects: ObjectStore) -> None:
         """Take back what `publish` put: the job was stopped meanwhile."""
+
+    def clear(self, task: Task, objects: ObjectStore) -> None:
+        """Remove what nobody needs once the outcome is recorded; a kill may keep this from it."""
 
     def end(self, session: Session, lease: Lease, outcome: Outcome, stopped: bool) -> None:
         """Record the outcome on the resource, in the transaction that ends the job."""

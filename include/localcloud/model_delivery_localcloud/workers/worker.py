@@ -19,14 +19,19 @@ from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import Lease
 from model_delivery_localcloud.workers.execution import execute
 from model_delivery_localcloud.workers.kinds import WORK
-from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR, Outcome, Task
+from model_delivery_localcloud.workers.work import (
+    CLIENT_ERROR,
+    INTERNAL_ERROR,
+    PROGRESS,
+    Outcome,
+    Task,
+)
 
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30.0
 RENEW_SECONDS = 1.0
 IDLE_SECONDS = 0.5
-MOST_ATTEMPTS = 3
 
 
 class Worker:
@@ -94,9 +99,10 @@ class Worker:
         return True
 
     def _do(self, lease: Lease, task: Task, folder: Path) -> None:
-        held = _HeldLease(self._database, lease, self._lease_seconds)
-        if lease.attempt > MOST_ATTEMPTS:
-            reason = f"{MOST_ATTEMPTS} workers were lost while they did this job"
+        held = _HeldLease(self._database, lease, self._lease_seconds, folder)
+        most = WORK[task.kind].most_attempts
+        if lease.attempt > most:
+            reason = f"{most} workers were lost while they did this job"
             outcome: Outcome | None = Outcome(INTERNAL_ERROR, reason)
         else:
             outcome = execute(task, folder, lambda: self._leaving.is_set() or held.must_stop())
@@ -118,6 +124,8 @@ class Worker:
                 work.withdraw(task, self._objects)
             work.end(session, held.lease, outcome, stopped)
         log.info("%s %s: %s", task.kind, held.lease.name, outcome.failure_reason or "done")
+        if published:
+            work.clear(task, self._objects)
 
     def _publish(self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path) -> Outcome:
         try:
@@ -131,9 +139,13 @@ class Worker:
 
 
 class _HeldLease:
-    """A lease with its heartbeat: renewed when due, remembering whether a stop was asked for."""
+    """A lease with its heartbeat: renewed when due, remembering whether a stop was asked for.
 
-    def __init__(self, database: Database, lease: Lease, seconds: float) -> None:
+    Each heartbeat passes on what the child told of its progress in `folder`.
+    """
+
+    def __init__(self, database: Database, lease: Lease, seconds: float, folder: Path) -> None:
+        self._progress = folder / PROGRESS
         self.lease = lease
         self.stop_requested = False
         self._database = database
@@ -149,9 +161,12 @@ class _HeldLease:
     def renew(self) -> bool:
         """Renew now and tell whether the job is to be stopped; raises LeaseLost."""
         with self._database.write() as session:
-            self.stop_requested = jobs.renew_lease(session, self.lease, self._seconds)
+            self.stop_requested = jobs.renew_lease(session, self.lease, self._seconds, self._told())
         self._renewed = time.monotonic()
         return self.stop_requested
+
+    def _told(self) -> str:
+        return self._progress.read_text() if self._progress.exists() else ""
 
     @contextmanager
     def kept(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Protocol
 
 from model_delivery.aws import import_string
@@ -30,7 +31,13 @@ class Store(Protocol):
         """Stream a byte range."""
 
     def write(self, uri: str, file: IO[bytes]) -> None:
-        """Put an object, atomically."""
+        """Put an object, atomically, from a stream that may have no end to seek to."""
+
+    def take(self, path: Path, uri: str) -> None:
+        """Put a file and remove it, atomically."""
+
+    def local_path(self, uri: str) -> Path | None:
+        """Return the object's file, or None where objects are no files."""
 
     def delete(self, uri: str) -> None:
         """Delete an object."""

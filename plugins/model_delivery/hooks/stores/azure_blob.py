@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import IO, Any
 
 from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
@@ -106,6 +107,15 @@ class AzureBlobStore:
             self._blob(uri).upload_blob(file, overwrite=True)
         except AzureError as error:
             raise self._explained(uri, error) from error
+
+    def take(self, path: Path, uri: str) -> None:
+        """Put a file and remove it."""
+        with path.open("rb") as file:
+            self.write(uri, file)
+        path.unlink()
+
+    def local_path(self, uri: str) -> Path | None:
+        """Return None: objects are no files here."""
 
     def delete(self, uri: str) -> None:
         """Delete a blob."""

@@ -1,5 +1,6 @@
 """Objects as files, for tests and single machines."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -57,6 +58,23 @@ class FileStore:
                 Path(name).unlink(missing_ok=True)
         except OSError as error:
             raise _explained(uri, error) from error
+
+    def take(self, path: Path, uri: str) -> None:
+        """Rename a file to the target; copy one of another disk."""
+        target = _path(uri)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise _explained(uri, error) from error
+            with path.open("rb") as file:
+                self.write(uri, file)
+            path.unlink()
+
+    def local_path(self, uri: str) -> Path | None:
+        """Return the file, whether it exists or not."""
+        return _path(uri)
 
     def delete(self, uri: str) -> None:
         """Delete a file."""

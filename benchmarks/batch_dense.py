@@ -1,0 +1,88 @@
+"""Wide records through a heavy model: 512 floats a line, a perceptron of 9.7 million parameters."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import orjson
+from model_delivery_engine.batch.pipeline import BatchOptions
+from model_delivery_engine.runtime import open_session, session_options
+
+from benchmarks.batch_models import WIDTH, feature_lines, mlp
+from benchmarks.batch_rates import (
+    Limit,
+    Ran,
+    Stages,
+    beside,
+    measure_limit,
+    run_ours,
+    run_ray,
+    write_once,
+)
+from benchmarks.record import OUT, write
+
+RECORDS = int(os.environ.get("BATCH_RECORDS", 60_000))
+RAY_RECORDS = int(os.environ.get("BATCH_RAY_RECORDS", 20_000))
+ROUNDS = int(os.environ.get("BATCH_ROUNDS", 5))
+BATCH = 64
+OPTIONS = BatchOptions(batch_size=BATCH)
+
+
+def stages(model: Path) -> tuple[Stages, int]:
+    """Parse with simdjson, infer, and serialise with orjson, each alone."""
+    import simdjson
+
+    session = open_session(model, session_options(1))
+    count = BATCH * 40
+    lines = feature_lines(count).split(b"\n")[:-1]
+    parser = simdjson.Parser()
+    random = np.random.default_rng(0)
+    rows = [random.normal(size=(BATCH, WIDTH)).astype(np.float32) for _ in range(40)]
+    found = [session.run(["scores"], {"features": row})[0] for row in rows]
+
+    def parse() -> None:
+        for line in lines:
+            document = parser.parse(line)
+            values = document["features"]
+            values.as_buffer(of_type="d")
+            del values, document
+
+    def infer() -> None:
+        for row in rows:
+            session.run(["scores"], {"features": row})
+
+    def serialise() -> None:
+        for scores in found:
+            orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    return {"parse": parse, "infer": infer, "serialise": serialise}, count
+
+
+def main() -> Path:
+    """Interleave ours, limit and peer."""
+    home = OUT / "batch_dense"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    try:
+        return _measured(home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _measured(home: Path) -> Path:
+    work = mlp(home)
+    source = write_once(home / "input.jsonl", lambda: feature_lines(RECORDS))
+    small = write_once(home / "ray.jsonl", lambda: feature_lines(RAY_RECORDS))
+    ours: list[Ran] = []
+    ray: list[float] = []
+    limits: list[Limit] = []
+    for _ in range(ROUNDS):
+        limits.append(measure_limit(stages, work.model))
+        ours.append(run_ours(work.bundle, source, home / "parts", OPTIONS))
+        ray.append(run_ray("dense", work.model, small, home / "ray"))
+    measure = beside(
+        f"records/s, {RECORDS} lines of {WIDTH} floats through 9.7 million parameters",
+        ours, limits, ray, f"Ray Data, {RAY_RECORDS} lines", ">= 0.92 of the limit", least=0.92,
+    )  # fmt: skip
+    return write("batch_dense", [measure], ["numpy", "onnxruntime", "orjson", "pysimdjson"])

@@ -1,0 +1,194 @@
+"""Recommendations for millions of lines: 943 users, 1,682 items, 64 factors, the best 25."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from model_delivery_engine.batch.journal import read_journal
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardJob, run_shard
+from model_delivery_engine.batch.planning import plan
+from model_delivery_engine.batch.recommend import Recommendations
+from model_delivery_engine.bundle import Bundle
+from model_delivery_engine.runtime import open_session, session_options
+
+from benchmarks.batch_models import recommender, user_lines
+from benchmarks.batch_rates import (
+    Stages,
+    TimedStorage,
+    beside,
+    measure_limit,
+    run_ours,
+    run_ray,
+    write_once,
+)
+from benchmarks.record import OUT, Measure, median_and_spread, write
+
+RECORDS = int(os.environ.get("BATCH_RECORDS", 2_000_000))
+LONG_RECORDS = int(os.environ.get("BATCH_LONG_RECORDS", 5_000_000))
+RAY_RECORDS = int(os.environ.get("BATCH_RAY_RECORDS", 200_000))
+SHARD_RECORDS = 1_000_000
+ROUNDS = int(os.environ.get("BATCH_ROUNDS", 5))
+BATCH = 256
+MILLION = 1_000_000
+OPTIONS = BatchOptions(batch_size=BATCH, recommendations=Recommendations())
+
+
+def stages(model: Path) -> tuple[Stages, int]:
+    """Parse, infer and serialise, each alone with the best library found for it."""
+    session = open_session(model, session_options(1))
+    facts = orjson.loads(session.get_modelmeta().custom_metadata_map["recommender"])
+    users = {name: n for n, name in enumerate(facts["users"])}
+    names = np.array(facts["items"], dtype=object)
+    count = BATCH * 160
+    lines = user_lines(count).split(b"\n")[:-1]
+    rows = [np.array([users[orjson.loads(line)["userId"]] for line in lines[at : at + BATCH]])
+            for at in range(0, count, BATCH)]  # fmt: skip
+    found = [session.run(["items", "scores"], {"user": row}) for row in rows]
+
+    def parse() -> None:
+        for line in lines:
+            orjson.loads(line)
+
+    def infer() -> None:
+        for row in rows:
+            session.run(["items", "scores"], {"user": row})
+
+    def serialise() -> None:
+        # A batch's scores in one call: three times as fast as a call for each record.
+        for items, scores in found:
+            orjson.dumps(names[items].tolist())
+            orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    return {"parse": parse, "infer": infer, "serialise": serialise}, count
+
+
+def main() -> Path:
+    """Interleave ours, limit and peer; then the long run, the resume and the shards."""
+    home = OUT / "batch_recommend"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    try:
+        return _measured(home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _measured(home: Path) -> Path:
+    work = recommender(home)
+    source = write_once(home / "input.jsonl", lambda: user_lines(RECORDS))
+    small = write_once(home / "ray.jsonl", lambda: user_lines(RAY_RECORDS))
+    ours, limits, ray = [], [], []
+    for _ in range(ROUNDS):
+        limits.append(measure_limit(stages, work.model))
+        ours.append(run_ours(work.bundle, source, home / "parts", OPTIONS))
+        ray.append(run_ray("recommend", work.model, small, home / "ray"))
+    measures = [
+        beside(
+            f"records/s, {RECORDS} lines of users to lines of 25 items and scores",
+            ours, limits, ray, f"Ray Data, {RAY_RECORDS} of the same lines",
+            ">= 0.9 of the limit; >= 10 x the peer", least=0.9, times_peer=10,
+        ),
+        *_long(work.bundle, home),
+        _resume(work.bundle, source, home),
+        _shards(home),
+    ]  # fmt: skip
+    return write("batch_recommend", measures, ["numpy", "onnxruntime", "orjson"])
+
+
+def _long(bundle: Bundle, home: Path) -> list[Measure]:
+    """One long run: flat in rate and memory."""
+    source = write_once(home / "long.jsonl", lambda: user_lines(LONG_RECORDS))
+    ran = run_ours(bundle, source, home / "parts", OPTIONS)
+    source.unlink()
+    nothing: dict[str, Any] = {
+        "peer": None, "peer_name": None, "limit": None, "limit_name": None, "rounds": 1,
+    }  # fmt: skip
+    note = f"{LONG_RECORDS} records in {ran.seconds:.0f} s, one run: no spread, peer or limit"
+    fifty = 50 * MILLION / ran.rate
+    return [
+        Measure(
+            what="second half's rate by the first half's", unit="ratio", better="higher",
+            ours=ran.halves[1] / ran.halves[0], goal=">= 0.95: flat", note=note,
+            passed=ran.halves[1] / ran.halves[0] >= 0.95,
+            spread=(ran.halves[1] / ran.halves[0],) * 2, **nothing,
+        ),
+        Measure(
+            what="resident memory of all processes, peak", unit="MiB", better="lower",
+            ours=ran.peak_bytes / 2**20, goal="< 1024 MiB", spread=(ran.peak_bytes / 2**20,) * 2,
+            note=note, passed=ran.peak_bytes < 2**30, **nothing,
+        ),
+        Measure(
+            what="50 million records", unit="s", better="lower", ours=fifty, goal="< 600 s",
+            spread=(fifty, fifty), passed=fifty < 600,
+            note=f"{note}; reckoned from this run's rate", **nothing,
+        ),
+    ]  # fmt: skip
+
+
+def _resume(bundle: Bundle, source: Path, home: Path) -> Measure:
+    """How much of the input a job reads that was killed when 99 % of it were done."""
+    folder = home / "resumed"
+    storage = TimedStorage(local=False)
+    size = source.stat().st_size
+    job = ShardJob(
+        plan(storage, f"file://{source}", 1)[0], bundle, f"file://{folder}", OPTIONS
+    )  # fmt: skip
+    run_shard(job, storage)
+    journal = read_journal(storage, job.shard_folder)
+    assert journal is not None
+    parts = len(journal.parts)
+    shutil.rmtree(folder)
+    storage.parts_until_kill = parts - max(parts // 100, 1)
+    with contextlib.suppress(KeyboardInterrupt):
+        run_shard(job, storage)
+    again = TimedStorage(local=False)
+    run_shard(job, again)
+    share = 100 * (again.bytes_read - _journal_bytes(folder)) / size
+    return Measure(
+        what="input read by the resume of a job that is 99 % done", unit="%", better="lower",
+        ours=share, peer=None, peer_name=None, limit=1.0, limit_name="what was left to do",
+        goal="<= 2 %", rounds=1, spread=(share, share), passed=share <= 2,
+        note=f"{parts} parts; the peer's resume reads all input (ray #65891)",
+    )  # fmt: skip
+
+
+def _journal_bytes(folder: Path) -> int:
+    return (folder / "shard-00000" / "journal.json").stat().st_size
+
+
+def _shards(home: Path) -> Measure:
+    """8 shards on one worker of one core, and on two."""
+    write_once(home / "shards.jsonl", lambda: user_lines(SHARD_RECORDS))
+    ratios = []
+    for _ in range(ROUNDS):
+        one, two = _workers(home, 1), _workers(home, 2)
+        ratios.append(two / one)
+    ratio, spread = median_and_spread(ratios)
+    return Measure(
+        what="time of 8 shards on 2 workers by the time on 1", unit="ratio", better="lower",
+        ours=ratio, peer=None, peer_name=None, limit=0.5, limit_name="twice the cores",
+        goal="<= 0.6", rounds=ROUNDS, spread=spread, passed=ratio <= 0.6,
+        note=f"{SHARD_RECORDS} records; a worker is a process of one core, its start included; no "
+        "peer: the same engine at both ends",
+    )  # fmt: skip
+
+
+def _workers(home: Path, count: int) -> float:
+    shutil.rmtree(home / "sharded", ignore_errors=True)
+    started = time.perf_counter()
+    workers = [
+        subprocess.Popen([sys.executable, "-m", "benchmarks.batch_shards", str(home), str(n),
+                          str(count)])
+        for n in range(count)
+    ]  # fmt: skip
+    for worker in workers:
+        if worker.wait():
+            raise RuntimeError("a worker of the shards failed")
+    return time.perf_counter() - started

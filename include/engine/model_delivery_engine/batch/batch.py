@@ -1,0 +1,94 @@
+"""What passes between the stages of a worker: a batch of records, and its answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from model_delivery_engine.tensors import Array
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a record has no answer, and where it came from.
+
+    :param uri: the object
+    :param offset: the record's byte offset there; its row number in Parquet
+    :param record: JSON text of the whole record, so that the error line can be input again
+    """
+
+    reason: str
+    uri: str
+    offset: int
+    record: bytes
+    base64: str | None = None
+
+    def error(self) -> dict[str, Any]:
+        """Return the line's ``error``."""
+        error: dict[str, Any] = {"reason": self.reason, "uri": self.uri, "offset": self.offset}
+        return error if self.base64 is None else {**error, "base64": self.base64}
+
+
+@dataclass
+class Batch:
+    """Records as they were read, in order, before the model.
+
+    :param count: good and bad records
+    :param echoes: JSON text of what the answer repeats as ``input``, for each good record
+    :param tensors: an array for each input, one row for each good record; or a list of samples
+        where records differ in shape
+    :param fault_of: makes a fault of a good record that fails later: its place and the reason
+    :param faults: the bad records, by their place in the batch
+    """
+
+    count: int
+    echoes: Sequence[bytes]
+    tensors: dict[str, Array] | list[dict[str, Array]]
+    fault_of: Callable[[int, str], Fault]
+    faults: dict[int, Fault] = field(default_factory=dict)
+
+    def places(self) -> Sequence[int]:
+        """Return the places of the good records."""
+        if not self.faults:
+            return range(self.count)
+        return [place for place in range(self.count) if place not in self.faults]
+
+
+@dataclass
+class Answers:
+    """A batch after the model.
+
+    :param echoes: as in `Batch`, for each answered record
+    :param outputs: one row for each answered record, by output
+    :param faults: the records without an answer, by their place
+    """
+
+    count: int
+    echoes: Sequence[bytes]
+    outputs: dict[str, Array]
+    faults: dict[int, Fault]
+
+
+def record_text(line: bytes) -> tuple[bytes, str | None]:
+    """Return a bad line as JSON text, and as base64 where it is no text at all.
+
+    A JSON object stays itself; any other text becomes a JSON string, so that it is read back as the
+    line it was.
+    """
+    try:
+        if isinstance(orjson.loads(line), dict):
+            return line.strip(), None
+    except ValueError:
+        pass
+    try:
+        return orjson.dumps(line.decode()), None
+    except UnicodeDecodeError:
+        import base64
+
+        return b"null", base64.b64encode(line).decode()
+
+
+def json_record(fields: Mapping[str, object]) -> bytes:
+    """Return fields as JSON text, numpy values included."""
+    return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY, default=str)

@@ -1,0 +1,140 @@
+"""A batch through the model. A record that fails costs no other its answer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from model_delivery_engine.batch.batch import Answers, Batch
+from model_delivery_engine.errors import BatchError, InferenceError
+from model_delivery_engine.tensors import Array, TensorSpec
+
+Rows = dict[str, Array]
+
+
+class Runnable(Protocol):
+    """What answers a batch: a model, or a recommender over one."""
+
+    name: str
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]: ...  # noqa: D102
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]: ...  # noqa: D102
+
+    @property
+    def batch_size(self) -> int | None: ...  # noqa: D102
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...  # noqa: D102
+
+
+def check_model(model: Runnable) -> None:
+    """Refuse a model that cannot be run in batches, with a BatchError."""
+    for spec in model.inputs:
+        if not spec.shape:
+            raise BatchError(
+                f"model {model.name!r}: input {spec.name!r} has no batch dimension; "
+                "export the model with one"
+            )
+    sizes = {spec.shape[0] for spec in model.inputs}
+    if len(sizes) > 1:
+        raise BatchError(
+            f"model {model.name!r}: its inputs differ in their first dimension {sorted(sizes)}; "
+            "compile it with one batch size for all"
+        )
+
+
+def answer(batch: Batch, model: Runnable) -> Answers:
+    """Run a batch; where it fails, run its records one by one."""
+    places = batch.places()
+    rows, reasons = _rows(batch, model)
+    reasons.update(
+        (n, reason) for n, reason in enumerate(_not_finite(rows)) if reason and n not in reasons
+    )
+    if not reasons:
+        return Answers(batch.count, batch.echoes, rows, batch.faults)
+    kept = [n for n in range(len(places)) if n not in reasons]
+    faults = {
+        **batch.faults,
+        **{places[n]: batch.fault_of(places[n], r) for n, r in reasons.items()},
+    }
+    outputs = {name: array[kept] for name, array in rows.items()}
+    return Answers(batch.count, [batch.echoes[n] for n in kept], outputs, faults)
+
+
+def _rows(batch: Batch, model: Runnable) -> tuple[Rows, dict[int, str]]:
+    """One row for each good record; the reasons of those that failed, whose rows mean nothing."""
+    samples = batch.tensors
+    if not samples:
+        return {}, {}
+    if isinstance(samples, dict):
+        stacked = samples
+        try:
+            return _run(stacked, model), {}
+        except InferenceError:
+            count = len(next(iter(stacked.values())))
+            samples = [{name: array[n] for name, array in stacked.items()} for n in range(count)]
+    return _one_by_one(samples, model)
+
+
+def _one_by_one(
+    samples: Sequence[Mapping[str, Array]], model: Runnable
+) -> tuple[Rows, dict[int, str]]:
+    done: list[Rows | None] = []
+    reasons: dict[int, str] = {}
+    for n, sample in enumerate(samples):
+        try:
+            done.append(_run({name: array[None] for name, array in sample.items()}, model))
+        except InferenceError as error:
+            reasons[n] = str(error)
+            done.append(None)
+    first = next((rows for rows in done if rows is not None), None)
+    if first is None:
+        return {}, reasons
+    return {name: _joined([(rows or first)[name] for rows in done]) for name in first}, reasons
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    if len({array.shape for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    rows = np.empty(len(arrays), object)  # outputs of different shapes: a list each
+    for n, array in enumerate(arrays):
+        rows[n] = array[0].tolist()
+    return rows
+
+
+def _run(inputs: Mapping[str, Array], model: Runnable) -> Rows:
+    count = len(next(iter(inputs.values())))
+    size = model.batch_size or count
+    rows: Rows = {}
+    for at in range(0, count, size):
+        piece = {name: _filled(array[at : at + size], size) for name, array in inputs.items()}
+        for name, array in model.run(piece).items():
+            if not array.ndim or len(array) != (size if model.batch_size else count):
+                raise InferenceError(
+                    f"output {name!r} has shape {list(array.shape)} for a batch of {size}; "
+                    "export the model with the batch as first dimension"
+                )
+            part = array[: min(size, count - at)]
+            rows[name] = np.concatenate([rows[name], part]) if name in rows else part
+    return rows
+
+
+def _filled(array: Array, size: int) -> Array:
+    """Repeat the last sample, which the model accepts, up to a model's fixed batch size."""
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+def _not_finite(rows: Rows) -> list[str | None]:
+    """Why a row cannot be written: JSON spells no NaN and no infinity."""
+    reasons: list[str | None] = []
+    for name, array in rows.items():
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        reasons = reasons or [None] * len(array)
+        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        for n in np.flatnonzero(~finite):
+            reasons[n] = reasons[n] or f"output {name!r} is NaN or infinite"
+    return reasons

@@ -1,0 +1,194 @@
+"""JSON lines into batches: simdjson where every record is as it should be, else one by one."""
+
+import base64
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from model_delivery_engine.batch.batch import Batch, Fault, record_text
+from model_delivery_engine.batch.records import Record, RecordParser
+from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
+
+_ENVELOPE = {"input", "output", "error"}
+_BUFFER_TYPES = {"f": "d", "i": "i", "u": "u"}
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    """Split a part into its lines, without line ends."""
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def batched_lines(
+    lines: Sequence[bytes], start: int, size: int
+) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """Cut lines into batches; each comes with the position of its first line."""
+    offset = start
+    for at in range(0, len(lines), size):
+        batch = lines[at : at + size]
+        yield offset, batch
+        offset += sum(map(len, batch)) + len(batch)
+
+
+class JsonLines:
+    """Reads batches of lines for one model.
+
+    :param parser: reads one record, and says what is wrong with it
+    :param uri: the object, for faults
+    """
+
+    def __init__(self, parser: RecordParser, uri: str) -> None:
+        import simdjson
+
+        self._parser = parser
+        self._uri = uri
+        self._fields = dict(parser.fields)
+        self._fast = all(_is_vector(field, spec) for field, spec in self._fields.items())
+        self._simdjson: Any = simdjson.Parser()
+
+    def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield a part's batches, each with how many lines of it were blank."""
+        for offset, lines in batched_lines(split_lines(data), start, size):
+            yield self.read(lines, offset)
+
+    def read(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
+        """Return a batch, and how many lines were blank.
+
+        :param offset: position of the first line
+        """
+        if self._fast:
+            try:
+                return self._read_fast(lines, offset), 0
+            except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
+                pass  # some record is not as it should be: which, and why, is said below
+        return self._read_each(lines, offset)
+
+    def _read_fast(self, lines: Sequence[bytes], offset: int) -> Batch:
+        buffers: dict[str, list[Any]] = {field: [] for field in self._fields}
+        echoes = [self._read_one(line, buffers) for line in lines]
+        tensors = {
+            spec.name: _stacked(buffers[field], spec) for field, spec in self._fields.items()
+        }
+        return Batch(len(lines), echoes, tensors, line_faults(lines, offset, self._uri))
+
+    def _read_one(self, line: bytes, buffers: Mapping[str, list[Any]]) -> bytes:
+        # A second bracket is a nested or another array: as_buffer would flatten it unseen.
+        if line.count(b"[") != len(self._fields):
+            raise ValueError("not a flat record")
+        document = self._simdjson.parse(line)
+        rest = {}
+        for name in document:
+            if name not in self._fields:
+                rest[name] = document[name]
+        for field, spec in self._fields.items():
+            values = document[field]
+            kind = _BUFFER_TYPES[NUMPY_TYPES[spec.dtype].kind]
+            buffers[field].append(values.as_buffer(of_type=kind))
+            del values
+        echo = orjson.dumps(rest)  # refuses what simdjson left unread: an object within
+        del document
+        return echo
+
+    def _read_each(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
+        pairs = records_of(lines, offset)
+        faults: dict[int, Fault] = {}
+        good: list[Record] = []
+        for place, (at, line) in enumerate(pairs):
+            record = self._parse(at, line)
+            if isinstance(record, Fault):
+                faults[place] = record
+            else:
+                good.append(record)
+        echoes = [orjson.dumps(record.fields) for record in good]
+        tensors = stack_samples([record.tensors for record in good])
+        fault_of = line_faults(lines, offset, self._uri)
+        return Batch(len(pairs), echoes, tensors, fault_of, faults), len(lines) - len(pairs)
+
+    def _parse(self, offset: int, line: bytes) -> Record | Fault:
+        record = self._parser.parse(offset, line)
+        if record.reason is not None and (origin := open_envelope(line)):
+            record = self._parser.parse(offset, origin[0])
+        if record.reason is None:
+            return record
+        return line_fault(line, record.reason, self._uri, offset)
+
+
+def records_of(lines: Sequence[bytes], offset: int) -> list[tuple[int, bytes]]:
+    """Return position and bytes of each line that is not blank."""
+    offsets = itertools.accumulate(lines, lambda at, line: at + len(line) + 1, initial=offset)
+    return [(at, line) for at, line in zip(offsets, lines, strict=False) if line.strip()]
+
+
+def line_faults(lines: Sequence[bytes], offset: int, uri: str) -> Callable[[int, str], Fault]:
+    """Return what makes a fault of a line of a batch, by its place among those not blank."""
+
+    def fault_of(place: int, reason: str) -> Fault:
+        at, line = records_of(lines, offset)[place]
+        return line_fault(line, reason, uri, at)
+
+    return fault_of
+
+
+def line_fault(line: bytes, reason: str, uri: str, offset: int) -> Fault:
+    """Return the fault of a line; of an error line's record, where that came from at first."""
+    if origin := open_envelope(line):
+        line, uri, offset = origin
+    text, encoded = record_text(line)
+    return Fault(reason, uri, offset, text, encoded)
+
+
+def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
+    """Return the record inside an error line, its object and its offset there; None for others."""
+    try:
+        data = orjson.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(data, dict) or data.keys() != _ENVELOPE or data["output"] is not None:
+        return None
+    error, record = data["error"], data["input"]
+    if not isinstance(error, dict) or not {"reason", "uri", "offset"} <= error.keys():
+        return None
+    if error.get("base64"):
+        record = base64.b64decode(error["base64"])
+    elif isinstance(record, str):
+        record = record.encode()
+    else:
+        record = orjson.dumps(record)
+    return record, error["uri"], error["offset"]
+
+
+def _is_vector(field: str, spec: TensorSpec) -> bool:
+    kind = NUMPY_TYPES[spec.dtype].kind
+    return "*" not in field and len(spec.shape) == 2 and kind in _BUFFER_TYPES
+
+
+def _stacked(buffers: Sequence[Any], spec: TensorSpec) -> Array:
+    dtype = NUMPY_TYPES[spec.dtype]
+    width = len(memoryview(buffers[0])) // 8
+    if spec.shape[1] not in (-1, width):
+        raise ValueError("another length")
+    wide = np.empty((len(buffers), width), {"f": "f8", "i": "i8", "u": "u8"}[dtype.kind])
+    for row, buffer in enumerate(buffers):
+        wide[row] = np.frombuffer(buffer, wide.dtype)
+    with np.errstate(over="ignore"):
+        array = wide.astype(dtype, copy=False)
+    exact = np.isfinite(array).all() if dtype.kind == "f" else np.array_equal(array, wide)
+    if not exact:
+        raise ValueError("out of range")
+    return array
+
+
+def stack_samples(
+    samples: Sequence[dict[str, Array]],
+) -> dict[str, Array] | list[dict[str, Array]]:
+    """Stack samples of equal shapes; leave others as they are."""
+    if not samples:
+        return []
+    if any(len({s[name].shape for s in samples}) > 1 for name in samples[0]):
+        return list(samples)
+    return {name: np.stack([s[name] for s in samples]) for name in samples[0]}

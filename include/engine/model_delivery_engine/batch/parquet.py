@@ -1,0 +1,247 @@
+"""Parquet in and out. Records are rows, a record's position is its row number."""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_delivery_engine.batch.answers import error_line
+from model_delivery_engine.batch.batch import Answers, Batch, Fault, json_record
+from model_delivery_engine.batch.json_lines import stack_samples
+from model_delivery_engine.batch.parts import FIRST_PART_BYTES, Part, PartData
+from model_delivery_engine.batch.records import Record, RecordParser
+from model_delivery_engine.batch.shards import Shard
+from model_delivery_engine.batch.storage import Storage, read_bytes
+from model_delivery_engine.errors import BatchError
+from model_delivery_engine.tensors import NUMPY_TYPES, Array
+
+
+class RangeFile(io.RawIOBase):
+    """An object as the seekable file that a Parquet reader wants."""
+
+    def __init__(self, storage: Storage, uri: str) -> None:
+        super().__init__()
+        self._storage, self._uri = storage, uri
+        self._size = storage.stat(uri).size
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Say so."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say so."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Read a range of the object."""
+        end = self._size if size < 0 else min(self._at + size, self._size)
+        data = read_bytes(self._storage, self._uri, self._at, end) if end > self._at else b""
+        self._at += len(data)
+        return data
+
+
+def open_parquet(storage: Storage, uri: str) -> Any:
+    """Open an object as a ``pyarrow.parquet.ParquetFile``; BatchError for anything else."""
+    import pyarrow
+    import pyarrow.parquet
+
+    source = storage.local_path(uri) or RangeFile(storage, uri)
+    try:
+        return pyarrow.parquet.ParquetFile(source)
+    except pyarrow.ArrowInvalid as error:
+        raise BatchError(f"{uri} is no Parquet file: {error}; put a sound one there") from error
+
+
+class ParquetSource:
+    """Parts of a Parquet object: slices of its row groups, each spooled as an Arrow file.
+
+    One row group is in memory at a time.
+
+    :param largest: size that parts grow to, bytes
+    """
+
+    def __init__(self, storage: Storage, shard: Shard, spool: Path, largest: int) -> None:
+        self._file = open_parquet(storage, shard["uri"])
+        self._shard = shard
+        self._spool = spool
+        groups = [self._file.metadata.row_group(n) for n in range(self._file.num_row_groups)]
+        self._starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
+        size = sum(group.total_byte_size for group in groups)
+        self._row_bytes = max(size // max(self._starts[-1], 1), 1)
+        self._largest = largest
+        self._group: tuple[int, Any] = (-1, None)
+
+    def next(self, index: int, start: int) -> Part | None:
+        """Cut at the wanted size or the row group's end, and spool the rows."""
+        if start >= self._shard["end"]:
+            return None
+        number = int(np.searchsorted(self._starts, start, side="right")) - 1
+        wanted = min(FIRST_PART_BYTES << min(index, 20), self._largest) // self._row_bytes + 1
+        end = min(start + wanted, self._starts[number + 1], self._shard["end"])
+        if self._group[0] != number:
+            self._group = (-1, None)  # the old one goes before the new one comes
+            self._group = (number, self._file.read_row_group(number))
+        self._write(self._group[1].slice(start - self._starts[number], end - start), index)
+        return Part(index, start, end)
+
+    def fetch(self, part: Part) -> PartData:
+        """Point to what was spooled."""
+        path = self._spool / f"in-{part.index}"
+        return PartData(part, path, 0, path.stat().st_size, spooled=True)
+
+    def _write(self, rows: Any, index: int) -> None:
+        import pyarrow
+
+        path = str(self._spool / f"in-{index}")
+        with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_file(file, rows.schema) as writer:
+            writer.write_table(rows)
+
+
+class ParquetRows:
+    """Reads batches of rows for one model; columns go to tensors whole where they can."""
+
+    def __init__(self, parser: RecordParser, uri: str) -> None:
+        self._parser = parser
+        self._uri = uri
+
+    def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield a part's batches; nothing is ever skipped."""
+        import pyarrow
+
+        table = pyarrow.ipc.open_file(pyarrow.py_buffer(data)).read_all()
+        for at in range(0, table.num_rows, size):
+            rows = table.slice(at, size).combine_chunks()
+            yield self._columns(rows, start + at) or self._each(rows, start + at), 0
+
+    def _columns(self, rows: Any, start: int) -> Batch | None:
+        fields = self._parser.fields
+        tensors: dict[str, Array] = {}
+        for field, spec in fields.items():
+            if field not in rows.column_names or spec.dtype == "BYTES":
+                return None
+            array = _column(rows.column(field), NUMPY_TYPES[spec.dtype], spec.shape[1:])
+            if array is None:
+                return None
+            tensors[spec.name] = array
+        rest = rows.drop_columns(list(fields)).to_pylist()
+        echoes = [json_record(row) for row in rest]
+        return Batch(rows.num_rows, echoes, tensors, self._fault_of(rows, start))
+
+    def _each(self, rows: Any, start: int) -> Batch:
+        good: list[Record] = []
+        faults: dict[int, Fault] = {}
+        for place, row in enumerate(rows.to_pylist()):
+            record = self._parser.parse_fields(start + place, row)
+            if record.reason is None:
+                good.append(record)
+            else:
+                faults[place] = Fault(record.reason, self._uri, start + place, json_record(row))
+        echoes = [json_record(record.fields or {}) for record in good]
+        tensors = stack_samples([record.tensors for record in good])
+        return Batch(rows.num_rows, echoes, tensors, self._fault_of(rows, start), faults)
+
+    def _fault_of(self, rows: Any, start: int) -> Callable[[int, str], Fault]:
+        def fault_of(place: int, reason: str) -> Fault:
+            text = json_record(rows.slice(place, 1).to_pylist()[0])
+            return Fault(reason, self._uri, start + place, text)
+
+        return fault_of
+
+
+def _column(column: Any, dtype: np.dtype[Any], shape: Sequence[int]) -> Array | None:
+    """Return a column without gaps as an array of the same kind of number, or None."""
+    import pyarrow
+
+    array = column.combine_chunks()
+    if array.null_count or len(shape) > 1:
+        return None
+    if shape:
+        if not (pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type)
+                or pyarrow.types.is_fixed_size_list(array.type)):  # fmt: skip
+            return None
+        lengths = array.value_lengths().unique().to_pylist()
+        flat = array.flatten()
+        if len(lengths) != 1 or shape[0] not in (-1, lengths[0]) or flat.null_count:
+            return None
+        values = flat.to_numpy(zero_copy_only=False).reshape(len(array), lengths[0])
+    else:
+        values = array.to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in {"f": "fiu", "i": "i", "u": "u"}.get(dtype.kind, ""):
+        return None
+    with np.errstate(over="ignore"):
+        typed = values.astype(dtype)
+    exact = np.isfinite(typed).all() if dtype.kind == "f" else np.array_equal(typed, values)
+    return typed if exact else None
+
+
+class ParquetAnswers:
+    """Collects a part's answers into one Parquet file.
+
+    Columns: ``input`` (JSON text), one for each output (numbers, or lists of them), and ``error``
+    (a struct of reason, uri and offset; null where there is an answer).
+    """
+
+    def __init__(self, outputs: Mapping[str, Any]) -> None:
+        self._types = dict(outputs)
+        self._tables: list[Any] = []
+
+    def add(self, answers: Answers) -> list[bytes]:
+        """Take a batch; return the error lines."""
+        import pyarrow
+
+        echoes, faults = iter(answers.echoes), answers.faults
+        inputs = [faults[p].record if p in faults else next(echoes) for p in range(answers.count)]
+        answered = [place for place in range(answers.count) if place not in faults]
+        take = np.full(answers.count, -1)
+        take[answered] = np.arange(len(answered))
+        indices = pyarrow.array(take, mask=take < 0)
+        columns = [pyarrow.array([text.decode() for text in inputs], pyarrow.string())]
+        for name, kind in self._types.items():
+            rows = answers.outputs.get(name)
+            values = [] if rows is None else rows.tolist()
+            columns.append(pyarrow.array(values, kind).take(indices))
+        errors = [faults[p].error() if p in faults else None for p in range(answers.count)]
+        columns.append(pyarrow.array(errors, error_type()))
+        self._tables.append(pyarrow.table(columns, names=["input", *self._types, "error"]))
+        return [error_line(faults[place]) for place in sorted(faults)]
+
+    def write(self, path: Path) -> None:
+        """Write the part's file."""
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.concat_tables(self._tables), path, compression="zstd")
+
+
+def error_type() -> Any:
+    """Return the Arrow type of the column ``error``."""
+    import pyarrow
+
+    fields = {"reason": pyarrow.string(), "uri": pyarrow.string(), "offset": pyarrow.int64()}
+    return pyarrow.struct({**fields, "base64": pyarrow.string()})
+
+
+def column_types(outputs: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+    """Return an Arrow type for each output, from its data type and number of dimensions."""
+    import pyarrow
+
+    types = {}
+    for name, (dtype, dimensions) in outputs.items():
+        text = dtype == "BYTES"
+        kind = pyarrow.string() if text else pyarrow.from_numpy_dtype(NUMPY_TYPES[dtype])
+        for _ in range(max(dimensions - 1, 0)):
+            kind = pyarrow.list_(kind)
+        types[name] = kind
+    return types

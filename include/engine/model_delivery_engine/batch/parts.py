@@ -1,0 +1,194 @@
+"""Parts: the unit of work and of resume. A shard is cut into them by its positions alone.
+
+Where a part ends depends on the shard and the bytes, never on timing or on how storage cuts its
+chunks: a resumed job cuts the same parts, and so runs the same batches and writes the same bytes.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from model_delivery_engine.batch.compression import Member, PlainStream
+from model_delivery_engine.batch.formats import Compression
+from model_delivery_engine.batch.shards import MAX_RECORD_BYTES, Shard, next_line
+from model_delivery_engine.batch.storage import Storage, read_bytes, read_steadily
+from model_delivery_engine.errors import BatchError
+
+FIRST_PART_BYTES = 64 * 1024
+SMALLEST_PART_BYTES = 256 * 1024
+LARGEST_PART_BYTES = 8 * 1024 * 1024
+START = Member()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Positions ``start`` to ``end`` (exclusive); ``index`` counts the parts of a shard."""
+
+    index: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class PartData:
+    """Where a worker finds a part's bytes on this machine.
+
+    :param path: a file, ``length`` bytes of it from ``offset`` on
+    :param spooled: whether the file is a copy, to be removed after use
+    """
+
+    part: Part
+    path: Path
+    offset: int
+    length: int
+    spooled: bool
+
+
+class PartSource(Protocol):
+    """The parts of one shard, in order."""
+
+    def next(self, index: int, start: int) -> Part | None:
+        """Return the part that begins at ``start``, or None at the shard's end.
+
+        Called by one thread at a time, with starts that rise.
+        """
+
+    def fetch(self, part: Part) -> PartData:
+        """Bring the part's bytes to this machine; called by several threads at a time."""
+
+
+def part_bytes(shard_bytes: int) -> int:
+    """Size that parts grow to: at most 1/128 of a shard, so that a kill loses little work."""
+    return min(max(shard_bytes // 128, SMALLEST_PART_BYTES), LARGEST_PART_BYTES)
+
+
+def target_bytes(index: int, largest: int) -> int:
+    """Size wanted of a part. The first are small: a job that fails early is seen early."""
+    return min(FIRST_PART_BYTES << min(index, 20), largest)
+
+
+class LineSource:
+    """Parts of an uncompressed object of lines, or of records of one size.
+
+    :param largest: size that parts grow to, bytes
+    :param record_bytes: size of a record; None for lines
+    """
+
+    def __init__(
+        self, storage: Storage, shard: Shard, spool: Path, largest: int,
+        record_bytes: int | None = None,
+    ) -> None:  # fmt: skip
+        self._storage = storage
+        self._shard = shard
+        self._spool = spool
+        self._largest = largest
+        self._record_bytes = record_bytes
+        self._local = storage.local_path(shard["uri"])
+
+    def next(self, index: int, start: int) -> Part | None:
+        """Cut at the first record boundary past the wanted size."""
+        end = self._shard["end"]
+        if start >= end:
+            return None
+        wanted = start + target_bytes(index, self._largest)
+        if wanted >= end:
+            return Part(index, start, end)
+        if self._record_bytes:
+            count = -(-(wanted - start) // self._record_bytes)
+            return Part(index, start, min(start + count * self._record_bytes, end))
+        return Part(index, start, next_line(self._shard["uri"], wanted, end, self._read_range))
+
+    def fetch(self, part: Part) -> PartData:
+        """Point into the file, or copy the range."""
+        length = part.end - part.start
+        if self._local is not None:
+            return PartData(part, self._local, part.start, length, spooled=False)
+        path = self._spool / f"in-{part.index}"
+        copy_range(self._storage, self._shard["uri"], part.start, part.end, path)
+        return PartData(part, path, 0, length, spooled=True)
+
+    def _read_range(self, start: int, end: int) -> bytes:
+        return read_bytes(self._storage, self._shard["uri"], start, end)
+
+
+class CompressedSource:
+    """Parts of a gzip or zstd object of lines; positions count plain bytes.
+
+    :param member: where to enter the stream: the last member known to begin at or before the first
+        part that is still to do (default: the object's start)
+    """
+
+    def __init__(
+        self, storage: Storage, shard: Shard, spool: Path, compression: Compression, largest: int,
+        member: Member = START,
+    ) -> None:  # fmt: skip
+        self._spool = spool
+        self._largest = largest
+        chunks = read_steadily(storage, shard["uri"], member.compressed, shard["end"])
+        self._stream = PlainStream(chunks, compression, shard["uri"], member)
+        self._plain: Iterator[bytes] = iter(self._stream)
+        self._uri = shard["uri"]
+        self._buffer = bytearray()
+        self._position = member.plain
+        self.members: dict[int, Member] = {}
+
+    def next(self, index: int, start: int) -> Part | None:
+        """Decompress up to the part's end and spool it."""
+        self._skip(start)
+        wanted = target_bytes(index, self._largest)
+        searched = max(wanted - 1, 0)
+        while True:
+            self._fill(searched + 1)
+            cut = self._buffer.find(b"\n", searched) + 1
+            if cut or len(self._buffer) <= searched:
+                break
+            searched = len(self._buffer)
+            if searched > wanted + MAX_RECORD_BYTES:
+                raise BatchError(f"{self._uri}: the line around plain byte {start + wanted} is "
+                                 f"over {MAX_RECORD_BYTES} bytes; check that it is one record "
+                                 "a line")  # fmt: skip
+        data = bytes(self._buffer[: cut or len(self._buffer)])
+        if not data:
+            return None
+        del self._buffer[: len(data)]
+        self._position += len(data)
+        self.members[index] = self._stream.member
+        (self._spool / f"in-{index}").write_bytes(data)
+        return Part(index, start, start + len(data))
+
+    def fetch(self, part: Part) -> PartData:
+        """Point to what was spooled."""
+        path = self._spool / f"in-{part.index}"
+        return PartData(part, path, 0, part.end - part.start, spooled=True)
+
+    def _skip(self, start: int) -> None:
+        while self._position < start:
+            self._fill(1)
+            drop = min(len(self._buffer), start - self._position)
+            if not drop:
+                raise BatchError(f"{self._uri} ends at plain byte {self._position}, before the "
+                                 f"part at {start}; the object changed under the job")  # fmt: skip
+            del self._buffer[:drop]
+            self._position += drop
+
+    def _fill(self, size: int) -> None:
+        while len(self._buffer) < size and (chunk := next(self._plain, None)) is not None:
+            self._buffer += chunk
+
+
+def copy_range(storage: Storage, uri: str, start: int, end: int, path: Path) -> None:
+    """Copy a range into a file; BatchError if it is shorter than asked for."""
+    with path.open("wb") as file:
+        file.writelines(read_steadily(storage, uri, start, end))
+        if file.tell() != end - start:
+            raise BatchError(
+                f"{uri}: {file.tell()} bytes came for the range {start} to {end}; "
+                "the object changed under the job, start it again"
+            )
+
+
+def last_member(members: Mapping[int, Member], position: int) -> Member:
+    """Return the last member that begins at or before a plain position."""
+    fitting = [each for each in members.values() if each.plain <= position]
+    return max(fitting, key=lambda each: each.plain, default=Member())

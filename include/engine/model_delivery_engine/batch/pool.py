@@ -1,0 +1,162 @@
+"""Where parts are run: in this process, or in worker processes of their own.
+
+Processes, not threads: parsing and writing JSON hold Python's lock. They are started as programs,
+so that it does not matter what process they are started from (a Celery worker's child, a thread).
+"""
+
+import contextlib
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from model_delivery_engine.batch.parts import PartData
+from model_delivery_engine.batch.runner import PartOutcome, PartRunner, Work
+from model_delivery_engine.errors import BatchError
+
+_END_S = 10.0
+
+
+class Pool(Protocol):
+    """Runs parts; every method may be called from several threads at a time."""
+
+    def fastest_batch_size(self) -> int:
+        """Return the batch size that this machine runs the model best with."""
+
+    def run(self, data: PartData, batch_size: int) -> PartOutcome:
+        """Run a part, when a process is free for it."""
+
+    def close(self) -> None:
+        """End the processes; what they do is lost."""
+
+
+class InProcess:
+    """One runner in this process, for jobs too small to be worth a start."""
+
+    def __init__(self, work: Work) -> None:
+        self._runner = PartRunner(work)
+        self._lock = threading.Lock()
+
+    def fastest_batch_size(self) -> int:
+        """Measure it here."""
+        return self._runner.fastest_batch_size()
+
+    def run(self, data: PartData, batch_size: int) -> PartOutcome:
+        """Run a part after those before it."""
+        with self._lock:
+            return self._runner.run(data, batch_size)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Processes:
+    """Worker processes, each with a runner of its own.
+
+    :param count: processes
+    """
+
+    def __init__(self, work: Work, count: int) -> None:
+        self._work = work
+        self._all = [_Worker(work) for _ in range(count)]
+        self._free: queue.Queue[_Worker] = queue.Queue()
+        for each in self._all:
+            self._free.put(each)
+
+    def fastest_batch_size(self) -> int:
+        """Measure it in one of them."""
+        with self._worker() as worker:
+            return int(worker.ask("batch_size"))
+
+    def run(self, data: PartData, batch_size: int) -> PartOutcome:
+        """Run a part; if the process dies of it, once more in a new one.
+
+        :raises BatchError: the process died twice, or refused the part
+        """
+        with self._worker() as worker:
+            for last in (False, True):
+                try:
+                    outcome: PartOutcome = worker.ask("run", data, batch_size)
+                except WorkerDiedError as death:
+                    worker.restart()
+                    if last:
+                        raise BatchError(
+                            f"{self._work.uri}: the process that ran records {data.part.start} to "
+                            f"{data.part.end} died ({death}), as after too much memory; lower "
+                            "batch_size or processes, or take these records out"
+                        ) from death
+                else:
+                    return outcome
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """End every process."""
+        for each in self._all:
+            each.end()
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator["_Worker"]:
+        worker = self._free.get()
+        try:
+            yield worker
+        finally:
+            self._free.put(worker)
+
+
+class WorkerDiedError(Exception):
+    """The process ended before it answered."""
+
+
+class _Worker:
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._start()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = theirs.fileno()
+            command = [sys.executable, "-P", "-m", "model_delivery_engine.batch.worker", str(fd)]
+            self._process = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL)
+        self._connection = Connection(ours.detach())
+        self._connection.send(self._work)
+
+    def restart(self) -> None:
+        self.end()
+        self._start()
+
+    def ask(self, *request: Any) -> Any:
+        """Return the worker's answer.
+
+        :raises WorkerDiedError: it ended instead
+        :raises EngineError: it refused
+        :raises BatchError: it failed for a reason of its own
+        """
+        try:
+            self._connection.send(request)
+            kind, value = self._connection.recv()
+        except (EOFError, OSError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
+            raise WorkerDiedError(f"exit code {self._process.returncode}") from error
+        if kind == "refused":
+            raise value
+        if kind == "failed":
+            raise BatchError(f"{self._work.uri}: a worker process failed:\n{value}")
+        return value
+
+    def end(self) -> None:
+        # Killed before it can take the closed socket for the job's end, and clear the spool.
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._connection.close()
+
+
+def open_pool(work: Work, processes: int) -> Pool:
+    """Return a pool of that many processes; of one, it is this process."""
+    return Processes(work, processes) if processes > 1 else InProcess(work)

@@ -1,0 +1,60 @@
+"""Raw bytes into batches: records of one size, each the little-endian bytes of one tensor."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import orjson
+
+from model_delivery_engine.batch.batch import Batch, Fault, json_record
+from model_delivery_engine.errors import BatchError
+from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
+
+
+def record_bytes(inputs: Sequence[TensorSpec], name: str) -> int:
+    """Return the size of a record in bytes.
+
+    :param name: the model's, for messages
+    :raises BatchError: a model with several inputs, of text, or of a shape that is not fixed
+    """
+    spec = inputs[0]
+    if len(inputs) != 1 or spec.dtype == "BYTES" or -1 in spec.shape[1:]:
+        raise BatchError(
+            f"model {name!r}: raw records need one numeric input with fixed dimensions after the "
+            f"batch; it takes {', '.join(f'{s.name} {s.dtype} {list(s.shape)}' for s in inputs)}"
+        )
+    return NUMPY_TYPES[spec.dtype].itemsize * math.prod(spec.shape[1:])
+
+
+class RawRecords:
+    """Reads batches of fixed-size records. A last one that is cut short is a fault."""
+
+    def __init__(self, spec: TensorSpec, uri: str) -> None:
+        self._spec = spec
+        self._uri = uri
+        self._dtype = NUMPY_TYPES[spec.dtype].newbyteorder("<")
+        self._size = record_bytes([spec], spec.name)
+
+    def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield a part's batches; nothing is ever skipped."""
+        for at in range(0, len(data), size * self._size):
+            yield self._read(data[at : at + size * self._size], start + at), 0
+
+    def _read(self, data: bytes, offset: int) -> Batch:
+        whole, rest = divmod(len(data), self._size)
+        array = np.frombuffer(data, self._dtype, whole * self._size // self._dtype.itemsize)
+        rows = array.reshape(whole, *self._spec.shape[1:]).astype(NUMPY_TYPES[self._spec.dtype])
+        echoes = [b'{"offset":%d}' % (offset + n * self._size) for n in range(whole)]
+        faults = {}
+        if rest:
+            reason = f"the last record has {rest} bytes of {self._size}"
+            text = orjson.dumps({"offset": offset + whole * self._size, "bytes": rest})
+            faults[whole] = Fault(reason, self._uri, offset + whole * self._size, text)
+
+        def fault_of(place: int, reason: str) -> Fault:
+            text = json_record({self._spec.name: rows[place]})
+            return Fault(reason, self._uri, offset + place * self._size, text)
+
+        tensors: dict[str, Array] | list[dict[str, Array]]
+        tensors = {self._spec.name: rows} if whole else []
+        return Batch(whole + len(faults), echoes, tensors, fault_of, faults)

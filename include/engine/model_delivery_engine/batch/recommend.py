@@ -1,0 +1,240 @@
+"""Recommenders: user and item factors as one ONNX model, and Personalize's input lines.
+
+The model's metadata hold its recipe and the ids of users and items, in the order of their factors.
+Its constant ``k`` (recommendations a record) and ``item_mask`` (0, or minus infinity for an item
+that a filter leaves out) can be replaced in a run.
+
+Source of lines and recipes: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from model_delivery_engine.batch.batch import Batch, Fault
+from model_delivery_engine.batch.json_lines import (
+    batched_lines,
+    line_fault,
+    line_faults,
+    open_envelope,
+    records_of,
+    split_lines,
+)
+from model_delivery_engine.batch.recipes import Recipe
+from model_delivery_engine.errors import BatchError, InferenceError
+from model_delivery_engine.runtime import Model
+from model_delivery_engine.tensors import Array, TensorSpec
+
+METADATA = "recommender"
+DEFAULT_RESULTS = 25
+MOST_RESULTS = 500
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """What is asked of a recommender.
+
+    :param results: items a record, 1 to 500 (default: 25; of a ranking: the whole list)
+    :param excluded: items that are never recommended
+    """
+
+    results: int | None = None
+    excluded: tuple[str, ...] = ()
+
+
+class Recommender:
+    """Runs a recommender's model as the batch pipeline runs any model.
+
+    :raises BatchError: a model that is no recommender, or a number of results out of range
+    """
+
+    def __init__(self, model: Model, asked: Recommendations) -> None:
+        self.name, self.batch_size = model.name, model.batch_size
+        self.inputs = model.inputs
+        self._model = model
+        if asked.results is not None and not 1 <= asked.results <= MOST_RESULTS:
+            raise BatchError(f"{asked.results} results asked for; ask for 1 to {MOST_RESULTS}")
+        data = _facts(model)
+        self.recipe = Recipe(data["recipe"])
+        self.users = {name: n for n, name in enumerate(data["users"])}
+        self.items = {name: n for n, name in enumerate(data["items"])}
+        self.excluded = frozenset(asked.excluded)
+        self._names = np.array([*data["items"], None], dtype=object)[:-1]
+        self._settings, self._results = self._settings_of(asked)
+        self.outputs = (
+            TensorSpec("recommendedItems", "BYTES", (-1, -1)),
+            TensorSpec("scores", "FP32", (-1, -1)),
+        )
+
+    def _settings_of(self, asked: Recommendations) -> tuple[dict[str, Array], int]:
+        if self.recipe == Recipe.PERSONALIZED_RANKING:
+            return {}, asked.results or MOST_RESULTS
+        mask = np.zeros((1, len(self.items)), np.float32)
+        for name in asked.excluded:
+            if name in self.items:
+                mask[0, self.items[name]] = -np.inf
+        # An item is most like itself, so related items need one more, which is then dropped.
+        itself = int(self.recipe == Recipe.RELATED_ITEMS)
+        results = min(asked.results or DEFAULT_RESULTS, int(np.isfinite(mask).sum()) - itself)
+        if results < 1:
+            raise BatchError(f"model {self.name!r}: the filter leaves no item to recommend")
+        settings = {"k": np.array([results + itself], np.int64)}
+        return ({**settings, "item_mask": mask} if asked.excluded else settings), results
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return ``recommendedItems`` and ``scores``, best first."""
+        if self.recipe == Recipe.PERSONALIZED_RANKING:
+            return self._ranked(inputs)
+        found = self._model.run(inputs, self._settings)
+        items, scores = found["items"], found["scores"]
+        if self.recipe == Recipe.RELATED_ITEMS:
+            items, scores = _without(inputs["item"], items, scores)
+        return {"recommendedItems": self._names[items], "scores": scores}
+
+    def _ranked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Order each record's list by score; equal scores keep the list's order.
+
+        Lists of a batch have one length here: records of different lengths come one by one.
+        """
+        users, items = inputs["user"], inputs["item"]
+        if not items.shape[1]:
+            raise InferenceError("itemList is empty")
+        pairs = {"user": np.repeat(users, items.shape[1]), "item": items.ravel()}
+        scores = self._model.run(pairs)["scores"].reshape(items.shape)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : self._results]
+        ranked = np.take_along_axis(items, order, axis=1)
+        return {
+            "recommendedItems": self._names[ranked],
+            "scores": np.take_along_axis(scores, order, axis=1),
+        }
+
+
+def _plain_lines(field: str, index: Mapping[str, int]) -> dict[bytes, int]:
+    found: dict[bytes, int] = {}
+    for name, row in index.items():
+        found[orjson.dumps({field: name})] = row
+        found[json.dumps({field: name}).encode()] = row
+    return found
+
+
+def item_ids(model: Model) -> list[str]:
+    """Return the ids of a recommender's items; BatchError for a model that is none."""
+    return list(_facts(model)["items"])
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    facts = model.metadata.get(METADATA)
+    if facts is None:
+        raise BatchError(f"model {model.name!r} is no recommender: it has no ids in its "
+                         f"metadata {METADATA!r}; write it with write_recommender")  # fmt: skip
+    found: dict[str, Any] = json.loads(facts)
+    return found
+
+
+def _without(own: Array, items: Array, scores: Array) -> tuple[Array, Array]:
+    """Drop each row's own item, or its last where its own is not among them."""
+    keep = items != own[:, None]
+    keep[keep.all(axis=1), -1] = False
+    shape = (len(items), items.shape[1] - 1)
+    return items[keep].reshape(shape), scores[keep].reshape(shape)
+
+
+class RecommenderLines:
+    """Reads Personalize's input lines; an unknown user or item is a fault."""
+
+    def __init__(self, recommender: Recommender, uri: str) -> None:
+        self._recommender = recommender
+        self._uri = uri
+        related = recommender.recipe == Recipe.RELATED_ITEMS
+        self._name, self._field = ("item", "itemId") if related else ("user", "userId")
+        self._index = recommender.items if related else recommender.users
+        self._lists = recommender.recipe == Recipe.PERSONALIZED_RANKING
+        # The lines that say nothing but an id, as orjson and as Python's json write them: to find
+        # such a line is seven times as fast as to parse it.
+        self._known = {} if self._lists else _plain_lines(self._field, self._index)
+
+    def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield a part's batches, each with how many lines of it were blank."""
+        returns = b"\r" in data
+        for offset, batch in batched_lines(split_lines(data), start, size):
+            yield self._read(batch, offset, returns=returns)
+
+    def _read(self, lines: Sequence[bytes], offset: int, *, returns: bool) -> tuple[Batch, int]:
+        fault_of = line_faults(lines, offset, self._uri)
+        if not self._lists:
+            # A carriage return belongs to the line's end, but counts in its offset.
+            echoes = [line.removesuffix(b"\r") for line in lines] if returns else lines
+            try:
+                rows = np.array(self._rows(echoes), np.int64)
+            except (ValueError, KeyError, TypeError):
+                return self._read_each(lines, offset)
+            return Batch(len(lines), echoes, {self._name: rows}, fault_of), 0
+        return self._read_each(lines, offset)
+
+    def _rows(self, lines: Sequence[bytes]) -> list[int]:
+        known = self._known
+        try:
+            return [known[line] for line in lines]
+        except KeyError:
+            index, field, loads = self._index, self._field, orjson.loads
+            return [index[loads(line)[field]] for line in lines]
+
+    def _read_each(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
+        pairs = records_of(lines, offset)
+        faults: dict[int, Fault] = {}
+        echoes: list[bytes] = []
+        samples: list[dict[str, Array]] = []
+        for place, (at, each) in enumerate(pairs):
+            line = each.removesuffix(b"\r")
+            origin = open_envelope(line)
+            found = self._sample(origin[0] if origin else line)
+            if isinstance(found, str):
+                faults[place] = line_fault(line, found, self._uri, at)
+            else:
+                samples.append(found)
+                echoes.append(origin[0] if origin else line)
+        batch = Batch(
+            len(pairs), echoes, _stack(samples), line_faults(lines, offset, self._uri), faults
+        )
+        return batch, len(lines) - len(pairs)
+
+    def _sample(self, line: bytes) -> dict[str, Array] | str:
+        """Return the tensors of a line, or what is wrong with it."""
+        try:
+            data = orjson.loads(line)
+        except ValueError as error:
+            return f"not JSON: {error}"
+        if not isinstance(data, dict):
+            return "not a JSON object"
+        value = data.get(self._field)
+        if not isinstance(value, str):
+            return f"field {self._field!r} is missing or no text"
+        if value not in self._index:
+            return f"{self._field} {value!r} is unknown to the recommender"
+        sample: dict[str, Any] = {self._name: np.int64(self._index[value])}
+        return self._with_list(data, sample) if self._lists else sample
+
+    def _with_list(self, data: Mapping[str, Any], sample: dict[str, Any]) -> dict[str, Any] | str:
+        names, items = data.get("itemList"), self._recommender.items
+        if not isinstance(names, list) or not names:
+            return "field 'itemList' is missing, empty or no list"
+        if unknown := [name for name in names if not isinstance(name, str) or name not in items]:
+            return f"item {unknown[0]!r} of itemList is unknown to the recommender"
+        if len(names) > MOST_RESULTS:
+            return f"itemList has {len(names)} items; a ranking takes {MOST_RESULTS}"
+        kept = [items[name] for name in names if name not in self._recommender.excluded]
+        if not kept:
+            return "the filter leaves no item of itemList"
+        return {**sample, "item": np.array(kept, np.int64)}
+
+
+def _stack(samples: Sequence[dict[str, Array]]) -> dict[str, Array] | list[dict[str, Array]]:
+    if not samples:
+        return []
+    if any(len({np.shape(s[name]) for s in samples}) > 1 for name in samples[0]):
+        return [{name: np.asarray(value) for name, value in s.items()} for s in samples]
+    return {name: np.stack([s[name] for s in samples]) for name in samples[0]}

@@ -1,0 +1,192 @@
+"""Runs parts through a model, in whatever process it is made: read, batch, infer, write."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from model_delivery_engine.batch.batch import Batch
+from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
+from model_delivery_engine.batch.inference import Runnable, answer, check_model
+from model_delivery_engine.batch.parts import Part, PartData
+from model_delivery_engine.batch.recommend import (
+    Recommendations,
+    Recommender,
+    RecommenderLines,
+)
+from model_delivery_engine.batch.records import RecordParser
+from model_delivery_engine.batch.sinks import PartFile, Sink, disk_watched, open_sink
+from model_delivery_engine.digest import digest_bytes
+from model_delivery_engine.errors import BatchError, InferenceError
+from model_delivery_engine.runtime import Model, open_session, session_options
+from model_delivery_engine.tensors import NUMPY_TYPES, Array
+
+BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
+_TRIAL_S = 0.05
+_WORTH = 1.03  # a larger batch must be this much faster: it costs memory, and cache
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a process needs to run parts of one shard.
+
+    :param model_path: ONNX file on this machine
+    :param uri: the input object, for error records
+    :param header: a CSV object's first line
+    :param input_fields: record field to input name; None: fields are named as the inputs
+    :param recommendations: what to ask of a recommender; None: the model is none
+    :param spool: folder for what a part leaves
+    """
+
+    model_path: Path
+    model_name: str
+    uri: str
+    input_format: InputFormat
+    output_format: OutputFormat
+    output_compression: Compression
+    spool: Path
+    header: bytes = b""
+    input_fields: Mapping[str, str] | None = None
+    recommendations: Recommendations | None = None
+
+
+@dataclass(frozen=True)
+class PartOutcome:
+    """What became of a part. ``records`` = ``ok`` + ``errors``; blank lines are ``skipped``."""
+
+    part: Part
+    records: int
+    ok: int
+    errors: int
+    skipped: int
+    input_digest: str
+    answers: PartFile
+    error_lines: PartFile | None
+
+
+class _Reader(Protocol):
+    def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]: ...
+
+
+class PartRunner:
+    """Runs one part after the other. One thread: several runners use several cores.
+
+    :raises BatchError: a model that does not fit the work
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        # A shard's answers must not depend on the machine's cores, and processes use them better.
+        model = Model(open_session(work.model_path, session_options(threads=1)), work.model_name)
+        self.model: Runnable = model
+        if work.recommendations is not None:
+            self.model = Recommender(model, work.recommendations)
+        else:
+            check_model(model)
+        self._reader = _reader(work, self.model)
+
+    def fastest_batch_size(self) -> int:
+        """Return the smallest batch size that is about as fast as any, measured on zeros."""
+        if self.model.batch_size:
+            return self.model.batch_size
+        best, best_rate = BATCH_SIZES[0], 0.0
+        for size in BATCH_SIZES:
+            rate = _rate(self.model, size)
+            if rate is None:
+                break
+            if rate > best_rate * _WORTH:
+                best, best_rate = size, rate
+            elif rate < best_rate / 2:
+                break
+        return best
+
+    def run(self, data: PartData, batch_size: int) -> PartOutcome:
+        """Run a part; its files appear in the spool folder.
+
+        :raises DiskFullError: no space on the disk
+        """
+        with data.path.open("rb") as file:
+            file.seek(data.offset)
+            content = file.read(data.length)
+        if len(content) != data.length:
+            raise BatchError(
+                f"{self._work.uri}: {len(content)} of {data.length} bytes are left of the part at "
+                f"{data.part.start}; the object changed under the job, start it again"
+            )
+        with disk_watched(self._work.spool, f"the answers to {self._work.uri}"):
+            return self._run(data.part, content, batch_size)
+
+    def _run(self, part: Part, content: bytes, batch_size: int) -> PartOutcome:
+        records = ok = skipped = 0
+        with self._sink(part) as sink:
+            for batch, blank in self._reader.batches(content, part.start, batch_size):
+                answers = answer(batch, self.model)
+                sink.add(answers)
+                records += answers.count
+                ok += len(answers.echoes)
+                skipped += blank
+        answered, failed = sink.files()
+        return PartOutcome(
+            part, records, ok, records - ok, skipped, digest_bytes(content), answered, failed
+        )
+
+    def _sink(self, part: Part) -> Sink:
+        path = self._work.spool / f"out-{part.index}"
+        return open_sink(
+            path, self._work.output_format, self._work.output_compression, self.model.outputs
+        )
+
+
+def _reader(work: Work, model: Runnable) -> _Reader:
+    if isinstance(model, Recommender):
+        if work.input_format != InputFormat.JSONL:
+            raise BatchError(f"{work.uri}: a recommender takes JSON lines, not {work.input_format}")
+        return RecommenderLines(model, work.uri)
+    if work.input_format == InputFormat.RAW:
+        from model_delivery_engine.batch.raw_records import RawRecords
+
+        return RawRecords(model.inputs[0], work.uri)
+    if work.input_format == InputFormat.IMAGES:
+        from model_delivery_engine.batch.images import Images
+
+        return Images(model.inputs[0], work.uri)
+    try:
+        parser = RecordParser(model.inputs, work.input_fields)
+    except InferenceError as error:
+        raise BatchError(f"model {model.name!r}: {error}") from error
+    if work.input_format == InputFormat.CSV:
+        from model_delivery_engine.batch.csv_lines import CsvLines
+
+        return CsvLines(parser, work.uri, work.header)
+    if work.input_format == InputFormat.PARQUET:
+        from model_delivery_engine.batch.parquet import ParquetRows
+
+        return ParquetRows(parser, work.uri)
+    from model_delivery_engine.batch.json_lines import JsonLines
+
+    return JsonLines(parser, work.uri)
+
+
+def _rate(model: Runnable, size: int) -> float | None:
+    """Return records a second at a batch size; None where zeros or open dimensions tell nothing."""
+    inputs: dict[str, Array] = {}
+    for spec in model.inputs:
+        if -1 in spec.shape[1:] or spec.dtype == "BYTES":
+            return None
+        inputs[spec.name] = np.zeros((size, *spec.shape[1:]), NUMPY_TYPES[spec.dtype])
+    return _timed(lambda: model.run(inputs), size)
+
+
+def _timed(run: Callable[[], object], size: int) -> float | None:
+    try:
+        run()
+        count, started = 0, time.perf_counter()
+        while time.perf_counter() - started < _TRIAL_S:
+            run()
+            count += 1
+    except (InferenceError, MemoryError):
+        return None
+    return size * count / (time.perf_counter() - started)

@@ -1,0 +1,1 @@
+"""Recommenders: interactions, matrix factorisation, how good the recommendations are, a report."""

@@ -1,0 +1,65 @@
+"""Publish a batch's results in storage, once and whole."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model_delivery_engine.batch.budget import ErrorBudget
+from model_delivery_engine.batch.formats import Compression, OutputFormat
+from model_delivery_engine.batch.merge import (
+    Destination,
+    delete_parts,
+    publish_once,
+    result_suffix,
+)
+from model_delivery_engine.errors import EngineError
+
+from model_delivery.exceptions import DeliveryRefusedError
+from model_delivery.hooks.storage import StorageHook
+from model_delivery.xcom import VERSION, MergedResults
+
+
+def publish_results(
+    storage: StorageHook,
+    output_uri: str,
+    shard: Mapping[str, Any],
+    count: int,
+    budget: ErrorBudget,
+    output_format: str,
+    output_compression: str,
+    *,
+    keep_parts: bool,
+) -> MergedResults:
+    """Merge a job's shards.
+
+    :param shard: any of the job's shards, for its input.
+    :param count: the job's shards.
+    :param keep_parts: whether the working folder stays.
+    """
+    prefix = output_uri.rstrip("/")
+    folder = f"{prefix}/_parts"
+    form, packed = OutputFormat(output_format), Compression(output_compression)
+    destination = Destination(
+        f"{prefix}/results{result_suffix(form, packed)}",
+        f"{prefix}/errors{result_suffix(OutputFormat.JSONL, packed)}",
+        f"{prefix}/manifest.json",
+    )
+    try:
+        counts = publish_once(
+            storage, folder, count, destination,
+            input_uri=shard["uri"], input_format=shard["input_format"], budget=budget,
+            output_format=form,
+        )  # fmt: skip
+    except EngineError as error:
+        raise DeliveryRefusedError(str(error)) from error
+    if not keep_parts:
+        delete_parts(storage, folder)
+    return {
+        "version": VERSION,
+        "output_uri": destination.results_uri,
+        "errors_uri": destination.errors_uri,
+        "manifest_uri": destination.manifest_uri,
+        "records": counts["records"],
+        "ok": counts["ok"],
+        "errors": counts["errors"],
+        "skipped": counts["skipped"],
+    }

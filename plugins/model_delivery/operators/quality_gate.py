@@ -1,0 +1,105 @@
+"""The gate between a batch and a device: the evidence reaches a stated threshold, or not."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator, Context
+
+from model_delivery.exceptions import DeliveryRefusedError, GateClosedError, InvalidRequestError
+from model_delivery.storage_connected import StorageConnected
+from model_delivery.xcom import VERSION, GateVerdict
+
+if TYPE_CHECKING:
+    from model_delivery.hooks.storage import StorageHook
+
+
+class QualityGateOperator(StorageConnected, BaseOperator):
+    """Lets a model pass only if its answers on labelled data are good enough.
+
+    :param results_uri: `results.jsonl` of a batch.
+    :param label_field: field of the input record with the label.
+    :param score_output: model output to judge; of a list of scores the highest is the answer.
+    :param min_accuracy: the lower end of the accuracy's 95 % interval (Wilson) must reach this.
+    :param max_error_fraction: records without an answer may be this part of all. (default: 0)
+    """
+
+    template_fields: Sequence[str] = (
+        *StorageConnected.template_fields, "results_uri", "label_field", "score_output",
+        "min_accuracy", "max_error_fraction",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        results_uri: str,
+        label_field: str,
+        score_output: str,
+        min_accuracy: float | str,
+        max_error_fraction: float | str = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.results_uri = results_uri
+        self.label_field = label_field
+        self.score_output = score_output
+        self.min_accuracy = min_accuracy
+        self.max_error_fraction = max_error_fraction
+
+    def execute(self, context: Context) -> GateVerdict:
+        """Evaluate, keep the evaluation beside the results, then decide."""
+        import dataclasses
+
+        storage = self._storage()
+        evaluation = self._evaluate(storage)
+        uri = f"{self.results_uri.rpartition('/')[0]}/evaluation.json"
+        storage.write_bytes(uri, json.dumps(dataclasses.asdict(evaluation), indent=2).encode())
+        self._decide(evaluation, uri)
+        self.log.info("Passed: accuracy %.4f on %d records", evaluation.accuracy, evaluation.n)
+        return {
+            "version": VERSION,
+            "records": evaluation.n,
+            "errors": evaluation.errors,
+            "accuracy": evaluation.accuracy,
+            "interval_low": evaluation.interval_low,
+            "interval_high": evaluation.interval_high,
+            "min_accuracy": float(self.min_accuracy),
+            "evaluation_uri": uri,
+        }
+
+    def _evaluate(self, storage: "StorageHook") -> Any:
+        from model_delivery_engine.batch.evaluate import evaluate
+        from model_delivery_engine.batch.lines import read_lines
+        from model_delivery_engine.errors import EngineError
+
+        records = (json.loads(line) for _at, line in read_lines(storage.read(self.results_uri)))
+        try:
+            return evaluate(records, output=self.score_output, label_field=self.label_field)
+        except EngineError as error:
+            raise DeliveryRefusedError(f"{self.results_uri}: {error}") from error
+
+    def _decide(self, evaluation: Any, uri: str) -> None:
+        least = _fraction("min_accuracy", self.min_accuracy)
+        most = _fraction("max_error_fraction", self.max_error_fraction)
+        failed = evaluation.errors / (evaluation.n + evaluation.errors)
+        if failed > most:
+            raise GateClosedError(
+                f"gate closed: {failed:.2%} of the records had no answer, {most:.2%} are allowed: "
+                "read errors.jsonl beside the results"
+            )
+        if evaluation.interval_low < least:
+            raise GateClosedError(
+                f"gate closed: accuracy {evaluation.accuracy:.4f} on {evaluation.n} records, 95 % "
+                f"interval from {evaluation.interval_low:.4f}; {least} is asked for: see {uri}"
+            )
+
+
+def _fraction(name: str, value: Any) -> float:
+    """Return a threshold; one that is no number from 0 to 1 would open the gate, or never open."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0.0 <= number <= 1.0:
+        raise InvalidRequestError(f"{name} is {value!r}: give a number from 0 to 1")
+    return number

@@ -1,0 +1,324 @@
+"""The formats a batch reads and writes, and bad input in each."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+from model_delivery_engine.batch.budget import ErrorBudget, Tallies
+from model_delivery_engine.batch.compression import compress
+from model_delivery_engine.batch.formats import Compression, OutputFormat
+from model_delivery_engine.batch.images import list_objects
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.bundle import Bundle, open_bundle
+from model_delivery_engine.errors import BatchError, BudgetError
+from onnx import TensorProto, helper
+
+from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
+from tests.unit.engine.conftest import linear, save_graph
+
+ROWS = np.random.default_rng(3).normal(size=(3000, 4)).round(3)
+
+
+def jsonl(rows: np.ndarray = ROWS) -> bytes:
+    return b"".join(
+        json.dumps({"id": n, "features": row.tolist()}).encode() + b"\n"
+        for n, row in enumerate(rows)
+    )
+
+
+def check(job: Job, rows: np.ndarray = ROWS) -> None:
+    job.publish()
+    scores = [line["output"]["scores"] for line in job.lines()]
+    np.testing.assert_allclose(scores, linear(rows), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_csv(tmp_path: Path, linear_bundle: Bundle, shards: int) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["name", "a1", "a2", "a3", "a4"])
+    writer.writerows([[f'x, "{n}"', *row] for n, row in enumerate(ROWS.tolist())])
+    job.options = BatchOptions(batch_size=64, input_fields={"a*": "features"})
+    assert job.run(text.getvalue().encode(), shards) == ShardResult(3000, 3000, 0)
+    check(job)
+    assert job.lines()[7]["input"] == {"name": 'x, "7"'}
+
+
+def test_csv_with_bad_rows(tmp_path: Path, linear_bundle: Bundle) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
+    job.options = BatchOptions(batch_size=64)
+    data = b'id,features\n1,"[1,2,3,4]"\n2,"[1,2\n3]"\n\n4,"[1,2]"\n5\n6,"[0,0,0,0]"'
+    assert job.run(data) == ShardResult(6, 2, 4, 1)
+    job.publish()
+    errors = job.lines(ERRORS)
+    assert "line break inside quotes" in errors[0]["error"]["reason"]
+    assert errors[0]["error"]["offset"] == data.index(b'2,"[1,2\n')
+    assert "shape [2]" in errors[2]["error"]["reason"]
+    assert "1 cells in a row of 2 columns" in errors[3]["error"]["reason"]
+
+
+@pytest.mark.parametrize("group", [100, 10_000])
+def test_parquet_in_and_out(tmp_path: Path, linear_bundle: Bundle, group: int) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.parquet")
+    bad = {5: [1.0, 2.0], 17: None}
+    rows = [bad.get(n, row) for n, row in enumerate(ROWS.tolist())]
+    table = pyarrow.table({"id": list(range(3000)), "features": rows})
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, row_group_size=group)
+    job.options = BatchOptions(batch_size=64, output_format=OutputFormat.PARQUET)
+    assert job.run(buffer.getvalue(), shards=3) == ShardResult(3000, 2998, 2)
+    assert len(job.shards) == (3 if group == 100 else 1)
+    assert job.publish().input_size == 3000
+    out = pyarrow.parquet.read_table(job.storage.path(RESULTS))
+    assert out.column_names == ["input", "scores", "error"]
+    assert json.loads(out["input"][9].as_py()) == {"id": 9}
+    kept = [n for n in range(3000) if n not in bad]
+    np.testing.assert_allclose(
+        out["scores"].take(pyarrow.array(kept)).to_pylist(), linear(ROWS[kept]), rtol=1e-4
+    )
+    assert out["scores"][5].as_py() is None
+    assert [each["error"]["offset"] for each in job.lines(ERRORS)] == [5, 17]
+    assert "shape [2]" in out["error"][5].as_py()["reason"]
+
+
+def test_raw_records_and_one_cut_short(tmp_path: Path, linear_bundle: Bundle) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.raw")
+    data = ROWS.astype("<f4").tobytes()
+    assert job.run(data + b"123", shards=4, record_bytes=16) == ShardResult(3001, 3000, 1)
+    job.publish()
+    *good, last = job.lines()
+    np.testing.assert_allclose([each["output"]["scores"] for each in good], linear(ROWS), rtol=1e-4)
+    assert good[10]["input"] == {"offset": 160}
+    assert last["error"] == {"reason": "the last record has 3 bytes of 16", "uri": "mem://in.raw",
+                             "offset": 48_000}  # fmt: skip
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_images(tmp_path: Path, compiled, local: bool) -> None:  # noqa: ANN001
+    path = save_graph(
+        tmp_path / "mean" / "model.onnx",
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
+        ],
+        {"image": (TensorProto.UINT8, ["n", 8, 6, 3])},
+        {"mean": (TensorProto.FLOAT, ["n", 3])},
+        {"axes": np.array([1, 2], np.int64)},
+    )
+    _, archive = compiled(path, '{"image": [-1, 8, 6, 3]}')
+    bundle = open_bundle(archive, tmp_path / "mean-bundle")
+    job = Job(tmp_path / "job", bundle, uri="mem://listing.jsonl", local=local)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 6, 3), np.uint8)
+    for n, image in enumerate(pixels):
+        png = cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
+        job.storage.put(f"mem://images/{n:03d}.png", png)
+    job.storage.put("mem://images/100.png", b"no image")
+    job.storage.put("mem://images/101.png", b"")
+    listing = b"".join(list_objects(job.storage.list("mem://images/")))
+    missing = b'{"uri":"mem://images/none.png"}\n{"name":1}\n\n'
+    job.options = BatchOptions(batch_size=16, input_format="images")
+    assert job.run(listing + missing, shards=2) == ShardResult(44, 40, 4, 1)
+    job.publish()
+    lines = job.lines()
+    np.testing.assert_allclose(
+        [line["output"]["mean"] for line in lines[:40]], pixels.mean(axis=(1, 2)), rtol=1e-4
+    )
+    assert lines[3]["input"] == {"uri": "mem://images/003.png"}
+    reasons = [line["error"]["reason"] for line in lines[40:]]
+    assert reasons[:2] == ["not an image that can be decoded", "the object is empty"]
+    assert "none.png" in reasons[2]
+    assert "'uri'" in reasons[3]
+    assert lines[40]["error"]["uri"] == "mem://images/100.png"
+    # The error file is an input: with the objects put right, it is answered.
+    png = cv2.imencode(".png", pixels[0])[1].tobytes()
+    for name in ("100", "101", "none"):
+        job.storage.put(f"mem://images/{name}.png", png)
+    again = Job(job.storage.root, bundle, uri=ERRORS, local=local)
+    again.options = job.options
+    again.storage.delete(f"{FOLDER}/shard-00000/journal.json")
+    assert again.run() == ShardResult(4, 3, 1)
+
+
+@pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])
+def test_compressed_output_is_one_stream(job: Job, kind: Compression) -> None:
+    job.options = BatchOptions(batch_size=64, output_compression=kind)
+    job.run(jsonl(), shards=2)
+    job.publish()
+    packed = job.storage.get(RESULTS)
+    if kind == Compression.GZIP:
+        plain = gzip.decompress(packed)
+    else:
+        reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+        plain = reader.read()
+    assert plain.count(b"\n") == 3000
+    assert json.loads(plain.splitlines()[-1])["input"] == {"id": 2999}
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (compress(jsonl(), Compression.GZIP)[:-20], "ends at byte .* in mid-member"),
+        (b"no gzip at all", "corrupt after byte 0"),
+    ],
+)
+def test_a_broken_stream_is_said(
+    tmp_path: Path, linear_bundle: Bundle, data: bytes, why: str
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri=URI + ".gz")
+    with pytest.raises(BatchError, match=why):
+        job.run(data)
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_line_ends_and_shards_make_no_difference(job: Job, ending: bytes, last: bool) -> None:
+    data = jsonl().replace(b'"id"', '"ид"'.encode()).replace(b"\n", ending)
+    data = data if last else data.removesuffix(ending)
+    assert job.run(data, shards=7) == ShardResult(3000, 3000, 0)
+    check(job)
+    assert job.lines()[-1]["input"] == {"ид": 2999}
+
+
+def test_a_huge_record_and_its_neighbours(job: Job) -> None:
+    huge = json.dumps({"features": [1, 2, 3, 4], "text": "é" * 5_000_000}).encode()
+    data = jsonl(ROWS[:5]) + huge + b"\n" + jsonl(ROWS[:5])
+    assert job.run(data, shards=4) == ShardResult(11, 11, 0)
+    job.publish()
+    assert len(job.lines()[5]["input"]["text"]) == 5_000_000
+
+
+def test_an_empty_input_gives_empty_results(job: Job) -> None:
+    assert job.run(b"") == ShardResult(0, 0, 0)
+    assert job.publish().records == 0
+    assert job.lines() == job.lines(ERRORS) == []
+
+
+def test_an_unknown_format_is_said(tmp_path: Path, linear_bundle: Bundle) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.dat")
+    with pytest.raises(BatchError, match="its name tells no format"):
+        job.run(b"x")
+    job.options = BatchOptions(input_format="xml")
+    with pytest.raises(BatchError, match="input format 'xml' is unknown; there are jsonl"):
+        job.run(b"x")
+
+
+# Error records, budgets, the manifest's proof
+
+
+BAD = {3: b"{broken", 5: b'{"features": [1]}', 8: b'"text"', 11: b"\xff\xfe", 2000: b"[]"}
+
+
+def with_bad() -> bytes:
+    lines = jsonl().splitlines()
+    for n, line in BAD.items():
+        lines[n] = line
+    return b"\n".join(lines)
+
+
+def test_the_error_file_is_itself_an_input_and_keeps_the_origin(job: Job) -> None:
+    data = with_bad()
+    assert job.run(data, shards=3) == ShardResult(3000, 2995, 5)
+    manifest = job.publish()
+    assert (manifest.records, manifest.ok, manifest.errors) == (3000, 2995, 5)
+    errors = job.lines(ERRORS)
+    offsets = [sum(len(line) + 1 for line in data.split(b"\n")[:n]) for n in BAD]
+    assert [each["error"]["offset"] for each in errors] == offsets
+    assert errors[1]["input"] == {"features": [1]}
+    again = Job(job.storage.root / "again", job.bundle)
+    assert again.run(job.storage.get(ERRORS)) == ShardResult(5, 0, 5)
+    again.publish()
+    assert again.lines(ERRORS) == errors
+    assert again.storage.get(ERRORS) == again.storage.get(RESULTS)
+    mended = job.storage.get(ERRORS).replace(b"[1]}", b'[1,2,3,4],"id":5}')
+    fixed = Job(job.storage.root / "fixed", job.bundle)
+    assert fixed.run(mended) == ShardResult(5, 1, 4)
+    fixed.publish()
+    assert fixed.lines()[1]["input"] == {"id": 5}
+
+
+@pytest.mark.parametrize(
+    ("budget", "why"),
+    [
+        (ErrorBudget(max_errors=4), "records failed, 4 may"),
+        (ErrorBudget(max_error_percent=0.1), r"5 of 3000 records \(0.17 %\) failed, 0.1 % may"),
+    ],
+)
+def test_the_budget_holds_over_shards(job: Job, budget: ErrorBudget, why: str) -> None:
+    job.budget = budget
+    with pytest.raises(BudgetError, match=why):
+        _run_and_publish(job)
+    assert not job.storage.exists(RESULTS)
+
+
+def _run_and_publish(job: Job) -> None:
+    job.run(with_bad(), shards=3)
+    job.publish()
+
+
+def test_a_budget_that_is_kept_is_no_error(job: Job) -> None:
+    job.budget = ErrorBudget(max_errors=5, max_error_percent=0.17)
+    assert job.run(with_bad(), shards=3).errors == 5
+    job.publish()
+    assert Tallies(job.storage, FOLDER, 0).total() == (3000, 5)
+
+
+def test_a_job_of_bad_records_ends_early(job: Job) -> None:
+    job.budget = ErrorBudget(max_error_percent=99, early_abort_records=100)
+    with pytest.raises(BudgetError, match="may; read the error lines"):
+        job.run(b"{}\n" * 3_000_000)
+    parts = [each for each in job.storage.list(f"{FOLDER}/") if "part-" in each.uri]
+    assert len(parts) <= 2
+
+
+def test_the_manifest_names_a_missing_shard(job: Job) -> None:
+    job.run(jsonl(), shards=3)
+    job.storage.delete(f"{FOLDER}/shard-00001/journal.json")
+    with pytest.raises(BatchError, match="shard-00001 has no journal; run that shard first"):
+        job.publish()
+
+
+def test_the_disk_is_full(job: Job) -> None:
+    """Parts are spooled to where every write fails as on a full disk: the kernel's own device."""
+    from model_delivery_engine.batch.parts import Part, PartData
+    from model_delivery_engine.batch.runner import PartRunner
+
+    work = _work(job)
+    (work.spool / "out-0").symlink_to("/dev/full")
+    path = job.storage.path(job.storage.put(URI, jsonl()))
+    part = PartData(Part(0, 0, len(jsonl())), path, 0, len(jsonl()), spooled=False)
+    with pytest.raises(BatchError, match=r"no space left on the disk .* set TMPDIR"):
+        PartRunner(work).run(part, 64)
+
+
+def test_a_worker_process_that_dies_is_named(job: Job) -> None:
+    from model_delivery_engine.batch.parts import Part, PartData
+    from model_delivery_engine.batch.pool import Processes
+
+    work = _work(job)
+    pool = Processes(work, 1)
+    try:
+        pool._all[0]._process.kill()
+        path = job.storage.path(job.storage.put(URI, jsonl()))
+        part = PartData(Part(0, 0, 50), path, 0, len(jsonl()), spooled=False)
+        assert pool.run(part, 64).ok == 3000  # by a new one
+    finally:
+        pool.close()
+
+
+def _work(job: Job):  # noqa: ANN202
+    from model_delivery_engine.batch.formats import InputFormat
+    from model_delivery_engine.batch.runner import Work
+
+    spool = job.storage.root / "spool"
+    spool.mkdir(parents=True)
+    return Work(job.bundle.model_path, "linear", URI, InputFormat.JSONL, OutputFormat.JSONL,
+                Compression.NONE, spool)  # fmt: skip

@@ -1,0 +1,149 @@
+"""Records through a model, good and bad, in one shard."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model_delivery_engine.batch.pipeline import ShardResult
+from model_delivery_engine.bundle import Manifest, open_bundle
+from model_delivery_engine.errors import BatchError
+from onnx import TensorProto, helper
+
+from tests.unit.engine.batch_job import ERRORS, URI, Job
+from tests.unit.engine.conftest import linear, save_graph, save_linear
+
+Compiled = Callable[..., tuple[Manifest, Path]]
+
+
+def record(number: int, features: Any) -> str:
+    return json.dumps({"id": number, "features": features, "label": number % 3})
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_answers_come_in_order_and_equal_numpy(job: Job, batch_size: int) -> None:
+    features = np.random.default_rng(0).normal(size=(10, 4)).round(3)
+    data = "\n".join(record(n, row.tolist()) for n, row in enumerate(features))
+    result, lines = job.answers(data.encode(), batch_size=batch_size)
+    assert result == ShardResult(10, 10, 0)
+    assert [line["input"] for line in lines] == [{"id": n, "label": n % 3} for n in range(10)]
+    np.testing.assert_allclose(
+        [line["output"]["scores"] for line in lines], linear(features), rtol=1e-4
+    )
+    assert all(line["error"] is None for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{broken", "not JSON"),
+        ("[1, 2]", "not a JSON object"),
+        ("[" * 100_000, "not JSON"),
+        ('{"id": 1}', "'features' is missing"),
+        ('{"features": [1, 2, 3]}', r"shape [3], input 'features' takes [4]"),
+        ('{"features": [[1, 2, 3, 4]]}', "shape [1, 4]"),
+        ('{"features": [1, 2, [3], 4]}', "not a regular array"),
+        ('{"features": ["1", "2", "3", "4"]}', "does not hold FP32"),
+        ('{"features": [true, false, true, true]}', "does not hold FP32"),
+        ('{"features": null}', "does not hold FP32"),
+        ('{"features": [1, 2, NaN, 4]}', "not JSON"),
+        ('{"features": [1, 2, 1e39, 4]}', "outside the range of FP32"),
+        ('{"features": [1, 2, 1e999, 4]}', "infinity"),
+        ('{"features": [1, 2, ' + "9" * 400 + ", 4]}", "infinity"),
+    ],
+)
+def test_a_bad_record_becomes_one_error_record(job: Job, line: str, why: str) -> None:
+    good = record(0, [1, 2, 3, 4])
+    result, lines = job.answers(f"{good}\n{line}\n{good}\n".encode())
+    assert result == ShardResult(3, 2, 1)
+    assert [each["output"] is None for each in lines] == [False, True, False]
+    error = lines[1]["error"]
+    assert why in error["reason"]
+    assert (error["uri"], error["offset"]) == (URI, len(good) + 1)
+
+
+def test_an_error_record_holds_all_of_the_record(job: Job) -> None:
+    _, lines = job.answers(b'{"id": "a7", "features": [1], "label": 2}')
+    assert lines[0]["input"] == {"id": "a7", "features": [1], "label": 2}
+    assert job.lines(ERRORS) == lines
+
+
+def test_bytes_that_are_no_text_are_one_error(job: Job) -> None:
+    result, lines = job.answers(b'{"id": "\xff\xfe"}\n')
+    assert result == ShardResult(1, 0, 1)
+    assert lines[0]["input"] is None
+
+
+def test_blank_lines_are_no_records(job: Job) -> None:
+    result, _ = job.answers(f"\n  \r\n{record(0, [1, 2, 3, 4])}\r\n\n".encode())
+    assert result == ShardResult(1, 1, 0, skipped=3)
+
+
+def test_no_lines_give_no_output(job: Job) -> None:
+    assert job.answers(b"") == (ShardResult(0, 0, 0), [])
+
+
+def test_a_model_of_fixed_batch_gets_its_last_batch_filled_up(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    path = save_linear(tmp_path / "fixed" / "model.onnx")
+    _, archive = compiled(path, '{"features": [4, 4]}')
+    fixed = open_bundle(archive, tmp_path / "fixed-bundle")
+    features = np.random.default_rng(0).normal(size=(6, 4)).round(3)
+    data = "\n".join(record(n, row.tolist()) for n, row in enumerate(features))
+    result, lines = Job(tmp_path / "job", fixed).answers(data.encode())
+    assert result == ShardResult(6, 6, 0)
+    scores = [line["output"]["scores"] for line in lines]
+    np.testing.assert_allclose(scores, linear(features), rtol=1e-4)
+
+
+def test_a_record_that_fails_in_the_model_costs_no_other_its_answer(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    path = save_graph(
+        tmp_path / "gather" / "model.onnx",
+        [helper.make_node("Gather", ["table", "id"], ["y"])],
+        {"id": (TensorProto.INT64, ["n"])},
+        {"y": (TensorProto.FLOAT, ["n"])},
+        {"table": np.array([10, 20, 30], np.float32)},
+    )
+    _, archive = compiled(path, '{"id": [-1]}')
+    gather = open_bundle(archive, tmp_path / "gather-bundle")
+    data = b'{"id": 2}\n{"id": 99}\n{"id": 0}\n{"id": 1.5}\n'
+    result, lines = Job(tmp_path / "job", gather).answers(data)
+    assert result == ShardResult(4, 2, 2)
+    assert [line["output"] and line["output"]["y"] for line in lines] == [30.0, None, 10.0, None]
+    assert "failed on its inputs" in lines[1]["error"]["reason"]
+    assert "does not hold INT64" in lines[3]["error"]["reason"]
+
+
+def test_an_answer_of_nan_is_an_error_not_broken_json(tmp_path: Path, compiled: Compiled) -> None:
+    path = save_graph(
+        tmp_path / "log" / "model.onnx",
+        [helper.make_node("Sqrt", ["x"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["n", 1])},
+        {"y": (TensorProto.FLOAT, ["n", 1])},
+    )
+    _, archive = compiled(path, '{"x": [-1, 1]}')
+    root = open_bundle(archive, tmp_path / "log-bundle")
+    result, lines = Job(tmp_path / "job", root).answers(b'{"x": [4]}\n{"x": [-1]}\n')
+    assert result == ShardResult(2, 1, 1)
+    assert lines[0]["output"] == {"y": [2.0]}
+    assert lines[1]["error"]["reason"] == "output 'y' is NaN or infinite"
+
+
+def test_fields_can_be_named_otherwise_than_inputs(job: Job, tmp_path: Path) -> None:
+    data = b'{"features": "kept", "pixels": [1, 2, 3, 4]}'
+    _, lines = job.answers(data, input_fields={"pixels": "features"})
+    assert lines[0]["input"] == {"features": "kept"}
+    assert lines[0]["error"] is None
+    other = Job(tmp_path / "other", job.bundle)
+    with pytest.raises(BatchError, match="input 'features' has no field"):
+        other.answers(data, input_fields={"pixels": "image"})
+
+
+def test_a_batch_size_below_one_is_refused(job: Job) -> None:
+    with pytest.raises(BatchError, match="batch_size is 0"):
+        job.answers(b"x", batch_size=0)

@@ -1,0 +1,230 @@
+"""Resume: a killed job's output is the same, byte for byte, as one that ran through."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_delivery_engine.batch.formats import Compression
+from model_delivery_engine.batch.journal import read_journal
+from model_delivery_engine.batch.pipeline import BatchOptions, shard_folder
+from model_delivery_engine.bundle import Bundle
+from model_delivery_engine.errors import BatchError
+
+from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
+
+
+def lines(count: int, bad: bool = True) -> bytes:
+    rows = np.random.default_rng(1).normal(size=(count, 4)).round(3)
+    texts = [json.dumps({"id": n, "features": row.tolist()}) for n, row in enumerate(rows)]
+    for n in range(7, count, 97) if bad else []:
+        texts[n] = texts[n][:-4]
+    return "\n".join(texts).encode()
+
+
+class KilledError(BaseException):
+    pass
+
+
+def kill_at(job: Job, write: int) -> None:
+    """Make the job's storage die at its n-th write, before or after the object is there."""
+    count = iter(range(write + 1))
+    take, write_stream = job.storage.take, job.storage.write_stream
+
+    def dying_take(path: Path, uri: str) -> None:
+        if next(count, None) is None:
+            raise KilledError
+        take(path, uri)
+
+    def dying_write(uri: str, chunks: object) -> None:
+        if next(count, None) is None:
+            raise KilledError
+        write_stream(uri, chunks)  # type: ignore[arg-type]
+
+    job.storage.take, job.storage.write_stream = dying_take, dying_write  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return lines(20_000)
+
+
+def published(job: Job) -> tuple[bytes, bytes]:
+    job.publish()
+    return job.storage.get(RESULTS), job.storage.get(ERRORS)
+
+
+@pytest.mark.parametrize("compression", [Compression.NONE, Compression.GZIP, Compression.ZSTD])
+def test_a_job_killed_at_any_write_ends_the_same(
+    tmp_path: Path, linear_bundle: Bundle, data: bytes, compression: Compression
+) -> None:
+    from model_delivery_engine.batch.compression import compress
+
+    suffix = {"none": "", "gzip": ".gz", "zstd": ".zst"}[compression]
+    members = [data[:300_000], data[300_000:700_000], data[700_000:]]
+    stored = b"".join(compress(member, compression) for member in members)
+    uri = URI + suffix
+    whole = Job(tmp_path / "whole", linear_bundle, uri=uri)
+    whole.run(stored)
+    expected = published(whole)
+    assert expected[0].count(b"\n") == 20_000
+    killed = Job(tmp_path / "killed", linear_bundle, uri=uri)
+    killed.storage.put(uri, stored)
+    kills = 0
+    for write in (0, 1, 2, 3, 4, 5) * 9:
+        kill_at(killed, write)
+        try:
+            killed.run()
+            break
+        except KilledError:
+            kills += 1
+            killed = Job(tmp_path / "killed", linear_bundle, uri=uri)
+    assert kills >= 4
+    ended = Job(tmp_path / "killed", linear_bundle, uri=uri)
+    ended.run()
+    assert published(ended) == expected
+
+
+def test_the_journal_is_written_rarely_where_that_takes_long(job: Job) -> None:
+    write, written = job.storage.write_stream, []
+
+    def slow_write(uri: str, chunks: object) -> None:
+        time.sleep(0.2)
+        written.append(uri)
+        write(uri, chunks)  # type: ignore[arg-type]
+
+    job.storage.write_stream = slow_write  # type: ignore[method-assign]
+    assert job.run(lines(60_000)).records == 60_000
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    assert journal.complete
+    assert len(journal.parts) > 10
+    assert len([uri for uri in written if uri.endswith("journal.json")]) <= 4
+
+
+def test_nothing_is_visible_before_the_job_is_complete(job: Job, data: bytes) -> None:
+    job.storage.put(URI, data)
+    kill_at(job, 9)
+    with pytest.raises(KilledError):
+        job.run()
+    assert not job.storage.exists(RESULTS)
+    with pytest.raises(BatchError, match="not complete; run it to its end"):
+        job.publish()
+    assert not job.storage.exists(RESULTS)
+
+
+def test_a_job_almost_done_reads_almost_nothing(job: Job) -> None:
+    job.run(lines(250_000, bad=False))
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    last = max(journal.parts)
+    size = journal.parts[last].end
+    lost = [last, last // 2] if last > 60 else [last]
+    for index in lost:
+        del journal.parts[index]
+    journal.complete = False
+    job.storage.put(f"{shard_folder(FOLDER, 0)}/journal.json", journal.to_json())
+    job.storage.read_bytes.clear()
+    assert job.run_one(0).records == 250_000
+    assert 0 < job.storage.read_bytes[URI] <= size * 0.04
+
+
+def test_a_complete_shard_is_not_run_again(job: Job, data: bytes) -> None:
+    first = job.run(data)
+    job.storage.read_bytes.clear()
+    assert job.run() == first
+    assert URI not in job.storage.read_bytes
+
+
+@pytest.mark.parametrize("what", ["input", "model", "configuration"])
+def test_another_input_model_or_configuration_is_refused(job: Job, data: bytes, what: str) -> None:
+    job.storage.put(URI, data)
+    kill_at(job, 5)
+    with pytest.raises(KilledError):
+        job.run()
+    again = Job(job.storage.root, job.bundle)
+    if what == "input":
+        again.storage.put(URI, data.replace(b"1", b"2"))
+    elif what == "model":
+        manifest = replace(job.bundle.manifest, model_digest="sha256:another")
+        again.bundle = replace(job.bundle, manifest=manifest)
+    else:
+        again.options = BatchOptions(batch_size=32)
+    with pytest.raises(BatchError, match=f"the {what} changed since this shard was begun"):
+        again.run()
+
+
+def test_an_input_that_changes_while_it_is_read_is_noticed(job: Job, data: bytes) -> None:
+    job.storage.put(URI, data)
+    job.run(shards=2)
+    path = job.storage.path(URI)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(BatchError, match="the input changed"):
+        job.run_one(1)
+
+
+def test_an_altered_part_is_not_published(job: Job, data: bytes) -> None:
+    job.run(data)
+    part = next(each.uri for each in job.storage.list(f"{FOLDER}/") if "part-00002" in each.uri)
+    job.storage.put(part, job.storage.get(part).replace(b"0.3", b"0.4", 1))
+    with pytest.raises(BatchError, match=r"part-00002.jsonl has .* its journal says"):
+        job.publish()
+    assert not job.storage.exists(RESULTS)
+
+
+def test_reads_that_break_off_are_taken_up(job: Job, data: bytes) -> None:
+    job.storage.put(URI, data)
+    job.storage.chunk = 100_000
+    job.storage.failures = 2
+    assert job.run().records == 20_000
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from model_delivery_engine.bundle import open_bundle
+from tests.unit.engine.batch_job import Job
+root, archive, local = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "local"
+job = Job(root, open_bundle(archive, Path(sys.argv[4])), local=local)
+job.processes = 2
+job.run(shards=2)
+"""
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_kill_9_of_the_whole_group_of_processes(
+    tmp_path: Path, linear_bundle: Bundle, local: bool
+) -> None:
+    data = lines(200_000)  # enough for processes of their own
+    archive = next(tmp_path.rglob("bundle.tar.gz"))
+    whole = Job(tmp_path / "whole", linear_bundle, local=local)
+    whole.run(data, shards=2)
+    expected = published(whole)
+    killed = Job(tmp_path / "killed", linear_bundle, local=local)
+    killed.storage.put(URI, data)
+    chance = random.Random(5)
+    kills = 0
+    for attempt in range(12):
+        command = [sys.executable, "-c", CHILD, str(killed.storage.root), str(archive),
+                   "local" if local else "remote", str(tmp_path / f"bundle-{attempt}")]  # fmt: skip
+        with subprocess.Popen(command, start_new_session=True) as child:
+            delay = chance.uniform(0.8, 1.6)
+            try:
+                child.wait(delay if attempt < 5 else 60)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                kills += 1
+                time.sleep(0.05)
+                continue
+        assert child.returncode == 0
+        break
+    assert kills
+    killed.run(shards=2)
+    assert published(killed) == expected
