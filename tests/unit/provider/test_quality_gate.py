@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from model_delivery.exceptions import GateClosedError, InvalidRequestError
-from model_delivery.operators.inference import QualityGateOperator
+from model_delivery.operators.quality_gate import QualityGateOperator
 
 
 def gate(folder: Path, **thresholds: Any) -> QualityGateOperator:
