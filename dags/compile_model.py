@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, task, task_group
-from model_delivery.conf import check_conf
+from model_delivery.conf import ARCHIVE_URI, END, check_conf
 from model_delivery.operators.bundle import BundleModelOperator
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.report import CompareCompilationsOperator
@@ -19,8 +19,6 @@ BUCKET = os.environ.get("MODEL_DELIVERY_BUCKET", "model-delivery")
 ROLE_ARN = os.environ.get(
     "MODEL_DELIVERY_ROLE_ARN", "arn:aws:iam::000000000000:role/model-delivery"
 )
-# Python's `$` would let a newline follow; this is the same to the browser.
-END = r"$(?!\n)"
 RUN = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
 MODEL = f"{RUN}/model/model.tar.gz"
 CONFIG = "{{ params.data_input_config | tojson if params.data_input_config else '' }}"
@@ -39,7 +37,7 @@ with DAG(
         "model_uri": Param(
             f"s3://{BUCKET}/samples/digits.tar.gz",
             type="string",
-            pattern=r"^(s3|abfss?|wasbs?|file)://[^{}\s]+\.tar\.gz" + END,
+            pattern=ARCHIVE_URI,
             title="Model archive",
             description="Trained model as .tar.gz, in S3, Azure Blob or a file.",
         ),

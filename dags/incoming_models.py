@@ -24,6 +24,7 @@ from airflow.sdk import (
     CronTriggerTimetable,
     task,
 )
+from model_delivery.conf import ARCHIVE_URI
 from model_delivery.triggers.storage import NewObjectTrigger
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 BUCKET = os.environ.get("MODEL_DELIVERY_BUCKET", "model-delivery")
 # An event may be written shortly after the start of the run that did not see it.
 OVERLAP = timedelta(minutes=10)
-# Of an object's name, what the Param `model_uri` does not take.
-REFUSED = re.compile(r"[{}\r\n\t]|\s\.tar\.gz$")
 
 incoming_models = Asset(
     name="incoming_models",
@@ -68,7 +67,7 @@ with DAG(
         uploads = [upload for event in events for upload in event.extra["payload"]["uploads"]]
         runs = {}
         for upload in sorted(uploads, key=lambda upload: upload["modified"]):
-            if REFUSED.search(upload["uri"]):
+            if not re.search(ARCHIVE_URI, upload["uri"]):
                 log.error("Left out: the name of %r has {, } or a control character", upload["uri"])
                 continue
             identity = hashlib.sha256(f"{upload['uri']}\x1f{upload['modified']}".encode())

@@ -11,7 +11,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
-from model_delivery.conf import check_conf
+from model_delivery.conf import ARCHIVE_URI, END, URI, check_conf
 from model_delivery.operators.bundle import BundleModelOperator
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
@@ -33,9 +33,6 @@ CRON = os.environ.get("MODEL_DELIVERY_CRON", "0 3 * * 1")
 ROLE_ARN = os.environ.get(
     "MODEL_DELIVERY_ROLE_ARN", "arn:aws:iam::000000000000:role/model-delivery"
 )
-URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]([^{}\r\n\t]*[^{}\s])?"
-# Python's `$` would let a newline follow; this is the same to the browser.
-END = r"$(?!\n)"
 
 DELIVERY = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
 MODEL = f"{DELIVERY}/model/model.tar.gz"
@@ -58,7 +55,7 @@ with DAG(
         "model_uri": Param(
             f"s3://{BUCKET}/samples/digits.tar.gz",
             type="string",
-            pattern=URI + r"\.tar\.gz" + END,
+            pattern=ARCHIVE_URI,
             title="Model archive",
             description="Trained model as .tar.gz with one model, in S3, Azure Blob or a file.",
         ),

@@ -12,7 +12,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
-from model_delivery.conf import check_conf
+from model_delivery.conf import END, check_conf
 from model_delivery.operators.personalize import (
     CreateBatchInferenceJobOperator,
     RegisterSolutionVersionOperator,
@@ -26,8 +26,6 @@ BUCKET = os.environ.get("MODEL_DELIVERY_BUCKET", "model-delivery")
 ROLE_ARN = os.environ.get(
     "MODEL_DELIVERY_ROLE_ARN", "arn:aws:iam::000000000000:role/model-delivery"
 )
-# Python's `$` would let a newline follow; this is the same to the browser.
-END = r"$(?!\n)"
 CSV = r"^s3://[^{}\s]+\.csv" + END
 
 FOLDER = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"

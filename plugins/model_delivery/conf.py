@@ -1,4 +1,4 @@
-"""What a run was given as `conf`."""
+"""What a run is given as `conf`: patterns of its Params, and a check of the whole."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -9,6 +9,10 @@ from model_delivery.connections import undefined_connection
 from model_delivery.exceptions import InvalidRequestError
 
 CONNECTION_SUFFIX = "conn_id"
+# Python's `$` would let a newline follow; this is the same to the browser.
+END = r"$(?!\n)"
+URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]([^{}\r\n\t]*[^{}\s])?"
+ARCHIVE_URI = URI + r"\.tar\.gz" + END
 
 
 def check_conf(context: Context) -> None:

@@ -55,7 +55,7 @@ def compare_with_device(
 
 def _batch_size(specs: list[TensorSpec]) -> int:
     """Return the records that a request must hold: one, unless the model was compiled for more."""
-    return max(1, *(spec.shape[0] for spec in specs if spec.shape), 1)
+    return max([1, *(spec.shape[0] for spec in specs if spec.shape)])
 
 
 def _lines(storage: StorageHook, uri: str) -> Iterator[bytes]:

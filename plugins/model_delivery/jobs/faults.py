@@ -56,7 +56,7 @@ def is_service_error(error: Exception) -> bool:
 
 def is_throttling(error: Exception) -> bool:
     """Tell whether the service asks for fewer requests."""
-    return error_code(error) in THROTTLING_CODES or _status(error) in {
+    return error_code(error) in THROTTLING_CODES or http_status(error) in {
         TOO_MANY_REQUESTS,
         SERVICE_UNAVAILABLE,
     }
@@ -68,7 +68,7 @@ def is_passing(error: Exception) -> bool:
 
     if isinstance(error, ClientError):
         passing = is_throttling(error) or error_code(error) in PASSING_CODES
-        return passing or _status(error) >= FIRST_SERVER_ERROR
+        return passing or http_status(error) >= FIRST_SERVER_ERROR
     return _never_answered(error)
 
 
@@ -91,7 +91,8 @@ def is_credential_fault(error: Exception) -> bool:
     return error_code(error) in CREDENTIAL_CODES or isinstance(error, kinds)
 
 
-def _status(error: Exception) -> int:
+def http_status(error: Exception) -> int:
+    """Return the HTTP status that a service answered with, or 0 where it never answered."""
     response = getattr(error, "response", None) or {}
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 

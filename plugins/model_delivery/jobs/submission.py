@@ -23,6 +23,7 @@ from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.faults import (
     REFUSED_CODES,
     error_code,
+    http_status,
     is_credential_fault,
     is_service_error,
 )
@@ -279,5 +280,4 @@ class Submission:
 
 def _certainly_not_made(error: Exception) -> bool:
     """Tell whether the service turned the call away; a fault of its own may follow the deed."""
-    metadata = (getattr(error, "response", None) or {}).get("ResponseMetadata", {})
-    return 400 <= int(metadata.get("HTTPStatusCode", 0)) < 500
+    return 400 <= http_status(error) < 500

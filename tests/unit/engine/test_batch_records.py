@@ -49,6 +49,8 @@ def test_answers_come_in_order_and_equal_numpy(job: Job, batch_size: int) -> Non
         ('{"features": [true, false, true, true]}', "does not hold FP32"),
         ('{"features": null}', "does not hold FP32"),
         ('{"features": [1, 2, NaN, 4]}', "not JSON"),
+        ('{"features": [1, 2, 3, 4], "w": 1e999}', "infinity"),
+        ('{"features": [1, 2, 3, 4], "note": "cut \\ud83d"}', "surrogate"),
         ('{"features": [1, 2, 1e39, 4]}', "outside the range of FP32"),
         ('{"features": [1, 2, 1e999, 4]}', "infinity"),
         ('{"features": [1, 2, ' + "9" * 400 + ", 4]}", "infinity"),
@@ -147,3 +149,9 @@ def test_fields_can_be_named_otherwise_than_inputs(job: Job, tmp_path: Path) -> 
 def test_a_batch_size_below_one_is_refused(job: Job) -> None:
     with pytest.raises(BatchError, match="batch_size is 0"):
         job.answers(b"x", batch_size=0)
+
+
+def test_a_whole_number_beyond_64_bits_is_kept_or_refused_never_changed(job: Job) -> None:
+    line = b'{"id": 123456789012345678901234567890, "features": [1, 2, 3, 4]}\n'
+    _, (answer,) = job.answers(line)
+    assert answer["error"] or answer["input"] == {"id": 123456789012345678901234567890}

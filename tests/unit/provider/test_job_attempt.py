@@ -36,6 +36,11 @@ def stops(nameless: Nameless) -> list[tuple[str, int]]:
     return [(job["status"], job["stops"]) for job in nameless.all]
 
 
+def cut_off(*_args: Any) -> Any:
+    """Stand in for a call that Airflow's time-out cuts off."""
+    raise AirflowTaskTimeout
+
+
 def request(**changes: Any) -> dict[str, Any]:
     return {**REQUEST, **changes}
 
@@ -159,9 +164,6 @@ def test_a_kill_after_a_timeout_cut_the_call_off_finds_the_job_and_stops_it(
 ) -> None:
     attempt = nameless.attempt()
 
-    def cut_off(*_args: Any) -> Any:
-        raise AirflowTaskTimeout
-
     with monkeypatch.context() as patched:
         patched.setattr("tests.nameless.provider.NamelessJobs.submitted", cut_off)
         with pytest.raises(AirflowTaskTimeout), attempt.running():
@@ -202,9 +204,6 @@ def test_a_timeout_that_cuts_a_stop_off_is_followed_by_a_stop(
     nameless: Nameless, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt = nameless.attempt()
-
-    def cut_off(*_args: Any) -> Any:
-        raise AirflowTaskTimeout
 
     with monkeypatch.context() as patched:
         patched.setattr(JobClient, "stop", cut_off)
