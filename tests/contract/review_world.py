@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -79,7 +80,7 @@ class Flow:
         self.cloud.run("user", "add", name, "--role", role, "--group", self.group, secret=PASSWORD)
         return Reviewer(self.cloud.url, name, PASSWORD)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The id that the portal calls this flow definition by."""
         with Reviewer(self.cloud.url, "admin", self.cloud.password) as admin:

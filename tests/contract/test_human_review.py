@@ -91,7 +91,6 @@ CONDITIONS = '{"Conditions": []}'
         ({"OutputConfig": {"S3OutputPath": "https://x/y"}}, "must be an s3:// URI"),
         ({"OutputConfig": {"S3OutputPath": "s3://x/y", "KmsKeyId": "k"}}, "OutputConfig.KmsKeyId"),
         ({"config": {"TaskCount": 4}}, "less than or equal to 3"),
-        ({"config": {"TaskTimeLimitInSeconds": 29}}, "greater than or equal to 30"),
         ({"config": {"TaskAvailabilityLifetimeInSeconds": 10**9}}, "365 days"),
         ({"config": {"WorkteamArn": "arn:aws:sagemaker:eu-west-1:394669845002:workteam/public-crowd/default"}}, "HumanLoopConfig.WorkteamArn"),  # noqa: E501
         ({"config": {"PublicWorkforceTaskPrice": {"AmountInUsd": {"Cents": 36}}}}, "PublicWorkforceTaskPrice"),  # noqa: E501
@@ -114,9 +113,7 @@ def test_team_and_ui_must_be_there(cloud: Any, sagemaker: Any) -> None:
     team, _ = workteam(cloud)
     ui = task_ui(cloud)
     for wrong in ((team + "x", ui), (team, ui + "x")):
-        code, message = refusal(
-            sagemaker.create_flow_definition, **flow_request(cloud, *wrong)
-        )
+        code, message = refusal(sagemaker.create_flow_definition, **flow_request(cloud, *wrong))
         assert code == "ValidationException"
         assert "create it first" in message
 
@@ -126,9 +123,7 @@ def test_lists_are_paged_by_creation_time(cloud: Any) -> None:
     names = []
     for number in range(5):
         names.append(f"ui-{number}-{uuid4().hex[:8]}")
-        client.create_human_task_ui(
-            HumanTaskUiName=names[-1], UiTemplate={"Content": TEMPLATE}
-        )
+        client.create_human_task_ui(HumanTaskUiName=names[-1], UiTemplate={"Content": TEMPLATE})
         time.sleep(0.002)
     pages = client.get_paginator("list_human_task_uis")
 
@@ -175,9 +170,12 @@ def test_a_flow_definition_is_deleted_once_no_loop_is_in_progress(
     flow.runtime.stop_human_loop(HumanLoopName=loop)
     sagemaker.delete_flow_definition(FlowDefinitionName=flow.name)
     deadline = time.monotonic() + 20
-    while sagemaker.list_flow_definitions(SortOrder="Descending", MaxResults=1)[
-        "FlowDefinitionSummaries"
-    ][0]["FlowDefinitionName"] == flow.name:
+    while (
+        sagemaker.list_flow_definitions(SortOrder="Descending", MaxResults=1)[
+            "FlowDefinitionSummaries"
+        ][0]["FlowDefinitionName"]
+        == flow.name
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert flow.status(loop) == "Stopped"

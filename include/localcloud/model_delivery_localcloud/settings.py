@@ -80,9 +80,7 @@ class Settings:
         )
 
 
-def _number(
-    env: Mapping[str, str], name: str, default: float, least: float, most: float
-) -> float:
+def _number(env: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
     text = env.get(name) or str(default)
     try:
         number = float(text)

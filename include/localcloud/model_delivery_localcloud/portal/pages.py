@@ -13,8 +13,12 @@ from starlette.routing import Route
 
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.charts import compile_charts
+from model_delivery_localcloud.portal.grants import MEDIA, Grants
+from model_delivery_localcloud.portal.media import Media
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
 from model_delivery_localcloud.portal.review_api import ReviewApi
+from model_delivery_localcloud.portal.review_desk import Desk
+from model_delivery_localcloud.portal.review_items import Items
 from model_delivery_localcloud.portal.sessions import Endpoint, SignIn, session_middleware
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import compilation, devices, personalize
@@ -35,7 +39,10 @@ class Portal:
         self._renderer = Renderer()
         self._sign_in = SignIn(database, self._renderer)
         self._middleware = [session_middleware(settings)]
-        self._review = ReviewApi(settings, database, self._sign_in)
+        grants = Grants(settings)
+        items = Items(database, grants)
+        self._review = ReviewApi(Desk(settings, database, items), self._sign_in)
+        self._media = Media(objects, grants)
 
     def routes(self) -> list[Route]:
         """Return the portal's routes."""
@@ -51,6 +58,7 @@ class Portal:
             self._route("/jobs/batch-inference/{account}/{region}/{name}", guarded(self.batch_job)),
             self._route("/devices", guarded(self.devices)),
             *self._review.routes(self._route),
+            Route(f"{MEDIA}/{{token}}", self._media.show, methods=["GET"]),
             Route("/static/{name}", _static, methods=["GET"]),
         ]
 

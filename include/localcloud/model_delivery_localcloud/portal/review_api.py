@@ -15,8 +15,6 @@ from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.portal.rendering import SECURITY_HEADERS, csrf_token
 from model_delivery_localcloud.portal.review_desk import Desk, Refused
 from model_delivery_localcloud.portal.sessions import SignIn, valid_csrf
-from model_delivery_localcloud.settings import Settings
-from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.tables import User
 
 LARGEST_BODY = 2 * 1024 * 1024
@@ -28,8 +26,8 @@ MakeRoute = Callable[[str, Callable[[Request], Awaitable[Response]], str], Route
 class ReviewApi:
     """What a reviewer does, as calls; each acts for who is signed in and nobody else."""
 
-    def __init__(self, settings: Settings, database: Database, sign_in: SignIn) -> None:
-        self._desk = Desk(settings, database)
+    def __init__(self, desk: Desk, sign_in: SignIn) -> None:
+        self._desk = desk
         self._sign_in = sign_in
 
     def routes(self, route: MakeRoute) -> list[Route]:

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import LocalcloudError
-from model_delivery_localcloud.review.facts import as_label, read_content, without_known_answer
+from model_delivery_localcloud.portal.review_items import Items
+from model_delivery_localcloud.review.facts import as_label
 from model_delivery_localcloud.services.human_review import DEFAULT_TIME_LIMIT
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import review_queue as queue
@@ -18,16 +19,9 @@ from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.human_loops import LAPSED, SKIPPED
 from model_delivery_localcloud.store.review_queue import Lease, Taken
-from model_delivery_localcloud.store.review_tables import (
-    Assignment,
-    FlowDefinition,
-    HumanLoop,
-    HumanLoopInput,
-)
+from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role
-
-LONGEST_ANSWER = 1024 * 1024
 
 
 class Refused(LocalcloudError):
@@ -41,17 +35,16 @@ class Refused(LocalcloudError):
 class Desk:
     """The desk of whoever is signed in."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, items: Items) -> None:
         self._database = database
+        self._items = items
         self._undo_ms = round(settings.review_undo_seconds * 1000)
 
     def queues(self, user: User) -> list[dict[str, Any]]:
         """Return the queues that a user may work on, with their counts."""
         with self._database.read() as session:
             flows = resources.flows_of(session, None if user.role == Role.ADMIN else user.name)
-            return [
-                {**_queue(flow), **queue.counts(session, flow.id, user.name)} for flow in flows
-            ]
+            return [{**_queue(flow), **queue.counts(session, flow.id, user.name)} for flow in flows]
 
     def next(self, user: User, flow_id: str, count: int) -> dict[str, Any]:
         """Take the next items."""
@@ -61,7 +54,7 @@ class Desk:
                 session, flow.id, user.name, now_ms(), self._lease(flow), count=count
             )
             session.flush()
-            return {"items": [_item(session, loop, user) for loop in loops]}
+            return {"items": [self._items.item(session, flow, loop, user) for loop in loops]}
 
     def open(self, user: User, flow_id: str, loop_id: int) -> dict[str, Any]:
         """Take one certain item, e.g. from the grid."""
@@ -70,7 +63,7 @@ class Desk:
             taken = queue.take(session, loop_id, user.name, now_ms(), self._lease(flow))
             loop = _or_refuse(taken, flow)
             session.flush()
-            return {"items": [_item(session, loop, user)]}
+            return {"items": [self._items.item(session, flow, loop, user)]}
 
     def answer(
         self,
@@ -89,7 +82,7 @@ class Desk:
             taken = queue.submit(
                 session, loop_id, user.name, answer, as_label(answer), spent_ms, now, lease
             )
-            _or_refuse(taken, flow)
+            self._check_answer(session, flow, _or_refuse(taken, flow), answer)
             return self._more(session, user, flow, more)
 
     def draft(
@@ -127,7 +120,7 @@ class Desk:
             taken = queue.undo(session, last.loop_id, user.name, now_ms(), self._lease(flow))
             loop = _or_refuse(taken, flow)
             session.flush()
-            return {"items": [_item(session, loop, user)]}
+            return {"items": [self._items.item(session, flow, loop, user)]}
 
     def recall(self, user: User, flow_id: str) -> dict[str, Any]:
         """Let skipped items come up again."""
@@ -138,8 +131,22 @@ class Desk:
     def accept(
         self, user: User, flow_id: str, loop_ids: list[int], spent_ms: int
     ) -> dict[str, Any]:
-        """Answer many items as the model did; the time counts in equal parts."""
-        raise Refused(501, "not built")
+        """Answer many items as the model did, all or none; the time counts in equal parts."""
+        with self._database.write() as session:
+            flow = self._flow(session, user, flow_id)
+            for loop_id in loop_ids:
+                loop = session.get(HumanLoop, loop_id)
+                if loop is None or loop.flow_id != flow.id:
+                    raise Refused(404, Taken.NOT_YOURS.value)
+                answer = self._items.model_answer(session, flow, loop)
+                if answer is None:
+                    raise Refused(409, f"{loop.name} has no answer of the model to accept")
+                taken = queue.submit(
+                    session, loop_id, user.name, answer, as_label(answer),
+                    spent_ms // len(loop_ids), now_ms(), self._lease(flow),
+                )  # fmt: skip
+                _or_refuse(taken, flow)
+        return {"accepted": len(loop_ids)}
 
     def counts(self, user: User, flow_id: str) -> dict[str, Any]:
         """Return how far the person is in this queue."""
@@ -155,6 +162,13 @@ class Desk:
             raise Refused(404, "there is no such queue")
         return flow
 
+    def _check_answer(
+        self, session: Session, flow: FlowDefinition, loop: HumanLoop, answer: dict[str, Any]
+    ) -> None:
+        problem = self._items.fault_of(session, flow, loop, answer)
+        if problem is not None:  # what was kept is undone with the transaction
+            raise Refused(400, problem)
+
     def _more(
         self, session: Session, user: User, flow: FlowDefinition, more: bool
     ) -> dict[str, Any]:
@@ -164,7 +178,7 @@ class Desk:
         lease = self._lease(flow)
         loops = queue.take_next(session, flow.id, user.name, now_ms(), lease)
         session.flush()
-        return {"items": [_item(session, loop, user) for loop in loops]}
+        return {"items": [self._items.item(session, flow, loop, user) for loop in loops]}
 
     def _lease(self, flow: FlowDefinition) -> Lease:
         config = flow.request["HumanLoopConfig"]
@@ -181,18 +195,6 @@ def _queue(flow: FlowDefinition) -> dict[str, Any]:
         "region": flow.region,
         "title": config["TaskTitle"],
         "description": config["TaskDescription"],
-    }
-
-
-def _item(session: Session, loop: HumanLoop, user: User) -> dict[str, Any]:
-    mine = session.get_one(Assignment, (loop.id, user.name))
-    stored = session.get_one(HumanLoopInput, loop.id)
-    return {
-        "loop": loop.id,
-        "name": loop.name,
-        "input": without_known_answer(read_content(stored.content)),
-        "draft": mine.draft,
-        "held_until": mine.lease_until,
     }
 
 

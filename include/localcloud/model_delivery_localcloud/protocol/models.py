@@ -64,7 +64,8 @@ def with_maxima(service: Service, maxima: Mapping[str, int]) -> Service:
     ours = {name: limit for name, limit in maxima.items() if name in model.shape_names}
     if not ours:
         return service
-    description = dict(model._service_description)
+    loader = botocore.session.get_session().get_component("data_loader")
+    description = loader.load_service_model(model.service_name, "service-2")
     shapes = dict(description["shapes"])
     for name, limit in ours.items():
         shapes[name] = {**shapes[name], "max": limit}

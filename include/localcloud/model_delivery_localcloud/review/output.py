@@ -12,7 +12,6 @@ from model_delivery_localcloud.clock import to_datetime
 from model_delivery_localcloud.store.human_loops import arn_of_flow
 from model_delivery_localcloud.store.review_tables import Assignment, FlowDefinition, HumanLoop
 
-RESULTS = "humanTaskActivationConditionResults"
 SOURCE = "awsManagedHumanLoopRequestSource"
 
 
@@ -49,7 +48,6 @@ def output_document(
         "flowDefinitionArn": arn_of_flow(loop),
         "humanAnswers": [_answer(each, reviewers[each.worker], issuer) for each in answers],
         "humanLoopName": loop.name,
-        **_results(content, bool(source)),
         "inputContent": content,
     }
     return json.dumps(document, ensure_ascii=False).encode()
@@ -71,11 +69,6 @@ def _answer(assignment: Assignment, reviewer: Reviewer, issuer: str) -> dict[str
             }
         },
     }
-
-
-def _results(content: Any, built_in: bool) -> dict[str, Any]:
-    found = content.get(RESULTS) if isinstance(content, Mapping) else None
-    return {RESULTS: found} if built_in and found is not None else {}
 
 
 def _moment(milliseconds: int) -> str:

@@ -24,7 +24,8 @@ from model_delivery_localcloud.services.review_names import (
     scope_of,
 )
 from model_delivery_localcloud.services.sagemaker_tags import check_tags
-from model_delivery_localcloud.store import human_loops, review_resources as states
+from model_delivery_localcloud.store import human_loops
+from model_delivery_localcloud.store import review_resources as states
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.review_tables import (
     FlowDefinition,
@@ -117,9 +118,7 @@ class FlowDefinitions:
                 **reason,
             }
 
-        return answer_page(
-            self._database, call, FlowDefinition, "FlowDefinitionSummaries", summary
-        )
+        return answer_page(self._database, call, FlowDefinition, "FlowDefinitionSummaries", summary)
 
     def delete(self, call: Call) -> dict[str, Any]:
         """Begin to delete a flow definition that has no human loop in progress."""

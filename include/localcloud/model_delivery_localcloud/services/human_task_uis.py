@@ -8,9 +8,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms, to_datetime
-from model_delivery_localcloud.errors import ServiceError
+from model_delivery_localcloud.errors import ServiceError, validation_error
 from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call
+from model_delivery_localcloud.review.template import TemplateRefused, check_template
 from model_delivery_localcloud.services.review_lists import answer_page
 from model_delivery_localcloud.services.review_names import HUMAN_TASK_UI, arn_of, scope_of
 from model_delivery_localcloud.services.sagemaker_tags import check_tags
@@ -38,6 +39,10 @@ class HumanTaskUis:
         """Store a template that can be rendered; an element we do not have is refused by name."""
         params = call.params
         content = params["UiTemplate"]["Content"]
+        try:
+            check_template(content)
+        except TemplateRefused as refused:
+            raise validation_error(f"UiTemplate.Content: {refused}.") from refused
         check_tags(params.get("Tags", []))
         name, scope = params["HumanTaskUiName"], scope_of(call.caller)
         arn = arn_of(call.caller, HUMAN_TASK_UI, name)

@@ -61,9 +61,7 @@ def take_next(
     return held
 
 
-def take(
-    session: Session, loop_id: int, worker: str, now: int, lease: Lease
-) -> HumanLoop | Taken:
+def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
     """Take a slot of one loop, a skipped or lapsed one too."""
     loop = lock(session, loop_id)
     if loop is None or loop.phase != OPEN:
@@ -121,9 +119,7 @@ def submit(
     return loop
 
 
-def undo(
-    session: Session, loop_id: int, worker: str, now: int, lease: Lease
-) -> HumanLoop | Taken:
+def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
     """Take an answer back into the draft, until the loop's output is being written."""
     loop = lock(session, loop_id)
     mine = session.get(Assignment, (loop_id, worker)) if loop else None
@@ -142,9 +138,7 @@ def undo(
     return loop
 
 
-def let_go(
-    session: Session, loop_id: int, worker: str, state: str = SKIPPED
-) -> HumanLoop | Taken:
+def let_go(session: Session, loop_id: int, worker: str, state: str = SKIPPED) -> HumanLoop | Taken:
     """Free a reviewer's slot: a skipped loop is not given to them again unless they ask."""
     loop = lock(session, loop_id)
     mine = session.get(Assignment, (loop_id, worker)) if loop else None
@@ -157,9 +151,7 @@ def let_go(
     return loop
 
 
-def save_draft(
-    session: Session, loop_id: int, worker: str, draft: dict[str, Any] | None
-) -> bool:
+def save_draft(session: Session, loop_id: int, worker: str, draft: dict[str, Any] | None) -> bool:
     """Keep what a reviewer has entered so far; False where there is no such open assignment."""
     mine = session.get(Assignment, (loop_id, worker))
     if mine is None or mine.state == SUBMITTED:

@@ -22,9 +22,7 @@ Scope = tuple[str, str]
 Resource = TypeVar("Resource", Workteam, HumanTaskUi, FlowDefinition)
 
 
-def find(
-    session: Session, table: type[Resource], scope: Scope, name: str
-) -> Resource | None:
+def find(session: Session, table: type[Resource], scope: Scope, name: str) -> Resource | None:
     """Return the resource of that name, or None. `scope` is account and region."""
     return session.get(table, (*scope, name))
 
