@@ -53,7 +53,7 @@ def has_events(session: Session, now: int) -> bool:
 def expire_due(session: Session, now: int, limit: int) -> int:
     """Fail the open loops whose availability is over; returns how many."""
     due = _due_loops(now, human_loops.OPEN, limit)
-    loops = list(session.scalars(due))
+    loops: list[HumanLoop] = list(session.scalars(due))
     return sum(human_loops.expire_loop(session, loop, now) for loop in loops)
 
 
