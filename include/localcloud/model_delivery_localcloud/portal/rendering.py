@@ -14,8 +14,9 @@ from model_delivery_localcloud.clock import now_ms, to_datetime
 FOLDER = Path(__file__).parent
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -42,9 +43,14 @@ class Renderer:
             user=request.session.get("user"),
             csrf=csrf_token(request),
             path=request.url.path,
-            **values,
+            **{"role": _role(request), **values},
         )
         return HTMLResponse(text, status_code=status, headers=SECURITY_HEADERS)
+
+
+def _role(request: Request) -> str:
+    user = getattr(request.state, "user", None)
+    return user.role if user is not None else ""
 
 
 def csrf_token(request: Request) -> str:
