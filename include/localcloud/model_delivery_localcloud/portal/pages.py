@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.charts import compile_charts
-from model_delivery_localcloud.portal.grants import MEDIA, Grants
+from model_delivery_localcloud.portal.grants import FRAME, MEDIA, Grants
 from model_delivery_localcloud.portal.media import Media
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
 from model_delivery_localcloud.portal.review_api import ReviewApi
@@ -21,6 +21,7 @@ from model_delivery_localcloud.portal.review_desk import Desk
 from model_delivery_localcloud.portal.review_items import Items
 from model_delivery_localcloud.portal.review_pages import ReviewPages
 from model_delivery_localcloud.portal.sessions import Endpoint, SignIn, session_middleware
+from model_delivery_localcloud.portal.template_frame import TemplateFrame
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import compilation, devices, personalize
 from model_delivery_localcloud.store.database import Database
@@ -47,6 +48,7 @@ class Portal:
         self._review = ReviewApi(desk, self._sign_in)
         self._review_pages = ReviewPages(database, self._renderer, self._sign_in, desk)
         self._media = Media(objects, grants)
+        self._frame = TemplateFrame(database, items, grants)
 
     def routes(self) -> list[Route]:
         """Return the portal's routes."""
@@ -63,7 +65,9 @@ class Portal:
             self._route("/devices", guarded(self.devices)),
             *self._review.routes(self._route),
             *self._review_pages.routes(self._route),
+            # These two carry their right in their path: a template's frame has no session.
             Route(f"{MEDIA}/{{token}}", self._media.show, methods=["GET"]),
+            Route(f"{FRAME}/{{token}}", self._frame.show, methods=["GET"]),
             Route("/static/{name}", _static, methods=["GET"]),
         ]
 

@@ -8,7 +8,7 @@ const DRAFT_MS = 600;
 const COUNT_EVERY = 20;
 const WARN_MS = 60_000;
 const page = Object.fromEntries(
-  ["stage", "side", "question", "model", "status", "problem", "progress", "bar", "item-name", "lease", "once", "once-row", "submit", "actions", "work", "empty", "empty-text", "recall"].map(
+  ["stage", "side", "question", "model", "status", "problem", "progress", "bar", "item-name", "lease", "once", "once-row", "submit", "submit-key", "grid-link", "actions", "work", "empty", "empty-text", "recall"].map(
     (id) => [id, document.getElementById(id)],
   ),
 );
@@ -159,6 +159,8 @@ function show(item, said) {
   page["once-row"].hidden = item.view.kind !== "classify" || item.view.multiple;
   page.work.dataset.kind = item.view.kind;
   page.submit.hidden = item.view.kind === "broken";
+  page["submit-key"].textContent = ["form", "frame"].includes(item.view.kind) ? "Ctrl Enter" : "Enter";
+  page["grid-link"].hidden = item.view.kind !== "classify" || item.model.answer === null;
   desk.shownAt = performance.now();
   desk.away = 0;
   page.status.textContent = `${said}Next item. ${page.model.textContent}`;

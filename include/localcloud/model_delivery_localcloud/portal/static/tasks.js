@@ -27,6 +27,12 @@ export function percent(confidence) {
   return `${(confidence * 100).toFixed(confidence > 0.99 && confidence < 1 ? 1 : 0)} %`;
 }
 
+/** A label with its key; a label that is its own key is shown once. */
+function named(label, key) {
+  if (key === label.toLowerCase()) return [h("kbd", { class: "whole" }, label)];
+  return [key ? h("kbd", {}, key.toUpperCase()) : null, h("span", { class: "name" }, label)];
+}
+
 function targetOf(view, alt) {
   if (view.image) {
     const viewer = new Viewer(view.image, view.alt || alt);
@@ -56,7 +62,8 @@ class Classify {
     this.filter = many
       ? h("input", { type: "search", placeholder: "Find a label ( / )", "aria-label": "Find a label", oninput: () => this.#narrow() })
       : null;
-    this.list = h("div", { class: "labels", role: "group", "aria-label": "Labels" }, ...this.buttons);
+    const short = item.view.labels.every((label) => label.length < 4);
+    this.list = h("div", { class: `labels${short ? " short" : ""}`, role: "group", "aria-label": "Labels" }, ...this.buttons);
     this.side = h("div", { class: "task" }, this.filter, this.list);
     this.#show();
   }
@@ -104,8 +111,7 @@ class Classify {
     return h(
       "button",
       { type: "button", class: `label${models ? " models" : ""}`, "data-label": label, onclick: () => this.#choose(label) },
-      this.keys[index] ? h("kbd", {}, this.keys[index].toUpperCase()) : null,
-      h("span", { class: "name" }, label),
+      ...named(label, this.keys[index]),
       models ? h("span", { class: "hint" }, `model ${certain}`) : null,
     );
   }

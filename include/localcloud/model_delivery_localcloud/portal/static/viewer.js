@@ -4,6 +4,8 @@ import { h } from "./dom.js";
 
 const STEP = 1.3;
 const LARGEST = 16;
+// A tiny image is read best when it is not blown up to the whole screen.
+const ENLARGED = 360;
 
 export class Viewer {
   /**
@@ -34,7 +36,7 @@ export class Viewer {
         this.level,
         h("button", { type: "button", "aria-label": "Zoom in", title: "Zoom in (+)", onclick: () => this.zoom(STEP) }, "+"),
         h("button", { type: "button", title: "Fit the image (F)", onclick: () => this.fit() }, "Fit"),
-        h("button", { type: "button", title: "One pixel a pixel", onclick: () => this.actual() }, "1:1"),
+        h("button", { type: "button", class: "actual", title: "One pixel a pixel", onclick: () => this.actual() }, "1:1"),
       ),
     );
     this.image.addEventListener("load", () => this.fit());
@@ -54,15 +56,15 @@ export class Viewer {
     this.resize.disconnect();
   }
 
-  /** Show the whole image, small ones enlarged: a digit of 8 pixels is to be read too. */
+  /** Show the whole image; a small one is enlarged. */
   fit() {
     const { naturalWidth: width, naturalHeight: height } = this.image;
     if (!width || !this.stage.clientWidth) return;
-    const room = Math.min(this.stage.clientWidth / width, this.stage.clientHeight / height);
+    const whole = Math.min(this.stage.clientWidth / width, this.stage.clientHeight / height);
+    const room = Math.min(whole, Math.max(1, ENLARGED / Math.max(width, height)));
     this.base = room;
     this.scale = 1;
     this.fitted = true;
-    this.canvas.classList.toggle("pixels", room >= 3);
     this.canvas.style.width = `${width * room}px`;
     this.canvas.style.height = `${height * room}px`;
     this.x = (this.stage.clientWidth - width * room) / 2;
