@@ -25,7 +25,7 @@ TEXT_TEMPLATE = """
   <crowd-classifier name="mood" header="How does the writer feel about it?"
       categories="['Positive', 'Neutral', 'Negative']">
     <classification-target>{{ task.input.text }}</classification-target>
-    <short-instructions header="How to decide">Judge the whole text, not single words.</short-instructions>
+    <short-instructions header="How to decide">Judge the whole text.</short-instructions>
   </crowd-classifier>
 </crowd-form>
 """
@@ -52,6 +52,44 @@ MODERATION_TEMPLATE = """
   </crowd-rekognition-detect-moderation-labels>
 </crowd-form>
 """  # noqa: E501
+# Each element that the samples of Augmented AI use, in one template.
+ELEMENTS_TEMPLATE = """
+<script src="https://assets.crowd.aws/crowd-html-elements.js"></script>
+<style>h1 { color: #17305e; }</style>
+<h1>{{ task.input.title }}</h1>
+<crowd-form answer-format="flatten-objects">
+  <crowd-instructions link-text="View instructions" link-type="button">
+    <short-summary>Say what the picture shows.</short-summary>
+    <detailed-instructions>Draw the boxes, then fill in the rest.</detailed-instructions>
+    <positive-example>A box that touches the cow on all sides.</positive-example>
+    <negative-example>A box around two cows.</negative-example>
+  </crowd-instructions>
+  <crowd-tabs>
+    <crowd-tab header="Boxes">
+      <crowd-bounding-box name="annotatedResult" src="{{ task.input.image | grant_read_access }}"
+          labels="{{ task.input.labels | to_json | escape }}" header="Draw a box around each cow">
+        <short-instructions>Tight boxes, please.</short-instructions>
+      </crowd-bounding-box>
+    </crowd-tab>
+    <crowd-tab header="Questions">
+      <crowd-image src="{{ task.input.image | grant_read_access }}" alt="The meadow"></crowd-image>
+      <crowd-classifier name="weather" categories="['sun', 'rain']" header="The weather?">
+        <classification-target>{{ task.input.caption }}</classification-target>
+      </crowd-classifier>
+      <crowd-classifier-multi-select name="animals" categories='["cow", "dog", "bird"]'
+          header="Which animals?"></crowd-classifier-multi-select>
+      <crowd-input name="place" label="Where is it?" required></crowd-input>
+      <crowd-text-area name="remarks" label="Remarks">{{ task.input.caption }}</crowd-text-area>
+      <crowd-radio-group label="Is it sharp?">
+        <crowd-radio-button name="sharpness" value="sharp">Sharp</crowd-radio-button>
+        <crowd-radio-button name="sharpness" value="blurred">Blurred</crowd-radio-button>
+      </crowd-radio-group>
+      <crowd-checkbox name="night" value="yes">It was taken at night</crowd-checkbox>
+    </crowd-tab>
+  </crowd-tabs>
+  <crowd-button form-action="submit" variant="primary">Submit</crowd-button>
+</crowd-form>
+"""
 TEXTS = [
     ("The hinge broke in the second week. Support answered within the hour and sent a new one, so "
      "in the end I am happier than I expected to be.", "Positive", 0.44),
@@ -102,7 +140,7 @@ def running_portal(home: Path, **settings: str) -> Iterator[Portal]:
     with running_cloud(home, **settings) as cloud:
         yield Portal(cloud, {
             "digits": digits(cloud), "texts": texts(cloud), "forms": forms(cloud),
-            "moderation": moderation(cloud),
+            "moderation": moderation(cloud), "elements": elements(cloud),
         })  # fmt: skip
 
 
@@ -146,7 +184,7 @@ def texts(cloud: Cloud) -> Flow:
 
 
 def forms(cloud: Cloud) -> Flow:
-    """A page with five fields, two of them misread, as Textract lays its blocks out."""
+    """Start a queue of pages with five fields, two misread, as Textract lays its blocks out."""
     source = {"AwsManagedHumanLoopRequestSource": TEXTRACT}
     flow = make_flow(cloud, FORM_TEMPLATE, HumanLoopRequestSource=source, config={
         "TaskTitle": "Correct the form", "TaskDescription": "Registration forms."
@@ -174,7 +212,7 @@ def forms(cloud: Cloud) -> Flow:
 
 
 def moderation(cloud: Cloud) -> Flow:
-    """An image with labels of Rekognition's, one of which is wrong."""
+    """Start a queue with an image and labels of Rekognition's, one of which is wrong."""
     source = {"AwsManagedHumanLoopRequestSource": REKOGNITION}
     flow = make_flow(cloud, MODERATION_TEMPLATE, HumanLoopRequestSource=source, config={
         "TaskTitle": "Moderate the image", "TaskDescription": "Uploads that a model has flagged."
@@ -195,6 +233,23 @@ def moderation(cloud: Cloud) -> Flow:
         HumanLoopName="upload-1", FlowDefinitionArn=flow.arn,
         HumanLoopInput={"InputContent": json.dumps(content)},
     )  # fmt: skip
+    return flow
+
+
+def elements(cloud: Cloud, **content: Any) -> Flow:
+    """Start a queue with one item, whose template has every element."""
+    flow = make_flow(cloud, ELEMENTS_TEMPLATE, config={
+        "TaskTitle": "Mark the cows", "TaskDescription": "A template with every element."
+    })  # fmt: skip
+    meadow = Image.new("RGB", (640, 400), "#8cc07a")
+    draw = ImageDraw.Draw(meadow)
+    draw.rectangle((0, 0, 640, 150), fill="#9fd0f0")
+    draw.ellipse((380, 210, 540, 300), fill="#5b4636")
+    draw.ellipse((100, 240, 220, 310), fill="#f2efe9")
+    uri = put_image(cloud, "meadow.png", meadow)
+    flow.start(
+        image=uri, labels=["cow", "calf"], title="The meadow", **{"caption": "Two cows", **content}
+    )
     return flow
 
 

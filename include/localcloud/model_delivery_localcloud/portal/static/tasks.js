@@ -112,7 +112,7 @@ class Classify {
       "button",
       { type: "button", class: `label${models ? " models" : ""}`, "data-label": label, onclick: () => this.#choose(label) },
       ...named(label, this.keys[index]),
-      models ? h("span", { class: "hint" }, `model ${certain}`) : null,
+      models ? h("span", { class: "hint" }, `model${label.length < 4 ? "" : ` ${certain}`}`) : null,
     );
   }
 

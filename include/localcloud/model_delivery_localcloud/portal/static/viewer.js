@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 const STEP = 1.3;
 const LARGEST = 16;
 // A tiny image is read best when it is not blown up to the whole screen.
-const ENLARGED = 360;
+const ENLARGED = 280;
 
 export class Viewer {
   /**
