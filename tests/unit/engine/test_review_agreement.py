@@ -51,7 +51,9 @@ def test_two_reviewers_have_cohens_kappa_and_its_interval(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_fleiss_kappa_of_three_reviewers(seed):
     items = reviewed(np.random.default_rng(seed), 100, 3)
-    counts = np.array([[sum(a.label == c for a in each) for c in LABELS] for each in items.values()])
+    counts = np.array(
+        [[sum(a.label == c for a in each) for c in LABELS] for each in items.values()]
+    )
     assert agreement(items).fleiss.value == pytest.approx(fleiss_kappa(counts))
 
 

@@ -143,7 +143,9 @@ def _keys(parameters: Parameters, path: str) -> frozenset[str] | None:
     key = _text(parameters, "ImportantFormKey", path)
     aliases = parameters.get("ImportantFormKeyAliases", [])
     if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
-        raise ConditionsError(f"{path}.ImportantFormKeyAliases is {aliases!r}: give a list of texts")
+        raise ConditionsError(
+            f"{path}.ImportantFormKeyAliases is {aliases!r}: give a list of texts"
+        )
     return None if key == ANY else frozenset(map(plain, [key, *aliases]))
 
 

@@ -66,7 +66,9 @@ def consolidate(
         return {item: majority(answers) for item, answers in items.items()}
     if method is Method.QUORUM:
         if quorum_size < 1:
-            raise ReviewError(f"a quorum of {quorum_size} decides without an answer: give 1 or more")
+            raise ReviewError(
+                f"a quorum of {quorum_size} decides without an answer: give 1 or more"
+            )
         return {item: quorum(answers, quorum_size) for item, answers in items.items()}
     if method is Method.DAWID_SKENE:
         return _by_reliability(items, least_probability)
