@@ -109,6 +109,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def cloud(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     home = tmp_path_factory.mktemp("localcloud")
     local = LocalCloud(home, store.credentials, free_ports(1)[0], store.port)
+    # A loop's last answer can be undone for a while, which no test here waits for.
+    local.env["LOCALCLOUD_REVIEW_UNDO_SECONDS"] = "0"
     local.prepare()
     with local.api():
         yield Cloud(local, store)

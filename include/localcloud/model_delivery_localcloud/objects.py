@@ -115,6 +115,10 @@ class ObjectStore:
             # boto3's transfer wraps a ClientError in exceptions of its own.
             raise self._translate("write", uri, error) from error
 
+    def put(self, uri: str, body: bytes, content_type: str) -> None:
+        """Publish a short object in one request."""
+        self._call("write", uri, "put_object", Body=body, ContentType=content_type)
+
     def delete(self, uri: str) -> None:
         """Delete an object; one that is not there is no error."""
         self._call("delete", uri, "delete_object")

@@ -11,14 +11,21 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.charts import compile_charts
+from model_delivery_localcloud.portal.grants import MEDIA, Grants
+from model_delivery_localcloud.portal.media import Media
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
-from model_delivery_localcloud.portal.sessions import HOME, Endpoint, SignIn, session_middleware
+from model_delivery_localcloud.portal.review_api import ReviewApi
+from model_delivery_localcloud.portal.review_desk import Desk
+from model_delivery_localcloud.portal.review_items import Items
+from model_delivery_localcloud.portal.sessions import Endpoint, SignIn, session_middleware
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import compilation, devices, personalize
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import progress_of
 from model_delivery_localcloud.store.tables import BatchInferenceJob, CompilationJob, Device
+from model_delivery_localcloud.store.users import Role
 
 MOST_ROWS = 200
 STATIC = {"portal.css": "text/css", "icon.svg": "image/svg+xml"}
@@ -27,17 +34,21 @@ STATIC = {"portal.css": "text/css", "icon.svg": "image/svg+xml"}
 class Portal:
     """The pages over the store; each but sign-in and the style sheet needs a signed-in person."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, objects: ObjectStore) -> None:
         self._database = database
         self._renderer = Renderer()
         self._sign_in = SignIn(database, self._renderer)
         self._middleware = [session_middleware(settings)]
+        grants = Grants(settings)
+        items = Items(database, grants)
+        self._review = ReviewApi(Desk(settings, database, items), self._sign_in)
+        self._media = Media(objects, grants)
 
     def routes(self) -> list[Route]:
         """Return the portal's routes."""
         guarded = self._sign_in.guarded
         return [
-            self._route("/", guarded(self.home)),
+            self._route("/", guarded(self.home, *Role)),
             self._route("/sign-in", self._sign_in.show),
             self._route("/sign-in", self._sign_in.submit, "POST"),
             self._route("/sign-out", self._sign_in.leave, "POST"),
@@ -46,12 +57,15 @@ class Portal:
             self._route("/jobs/batch-inference", guarded(self.batch_jobs)),
             self._route("/jobs/batch-inference/{account}/{region}/{name}", guarded(self.batch_job)),
             self._route("/devices", guarded(self.devices)),
+            *self._review.routes(self._route),
+            Route(f"{MEDIA}/{{token}}", self._media.show, methods=["GET"]),
             Route("/static/{name}", _static, methods=["GET"]),
         ]
 
-    async def home(self, _request: Request) -> Response:
-        """Send people to the list of jobs."""
-        return RedirectResponse(HOME, status_code=303)
+    async def home(self, request: Request) -> Response:
+        """Send people to what they are here for."""
+        admin = request.state.user.role == Role.ADMIN
+        return RedirectResponse("/jobs/compilation" if admin else "/review", status_code=303)
 
     async def jobs(self, request: Request) -> Response:
         """List the newest compilation jobs of all accounts and regions."""

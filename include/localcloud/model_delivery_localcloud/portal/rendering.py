@@ -38,11 +38,18 @@ class Renderer:
 
     def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
         """Return a template as a page, with the session's user and form token."""
-        csrf = str(request.session.setdefault("csrf", secrets.token_urlsafe(24)))
         text = self._templates.get_template(name).render(
-            user=request.session.get("user"), csrf=csrf, path=request.url.path, **values
+            user=request.session.get("user"),
+            csrf=csrf_token(request),
+            path=request.url.path,
+            **values,
         )
         return HTMLResponse(text, status_code=status, headers=SECURITY_HEADERS)
+
+
+def csrf_token(request: Request) -> str:
+    """Return the token that forms and calls of this session carry."""
+    return str(request.session.setdefault("csrf", secrets.token_urlsafe(24)))
 
 
 def _moment(value: int | None) -> str:

@@ -16,7 +16,7 @@ from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.paging import decode_token, encode_token
 from model_delivery_localcloud.services.refusals import refuse_members
-from model_delivery_localcloud.services.sagemaker_tags import Tags, check_tags
+from model_delivery_localcloud.services.sagemaker_tags import check_tags
 from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.compilation import ListFilter
 from model_delivery_localcloud.store.database import Database
@@ -51,7 +51,6 @@ class SageMaker:
             "ListCompilationJobs": self.list,
             "StopCompilationJob": self.stop,
             "DeleteCompilationJob": self.delete,
-            **Tags(self._database, _arn).handlers(),
         }
 
     def create(self, call: Call) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Connections and transactions, and the migrations that the package ships."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from alembic import command
@@ -23,7 +24,8 @@ class Database:
     """The store at a SQLAlchemy URL.
 
     On SQLite: write-ahead log, a busy time-out of 10 s, and writers that begin IMMEDIATE, so that
-    two of them queue up and neither fails when it upgrades from reading to writing.
+    two of them queue up and neither fails when it upgrades from reading to writing. Writers of one
+    process queue up at a lock: SQLite's own wait polls, which is slow and unfair among many.
     """
 
     def __init__(self, url: str) -> None:
@@ -34,7 +36,9 @@ class Database:
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         self.engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite)
+        self._writer: AbstractContextManager[Any] = nullcontext()
         if self.is_sqlite:
+            self._writer = Lock()
             _prepare_sqlite(self.engine)
 
     @contextmanager
@@ -46,7 +50,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Give a session in one transaction: kept when the block ends, undone if it raises."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with self._writer, Session(self.engine, expire_on_commit=False) as session:
             session.connection(execution_options={"localcloud_write": True})
             yield session
             session.commit()
