@@ -30,7 +30,7 @@ from model_delivery.exceptions import InvalidRequestError
 from model_delivery.hooks.storage import StorageHook
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.watch import EndedLoop
-from model_delivery.human_loops.worker import HumanLoopWorker, LoopInput, StartedLoop
+from model_delivery.human_loops.worker import HumanLoopWorker, LoopInput
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class ReviewObjects:
         return f"{self.folder}/review.json"
 
     def inputs(self, number: int) -> str:
-        """Inputs of a round's loops."""
+        """Return where a round's inputs lie, a line for each loop."""
         return f"{self.folder}/round-{number}/inputs.jsonl"
 
     def manifest(self, number: int) -> str:
@@ -133,9 +133,7 @@ class Review:
             LoopInput(each["item"], json.dumps(each["content"], ensure_ascii=False))
             for each in self._lines(self.objects.inputs(number))
         )
-        started: list[StartedLoop] = []
-        for loop in worker.start(flow_definition_arn, prefix, inputs, attributes):
-            started.append(loop)
+        started = list(worker.start(flow_definition_arn, prefix, inputs, attributes))
         self.storage.write_stream(
             self.objects.manifest(number), (loop.line() + b"\n" for loop in started)
         )

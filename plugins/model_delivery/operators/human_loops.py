@@ -12,7 +12,7 @@ from model_delivery.exceptions import InvalidRequestError
 from model_delivery.human_loops.batch import LoopBatch, loop_prefix
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
-from model_delivery.storage_connected import StorageConnected
+from model_delivery.storage_connected import AwsAndStorageConnected
 from model_delivery.xcom import VERSION, StartedHumanLoops, StoppedHumanLoops
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HOOK = "model_delivery.hooks.human_review.HumanLoopHook"
 
 
-class StartHumanLoopsOperator(StorageConnected, AwsConnected, BaseOperator):
+class StartHumanLoopsOperator(AwsAndStorageConnected, BaseOperator):
     """Starts a human loop for each line of an object; a retry starts none twice.
 
     The loops' names are made of the task instance and the line's number. The manifest says which
@@ -30,15 +30,15 @@ class StartHumanLoopsOperator(StorageConnected, AwsConnected, BaseOperator):
     Source: Augmented AI Runtime API, StartHumanLoop.
 
     :param flow_definition_arn: ARN of the human review workflow.
-    :param inputs_uri: JSON Lines: `{"item": id, "content": {…}}`; content is what reviewers see.
+    :param inputs_uri: JSON Lines: `{"item": id, "content": {…}}`; reviewers see the content.
     :param manifest_uri: where the manifest is written.
     :param content_classifiers: FreeOfPersonallyIdentifiableInformation, FreeOfAdultContent; the
         first is needed for a public work team.
     """
 
     template_fields: Sequence[str] = (
-        *AWS_TEMPLATE_FIELDS, "wasb_conn_id", "flow_definition_arn", "inputs_uri", "manifest_uri",
-        "content_classifiers",
+        *AwsAndStorageConnected.template_fields, "flow_definition_arn", "inputs_uri",
+        "manifest_uri", "content_classifiers",
     )  # fmt: skip
     operator_extra_links = (ReviewQueueLink(),)
 
@@ -77,11 +77,10 @@ class StartHumanLoopsOperator(StorageConnected, AwsConnected, BaseOperator):
         context["ti"].xcom_push(
             key=JOB_LINK_KEY, value=queue_url(self.hook, self.flow_definition_arn)
         )
-        lines: list[bytes] = []
-        for loop in worker.start(
+        started = worker.start(
             self.flow_definition_arn, prefix, read_inputs(storage, self.inputs_uri), attributes
-        ):
-            lines.append(loop.line() + b"\n")
+        )
+        lines = [loop.line() + b"\n" for loop in started]
         storage.write_stream(self.manifest_uri, lines)
         batch = started_batch(worker, self.flow_definition_arn, prefix, len(lines))
         # A clear stops what is still open of it.

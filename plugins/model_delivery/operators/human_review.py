@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import BaseOperator, Context
 
 from model_delivery import a2i
-from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected, open_hook
+from model_delivery.aws import open_hook
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch, loop_prefix
 from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS
@@ -18,7 +18,7 @@ from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
 from model_delivery.operators.human_loops import HOOK, started_batch
 from model_delivery.operators.human_task_uis import HOOK as FLOW_HOOK
-from model_delivery.storage_connected import StorageConnected
+from model_delivery.storage_connected import AwsAndStorageConnected
 from model_delivery.xcom import VERSION, HumanReviewResult
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ EXPIRED_POLICIES = ("fail", "unreviewed")
 ROUNDS_KEY = "human_loops"
 
 
-class HumanReviewOperator(StorageConnected, AwsConnected, BaseOperator):
+class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
     """Has people review the results that conditions choose, and writes the reviewed data set.
 
     Evaluates the conditions over the results, starts a human loop for each that one of them
@@ -79,7 +79,7 @@ class HumanReviewOperator(StorageConnected, AwsConnected, BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        *AWS_TEMPLATE_FIELDS, "wasb_conn_id", "results_uri", "output_uri", "flow_definition_arn",
+        *AwsAndStorageConnected.template_fields, "results_uri", "output_uri", "flow_definition_arn",
         "conditions", "source", "score_output", "labels", "id_field", "hidden_fields",
         "task_object_field", "method", "quorum", "tie_break_flow_definition_arn",
         "adjudication_flow_definition_arn", "content_classifiers", "max_loops", "review_timeout",
@@ -188,11 +188,11 @@ class HumanReviewOperator(StorageConnected, AwsConnected, BaseOperator):
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
     ) -> Any:
         """Go on when the wait timed out; Airflow calls no other method of ours then."""
-        from airflow.sdk.exceptions import TaskDeferralError
+        from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralError as error:
+        except (TaskDeferralError, TaskDeferralTimeout) as error:
             return self.execute_complete(context, {"error": f"{type(error).__name__}: {error}"})
 
     def _begin(

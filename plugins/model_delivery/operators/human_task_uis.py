@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator, Context
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import RequestDiffersError
 from model_delivery.service_errors import named_errors
-from model_delivery.storage_connected import StorageConnected
+from model_delivery.storage_connected import AwsAndStorageConnected
 from model_delivery.xcom import (
     VERSION,
     DeletedReviewResource,
@@ -126,7 +126,7 @@ class DescribeHumanTaskUiOperator(AwsConnected, BaseOperator):
         }
 
 
-class _ListOperator(StorageConnected, AwsConnected, BaseOperator):
+class _ListOperator(AwsAndStorageConnected, BaseOperator):
     """Lists what a service has: summaries go to storage, the first names to XCom.
 
     :param output_uri: URI of the JSON Lines to write, a summary a line. (default: none)
@@ -136,7 +136,7 @@ class _ListOperator(StorageConnected, AwsConnected, BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        *AWS_TEMPLATE_FIELDS, "wasb_conn_id", "output_uri", "created_after", "created_before",
+        *AwsAndStorageConnected.template_fields, "output_uri", "created_after", "created_before",
         "sort_order",
     )  # fmt: skip
     name_member = ""

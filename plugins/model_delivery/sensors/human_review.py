@@ -116,6 +116,9 @@ class HumanLoopSensor(AwsConnected, BaseSensorOperator):
         looked = self.poke(context)
         if isinstance(looked, PokeReturnValue):
             return looked.xcom_value
+        return self._defer()
+
+    def _defer(self) -> None:
         from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
 
         self.defer(

@@ -66,7 +66,7 @@ class HumanLoopTrigger(JobTrigger):
                 await asyncio.gather(*(stop_some() for _ in range(_STOPPED_AT_A_TIME)))
         except Exception as error:
             self.log.warning(
-                "%d of %d human loops were stopped, then: %s; StopHumanLoopsOperator stops the rest",
+                "%d of %d human loops were stopped, then: %s; the task, cleared, stops the rest",
                 stopped, len(batch), cause(error),
             )  # fmt: skip
         else:

@@ -1,5 +1,7 @@
 """Agreement equals scikit-learn, statsmodels and krippendorff; intervals cover what they claim."""
 
+from typing import Any
+
 import krippendorff
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 LABELS = "abcd"
 
 
-def reviewed(random, count, reviewers, missing=0.0, noise=0.3):
+def reviewed(random: Any, count: Any, reviewers: Any, missing: Any = 0.0, noise: Any = 0.3) -> Any:
     """Reviewers who answer the truth but for some noise, and leave some items out."""
     items = {}
     for n in range(count):
@@ -25,7 +27,7 @@ def reviewed(random, count, reviewers, missing=0.0, noise=0.3):
     return items
 
 
-def table(items, reviewers):
+def table(items: Any, reviewers: Any) -> Any:
     """One row a reviewer, one column an item, NaN where there is no answer."""
     values = np.full((reviewers, len(items)), np.nan)
     for column, answers in enumerate(items.values()):
@@ -35,7 +37,7 @@ def table(items, reviewers):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_two_reviewers_have_cohens_kappa_and_its_interval(seed):
+def test_two_reviewers_have_cohens_kappa_and_its_interval(seed: Any) -> None:
     items = reviewed(np.random.default_rng(seed), 120, 2)
     first, second = table(items, 2)
     (pair,) = agreement(items).pairs
@@ -49,7 +51,7 @@ def test_two_reviewers_have_cohens_kappa_and_its_interval(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_fleiss_kappa_of_three_reviewers(seed):
+def test_fleiss_kappa_of_three_reviewers(seed: Any) -> None:
     items = reviewed(np.random.default_rng(seed), 100, 3)
     counts = np.array(
         [[sum(a.label == c for a in each) for c in LABELS] for each in items.values()]
@@ -58,13 +60,13 @@ def test_fleiss_kappa_of_three_reviewers(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_krippendorffs_alpha_with_answers_missing(seed):
+def test_krippendorffs_alpha_with_answers_missing(seed: Any) -> None:
     items = reviewed(np.random.default_rng(seed), 100, 4, missing=0.4)
     alpha = krippendorff.alpha(table(items, 4), level_of_measurement="nominal")
     assert agreement(items).alpha.value == pytest.approx(alpha)
 
 
-def test_fleiss_is_over_the_items_with_the_commonest_number_of_answers():
+def test_fleiss_is_over_the_items_with_the_commonest_number_of_answers() -> None:
     items = reviewed(np.random.default_rng(1), 50, 3)
     one_short = {**items, "short": items["0"][:2], "alone": items["1"][:1]}
     figures = agreement(one_short)
@@ -72,7 +74,7 @@ def test_fleiss_is_over_the_items_with_the_commonest_number_of_answers():
     assert figures.fleiss == agreement(items).fleiss
 
 
-def test_the_bootstrap_interval_covers_the_figure_of_all_items():
+def test_the_bootstrap_interval_covers_the_figure_of_all_items() -> None:
     random = np.random.default_rng(3)
     whole = reviewed(random, 20_000, 2)
     truth = agreement(whole)
@@ -86,12 +88,12 @@ def test_the_bootstrap_interval_covers_the_figure_of_all_items():
     assert covered >= 51
 
 
-def test_the_same_answers_have_the_same_interval():
+def test_the_same_answers_have_the_same_interval() -> None:
     items = reviewed(np.random.default_rng(4), 80, 3)
     assert agreement(items) == agreement(items)
 
 
-def test_specific_agreement_is_dices_for_two_reviewers():
+def test_specific_agreement_is_dices_for_two_reviewers() -> None:
     items = {
         str(n): [Answer(str(n), "x", a), Answer(str(n), "y", b)]
         for n, (a, b) in enumerate(["aa", "aa", "ab", "bb"])
@@ -99,13 +101,13 @@ def test_specific_agreement_is_dices_for_two_reviewers():
     assert agreement(items).by_class == pytest.approx({"a": 4 / 5, "b": 2 / 3})
 
 
-def test_one_label_only_leaves_kappa_and_alpha_undefined():
+def test_one_label_only_leaves_kappa_and_alpha_undefined() -> None:
     items = {str(n): [Answer(str(n), "x", "a"), Answer(str(n), "y", "a")] for n in range(9)}
     figures = agreement(items)
     assert figures.percent.value == 1.0
     assert (figures.fleiss, figures.alpha, figures.pairs[0].kappa) == (None, None, None)
 
 
-def test_single_answers_agree_with_nobody():
+def test_single_answers_agree_with_nobody() -> None:
     figures = agreement({"1": [Answer("1", "x", "a")]})
     assert (figures.items, figures.percent, figures.alpha, figures.pairs) == (0, None, None, [])

@@ -1,5 +1,7 @@
 """Majority, quorum, adjudicator, and Dawid and Skene on the data of their own paper."""
 
+from typing import Any
+
 import pytest
 from model_delivery_engine.errors import ReviewError
 from model_delivery_engine.review.answers import Answer, by_item
@@ -65,18 +67,18 @@ PAPER = [
 OBSERVERS = "1112345"
 
 
-def answers(item, *labels):
+def answers(item: Any, *labels: Any) -> Any:
     return [Answer(item, f"reviewer-{n}", label) for n, label in enumerate(labels)]
 
 
-def of(**items):
+def of(**items: Any) -> Any:
     return {item: answers(item, *labels) for item, labels in items.items()}
 
 
 @pytest.mark.parametrize(
     ("labels", "expected"), [("aab", "a"), ("ab", None), ("aabb", None), ("aabc", None), ("", None)]
 )
-def test_a_majority_is_more_than_half(labels, expected):
+def test_a_majority_is_more_than_half(labels: Any, expected: Any) -> None:
     assert majority(answers("x", *labels)).label == expected
 
 
@@ -84,26 +86,26 @@ def test_a_majority_is_more_than_half(labels, expected):
     ("labels", "least", "expected"),
     [("aabc", 2, "a"), ("aab", 3, None), ("aabb", 2, None), ("a", 1, "a")],
 )
-def test_a_quorum_is_so_many_and_no_tie(labels, least, expected):
+def test_a_quorum_is_so_many_and_no_tie(labels: Any, least: Any, expected: Any) -> None:
     assert quorum(answers("x", *labels), least).label == expected
 
 
-def test_a_reviewer_counts_once_for_an_item():
+def test_a_reviewer_counts_once_for_an_item() -> None:
     given = [Answer("x", "ann", "a"), Answer("x", "ann", "a"), Answer("x", "bob", "b")]
     assert majority(by_item(given)["x"]).label is None
 
 
-def test_a_third_reviewer_is_asked_only_where_two_differ():
+def test_a_third_reviewer_is_asked_only_where_two_differ() -> None:
     items = of(same="aa", differ="ab")
     assert open_items(items, consolidate(items, Method.MAJORITY)) == ["differ"]
 
 
-def test_an_adjudicator_rules_whatever_the_others_said():
+def test_an_adjudicator_rules_whatever_the_others_said() -> None:
     decision = adjudicated(answers("x", "a", "b"), Answer("x", "lead", "b"))
     assert (decision.label, decision.support, decision.method) == ("b", 0.5, Method.ADJUDICATOR)
 
 
-def test_dawid_and_skene_find_what_their_paper_found():
+def test_dawid_and_skene_find_what_their_paper_found() -> None:
     items = {
         str(patient): [Answer(str(patient), who, label) for who, label in zip(OBSERVERS, row, strict=True)]
         for patient, row in enumerate(PAPER, start=1)
@@ -116,7 +118,7 @@ def test_dawid_and_skene_find_what_their_paper_found():
     assert [found.best(patient)[0] for patient in ("1", "11", "36")] == ["1", "4", "4"]
 
 
-def test_a_reviewer_who_answers_at_random_weighs_little():
+def test_a_reviewer_who_answers_at_random_weighs_little() -> None:
     items = {}
     for n in range(60):
         truth = "ab"[n % 2]
@@ -129,7 +131,7 @@ def test_a_reviewer_who_answers_at_random_weighs_little():
     assert reliability.accuracy("cas") < 0.6 < 0.85 < reliability.accuracy("bob")
 
 
-def test_what_cannot_be_consolidated_is_said():
+def test_what_cannot_be_consolidated_is_said() -> None:
     with pytest.raises(ReviewError, match="no answers"):
         dawid_skene({})
     with pytest.raises(ReviewError, match="quorum of 0"):
@@ -138,7 +140,7 @@ def test_what_cannot_be_consolidated_is_said():
         consolidate({}, Method.ADJUDICATOR)
 
 
-def test_each_reviewer_is_held_against_the_decisions():
+def test_each_reviewer_is_held_against_the_decisions() -> None:
     items = of(x="aab", y="bbb", z="cd")
     figures = reviewer_figures(items, consolidate(items, Method.MAJORITY))
     assert figures["reviewer-0"].borne_out.value == 1.0

@@ -46,7 +46,7 @@ def quorum(answers: Sequence[Answer], least: int) -> Decision:
 
 
 def adjudicated(answers: Sequence[Answer], ruling: Answer) -> Decision:
-    """The adjudicator's answer decides, whatever the others said."""
+    """Decide by the adjudicator's answer, whatever the others said."""
     counts = votes(answers)
     support = counts.get(ruling.label, 0) / len(answers) if answers else 0.0
     return Decision(ruling.label, support, Method.ADJUDICATOR, counts)

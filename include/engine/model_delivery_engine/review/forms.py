@@ -95,8 +95,8 @@ def _pair(key: Mapping[str, Any], blocks: Mapping[str, Mapping[str, Any]]) -> Fo
         ) from None
     members = [key, *values, *key_words, *value_words]
     return FormPair(
-        key=_text(key_words),
-        value=_text(value_words),
+        key=_own_text([key]) or _text(key_words),
+        value=_own_text(values) or _text(value_words),
         confidence=min(float(member(each, "confidence")) for each in [key, *values]),
         word_confidences=tuple(
             float(member(each, "confidence")) for each in [*key_words, *value_words]
@@ -105,6 +105,11 @@ def _pair(key: Mapping[str, Any], blocks: Mapping[str, Mapping[str, Any]]) -> Fo
         key_id=key_id,
         value_id=str(member(values[0], "id")) if values else "",
     )
+
+
+def _own_text(blocks: Iterable[Mapping[str, Any]]) -> str:
+    """Return the text that a reviewer gave a block: the service's own have words instead."""
+    return " ".join(str(member(block, "text") or "") for block in blocks).strip()
 
 
 def _text(words: Iterable[Mapping[str, Any]]) -> str:

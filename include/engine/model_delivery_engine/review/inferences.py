@@ -121,8 +121,9 @@ def classification(
         fits = False
     if not fits or any(score != score for score in scores):
         raise ReviewError(
-            f"the scores of {identity.decode(errors='replace')} are {str(scores)[:100]}: conditions "
-            "need one number from 0 to 1 for each class; name the output of a softmax or a sigmoid"
+            f"the scores of {identity.decode(errors='replace')} are {str(scores)[:100]}: "
+            "conditions need one number from 0 to 1 for each class; name the output of a softmax "
+            "or a sigmoid"
         )
     if labels is None:
         return Classification(identity, scores, str(best))
