@@ -289,7 +289,7 @@ with DAG(
         flow_definition_arn="{{ ti.xcom_pull('flow_definition')['flow_definition_arn'] }}",
         conditions="{{ params.review_conditions | tojson }}",
         score_output="{{ params.score_output }}",
-        labels="{{ params.labels }}",
+        labels="{{ params.labels | tojson }}",
         hidden_fields=["{{ params.label_field }}"],
         task_object_field="{{ params.picture_field }}",
         poll_interval=2,

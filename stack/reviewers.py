@@ -175,4 +175,3 @@ def labels_of(records: Path) -> dict[str, str]:
     """Return the label of each record of `held_out.jsonl`."""
     lines = map(json.loads, records.read_text().splitlines())
     return {line["id"]: str(line["label"]) for line in lines}
-

@@ -314,3 +314,23 @@ class HumanReviewResult(TypedDict):
     corrected_accuracy_interval: list[float]
     unreviewed_errors: float
     unreviewed_errors_interval: list[float]
+
+
+class ReadDocuments(TypedDict):
+    """Of `ReadDocumentsOperator`; a line for each document at `output_uri`."""
+
+    version: int
+    output_uri: str
+    documents: int
+    errors: int
+
+
+class CorrectedForms(TypedDict):
+    """Of `WriteFormsOperator`; a form for each document at `output_uri`."""
+
+    version: int
+    output_uri: str
+    documents: int
+    fields: int
+    corrected: int
+    undecided: int

@@ -20,7 +20,6 @@ from model_delivery.exceptions import (
     RequestDiffersError,
 )
 from model_delivery.hooks.human_review import HumanLoopHook, HumanReviewHook
-from model_delivery.jobs.registry import registry
 from model_delivery.operators.flow_definitions import (
     CreateFlowDefinitionOperator,
     DeleteFlowDefinitionOperator,
@@ -204,10 +203,10 @@ def put_lines(s3: S3, name: str, lines: list[dict[str, Any]]) -> str:
     return f"s3://{BUCKET}/{name}"
 
 
-def lines_of(s3: S3, uri: str) -> list[dict[str, Any]]:
+def lines_of(s3: S3, uri: str, *, whole: bool = False) -> list[dict[str, Any]]:
     key = uri.removeprefix(f"s3://{BUCKET}/")
     body = s3.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
-    return [json.loads(line) for line in body.splitlines()]
+    return [json.loads(line) for line in ([body] if whole else body.splitlines())]
 
 
 def results(count: int = 30) -> list[dict[str, Any]]:
@@ -254,9 +253,16 @@ def always(label: str) -> Judge:
 async def event_of(trigger: Any) -> Any:
     async with asyncio.timeout(60):
         (event,) = [event async for event in trigger.run()]
-    while registry().open_clients:
-        await asyncio.sleep(0.01)
+    # A triggerer's loop goes on; this one must not end before the client is closed.
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(left, timeout=10)
     return event.payload
+
+
+async def killed(trigger: Any) -> None:
+    await trigger.on_kill()
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(left, timeout=10)
 
 
 def run(operator: HumanReviewOperator, task: Task) -> Any:
@@ -332,8 +338,7 @@ def test_a_review_corrects_the_results_and_says_what_it_knows_of_the_rest(
         21,
         27,
     ]
-    report = json.loads(s3.client().get_object(
-        Bucket=BUCKET, Key=result["report_uri"].removeprefix(f"s3://{BUCKET}/"))["Body"].read())  # fmt: skip
+    (report,) = lines_of(s3, result["report_uri"], whole=True)
     assert report["estimate"]["items"] == 30
     assert len(report["reviewers"]) == 2
     assert result["model_accuracy"] == pytest.approx(25 / 30)
@@ -402,7 +407,7 @@ def test_disagreement_goes_to_one_more_reviewer_and_then_to_the_adjudicator(
 def test_expired_loops_fail_the_task_whose_retry_asks_for_these_again(s3: S3, team: Team) -> None:
     short = team.flow(task_count=1, task_availability_seconds=1)
     operator, task = review(s3, short["flow_definition_arn"]), Task("review")
-    with pytest.raises(JobFailedError, match="human loops ended without their answers .* Failed"):
+    with pytest.raises(JobFailedError, match=r"human loops ended without their answers .* Failed"):
         run(operator, task)
     lasting = team.flow(task_count=1)
     operator.flow_definition_arn = lasting["flow_definition_arn"]
@@ -457,7 +462,7 @@ def test_a_killed_deferred_review_stops_its_loops(s3: S3, team: Team) -> None:
     flow = team.flow(task_count=1)
     with pytest.raises(TaskDeferred) as deferred:
         review(s3, flow["flow_definition_arn"], deferrable=True).execute(Task("review").context)
-    asyncio.run(deferred.value.trigger.on_kill())
+    asyncio.run(killed(deferred.value.trigger))
     statuses = {each["HumanLoopStatus"]
                 for each in HumanLoopHook().list_loops(flow["flow_definition_arn"])}  # fmt: skip
     assert statuses == {"Stopped"}

@@ -1,5 +1,6 @@
 """Have people review what a model is unsure of, and let what they say count."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -54,7 +55,8 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
     :param source: what the results are of: "classifier", or the request source whose responses
         they hold. (default: "classifier")
     :param score_output: of a classifier: the output with one score a class.
-    :param labels: of a classifier: names of the classes. (default: their places, from 0)
+    :param labels: of a classifier: names of the classes, a list or its JSON text.
+        (default: their places, from 0)
     :param id_field: field of the records that tells them apart. (default: "id")
     :param hidden_fields: fields that reviewers are not shown, as the label. (default: none)
     :param task_object_field: field with what is reviewed: the URI of an image, or a text.
@@ -96,7 +98,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         conditions: str | Mapping[str, Any],
         source: str = "classifier",
         score_output: str = "",
-        labels: Sequence[str] | None = None,
+        labels: Sequence[str] | str | None = None,
         id_field: str = "id",
         hidden_fields: Sequence[str] = (),
         task_object_field: str | None = None,
@@ -374,13 +376,24 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         from model_delivery.human_loops.review import Review, ReviewObjects
 
         layout = ResultsLayout(
-            Source(self.source), self.score_output, list(self.labels) if self.labels else None,
+            Source(self.source), self.score_output, self._labels(),
             self.id_field, tuple(self.hidden_fields), self.task_object_field or None,
         )  # fmt: skip
         return Review(
             self._storage(), ReviewObjects(self.output_uri.rstrip("/")), self.results_uri, layout,
             Method(self.method), int(self.quorum),
         )  # fmt: skip
+
+    def _labels(self) -> list[str] | None:
+        if not self.labels:
+            return None
+        try:
+            given = json.loads(self.labels) if isinstance(self.labels, str) else self.labels
+            return [str(each) for each in given]
+        except (ValueError, TypeError) as error:
+            raise InvalidRequestError(
+                f"labels is {self.labels!r}: give a list of names, or its JSON text"
+            ) from error
 
     def _parsed(self) -> Any:
         from model_delivery_engine.review.conditions import parse_conditions

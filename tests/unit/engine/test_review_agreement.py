@@ -18,11 +18,11 @@ def reviewed(random: Any, count: Any, reviewers: Any, missing: Any = 0.0, noise:
     items = {}
     for n in range(count):
         truth = random.choice(list(LABELS), p=[0.5, 0.3, 0.15, 0.05])
-        given = [
-            Answer(str(n), f"r{who}", str(random.choice(list(LABELS)) if random.random() < noise else truth))
-            for who in range(reviewers)
-            if random.random() >= missing
-        ]  # fmt: skip
+        given = []
+        for who in range(reviewers):
+            if random.random() >= missing:
+                label = random.choice(list(LABELS)) if random.random() < noise else truth
+                given.append(Answer(str(n), f"r{who}", str(label)))
         items[str(n)] = given
     return items
 

@@ -37,7 +37,7 @@ def block(identity: Any, kind: Any, confidence: Any, **members: Any) -> Any:
     return {"Id": identity, "BlockType": kind, "Confidence": confidence, **members}
 
 
-def document(*pairs, spelling=lambda blocks: {"Blocks": blocks}):
+def document(*pairs: Any, spelling: Any = lambda blocks: {"Blocks": blocks}) -> Any:
     """Each pair: key, value, confidence of the pair, confidence of each word."""
     blocks = [block("page", "PAGE", 99.0)]
     for n, (key, value, confidence, words) in enumerate(pairs):
@@ -181,7 +181,7 @@ def test_entropy_is_a_percentage_of_the_most_there_can_be() -> None:
     assert classification(b"1", [1.0, 0.0]).entropy == 0.0
     bits = -(0.9 * math.log2(0.9) + 0.1 * math.log2(0.1))
     assert classification(b"1", [0.9]).entropy == pytest.approx(100 * bits)
-    with pytest.raises(ReviewError, match="sum to 1.4, not to 1"):
+    with pytest.raises(ReviewError, match=r"sum to 1\.4, not to 1"):
         _ = classification(b"1", [0.7, 0.7]).entropy
 
 

@@ -107,9 +107,11 @@ def test_an_adjudicator_rules_whatever_the_others_said() -> None:
 
 def test_dawid_and_skene_find_what_their_paper_found() -> None:
     items = {
-        str(patient): [Answer(str(patient), who, label) for who, label in zip(OBSERVERS, row, strict=True)]
+        str(patient): [
+            Answer(str(patient), who, label) for who, label in zip(OBSERVERS, row, strict=True)
+        ]
         for patient, row in enumerate(PAPER, start=1)
-    }  # fmt: skip
+    }
     found = dawid_skene(items)
     assert found.prior.tolist() == pytest.approx([0.40, 0.42, 0.11, 0.07], abs=0.005)
     # Of the five, only the first never mistook a patient of class 1 for worse than 2.
