@@ -16,6 +16,7 @@ from stack.localcloud import LocalCloud
 from stack.object_store import object_store
 from stack.ports import LOOPBACK, PortInUseError, free_ports, require_free
 from stack.processes import MARK, Process, StackError, record_session, resident_bytes
+from stack.reviewers import prepare_team
 
 START_SECONDS = 180.0
 HIGHEST_PORT = 65535
@@ -91,6 +92,7 @@ class Stack:
         cloud = self._launch(self.cloud.api())
         self._launch(self.cloud.worker())
         cloud.wait_healthy(START_SECONDS)
+        prepare_team(self.cloud, self.credentials)
         self._say(f"localcloud ready at {self.cloud.url}")
         agent = device(
             THING, self.home / "devices" / THING, self.cloud, self.credentials, self.device_port

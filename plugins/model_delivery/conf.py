@@ -31,6 +31,14 @@ def check_conf(context: Context) -> None:
             _require_connection(name, str(value))
 
 
+def only_if_approval_is_asked(context: Context) -> None:
+    """Skip the approval where the run's Param `approval` is off; give it to that task."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    if not context["params"]["approval"]:
+        raise AirflowSkipException("nobody is asked: the run's Param approval is off")
+
+
 def _require_connection(name: str, conn_id: str) -> None:
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException

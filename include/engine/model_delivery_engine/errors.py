@@ -14,6 +14,8 @@ EngineError
 ├── BatchError              a batch that cannot be planned, run or merged
 │   ├── BudgetError         more records failed than may
 │   └── DiskFullError       no space for what a batch spools
+├── ReviewError             answers that cannot be reviewed, or reviews that cannot be used
+│   └── ConditionsError     activation conditions that break their grammar
 └── ReportError             a delivery that cannot be drawn
 
 Each message names the thing (file, member, input, target) and says what to do next. `Reason` types
@@ -139,6 +141,14 @@ class BudgetError(BatchError):
 
 class DiskFullError(BatchError):
     """No space is left on the disk for what a batch spools."""
+
+
+class ReviewError(EngineError):
+    """Answers cannot be reviewed, or what reviewers said cannot be used."""
+
+
+class ConditionsError(ReviewError):
+    """Human loop activation conditions break their grammar."""
 
 
 class ReportError(EngineError):

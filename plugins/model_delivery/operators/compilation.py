@@ -16,6 +16,7 @@ from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.lineage import Lineage
 from model_delivery.links.job import console_url, is_aws
+from model_delivery.service_errors import named_errors
 from model_delivery.xcom import (
     VERSION,
     CompilationJobListing,
@@ -379,15 +380,8 @@ class DeleteCompilationJobOperator(AwsConnected, BaseOperator):
 
 def _asked(ask: Callable[[], Iterator[Any]], about: str) -> Iterator[Any]:
     """Yield what a hook yields; the service's errors name what was asked about."""
-    from model_delivery.jobs.faults import REFUSED_CODES, error_code, is_service_error
-
-    try:
+    with named_errors(about):
         yield from ask()
-    except Exception as error:
-        if not is_service_error(error):
-            raise
-        refused = error_code(error) in REFUSED_CODES
-        raise (JobRefusedError if refused else DeliveryError)(f"{about}: {error}") from error
 
 
 @contextmanager

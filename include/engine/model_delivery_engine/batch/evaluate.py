@@ -67,7 +67,28 @@ def evaluate(records: Iterable[Mapping[str, Any]], *, output: str, label_field: 
     return Evaluation(n, correct, correct / n, low, high, errors, confusion)
 
 
+def evaluation_of_review(
+    records: Iterable[Mapping[str, Any]], review: Mapping[str, Any]
+) -> Evaluation:
+    """Return what reviewers found of the model as an evaluation; its interval is the review's.
+
+    :param records: the reviewed lines; only those without an answer are counted here
+    :param review: figures of the review: ``results``, ``model_accuracy`` and its interval
+    :raises BatchError: no record was answered
+    """
+    errors = sum(record["output"] is None for record in records)
+    n = int(review["results"])
+    if not n:
+        raise BatchError(f"no record was answered ({errors} errors), so there is no accuracy")
+    accuracy = float(review["model_accuracy"])
+    low, high = review["model_accuracy_interval"]
+    return Evaluation(n, round(accuracy * n), accuracy, low, high, errors, {})
+
+
 def _label(record: Mapping[str, Any], field: str) -> Any:
+    decided = (record.get("review") or {}).get("label")
+    if isinstance(decided, str):
+        return _as_answered(decided)
     fields = record["input"]
     if field not in fields:
         raise BatchError(
@@ -75,6 +96,11 @@ def _label(record: Mapping[str, Any], field: str) -> Any:
             "add labels to the input or name their field"
         )
     return fields[field]
+
+
+def _as_answered(label: str) -> Any:
+    """Return a reviewer's label as labels are spelt: a class's place is a number."""
+    return int(label) if label.isascii() and label.isdigit() else label
 
 
 def _answer(record: Mapping[str, Any], output: str) -> Any:

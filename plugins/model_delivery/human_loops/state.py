@@ -1,0 +1,73 @@
+"""What the task state store remembers of a task's human loops, across tries and crashes."""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from model_delivery.exceptions import DeliveryError
+from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.jobs.naming import resubmissions
+
+
+class LoopState:
+    """The batches that a task instance has started since it was last cleared.
+
+    :param context: of the running task; Airflow 3.3's `task_state_store` is in it.
+    """
+
+    def __init__(self, context: Mapping[str, Any]) -> None:
+        store: Any = context.get("task_state_store")
+        if store is None:
+            raise DeliveryError(
+                "Airflow gave this task no task state store, without which a retry could start its "
+                "human loops again: model-delivery needs Airflow 3.3 or later"
+            )
+        self._store = store
+        self._number = resubmissions(context["ti"])
+        self._record: dict[str, Any] = dict(store.get(self._key(self._number)) or {})
+
+    @staticmethod
+    def _key(number: int) -> str:
+        # A deliberate clear keeps the store but must start new loops: it has a key of its own.
+        return f"model_delivery.human_loops.{number}"
+
+    def save(self, **changes: Any) -> None:
+        """Keep values; they never expire, since reviews may take longer than Airflow's default."""
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        self._record.update(changes)
+        self._store.set(self._key(self._number), self._record, retention=NEVER_EXPIRE)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a value that was kept."""
+        return self._record.get(name, default)
+
+    @property
+    def salt(self) -> str:
+        """The random part of the loops' names, kept before the first of them is started."""
+        if "salt" not in self._record:
+            self.save(salt=secrets.token_hex(8))
+        return str(self._record["salt"])
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds of reviews so far, each with its `batch`."""
+        return [dict(each) for each in self._record.get("rounds", [])]
+
+    def keep_round(self, number: int, **changes: Any) -> None:
+        """Keep values of a round, which may be new."""
+        rounds = self.rounds
+        if number == len(rounds):
+            rounds.append({})
+        rounds[number].update(changes)
+        self.save(rounds=rounds)
+
+    def superseded(self) -> Iterator[LoopBatch]:
+        """Yield the batches before a clear that may still be open."""
+        for number in range(self._number):
+            record = dict(self._store.get(self._key(number)) or {})
+            if record.get("done"):
+                continue
+            for each in record.get("rounds", []):
+                if each.get("batch") and not each.get("ended"):
+                    yield LoopBatch.read(each["batch"])

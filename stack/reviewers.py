@@ -1,0 +1,177 @@
+"""Who reviews in a stack: a work team in localcloud, and scripted reviewers who say that they are.
+
+A scripted reviewer signs in to the portal as a person does and uses the calls of its pages.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from stack.credentials import ACCOUNT, REGION, Credentials
+from stack.localcloud import LocalCloud
+from stack.processes import StackError
+
+GROUP = "reviewers"
+TEAM = "reviewers"
+TEAM_ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:workteam/private-crowd/{TEAM}"
+# The second errs now and then, so that there is disagreement to see.
+SCRIPTED = ("scripted-reviewer-1", "scripted-reviewer-2")
+_ERRS_EVERY = {SCRIPTED[0]: 0, SCRIPTED[1]: 25}
+_PAUSE_SECONDS = 0.3
+_SPENT_MS = 800
+
+# What a reviewer answers an item, by its input; None leaves it to somebody else.
+Judge = Callable[[Mapping[str, Any]], dict[str, Any] | None]
+
+
+def prepare_team(cloud: LocalCloud, credentials: Credentials) -> None:
+    """Make the reviewers' accounts and their work team, in a localcloud that answers."""
+    for name in SCRIPTED:
+        cloud.run("user", "add", name, "--role", "reviewer", "--group", GROUP,
+                  secret=credentials.localcloud_user_password)  # fmt: skip
+    client = _sagemaker(cloud, credentials)
+    try:
+        client.create_workteam(
+            WorkteamName=TEAM,
+            MemberDefinitions=[{"OidcMemberDefinition": {"Groups": [GROUP]}}],
+            Description="People who review what a model is unsure of.",
+        )
+    except client.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "ResourceInUse":
+            raise
+
+
+def _sagemaker(cloud: LocalCloud, credentials: Credentials) -> Any:
+    import boto3
+
+    return boto3.client(
+        "sagemaker", endpoint_url=cloud.url, region_name=REGION,
+        aws_access_key_id=credentials.aws_access_key_id,
+        aws_secret_access_key=credentials.aws_secret_access_key,
+    )  # fmt: skip
+
+
+class ScriptedReviewers:
+    """Two reviewers who answer whatever comes into their queues until the block ends.
+
+    :param judge_of: a reviewer's judgement, by their name.
+    """
+
+    def __init__(
+        self, cloud: LocalCloud, credentials: Credentials, judge_of: Callable[[str], Judge]
+    ) -> None:
+        self._url = cloud.url
+        self._password = credentials.localcloud_user_password
+        self._judge_of = judge_of
+        self._over = threading.Event()
+        self._failure: Exception | None = None
+        self.answers = 0
+        self._threads = [
+            threading.Thread(target=self._review, args=(name,), daemon=True) for name in SCRIPTED
+        ]
+
+    def __enter__(self) -> "ScriptedReviewers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def require_running(self) -> None:
+        """Raise StackError where a reviewer has stopped by themselves."""
+        if self._failure is not None:
+            raise StackError(f"a scripted reviewer stopped: {self._failure}")
+
+    def _review(self, name: str) -> None:
+        try:
+            with httpx.Client(base_url=self._url, timeout=30) as http:
+                desk = _Desk(http, name, self._password)
+                while not self._over.wait(_PAUSE_SECONDS):
+                    for flow in desk.queues():
+                        self._empty(desk, flow, self._judge_of(name))
+        except Exception as error:
+            self._failure = error
+
+    def _empty(self, desk: "_Desk", flow: str, judge: Judge) -> None:
+        items = desk.call(flow, "next")
+        while items and not self._over.is_set():
+            (item,) = items
+            answer = judge(item["input"])
+            if answer is None:
+                items = desk.call(flow, "skip", loop=item["loop"], next=True)
+                continue
+            items = desk.call(flow, "answer", loop=item["loop"], answer=answer,
+                              spent_ms=_SPENT_MS, next=True)  # fmt: skip
+            self.answers += 1
+
+
+class _Desk:
+    """One reviewer's signed-in session."""
+
+    def __init__(self, http: httpx.Client, name: str, password: str) -> None:
+        self._http = http
+        found = re.search(r'name="csrf" value="([^"]+)"', http.get("/sign-in").text)
+        if found is None:
+            raise StackError("the portal shows no sign-in")
+        form = {"csrf": found[1], "name": name, "password": password}
+        http.post("/sign-in", data=form)
+        answer = http.get("/review/api/session")
+        if answer.is_error:
+            raise StackError(f"{name} cannot sign in: {answer.text}")
+        self._token = answer.json()["csrf"]
+
+    def queues(self) -> list[str]:
+        """Return the ids of the queues."""
+        answer = self._http.get("/review/api/queues").raise_for_status()
+        return [each["flow"] for each in answer.json()["queues"]]
+
+    def call(self, flow: str, call: str, **body: Any) -> list[dict[str, Any]]:
+        """Make one call of a queue; return the items that it brings."""
+        answer = self._http.post(
+            f"/review/api/{flow}/{call}", json=body, headers={"X-CSRF-Token": self._token}
+        )
+        if answer.is_error:
+            raise StackError(f"{call}: {answer.text}")
+        return list(answer.json().get("items", []))
+
+
+def digit_judge(truths: Mapping[str, str]) -> Callable[[str], Judge]:
+    """Return reviewers of digits who know the labels; the second errs now and then.
+
+    :param truths: label by item
+    """
+
+    def judge_of(name: str) -> Judge:
+        every = _ERRS_EVERY[name]
+
+        def judge(content: Mapping[str, Any]) -> dict[str, Any] | None:
+            truth = truths.get(str(content.get("item")))
+            if truth is None:
+                return None
+            number = sum(str(content["item"]).encode())
+            label = str((int(truth) + 1) % 10) if every and number % every == 0 else truth
+            return {"digit": {"label": label}}
+
+        return judge
+
+    return judge_of
+
+
+def labels_of(records: Path) -> dict[str, str]:
+    """Return the label of each record of `held_out.jsonl`."""
+    lines = map(json.loads, records.read_text().splitlines())
+    return {line["id"]: str(line["label"]) for line in lines}
