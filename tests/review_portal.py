@@ -280,7 +280,8 @@ def form_page() -> tuple[Image.Image, list[dict[str, Any]]]:
                     *([{"type": "VALUE", "ids": [f"value-{row}"]}] if kind == "KEY" else []),
                 ],
             })  # fmt: skip
-            blocks.append({"id": f"word-{kind}-{row}", "blockType": "WORD", "text": text})
+            blocks.append({"id": f"word-{kind}-{row}", "blockType": "WORD", "text": text,
+                           "confidence": confidence})  # fmt: skip
     return page, blocks
 
 

@@ -19,6 +19,7 @@ from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
 from model_delivery_localcloud.portal.review_api import ReviewApi
 from model_delivery_localcloud.portal.review_desk import Desk
 from model_delivery_localcloud.portal.review_items import Items
+from model_delivery_localcloud.portal.review_lead import LeadPages
 from model_delivery_localcloud.portal.review_pages import ReviewPages
 from model_delivery_localcloud.portal.sessions import Endpoint, SignIn, session_middleware
 from model_delivery_localcloud.portal.template_frame import TemplateFrame
@@ -46,7 +47,8 @@ class Portal:
         items = Items(database, grants)
         desk = Desk(settings, database, items)
         self._review = ReviewApi(desk, self._sign_in)
-        self._review_pages = ReviewPages(database, self._renderer, self._sign_in, desk)
+        self._review_pages = ReviewPages(self._renderer, self._sign_in, desk)
+        self._lead = LeadPages(database, self._renderer, self._sign_in, desk)
         self._media = Media(objects, grants)
         self._frame = TemplateFrame(database, items, grants)
 
@@ -65,6 +67,7 @@ class Portal:
             self._route("/devices", guarded(self.devices)),
             *self._review.routes(self._route),
             *self._review_pages.routes(self._route),
+            *self._lead.routes(self._route),
             # These two carry their right in their path: a template's frame has no session.
             Route(f"{MEDIA}/{{token}}", self._media.show, methods=["GET"]),
             Route(f"{FRAME}/{{token}}", self._frame.show, methods=["GET"]),

@@ -9,15 +9,13 @@ from model_delivery_localcloud.portal.rendering import Renderer
 from model_delivery_localcloud.portal.review_api import MakeRoute
 from model_delivery_localcloud.portal.review_desk import Desk, Refused
 from model_delivery_localcloud.portal.sessions import SignIn
-from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.users import Role
 
 
 class ReviewPages:
     """The pages; what they show comes by the calls of `review_api.py`."""
 
-    def __init__(self, database: Database, renderer: Renderer, sign_in: SignIn, desk: Desk) -> None:
-        self._database = database
+    def __init__(self, renderer: Renderer, sign_in: SignIn, desk: Desk) -> None:
         self._renderer = renderer
         self._sign_in = sign_in
         self._desk = desk

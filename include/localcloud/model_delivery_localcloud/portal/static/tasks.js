@@ -194,10 +194,11 @@ class Form {
   answer() {
     const blocks = this.view.fields.flatMap((field) => {
       const row = this.rows.get(field.id);
-      const key = { blockType: "KEY_VALUE_SET", entityTypes: ["KEY"], id: field.id, text: row.key?.value ?? field.key };
+      const block = { blockType: "KEY_VALUE_SET", confidence: field.confidence };
+      const key = { ...block, entityTypes: ["KEY"], id: field.id, text: row.key?.value ?? field.key };
       const box = (sides) => (sides ? { geometry: { boundingBox: sides } } : {});
       const id = field.value_id || `${field.id}-value`;
-      const value = { blockType: "KEY_VALUE_SET", entityTypes: ["VALUE"], id, text: row.absent.checked ? "" : row.input.value };
+      const value = { ...block, entityTypes: ["VALUE"], id, text: row.absent.checked ? "" : row.input.value };
       return [
         { ...key, ...box(field.key_box), relationships: [{ type: "VALUE", ids: [id] }] },
         { ...value, ...box(field.value_box), ...(row.absent.checked ? { absent: true } : {}) },
