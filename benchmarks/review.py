@@ -37,6 +37,7 @@ from model_delivery_localcloud.review.facts import digest_of
 from model_delivery_localcloud.store import human_loops, review_resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop, HumanLoopInput
+from model_delivery_localcloud.store.users import Role, add_user
 from sqlalchemy import insert, select
 
 from benchmarks.record import Measure, median_and_spread, write
@@ -114,7 +115,7 @@ def answering(cloud: Cloud, database: Database) -> list[Round]:
     """Fill the queue and let the reviewers work, in rounds."""
     flow = make_flow(cloud, config={"TaskCount": 2})
     fill(database, flow)
-    people = sign_in(cloud, flow)
+    people = sign_in(cloud, database, flow)
     plan = {"url": cloud.url, "flow": flow.id, "people": people, "seconds": SECONDS}
     rounds = []
     for _ in range(ROUNDS):
@@ -165,17 +166,18 @@ def fill(database: Database, flow: Flow) -> None:
             session.execute(insert(HumanLoopInput), inputs)
 
 
-def sign_in(cloud: Cloud, flow: Flow) -> list[dict[str, str]]:
+def sign_in(cloud: Cloud, database: Database, flow: Flow) -> list[dict[str, str]]:
     """Add PEOPLE reviewers and sign them in."""
-
-    def come(number: int) -> dict[str, str]:
-        name = f"reviewer-{number}"
-        cloud.run("user", "add", name, "--role", "reviewer", "--group", flow.group, secret=PASSWORD)
+    names = [f"reviewer-{number}" for number in range(PEOPLE)]
+    with database.write() as session:
+        for name in names:
+            add_user(session, name, PASSWORD, Role.REVIEWER, [flow.group])
+    people = []
+    for name in names:
         with Reviewer(cloud.url, name, PASSWORD) as person:
             cookie = "; ".join(f"{key}={value}" for key, value in person.http.cookies.items())
-            return {"cookie": cookie, "csrf": person.csrf}
-
-    return [come(number) for number in range(PEOPLE)]
+            people.append({"cookie": cookie, "csrf": person.csrf})
+    return people
 
 
 def _reviewers(plan: dict[str, Any]) -> dict[str, Any]:
