@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from model_delivery_localcloud.store import human_loops, review_completion
 from model_delivery_localcloud.store import review_queue as queue
+from model_delivery_localcloud.store import review_slots as slots
 from model_delivery_localcloud.store.database import Database
-from model_delivery_localcloud.store.review_queue import Lease, Taken
+from model_delivery_localcloud.store.review_slots import Lease, Taken
 from model_delivery_localcloud.store.review_tables import (
     Assignment,
     FlowDefinition,
@@ -62,7 +63,7 @@ def take(database: Database, worker: str, now: int = NOON) -> list[str]:
 
 def submit(database: Database, loop: int, worker: str, answer: Any = SEVEN, now: int = NOON) -> Any:
     with database.write() as session:
-        return queue.submit(session, loop, worker, answer, "7", 1_000, now, LEASE)
+        return slots.submit(session, FLOW, loop, worker, answer, "7", 1_000, now, LEASE)
 
 
 def one(database: Database, loop: int) -> HumanLoop:

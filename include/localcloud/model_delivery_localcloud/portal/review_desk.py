@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import LocalcloudError
 from model_delivery_localcloud.portal.access import Access
-from model_delivery_localcloud.portal.review_items import Given, Items, given
+from model_delivery_localcloud.portal.review_items import Items, held_by
 from model_delivery_localcloud.review.facts import as_label
 from model_delivery_localcloud.services.human_review import DEFAULT_TIME_LIMIT
 from model_delivery_localcloud.settings import Settings
@@ -21,7 +21,7 @@ from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.group_commit import GroupCommit
 from model_delivery_localcloud.store.human_loops import LAPSED, SKIPPED
-from model_delivery_localcloud.store.review_queue import Lease, Taken
+from model_delivery_localcloud.store.review_slots import Held, Lease, Taken, submit
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role
@@ -67,9 +67,9 @@ class Desk:
         """Take one certain item, or keep it for longer."""
         flow = self.find_queue(user, flow_id)
 
-        def work(session: Session) -> list[Given]:
+        def work(session: Session) -> list[Held]:
             taken = queue.take(session, loop_id, user.name, now_ms(), self._lease(flow))
-            return [given(session, _or_refuse(taken, flow), user)]
+            return [held_by(session, _or_refuse(taken, flow), user)]
 
         return self._shown(flow, self._commits.run(work))
 
@@ -90,11 +90,12 @@ class Desk:
             raise Refused(400, problem)
         label, lease, take = as_label(answer), self._lease(flow), self._taking(user, flow)
 
-        def work(session: Session) -> list[Given]:
-            taken = queue.submit(
-                session, loop_id, user.name, answer, label, spent_ms, now_ms(), lease
+        def work(session: Session) -> list[Held]:
+            fault = submit(
+                session, flow.id, loop_id, user.name, answer, label, spent_ms, now_ms(), lease
             )
-            _or_refuse(taken, flow)
+            if fault is not None:
+                raise _refusal(fault)
             return take(session) if more else []
 
         return self._shown(flow, self._commits.run(work))
@@ -115,7 +116,7 @@ class Desk:
         flow = self.find_queue(user, flow_id)
         take = self._taking(user, flow)
 
-        def work(session: Session) -> list[Given]:
+        def work(session: Session) -> list[Held]:
             _or_refuse(queue.let_go(session, loop_id, user.name, SKIPPED), flow)
             return take(session) if more else []
 
@@ -136,12 +137,12 @@ class Desk:
         """Take the newest answer back, to change it."""
         flow = self.find_queue(user, flow_id)
 
-        def work(session: Session) -> list[Given]:
+        def work(session: Session) -> list[Held]:
             last = queue.last_submitted(session, flow.id, user.name)
             if last is None:
                 raise Refused(409, "there is no answer of yours to undo")
             taken = queue.undo(session, last.loop_id, user.name, now_ms(), self._lease(flow))
-            return [given(session, _or_refuse(taken, flow), user)]
+            return [held_by(session, _or_refuse(taken, flow), user)]
 
         return self._shown(flow, self._commits.run(work))
 
@@ -168,11 +169,12 @@ class Desk:
         def work(session: Session) -> None:
             for loop_id, answer in answers.items():
                 assert answer is not None, "checked above"
-                taken = queue.submit(
-                    session, loop_id, user.name, answer, as_label(answer), each_ms, now_ms(),
-                    self._lease(flow),
+                fault = submit(
+                    session, flow.id, loop_id, user.name, answer, as_label(answer), each_ms,
+                    now_ms(), self._lease(flow),
                 )  # fmt: skip
-                _or_refuse(taken, flow)
+                if fault is not None:
+                    raise _refusal(fault)
 
         self._commits.run(work)
         return {"accepted": len(answers)}
@@ -185,19 +187,17 @@ class Desk:
 
     def _taking(
         self, user: User, flow: FlowDefinition, count: int = 1
-    ) -> Callable[[Session], list[Given]]:
+    ) -> Callable[[Session], list[Held]]:
         """Return the work of taking the next items."""
         lease = self._lease(flow)
 
-        def work(session: Session) -> list[Given]:
+        def work(session: Session) -> list[Held]:
             session.flush()
-            loops = queue.take_next(session, flow.id, user.name, now_ms(), lease, count=count)
-            session.flush()
-            return [given(session, loop, user) for loop in loops]
+            return queue.take_next(session, flow.id, user.name, now_ms(), lease, count=count)
 
         return work
 
-    def _shown(self, flow: FlowDefinition, items: list[Given]) -> dict[str, Any]:
+    def _shown(self, flow: FlowDefinition, items: list[Held]) -> dict[str, Any]:
         # Made after the commit: what it takes to show an item keeps no other reviewer waiting.
         return {"items": [self._items.item(flow, each) for each in items]}
 
@@ -221,7 +221,11 @@ def _queue(flow: FlowDefinition) -> dict[str, Any]:
 
 def _or_refuse(taken: HumanLoop | Taken, flow: FlowDefinition) -> HumanLoop:
     if isinstance(taken, Taken):
-        raise Refused(404 if taken is Taken.NOT_YOURS else 409, taken.value)
+        raise _refusal(taken)
     if taken.flow_id != flow.id:  # what was done to it is undone with the transaction
-        raise Refused(404, Taken.NOT_YOURS.value)
+        raise _refusal(Taken.NOT_YOURS)
     return taken
+
+
+def _refusal(taken: Taken) -> Refused:
+    return Refused(404 if taken is Taken.NOT_YOURS else 409, taken.value)

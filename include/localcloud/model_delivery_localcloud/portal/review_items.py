@@ -15,6 +15,7 @@ from model_delivery_localcloud.review.template import TemplateRefused, render_te
 from model_delivery_localcloud.review.views import CLASSIFY, FRAME, view_of
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.review_slots import Held
 from model_delivery_localcloud.store.review_tables import (
     Assignment,
     FlowDefinition,
@@ -30,18 +31,6 @@ MOST_REMEMBERED = 2_000
 
 
 @dataclass(frozen=True)
-class Given:
-    """An item that a reviewer holds, with what is theirs of it."""
-
-    loop: int
-    name: str
-    model_label: str | None
-    confidence: float | None
-    draft: dict[str, Any] | None
-    held_until: int | None
-
-
-@dataclass(frozen=True)
 class _Shown:
     """What is the same for everybody who is shown an item, and never changes."""
 
@@ -52,12 +41,10 @@ class _Shown:
     since: float
 
 
-def given(session: Session, loop: HumanLoop, user: User) -> Given:
+def held_by(session: Session, loop: HumanLoop, user: User) -> Held:
     """Return an item that a reviewer has just taken."""
     mine = session.get_one(Assignment, (loop.id, user.name))
-    return Given(
-        loop.id, loop.name, loop.model_label, loop.confidence, mine.draft, mine.lease_until
-    )
+    return Held(loop.id, loop.name, loop.model_label, loop.confidence, mine.draft, mine.lease_until)
 
 
 class Items:
@@ -71,7 +58,7 @@ class Items:
         self._remembered: dict[int, _Shown] = {}
         self._lock = Lock()
 
-    def item(self, flow: FlowDefinition, held: Given) -> dict[str, Any]:
+    def item(self, flow: FlowDefinition, held: Held) -> dict[str, Any]:
         """Return what a page shows of an item that its reviewer holds."""
         shown = self._shown(flow, held.loop)
         if shown is None:

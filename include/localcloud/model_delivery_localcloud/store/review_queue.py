@@ -7,11 +7,9 @@ and a clock that goes back never makes one earlier than what it follows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
@@ -22,99 +20,54 @@ from model_delivery_localcloud.store.human_loops import (
     SUBMITTED,
     WORKING,
 )
+from model_delivery_localcloud.store.review_slots import (
+    Held,
+    Lease,
+    Taken,
+    take_free,
+    take_held,
+)
 from model_delivery_localcloud.store.review_tables import Assignment, HumanLoop
 
 _LAPSE_AT_ONCE = 200
 
 
-class Taken(Enum):
-    """Why an answer, a draft or an undo was not taken."""
-
-    NOT_YOURS = "this item was not given to you: open it from its queue"
-    CLOSED = "this item is closed: it was stopped, it expired, or it is complete"
-    ANSWERED_ALREADY = "you have answered this item already: undo that answer first"
-    NO_SLOT = "your time for this item was over, and others have answered it meanwhile"
-
-
-@dataclass(frozen=True)
-class Lease:
-    """How long a slot is held, and how long an answer can be taken back; milliseconds."""
-
-    hold_ms: int
-    undo_ms: int
-
-
 def take_next(
     session: Session, flow_id: str, worker: str, now: int, lease: Lease, *, count: int = 1
-) -> list[HumanLoop]:
+) -> list[Held]:
     """Take slots for a reviewer, the least certain first; fewer than `count` where few are free.
 
     What the reviewer holds already comes first, so that a reload gives the same item again.
     """
-    held = list(session.scalars(_held(flow_id, worker).limit(count)))
+    held = take_held(session, flow_id, worker, count)
     if len(held) < count:
-        held += _occupy_free(session, flow_id, worker, now, lease, count - len(held))
+        held += take_free(session, flow_id, worker, now, lease, count - len(held))
     if len(held) < count and free_lapsed(session, now):
         session.flush()
-        held += _occupy_free(session, flow_id, worker, now, lease, count - len(held))
+        held += take_free(session, flow_id, worker, now, lease, count - len(held))
     return held
 
 
 def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
-    """Take a slot of one loop, a skipped or lapsed one too."""
+    """Take a slot of one loop, a skipped or lapsed one too, or hold it for longer."""
     loop = lock(session, loop_id)
     if loop is None or loop.phase != OPEN:
         return Taken.CLOSED
     mine = session.get(Assignment, (loop_id, worker))
-    if mine is not None and mine.state == SUBMITTED:
-        return Taken.ANSWERED_ALREADY
-    if mine is None or mine.state != WORKING:
-        if loop.free_slots < 1:
-            return Taken.NO_SLOT
-        _occupy(loop)
-    _assign(session, loop, mine, worker, now, lease)
-    return loop
-
-
-def submit(
-    session: Session,
-    loop_id: int,
-    worker: str,
-    answer: dict[str, Any],
-    label: str | None,
-    spent_ms: int,
-    now: int,
-    lease: Lease,
-) -> HumanLoop | Taken:
-    """Keep a reviewer's answer; the same answer again is no error and counts once.
-
-    A lease that ran out loses nothing while a slot is free.
-    """
-    loop = lock(session, loop_id)
-    mine = session.get(Assignment, (loop_id, worker)) if loop else None
-    if loop is None or mine is None:
-        return Taken.NOT_YOURS
+    if mine is None:
+        mine = Assignment(
+            loop_id=loop.id, worker=worker, flow_id=loop.flow_id, accepted_at=now, state=LAPSED
+        )
+        session.add(mine)
     if mine.state == SUBMITTED:
-        return loop if mine.answer == answer else Taken.ANSWERED_ALREADY
-    if loop.phase != OPEN:
-        return Taken.CLOSED
+        return Taken.ANSWERED_ALREADY
     if mine.state != WORKING:
         if loop.free_slots < 1:
             return Taken.NO_SLOT
         _occupy(loop)
-    mine.state = SUBMITTED
-    mine.answer = answer
-    mine.label = label
-    mine.draft = None
-    mine.lease_until = None
-    mine.submitted_at = max(now, mine.accepted_at)
-    mine.spent_ms = max(0, min(spent_ms, mine.submitted_at - mine.accepted_at))
-    loop.answers += 1
-    loop.modified_at = max(now, loop.modified_at)
-    if loop.answers == loop.task_count:
-        loop.phase = ANSWERED
-        loop.answered_at = mine.submitted_at
-        loop.due_at = now + lease.undo_ms
+        mine.accepted_at = now
+    mine.state = WORKING
+    mine.lease_until = now + lease.hold_ms
     return loop
 
 
@@ -234,46 +187,6 @@ def answers_of(session: Session, loop_ids: Sequence[int]) -> dict[int, list[Assi
     return found
 
 
-def _held(flow_id: str, worker: str) -> Any:
-    return (
-        select(HumanLoop)
-        .join(Assignment, Assignment.loop_id == HumanLoop.id)
-        .where(
-            Assignment.worker == worker,
-            Assignment.flow_id == flow_id,
-            Assignment.state == WORKING,
-        )
-        .order_by(Assignment.accepted_at)
-    )
-
-
-def _occupy_free(
-    session: Session, flow_id: str, worker: str, now: int, lease: Lease, count: int
-) -> list[HumanLoop]:
-    taken = []
-    for loop, mine in session.execute(_free(flow_id, worker, now).limit(count)).all():
-        _occupy(loop)
-        _assign(session, loop, mine, worker, now, lease)
-        taken.append(loop)
-    return taken
-
-
-def _free(flow_id: str, worker: str, now: int) -> Any:
-    mine = and_(Assignment.loop_id == HumanLoop.id, Assignment.worker == worker)
-    return (
-        select(HumanLoop, Assignment)
-        .outerjoin(Assignment, mine)
-        .where(
-            HumanLoop.queue == flow_id,
-            HumanLoop.expires_at > now,
-            or_(Assignment.worker.is_(None), Assignment.state == LAPSED),
-        )
-        .order_by(HumanLoop.priority, HumanLoop.id)
-        .with_for_update(of=HumanLoop, skip_locked=True)
-        .execution_options(populate_existing=True)
-    )
-
-
 def _occupy(loop: HumanLoop) -> None:
     loop.free_slots -= 1
     if loop.free_slots < 1:
@@ -284,22 +197,3 @@ def _vacate(loop: HumanLoop) -> None:
     if loop.phase == OPEN:
         loop.free_slots += 1
         loop.queue = loop.flow_id
-
-
-def _assign(
-    session: Session,
-    loop: HumanLoop,
-    mine: Assignment | None,
-    worker: str,
-    now: int,
-    lease: Lease,
-) -> None:
-    if mine is None:
-        mine = Assignment(
-            loop_id=loop.id, worker=worker, flow_id=loop.flow_id, accepted_at=now, state=WORKING
-        )
-        session.add(mine)
-    elif mine.state != WORKING:
-        mine.accepted_at = now
-    mine.state = WORKING
-    mine.lease_until = now + lease.hold_ms
