@@ -10,7 +10,7 @@ from typing import Any
 
 from model_delivery_engine.review.agreement import Agreement, agreement
 from model_delivery_engine.review.answers import Answer, by_item
-from model_delivery_engine.review.consolidation import Decision, majority
+from model_delivery_engine.review.consolidation import Decision, Method, majority
 from model_delivery_engine.review.reviewers import reviewer_figures
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -100,7 +100,13 @@ class LeadPages:
             for each in given
             if each.label is not None and each.known_answer is None
         )
-        decisions = {item: majority(answers) for item, answers in items.items()}
+        # Of two answers that are to come, one alone decides nothing.
+        least = min(2, flow.request["HumanLoopConfig"]["TaskCount"])
+        undecided = Decision(None, 0.0, Method.MAJORITY, {})
+        decisions = {
+            item: majority(answers) if len(answers) >= least else undecided
+            for item, answers in items.items()
+        }
         starts = [first + number * figures.HOUR_MS for number in range(HOURS)]
         return {
             "flow": flow,

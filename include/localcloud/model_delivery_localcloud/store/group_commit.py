@@ -5,6 +5,7 @@ under way waits anyway; the first of them then does the work of all that wait, e
 savepoint of its own, and commits once. Nobody is told of a success before the commit.
 """
 
+import threading
 from collections.abc import Callable
 from threading import Lock
 from typing import Generic, TypeVar
@@ -25,7 +26,7 @@ class _Entry(Generic[Result]):
         self._work = work
         self._result: Result | None = None
         self.error: BaseException | None = None
-        self.done = False
+        self._done = threading.Event()
 
     def run(self, connection: Connection) -> None:
         """Do the work in a savepoint; what it raises undoes it and nothing else."""
@@ -36,6 +37,14 @@ class _Entry(Generic[Result]):
                 session.commit()
         except Exception as error:  # it belongs to whoever asked for the work
             self.error = error
+
+    def finish(self) -> None:
+        """Say that nobody needs to do the work any more."""
+        self._done.set()
+
+    def finished(self) -> bool:
+        """Tell whether it was done, by whomever."""
+        return self._done.is_set()
 
     def result(self) -> Result:
         """Return what the work returned, or raise what it raised."""
@@ -61,9 +70,9 @@ class GroupCommit:
         entry = _Entry(work)
         with self._list:
             self._waiting.append(entry)  # type: ignore[arg-type]
-        while not entry.done:
+        while not entry.finished():
             with self._turn:
-                if entry.done:  # whose turn it was before did this too
+                if entry.finished():  # whose turn it was before did this too
                     break
                 with self._list:
                     batch = self._waiting[:MOST_AT_ONCE]
@@ -82,4 +91,4 @@ class GroupCommit:
                 entry.error = error
         finally:
             for entry in batch:
-                entry.done = True
+                entry.finish()
