@@ -1,45 +1,30 @@
-"""Who may work on which queue, remembered for a moment: it is asked for each answer."""
+"""Who may work on which queue."""
 
-import time
-from threading import Lock
-
+from model_delivery_localcloud.portal.remembered import Remembered
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.review_tables import FlowDefinition
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role
 
-REMEMBERED_SECONDS = 3.0
-MOST = 10_000
-
 
 class Access:
-    """The queues that people may see. Who is taken off a team loses them within 3 s."""
+    """The queues that people may see."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lock = Lock()
-        self._known: dict[tuple[str, str, str], tuple[float, FlowDefinition | None]] = {}
+        self._known = Remembered(self._find)
 
     def flow(self, user: User, flow_id: str) -> FlowDefinition | None:
         """Return an active flow definition that the user may work on, or None."""
-        key = user.name, user.role, flow_id
-        now = time.monotonic()
-        until, flow = self._known.get(key, (0.0, None))
-        if now < until:
-            return flow
-        flow = self._find(user, flow_id)
-        with self._lock:
-            if len(self._known) >= MOST:
-                self._known.clear()
-            self._known[key] = now + REMEMBERED_SECONDS, flow
-        return flow
+        return self._known.get((user.name, user.role, flow_id))
 
-    def _find(self, user: User, flow_id: str) -> FlowDefinition | None:
+    def _find(self, key: tuple[str, str, str]) -> FlowDefinition | None:
+        name, role, flow_id = key
         with self._database.read() as session:
             flow = resources.find_flow(session, flow_id)
             if flow is None or flow.status != resources.ACTIVE:
                 return None
-            if user.role == Role.ADMIN or resources.is_member(session, user.name, flow):
+            if role == Role.ADMIN or resources.is_member(session, name, flow):
                 return flow
             return None

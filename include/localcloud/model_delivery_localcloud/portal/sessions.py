@@ -11,6 +11,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from model_delivery_localcloud.portal.remembered import Remembered
 from model_delivery_localcloud.portal.rendering import Renderer
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import users
@@ -47,6 +48,7 @@ class SignIn:
     def __init__(self, database: Database, renderer: Renderer) -> None:
         self._database = database
         self._renderer = renderer
+        self._known = Remembered(self._find)
 
     def guarded(self, page: Endpoint, *roles: Role) -> Endpoint:
         """Return the page for people of these roles who are signed in; default administrators.
@@ -70,8 +72,9 @@ class SignIn:
     def user_of(self, request: Request) -> User | None:
         """Return who is signed in, None for nobody, or somebody who is gone."""
         name = request.session.get("user")
-        if name is None:
-            return None
+        return None if name is None else self._known.get(name)
+
+    def _find(self, name: str) -> User | None:
         with self._database.read() as session:
             return users.find_user(session, name)
 

@@ -23,6 +23,7 @@ from model_delivery_localcloud.services.review_names import (
 from model_delivery_localcloud.store import human_loops as states
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.group_commit import GroupCommit
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
 
 DEFAULT_PAGE = 100
@@ -34,6 +35,8 @@ class HumanLoops:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # A task starts thousands of loops, many at a time.
+        self._commits = GroupCommit(database)
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return the operations of the runtime."""
@@ -55,33 +58,36 @@ class HumanLoops:
         facts = facts_of(_content(text))
         flow_name = name_in(flow_arn, call.caller, FLOW_DEFINITION, "FlowDefinitionArn")
         now = now_ms()
+
+        def work(session: Session) -> None:
+            flow = _active(session, scope, flow_name)
+            config = flow.request["HumanLoopConfig"]
+            seconds = config.get("TaskAvailabilityLifetimeInSeconds", DEFAULT_AVAILABILITY)
+            loop = HumanLoop(
+                account=scope[0],
+                region=scope[1],
+                name=name,
+                flow_id=flow.id,
+                flow_name=flow.name,
+                status=states.IN_PROGRESS,
+                phase=states.OPEN,
+                queue=flow.id,
+                priority=facts.priority,
+                task_count=config["TaskCount"],
+                free_slots=config["TaskCount"],
+                input_digest=digest,
+                model_label=facts.model_label,
+                confidence=facts.confidence,
+                known_answer=facts.known_answer,
+                created_at=now,
+                modified_at=now,
+                expires_at=now + seconds * 1000,
+                due_at=now + seconds * 1000,
+            )
+            states.add_loop(session, loop, text, attributes)
+
         try:
-            with self._database.write() as session:
-                flow = _active(session, scope, flow_name)
-                config = flow.request["HumanLoopConfig"]
-                seconds = config.get("TaskAvailabilityLifetimeInSeconds", DEFAULT_AVAILABILITY)
-                loop = HumanLoop(
-                    account=scope[0],
-                    region=scope[1],
-                    name=name,
-                    flow_id=flow.id,
-                    flow_name=flow.name,
-                    status=states.IN_PROGRESS,
-                    phase=states.OPEN,
-                    queue=flow.id,
-                    priority=facts.priority,
-                    task_count=config["TaskCount"],
-                    free_slots=config["TaskCount"],
-                    input_digest=digest,
-                    model_label=facts.model_label,
-                    confidence=facts.confidence,
-                    known_answer=facts.known_answer,
-                    created_at=now,
-                    modified_at=now,
-                    expires_at=now + seconds * 1000,
-                    due_at=now + seconds * 1000,
-                )
-                states.add_loop(session, loop, text, attributes)
+            self._commits.run(work)
         except IntegrityError:
             self._check_same(scope, name, digest)
         return {"HumanLoopArn": arn_of(call.caller, HUMAN_LOOP, name)}
