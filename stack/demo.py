@@ -42,6 +42,17 @@ def upload_samples(stack: Stack, folder: Path) -> dict[str, Any]:
     return {"held_out": facts.held_out, "accuracy_at_training": facts.accuracy}
 
 
+def upload_forms(stack: Stack, folder: Path) -> dict[str, dict[str, str]]:
+    """Put the sample documents into the store, which `human_review` reads; return their texts."""
+    from include.samples.forms import write_forms
+
+    facts = write_forms(folder)
+    store = s3_client(stack.store_port, stack.credentials)
+    for name in facts.truth:
+        store.upload_file(str(folder / name), BUCKET, f"samples/forms/{name}")
+    return facts.truth
+
+
 def upload_movielens(stack: Stack, folder: Path) -> dict[str, Any]:
     """Put MovieLens-100k into the store, which `recommend_batch` trains on; it is fetched first.
 

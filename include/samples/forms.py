@@ -76,11 +76,12 @@ def _drawn(fields: dict[str, str]) -> Array:
 
 
 def _badly_scanned(page: Array, random: Any) -> Array:
-    slant = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), 0.8, 0.6)
+    slant = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), 0.8, 0.5)
     small: Array = cv2.warpAffine(page, slant, (WIDTH, HEIGHT), borderValue=(255, 255, 255))
     blurred = cv2.GaussianBlur(small, (0, 0), 1.1)
-    noisy = blurred.astype(np.int16) + random.normal(0, 16, page.shape).astype(np.int16)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    noisy = blurred.astype(np.int16) + random.normal(0, 18, page.shape).astype(np.int16)
+    scanned: Array = np.clip(noisy, 0, 255).astype(np.uint8)
+    return scanned
 
 
 def main() -> None:

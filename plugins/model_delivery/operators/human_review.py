@@ -154,7 +154,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
 
         return HumanLoopWorker(self.hook)
 
-    def execute(self, context: Context) -> Any:
+    def execute(self, context: Context) -> HumanReviewResult:
         """Choose, start, and wait; a retry goes on where the try before it ended."""
         from model_delivery.human_loops.review import REVIEW
         from model_delivery.human_loops.state import LoopState
@@ -235,7 +235,9 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
             return self._review.unanswered(before)
         return self._review.open(before)
 
-    def _go_on(self, context: Context, state: "LoopState", *, deferrable: bool) -> Any:
+    def _go_on(
+        self, context: Context, state: "LoopState", *, deferrable: bool
+    ) -> HumanReviewResult:
         """Wait for the newest round, then begin the next or finish."""
         while True:
             number = len(state.rounds) - 1
