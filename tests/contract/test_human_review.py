@@ -95,7 +95,7 @@ CONDITIONS = '{"Conditions": []}'
         ({"config": {"WorkteamArn": "arn:aws:sagemaker:eu-west-1:394669845002:workteam/public-crowd/default"}}, "HumanLoopConfig.WorkteamArn"),  # noqa: E501
         ({"config": {"PublicWorkforceTaskPrice": {"AmountInUsd": {"Cents": 36}}}}, "PublicWorkforceTaskPrice"),  # noqa: E501
         ({"HumanLoopActivationConfig": {"HumanLoopActivationConditionsConfig": {"HumanLoopActivationConditions": CONDITIONS}}}, "needs HumanLoopRequestSource"),  # noqa: E501
-        ({"HumanLoopRequestSource": {"AwsManagedHumanLoopRequestSource": REKOGNITION}, "HumanLoopActivationConfig": {"HumanLoopActivationConditionsConfig": {"HumanLoopActivationConditions": "{"}}}, "not JSON"),  # noqa: E501
+        ({"HumanLoopRequestSource": {"AwsManagedHumanLoopRequestSource": REKOGNITION}, "HumanLoopActivationConfig": {"HumanLoopActivationConditionsConfig": {"HumanLoopActivationConditions": "{"}}}, "no JSON"),  # noqa: E501
         ({"Tags": [{"Key": "aws:x", "Value": "y"}]}, "reserved"),
     ],
 )  # fmt: skip

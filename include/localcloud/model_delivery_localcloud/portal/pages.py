@@ -13,13 +13,16 @@ from starlette.routing import Route
 
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.charts import compile_charts
-from model_delivery_localcloud.portal.grants import MEDIA, Grants
+from model_delivery_localcloud.portal.grants import FRAME, MEDIA, Grants
 from model_delivery_localcloud.portal.media import Media
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
 from model_delivery_localcloud.portal.review_api import ReviewApi
 from model_delivery_localcloud.portal.review_desk import Desk
 from model_delivery_localcloud.portal.review_items import Items
+from model_delivery_localcloud.portal.review_lead import LeadPages
+from model_delivery_localcloud.portal.review_pages import ReviewPages
 from model_delivery_localcloud.portal.sessions import Endpoint, SignIn, session_middleware
+from model_delivery_localcloud.portal.template_frame import TemplateFrame
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import compilation, devices, personalize
 from model_delivery_localcloud.store.database import Database
@@ -28,7 +31,8 @@ from model_delivery_localcloud.store.tables import BatchInferenceJob, Compilatio
 from model_delivery_localcloud.store.users import Role
 
 MOST_ROWS = 200
-STATIC = {"portal.css": "text/css", "icon.svg": "image/svg+xml"}
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+STATIC = {path.name: TYPES[path.suffix] for path in (FOLDER / "static").iterdir()}
 
 
 class Portal:
@@ -41,8 +45,12 @@ class Portal:
         self._middleware = [session_middleware(settings)]
         grants = Grants(settings)
         items = Items(database, grants)
-        self._review = ReviewApi(Desk(settings, database, items), self._sign_in)
+        desk = Desk(settings, database, items)
+        self._review = ReviewApi(desk, self._sign_in)
+        self._review_pages = ReviewPages(self._renderer, self._sign_in, desk)
+        self._lead = LeadPages(database, self._renderer, self._sign_in, desk)
         self._media = Media(objects, grants)
+        self._frame = TemplateFrame(database, items, grants)
 
     def routes(self) -> list[Route]:
         """Return the portal's routes."""
@@ -58,7 +66,11 @@ class Portal:
             self._route("/jobs/batch-inference/{account}/{region}/{name}", guarded(self.batch_job)),
             self._route("/devices", guarded(self.devices)),
             *self._review.routes(self._route),
+            *self._review_pages.routes(self._route),
+            *self._lead.routes(self._route),
+            # These two carry their right in their path: a template's frame has no session.
             Route(f"{MEDIA}/{{token}}", self._media.show, methods=["GET"]),
+            Route(f"{FRAME}/{{token}}", self._frame.show, methods=["GET"]),
             Route("/static/{name}", _static, methods=["GET"]),
         ]
 
@@ -159,4 +171,6 @@ async def _static(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in STATIC:
         return Response("no such file", 404, media_type="text/plain")
-    return FileResponse(FOLDER / "static" / name, media_type=STATIC[name])
+    # A page's modules must be those of the page: a browser asks again each time.
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(FOLDER / "static" / name, media_type=STATIC[name], headers=headers)

@@ -46,6 +46,11 @@ class Desk:
             flows = resources.flows_of(session, None if user.role == Role.ADMIN else user.name)
             return [{**_queue(flow), **queue.counts(session, flow.id, user.name)} for flow in flows]
 
+    def find_queue(self, user: User, flow_id: str) -> FlowDefinition:
+        """Return the flow definition behind a queue that the user may see."""
+        with self._database.read() as session:
+            return self._flow(session, user, flow_id)
+
     def next(self, user: User, flow_id: str, count: int) -> dict[str, Any]:
         """Take the next items."""
         with self._database.write() as session:

@@ -36,7 +36,7 @@ LAYOUT = frozenset(
     {
         FORM, "crowd-button", "crowd-image", "crowd-instructions", "crowd-tab", "crowd-tabs",
         "classification-target", "detailed-instructions", "full-instructions",
-        "negative-example", "positive-example", "short-instructions",
+        "negative-example", "positive-example", "short-instructions", "short-summary",
     }
 )  # fmt: skip
 ELEMENTS = TASKS | INPUTS | LAYOUT

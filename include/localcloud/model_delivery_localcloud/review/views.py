@@ -8,10 +8,13 @@ layout that the element's has. Every other template runs as it is.
 from collections.abc import Mapping
 from typing import Any
 
+from model_delivery_engine.errors import ReviewError
+from model_delivery_engine.review.inferences import member
+
 from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.review.blocks import form_fields
 from model_delivery_localcloud.review.markup import Node, parse_markup
-from model_delivery_localcloud.review.template import INPUTS, LAYOUT, TASKS
+from model_delivery_localcloud.review.template import INPUTS, LAYOUT, TASKS, TemplateRefused
 
 CLASSIFY = "classify"
 MODERATE = "moderate"
@@ -35,6 +38,7 @@ def view_of(rendered: str, content: Any) -> dict[str, Any]:
 
     :param rendered: the template with the item filled in
     :param content: the item's input
+    :raises TemplateRefused: the input is not what the template's element shows
     """
     root = parse_markup(rendered)
     task = _only_task(root)
@@ -111,9 +115,14 @@ def _labels(text: str) -> list[str] | None:
 
 
 def _form(task: Node, content: Any) -> dict[str, Any] | None:
-    fields = form_fields(_response(content, "blocks"))
-    if fields is None:
+    response = _response(content)
+    if response is None:
         return None
+    try:
+        fields = form_fields(response)
+    except (ReviewError, TypeError, ValueError, AttributeError) as error:
+        # Whoever started the loop wrote the blocks: they may be anything.
+        raise TemplateRefused(f"the form cannot be shown: {error}") from error
     return {
         "kind": FORM,
         "name": TEXTRACT,
@@ -124,14 +133,15 @@ def _form(task: Node, content: Any) -> dict[str, Any] | None:
 
 
 def _moderation(task: Node, content: Any) -> dict[str, Any] | None:
-    found = _response(content, "moderationLabels")
-    if found is None:
+    response = _response(content)
+    found = member(response, "moderationLabels") if response is not None else None
+    if not isinstance(found, list):
         return None
     labels = [
         {
-            "name": str(each.get("name", each.get("Name", ""))),
-            "parent": str(each.get("parentName", each.get("ParentName", ""))),
-            "confidence": each.get("confidence", each.get("Confidence")),
+            "name": str(member(each, "name") or ""),
+            "parent": str(member(each, "parentName") or ""),
+            "confidence": member(each, "confidence"),
         }
         for each in found
         if isinstance(each, Mapping)
@@ -144,12 +154,11 @@ def _moderation(task: Node, content: Any) -> dict[str, Any] | None:
     }
 
 
-def _response(content: Any, part: str) -> list[Any] | None:
+def _response(content: Any) -> Mapping[str, Any] | None:
     for name in ("selectedAiServiceResponse", "aiServiceResponse"):
         response = content.get(name) if isinstance(content, Mapping) else None
         if isinstance(response, Mapping):
-            found = response.get(part, response.get(part[:1].upper() + part[1:]))
-            return found if isinstance(found, list) else None
+            return response
     return None
 
 

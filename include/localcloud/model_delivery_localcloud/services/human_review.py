@@ -4,11 +4,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from model_delivery_engine.errors import ConditionsError
+from model_delivery_engine.review.conditions import parse_conditions
+from model_delivery_engine.review.inferences import Source
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.clock import now_ms, to_datetime
 from model_delivery_localcloud.errors import ServiceError, validation_error
 from model_delivery_localcloud.protocol.gateway import Handler
@@ -173,12 +175,11 @@ def _check_conditions(params: Mapping[str, Any]) -> None:
             "HumanLoopActivationConfig needs HumanLoopRequestSource: of custom tasks, conditions "
             "are evaluated by whoever starts their human loops."
         )
+    source = Source(params["HumanLoopRequestSource"]["AwsManagedHumanLoopRequestSource"])
     try:
-        conditions = strict_json.loads(text)
-    except ValueError as error:
-        raise validation_error(f"HumanLoopActivationConditions is not JSON: {error}.") from error
-    if not isinstance(conditions, dict) or not isinstance(conditions.get("Conditions"), list):
-        raise validation_error('HumanLoopActivationConditions must be {"Conditions": […]}.')
+        parse_conditions(text, source)
+    except ConditionsError as error:
+        raise validation_error(f"HumanLoopActivationConditions: {error}.") from error
 
 
 def _require(session: Session, table: Any, scope: tuple[str, str], name: str, what: str) -> None:

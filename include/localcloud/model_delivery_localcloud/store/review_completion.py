@@ -132,7 +132,7 @@ def flows_to_settle(session: Session) -> list[FlowDefinition]:
 
 def pause_ms(attempts: int) -> int:
     """Return how long to wait after the given number of attempts."""
-    return min(LONGEST_PAUSE_MS, 1000 * 2 ** min(attempts - 1, 10))
+    return min(LONGEST_PAUSE_MS, 1000 << min(attempts - 1, 10))
 
 
 def _due_loops(now: int, phase: str, limit: int) -> Any:
