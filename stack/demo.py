@@ -81,7 +81,7 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     started = time.monotonic()
-    with Stack(home, say) as stack:
+    with for_scripted_reviews(Stack(home, say)) as stack:
         trained = upload_samples(stack, home / "samples")
         say(f"sample model trained: {trained['accuracy_at_training']:.4f} on held-out images")
         say("two scripted reviewers answer what the model is unsure of")
@@ -107,8 +107,14 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
     return summary
 
 
+def for_scripted_reviews(stack: Stack) -> Stack:
+    """Set a stack up for reviewers who take no answer back, so outputs are written at once."""
+    stack.cloud.env["LOCALCLOUD_REVIEW_UNDO_SECONDS"] = "0"
+    return stack
+
+
 def scripted_reviewers(stack: Stack, samples: Path) -> ScriptedReviewers:
-    """Return reviewers of the sample's digits, who know their labels; the second errs at times."""
+    """Return reviewers of the sample's digits, who know their labels; the second errs on hard ones."""
     judge_of = digit_judge(labels_of(samples / "held_out.jsonl"))
     return ScriptedReviewers(stack.cloud, stack.credentials, judge_of)
 

@@ -12,7 +12,14 @@ import pytest
 
 from stack.airflow import ADMIN
 from stack.azure_store import AzureStore
-from stack.demo import COMPONENT, DAG_ID, SAMPLES, upload_samples
+from stack.demo import (
+    COMPONENT,
+    DAG_ID,
+    SAMPLES,
+    for_scripted_reviews,
+    scripted_reviewers,
+    upload_samples,
+)
 from stack.object_store import s3_client
 from stack.rest import AirflowRest
 from stack.stack import THING, Stack
@@ -69,11 +76,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "MODEL_DELIVERY_CRON": f"{cron_at.minute} {cron_at.hour} * * *",
         }
         connections = {"wasb_default": azure.airflow_connection()}
-        with Stack(home, connections=connections, settings=settings) as stack:
+        made = Stack(home, connections=connections, settings=settings)
+        with for_scripted_reviews(made) as stack:
             samples = tmp_path_factory.mktemp("samples")
             upload_samples(stack, samples)
             s3 = s3_client(stack.store_port, stack.credentials)
-            with AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest:
+            with (
+                scripted_reviewers(stack, samples),
+                AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest,
+            ):
                 for dag_id in (DAG_ID, "incoming_models"):
                     rest.wait_for_dag(dag_id)
                     rest.unpause(dag_id)
