@@ -114,7 +114,7 @@ def for_scripted_reviews(stack: Stack) -> Stack:
 
 
 def scripted_reviewers(stack: Stack, samples: Path) -> ScriptedReviewers:
-    """Return reviewers of the sample's digits, who know their labels; the second errs on hard ones."""
+    """Return reviewers of the sample: they know the labels; the second errs on hard ones."""
     judge_of = digit_judge(labels_of(samples / "held_out.jsonl"))
     return ScriptedReviewers(stack.cloud, stack.credentials, judge_of)
 
