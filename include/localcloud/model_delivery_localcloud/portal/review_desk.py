@@ -4,19 +4,22 @@ A queue, and so each call, is of one flow definition. Only the members of its wo
 everybody else it is not there.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import LocalcloudError
-from model_delivery_localcloud.portal.review_items import Items
+from model_delivery_localcloud.portal.access import Access
+from model_delivery_localcloud.portal.review_items import Given, Items, given
 from model_delivery_localcloud.review.facts import as_label
 from model_delivery_localcloud.services.human_review import DEFAULT_TIME_LIMIT
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.group_commit import GroupCommit
 from model_delivery_localcloud.store.human_loops import LAPSED, SKIPPED
 from model_delivery_localcloud.store.review_queue import Lease, Taken
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
@@ -37,6 +40,8 @@ class Desk:
 
     def __init__(self, settings: Settings, database: Database, items: Items) -> None:
         self._database = database
+        self._commits = GroupCommit(database)
+        self._access = Access(database)
         self._items = items
         self._undo_ms = round(settings.review_undo_seconds * 1000)
 
@@ -48,27 +53,25 @@ class Desk:
 
     def find_queue(self, user: User, flow_id: str) -> FlowDefinition:
         """Return the flow definition behind a queue that the user may see."""
-        with self._database.read() as session:
-            return self._flow(session, user, flow_id)
+        flow = self._access.flow(user, flow_id)
+        if flow is None:
+            raise Refused(404, "there is no such queue")
+        return flow
 
     def next(self, user: User, flow_id: str, count: int) -> dict[str, Any]:
         """Take the next items."""
-        with self._database.write() as session:
-            flow = self._flow(session, user, flow_id)
-            loops = queue.take_next(
-                session, flow.id, user.name, now_ms(), self._lease(flow), count=count
-            )
-            session.flush()
-            return {"items": [self._items.item(session, flow, loop, user) for loop in loops]}
+        flow = self.find_queue(user, flow_id)
+        return self._shown(flow, self._commits.run(self._taking(user, flow, count)))
 
     def open(self, user: User, flow_id: str, loop_id: int) -> dict[str, Any]:
-        """Take one certain item, e.g. from the grid."""
-        with self._database.write() as session:
-            flow = self._flow(session, user, flow_id)
+        """Take one certain item, or keep it for longer."""
+        flow = self.find_queue(user, flow_id)
+
+        def work(session: Session) -> list[Given]:
             taken = queue.take(session, loop_id, user.name, now_ms(), self._lease(flow))
-            loop = _or_refuse(taken, flow)
-            session.flush()
-            return {"items": [self._items.item(session, flow, loop, user)]}
+            return [given(session, _or_refuse(taken, flow), user)]
+
+        return self._shown(flow, self._commits.run(work))
 
     def answer(
         self,
@@ -81,109 +84,122 @@ class Desk:
         more: bool,
     ) -> dict[str, Any]:
         """Keep an answer and, with `more`, take the next item in the same transaction."""
-        with self._database.write() as session:
-            flow = self._flow(session, user, flow_id)
-            lease, now = self._lease(flow), now_ms()
+        flow = self.find_queue(user, flow_id)
+        problem = self._items.fault_of(flow, loop_id, answer)
+        if problem is not None:
+            raise Refused(400, problem)
+        label, lease, take = as_label(answer), self._lease(flow), self._taking(user, flow)
+
+        def work(session: Session) -> list[Given]:
             taken = queue.submit(
-                session, loop_id, user.name, answer, as_label(answer), spent_ms, now, lease
+                session, loop_id, user.name, answer, label, spent_ms, now_ms(), lease
             )
-            self._check_answer(session, flow, _or_refuse(taken, flow), answer)
-            return self._more(session, user, flow, more)
+            _or_refuse(taken, flow)
+            return take(session) if more else []
+
+        return self._shown(flow, self._commits.run(work))
 
     def draft(
         self, user: User, flow_id: str, loop_id: int, draft: dict[str, Any]
     ) -> dict[str, Any]:
         """Keep what has been entered so far."""
-        with self._database.write() as session:
-            self._flow(session, user, flow_id)
-            if not queue.save_draft(session, loop_id, user.name, draft):
-                raise Refused(409, Taken.NOT_YOURS.value)
+        self.find_queue(user, flow_id)
+        if not self._commits.run(
+            lambda session: queue.save_draft(session, loop_id, user.name, draft)
+        ):
+            raise Refused(409, Taken.NOT_YOURS.value)
         return {}
 
     def skip(self, user: User, flow_id: str, loop_id: int, *, more: bool) -> dict[str, Any]:
         """Leave an item to others and, with `more`, take the next."""
-        with self._database.write() as session:
-            flow = self._flow(session, user, flow_id)
+        flow = self.find_queue(user, flow_id)
+        take = self._taking(user, flow)
+
+        def work(session: Session) -> list[Given]:
             _or_refuse(queue.let_go(session, loop_id, user.name, SKIPPED), flow)
-            return self._more(session, user, flow, more)
+            return take(session) if more else []
+
+        return self._shown(flow, self._commits.run(work))
 
     def release(self, user: User, flow_id: str, loop_ids: list[int]) -> dict[str, Any]:
         """Give items back that are not going to be answered now."""
-        with self._database.write() as session:
-            flow = self._flow(session, user, flow_id)
-            for loop_id in loop_ids:
+        flow = self.find_queue(user, flow_id)
+
+        def work(session: Session) -> None:
+            for loop_id in sorted(loop_ids):
                 _or_refuse(queue.let_go(session, loop_id, user.name, LAPSED), flow)
+
+        self._commits.run(work)
         return {}
 
     def undo(self, user: User, flow_id: str) -> dict[str, Any]:
         """Take the newest answer back, to change it."""
-        with self._database.write() as session:
-            flow = self._flow(session, user, flow_id)
+        flow = self.find_queue(user, flow_id)
+
+        def work(session: Session) -> list[Given]:
             last = queue.last_submitted(session, flow.id, user.name)
             if last is None:
                 raise Refused(409, "there is no answer of yours to undo")
             taken = queue.undo(session, last.loop_id, user.name, now_ms(), self._lease(flow))
-            loop = _or_refuse(taken, flow)
-            session.flush()
-            return {"items": [self._items.item(session, flow, loop, user)]}
+            return [given(session, _or_refuse(taken, flow), user)]
+
+        return self._shown(flow, self._commits.run(work))
 
     def recall(self, user: User, flow_id: str) -> dict[str, Any]:
         """Let skipped items come up again."""
-        with self._database.write() as session:
-            flow = self._flow(session, user, flow_id)
-            return {"recalled": queue.recall_skipped(session, flow.id, user.name)}
+        flow = self.find_queue(user, flow_id)
+        recalled = self._commits.run(
+            lambda session: queue.recall_skipped(session, flow.id, user.name)
+        )
+        return {"recalled": recalled}
 
     def accept(
         self, user: User, flow_id: str, loop_ids: list[int], spent_ms: int
     ) -> dict[str, Any]:
         """Answer many items as the model did, all or none; the time counts in equal parts."""
-        with self._database.write() as session:
-            flow = self._flow(session, user, flow_id)
-            for loop_id in loop_ids:
-                loop = session.get(HumanLoop, loop_id)
-                if loop is None or loop.flow_id != flow.id:
-                    raise Refused(404, Taken.NOT_YOURS.value)
-                answer = self._items.model_answer(session, flow, loop)
-                if answer is None:
-                    raise Refused(409, f"{loop.name} has no answer of the model to accept")
+        flow = self.find_queue(user, flow_id)
+        answers = {
+            loop_id: self._items.model_answer(flow, loop_id) for loop_id in sorted(set(loop_ids))
+        }
+        if None in answers.values():
+            raise Refused(409, "an item has no answer of the model to accept, or is not yours")
+        each_ms = spent_ms // len(answers)
+
+        def work(session: Session) -> None:
+            for loop_id, answer in answers.items():
+                assert answer is not None, "checked above"
                 taken = queue.submit(
-                    session, loop_id, user.name, answer, as_label(answer),
-                    spent_ms // len(loop_ids), now_ms(), self._lease(flow),
+                    session, loop_id, user.name, answer, as_label(answer), each_ms, now_ms(),
+                    self._lease(flow),
                 )  # fmt: skip
                 _or_refuse(taken, flow)
-        return {"accepted": len(loop_ids)}
+
+        self._commits.run(work)
+        return {"accepted": len(answers)}
 
     def counts(self, user: User, flow_id: str) -> dict[str, Any]:
         """Return how far the person is in this queue."""
+        flow = self.find_queue(user, flow_id)
         with self._database.read() as session:
-            flow = self._flow(session, user, flow_id)
             return {"counts": queue.counts(session, flow.id, user.name)}
 
-    def _flow(self, session: Session, user: User, flow_id: str) -> FlowDefinition:
-        flow = resources.find_flow(session, flow_id)
-        if flow is None or flow.status != resources.ACTIVE:
-            raise Refused(404, "there is no such queue")
-        if user.role != Role.ADMIN and not resources.is_member(session, user.name, flow):
-            raise Refused(404, "there is no such queue")
-        return flow
-
-    def _check_answer(
-        self, session: Session, flow: FlowDefinition, loop: HumanLoop, answer: dict[str, Any]
-    ) -> None:
-        problem = self._items.fault_of(session, flow, loop, answer)
-        if problem is not None:  # what was kept is undone with the transaction
-            raise Refused(400, problem)
-
-    def _more(
-        self, session: Session, user: User, flow: FlowDefinition, more: bool
-    ) -> dict[str, Any]:
-        if not more:
-            return {}
-        session.flush()
+    def _taking(
+        self, user: User, flow: FlowDefinition, count: int = 1
+    ) -> Callable[[Session], list[Given]]:
+        """Return the work of taking the next items."""
         lease = self._lease(flow)
-        loops = queue.take_next(session, flow.id, user.name, now_ms(), lease)
-        session.flush()
-        return {"items": [self._items.item(session, flow, loop, user) for loop in loops]}
+
+        def work(session: Session) -> list[Given]:
+            session.flush()
+            loops = queue.take_next(session, flow.id, user.name, now_ms(), lease, count=count)
+            session.flush()
+            return [given(session, loop, user) for loop in loops]
+
+        return work
+
+    def _shown(self, flow: FlowDefinition, items: list[Given]) -> dict[str, Any]:
+        # Made after the commit: what it takes to show an item keeps no other reviewer waiting.
+        return {"items": [self._items.item(flow, each) for each in items]}
 
     def _lease(self, flow: FlowDefinition) -> Lease:
         config = flow.request["HumanLoopConfig"]

@@ -1,6 +1,9 @@
 """Items as pages show them: their template filled in, the model's answer, why they are here."""
 
+import time
+from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -22,78 +25,131 @@ from model_delivery_localcloud.store.review_tables import (
 from model_delivery_localcloud.store.tables import User
 
 BROKEN = "broken"
+REMEMBERED_SECONDS = 3600.0
+MOST_REMEMBERED = 2_000
+
+
+@dataclass(frozen=True)
+class Given:
+    """An item that a reviewer holds, with what is theirs of it."""
+
+    loop: int
+    name: str
+    model_label: str | None
+    confidence: float | None
+    draft: dict[str, Any] | None
+    held_until: int | None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is the same for everybody who is shown an item, and never changes."""
+
+    flow_id: str
+    content: Any
+    model_label: str | None
+    view: dict[str, Any]
+    since: float
+
+
+def given(session: Session, loop: HumanLoop, user: User) -> Given:
+    """Return an item that a reviewer has just taken."""
+    mine = session.get_one(Assignment, (loop.id, user.name))
+    return Given(
+        loop.id, loop.name, loop.model_label, loop.confidence, mine.draft, mine.lease_until
+    )
 
 
 class Items:
     """Makes items of human loops."""
 
     def __init__(self, database: Database, grants: Grants) -> None:
+        self._database = database
         self._grants = grants
         # A flow definition's template never changes, and cannot go before it does.
         self._template = lru_cache(maxsize=256)(_TemplateOf(database))
+        self._remembered: dict[int, _Shown] = {}
+        self._lock = Lock()
 
-    def item(
-        self, session: Session, flow: FlowDefinition, loop: HumanLoop, user: User
-    ) -> dict[str, Any]:
+    def item(self, flow: FlowDefinition, held: Given) -> dict[str, Any]:
         """Return what a page shows of an item that its reviewer holds."""
-        mine = session.get_one(Assignment, (loop.id, user.name))
-        content = _content(session, loop)
+        shown = self._shown(flow, held.loop)
+        if shown is None:
+            return {"loop": held.loop, "name": held.name, "view": _broken("it is gone")}
         return {
-            "loop": loop.id,
-            "name": loop.name,
-            "input": content,
-            "model": {"answer": loop.model_label, "confidence": loop.confidence},
-            "why": reasons_of(content),
-            "view": self._view(flow, loop, content),
-            "draft": mine.draft,
-            "held_until": mine.lease_until,
+            "loop": held.loop,
+            "name": held.name,
+            "input": shown.content,
+            "model": {"answer": held.model_label, "confidence": held.confidence},
+            "why": reasons_of(shown.content),
+            "view": shown.view,
+            "draft": held.draft,
+            "held_until": held.held_until,
         }
 
     def rendered(self, session: Session, flow: FlowDefinition, loop: HumanLoop) -> str:
         """Return an item's template, filled in; raises TemplateRefused where it cannot be."""
-        return self._render(flow, _content(session, loop))
+        return self._render(flow, _content(session, loop.id))
 
-    def model_answer(
-        self, session: Session, flow: FlowDefinition, loop: HumanLoop
-    ) -> dict[str, Any] | None:
+    def model_answer(self, flow: FlowDefinition, loop_id: int) -> dict[str, Any] | None:
         """Return the answer that accepting the model's would be, None where there is none."""
-        content = _content(session, loop)
-        view = self._view(flow, loop, content)
-        if view["kind"] != CLASSIFY or loop.model_label is None:
+        shown = self._shown(flow, loop_id)
+        if shown is None or shown.view["kind"] != CLASSIFY or shown.model_label is None:
             return None
-        if not view["multiple"]:
-            known = loop.model_label in view["labels"]
-            return {view["name"]: {"label": loop.model_label}} if known else None
-        chosen = content[MODEL_ANSWER]
+        name, known = shown.view["name"], shown.view["labels"]
+        if not shown.view["multiple"]:
+            label = shown.model_label
+            return {name: {"label": label}} if label in known else None
+        chosen = shown.content[MODEL_ANSWER]
         labels = [str(each) for each in (chosen if isinstance(chosen, list) else [chosen])]
-        return {view["name"]: {"labels": labels}} if set(labels) <= set(view["labels"]) else None
+        return {name: {"labels": labels}} if set(labels) <= set(known) else None
 
-    def fault_of(
-        self, session: Session, flow: FlowDefinition, loop: HumanLoop, answer: dict[str, Any]
-    ) -> str | None:
+    def fault_of(self, flow: FlowDefinition, loop_id: int, answer: dict[str, Any]) -> str | None:
         """Tell what is wrong with an answer of one of the portal's own pages, None if nothing."""
-        view = self._view(flow, loop, _content(session, loop))
-        if view["kind"] != CLASSIFY:
+        shown = self._shown(flow, loop_id)
+        if shown is None or shown.view["kind"] != CLASSIFY:
             return None
-        given = answer.get(view["name"])
+        view = shown.view
+        of_task = answer.get(view["name"])
         member = "labels" if view["multiple"] else "label"
-        value = given.get(member) if isinstance(given, dict) else None
+        value = of_task.get(member) if isinstance(of_task, dict) else None
         chosen = value if view["multiple"] else [value]
         if not isinstance(chosen, list) or not set(map(str, chosen)) <= set(view["labels"]):
             return f"the answer must name a category under {view['name']}.{member}"
         return None
 
-    def _view(self, flow: FlowDefinition, loop: HumanLoop, content: Any) -> dict[str, Any]:
+    def _shown(self, flow: FlowDefinition, loop_id: int) -> _Shown | None:
+        """Return an item of this flow definition, None for one that is not."""
+        found = self._remembered.get(loop_id)
+        if found is None or time.monotonic() - found.since > REMEMBERED_SECONDS:
+            with self._database.read() as session:
+                loop = session.get(HumanLoop, loop_id)
+                if loop is None or loop.flow_id != flow.id:
+                    return None
+                content = _content(session, loop_id)
+            view = self._view(flow, loop_id, content)
+            found = _Shown(flow.id, content, loop.model_label, view, time.monotonic())
+            with self._lock:
+                if len(self._remembered) >= MOST_REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[loop_id] = found
+        return found if found.flow_id == flow.id else None
+
+    def _view(self, flow: FlowDefinition, loop_id: int, content: Any) -> dict[str, Any]:
         try:
             view = view_of(self._render(flow, content), content)
         except TemplateRefused as refused:
-            return {"kind": BROKEN, "problem": str(refused)}
+            return _broken(str(refused))
         if view["kind"] == FRAME:
-            view["src"] = self._grants.frame(flow.id, loop.id)
+            view["src"] = self._grants.frame(flow.id, loop_id)
         return view
 
     def _render(self, flow: FlowDefinition, content: Any) -> str:
         return render_template(self._template(flow.id), content, self._grants.media)
+
+
+def _broken(problem: str) -> dict[str, Any]:
+    return {"kind": BROKEN, "problem": problem}
 
 
 class _TemplateOf:
@@ -112,6 +168,6 @@ class _TemplateOf:
         return ui.content
 
 
-def _content(session: Session, loop: HumanLoop) -> Any:
-    stored = session.get_one(HumanLoopInput, loop.id)
+def _content(session: Session, loop_id: int) -> Any:
+    stored = session.get_one(HumanLoopInput, loop_id)
     return without_known_answer(read_content(stored.content))

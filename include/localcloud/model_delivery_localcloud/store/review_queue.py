@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
@@ -51,13 +51,12 @@ def take_next(
 
     What the reviewer holds already comes first, so that a reload gives the same item again.
     """
-    free_lapsed(session, now)
     held = list(session.scalars(_held(flow_id, worker).limit(count)))
     if len(held) < count:
-        for loop in session.scalars(_free(flow_id, worker, now).limit(count - len(held))):
-            _occupy(loop)
-            _assign(session, loop, worker, now, lease)
-            held.append(loop)
+        held += _occupy_free(session, flow_id, worker, now, lease, count - len(held))
+    if len(held) < count and free_lapsed(session, now):
+        session.flush()
+        held += _occupy_free(session, flow_id, worker, now, lease, count - len(held))
     return held
 
 
@@ -73,7 +72,7 @@ def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) ->
         if loop.free_slots < 1:
             return Taken.NO_SLOT
         _occupy(loop)
-    _assign(session, loop, worker, now, lease)
+    _assign(session, loop, mine, worker, now, lease)
     return loop
 
 
@@ -248,21 +247,29 @@ def _held(flow_id: str, worker: str) -> Any:
     )
 
 
+def _occupy_free(
+    session: Session, flow_id: str, worker: str, now: int, lease: Lease, count: int
+) -> list[HumanLoop]:
+    taken = []
+    for loop, mine in session.execute(_free(flow_id, worker, now).limit(count)).all():
+        _occupy(loop)
+        _assign(session, loop, mine, worker, now, lease)
+        taken.append(loop)
+    return taken
+
+
 def _free(flow_id: str, worker: str, now: int) -> Any:
-    had = (
-        select(Assignment.loop_id)
-        .where(
-            Assignment.loop_id == HumanLoop.id,
-            Assignment.worker == worker,
-            Assignment.state != LAPSED,
-        )
-        .exists()
-    )
+    mine = and_(Assignment.loop_id == HumanLoop.id, Assignment.worker == worker)
     return (
-        select(HumanLoop)
-        .where(HumanLoop.queue == flow_id, HumanLoop.expires_at > now, ~had)
+        select(HumanLoop, Assignment)
+        .outerjoin(Assignment, mine)
+        .where(
+            HumanLoop.queue == flow_id,
+            HumanLoop.expires_at > now,
+            or_(Assignment.worker.is_(None), Assignment.state == LAPSED),
+        )
         .order_by(HumanLoop.priority, HumanLoop.id)
-        .with_for_update(skip_locked=True)
+        .with_for_update(of=HumanLoop, skip_locked=True)
         .execution_options(populate_existing=True)
     )
 
@@ -279,8 +286,14 @@ def _vacate(loop: HumanLoop) -> None:
         loop.queue = loop.flow_id
 
 
-def _assign(session: Session, loop: HumanLoop, worker: str, now: int, lease: Lease) -> None:
-    mine = session.get(Assignment, (loop.id, worker))
+def _assign(
+    session: Session,
+    loop: HumanLoop,
+    mine: Assignment | None,
+    worker: str,
+    now: int,
+    lease: Lease,
+) -> None:
     if mine is None:
         mine = Assignment(
             loop_id=loop.id, worker=worker, flow_id=loop.flow_id, accepted_at=now, state=WORKING

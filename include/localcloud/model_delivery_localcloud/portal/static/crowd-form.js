@@ -113,8 +113,10 @@ class CrowdForm extends HTMLElement {
       event.preventDefault();
       this.submit();
     } else if (!typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      const keyed = this.fields.filter((field) => field.key);
-      if (keyed.length === 1 && keyed[0].key(event.key)) event.preventDefault();
+      // A number belongs to the field it is pressed in, or to the only one in sight that has keys.
+      const keyed = this.fields.filter((field) => field.key && field.getClientRects().length);
+      const meant = keyed.find((field) => field.contains(event.target)) ?? (keyed.length === 1 ? keyed[0] : null);
+      if (meant?.key(event.key)) event.preventDefault();
       else if ("sug?".includes(event.key.toLowerCase())) this.tell({ type: "key", key: event.key });
     }
   }

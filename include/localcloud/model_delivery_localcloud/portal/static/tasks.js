@@ -41,9 +41,9 @@ function targetOf(view, alt) {
   }
   if (view.json !== undefined) {
     const text = JSON.stringify(view.json, null, 2);
-    return { element: h("div", { class: "target" }, h("pre", { class: "reading json", tabindex: "0", "aria-label": "The item, as JSON" }, text)) };
+    return { element: h("div", { class: "target" }, h("pre", { class: "reading json", tabindex: "0", role: "region", "aria-label": "The item, as JSON" }, text)) };
   }
-  return { element: h("div", { class: "target" }, h("div", { class: "reading", tabindex: "0", role: "document", "aria-label": "The item's text" }, view.text || "")) };
+  return { element: h("div", { class: "target" }, h("div", { class: "reading", tabindex: "0", role: "region", "aria-label": "The item's text" }, view.text || "")) };
 }
 
 class Classify {
