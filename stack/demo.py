@@ -16,7 +16,7 @@ from stack.airflow import ADMIN
 from stack.object_store import BUCKET, s3_client
 from stack.processes import StackError
 from stack.rest import AirflowRefusedError, AirflowRest
-from stack.reviewers import ScriptedReviewers, digit_judge, labels_of
+from stack.reviewers import ScriptedReviewers, digit_judge, either, form_judge, labels_of
 from stack.stack import THING, Stack
 
 DAG_ID = "model_delivery"
@@ -113,9 +113,14 @@ def for_scripted_reviews(stack: Stack) -> Stack:
     return stack
 
 
-def scripted_reviewers(stack: Stack, samples: Path) -> ScriptedReviewers:
-    """Return reviewers of the sample: they know the labels; the second errs on hard ones."""
-    judge_of = digit_judge(labels_of(samples / "held_out.jsonl"))
+def scripted_reviewers(
+    stack: Stack, samples: Path, forms: Mapping[str, Mapping[str, str]] | None = None
+) -> ScriptedReviewers:
+    """Return reviewers of the sample: they know the labels; the second errs on hard ones.
+
+    :param forms: what stands in the documents of `human_review`, by name. (default: none)
+    """
+    judge_of = either(digit_judge(labels_of(samples / "held_out.jsonl")), form_judge(forms or {}))
     return ScriptedReviewers(stack.cloud, stack.credentials, judge_of)
 
 

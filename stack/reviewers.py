@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+from model_delivery_engine.review.forms import form
 
 from stack.credentials import ACCOUNT, REGION, Credentials
 from stack.localcloud import LocalCloud
@@ -23,6 +24,7 @@ TEAM_ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:workteam/private-crowd/{TEAM}"
 # What is hard for the model is hard for the second too, so that there is disagreement to see.
 SCRIPTED = ("scripted-reviewer-1", "scripted-reviewer-2")
 _UNSURE_BELOW = {SCRIPTED[0]: 0.0, SCRIPTED[1]: 0.5}
+TEXTRACT = "AWS/Textract/AnalyzeDocument/Forms/V1"
 _PAUSE_SECONDS = 0.3
 _SPENT_MS = 800
 
@@ -167,6 +169,44 @@ def digit_judge(truths: Mapping[str, str]) -> Callable[[str], Judge]:
             return {"digit": {"label": label}}
 
         return judge
+
+    return judge_of
+
+
+def form_judge(truths: Mapping[str, Mapping[str, str]]) -> Callable[[str], Judge]:
+    """Return reviewers of forms who know what stands in them.
+
+    :param truths: by item: text by key
+    """
+
+    def judge(content: Mapping[str, Any]) -> dict[str, Any] | None:
+        truth = truths.get(str(content.get("item")))
+        if truth is None:
+            return None
+        return {TEXTRACT: {"blocks": _corrected(content["selectedAiServiceResponse"], truth)}}
+
+    return lambda _name: judge
+
+
+def _corrected(response: Mapping[str, Any], truth: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the blocks, each value's with the text that stands in the document."""
+    right = {
+        pair.value_id: truth[pair.key]
+        for pair in form(b"", response).pairs
+        if pair.key in truth and truth[pair.key] != pair.value
+    }
+    return [
+        {**block, "Text": right[block["Id"]]} if block["Id"] in right else dict(block)
+        for block in response["Blocks"]
+    ]
+
+
+def either(first: Callable[[str], Judge], second: Callable[[str], Judge]) -> Callable[[str], Judge]:
+    """Return reviewers who answer what the first judgement knows, or else the second."""
+
+    def judge_of(name: str) -> Judge:
+        one, other = first(name), second(name)
+        return lambda content: one(content) or other(content)
 
     return judge_of
 

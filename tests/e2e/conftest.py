@@ -18,6 +18,7 @@ from stack.demo import (
     SAMPLES,
     for_scripted_reviews,
     scripted_reviewers,
+    upload_forms,
     upload_samples,
 )
 from stack.object_store import s3_client
@@ -40,6 +41,8 @@ class World:
     s3: Any
     cron_at: datetime
     samples: Path
+    # What stands in the sample documents, by name and key.
+    forms: dict[str, dict[str, str]]
     # What the device answered right after the first delivery: later runs deploy again.
     device: dict[str, object] = field(default_factory=dict)
 
@@ -80,15 +83,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         with for_scripted_reviews(made) as stack:
             samples = tmp_path_factory.mktemp("samples")
             upload_samples(stack, samples)
+            forms = upload_forms(stack, samples / "forms")
             s3 = s3_client(stack.store_port, stack.credentials)
             with (
-                scripted_reviewers(stack, samples),
+                scripted_reviewers(stack, samples, forms),
                 AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest,
             ):
                 for dag_id in (DAG_ID, "incoming_models"):
                     rest.wait_for_dag(dag_id)
                     rest.unpause(dag_id)
-                yield World(stack, rest, azure, s3, cron_at, samples)
+                yield World(stack, rest, azure, s3, cron_at, samples, forms)
     finally:
         blobs.stop()
 
