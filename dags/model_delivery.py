@@ -340,6 +340,7 @@ with DAG(
         output_uri=f"{DELIVERY}/report.html",
         bundle_uri=bundle_uri,
         merged=merge.output,
+        review=review.output,
         verdict=gate.output,
         deployment=deploy.output,
         smoke_test=smoke.output,

@@ -39,10 +39,11 @@ def demo() -> None:
 
 def up() -> None:
     """Keep the stack up until Ctrl-C or `make down`; print where to go and how to sign in."""
-    from stack.demo import upload_movielens, upload_samples
+    from stack.demo import upload_forms, upload_movielens, upload_samples
 
     with Claim(UP), Stack(UP, _say) as stack:
         upload_samples(stack, UP / "samples")
+        upload_forms(stack, UP / "samples" / "forms")
         try:
             upload_movielens(stack, UP / "samples" / "movielens")
         except StackError as error:  # needs a package index; the main job does not

@@ -16,7 +16,7 @@ from stack.airflow import ADMIN
 from stack.object_store import BUCKET, s3_client
 from stack.processes import StackError
 from stack.rest import AirflowRefusedError, AirflowRest
-from stack.reviewers import ScriptedReviewers, digit_judge, labels_of
+from stack.reviewers import ScriptedReviewers, digit_judge, either, form_judge, labels_of
 from stack.stack import THING, Stack
 
 DAG_ID = "model_delivery"
@@ -40,6 +40,17 @@ def upload_samples(stack: Stack, folder: Path) -> dict[str, Any]:
         ):
             assert done is None
     return {"held_out": facts.held_out, "accuracy_at_training": facts.accuracy}
+
+
+def upload_forms(stack: Stack, folder: Path) -> dict[str, dict[str, str]]:
+    """Put the sample documents into the store, which `human_review` reads; return their texts."""
+    from include.samples.forms import write_forms
+
+    facts = write_forms(folder)
+    store = s3_client(stack.store_port, stack.credentials)
+    for name in facts.truth:
+        store.upload_file(str(folder / name), BUCKET, f"samples/forms/{name}")
+    return facts.truth
 
 
 def upload_movielens(stack: Stack, folder: Path) -> dict[str, Any]:
@@ -70,7 +81,7 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     started = time.monotonic()
-    with Stack(home, say) as stack:
+    with for_scripted_reviews(Stack(home, say)) as stack:
         trained = upload_samples(stack, home / "samples")
         say(f"sample model trained: {trained['accuracy_at_training']:.4f} on held-out images")
         say("two scripted reviewers answer what the model is unsure of")
@@ -96,9 +107,20 @@ def run_demo(home: Path, out: Path, say: Callable[[str], None] = print) -> dict[
     return summary
 
 
-def scripted_reviewers(stack: Stack, samples: Path) -> ScriptedReviewers:
-    """Return reviewers of the sample's digits, who know their labels; the second errs at times."""
-    judge_of = digit_judge(labels_of(samples / "held_out.jsonl"))
+def for_scripted_reviews(stack: Stack) -> Stack:
+    """Set a stack up for reviewers who take no answer back, so outputs are written at once."""
+    stack.cloud.env["LOCALCLOUD_REVIEW_UNDO_SECONDS"] = "0"
+    return stack
+
+
+def scripted_reviewers(
+    stack: Stack, samples: Path, forms: Mapping[str, Mapping[str, str]] | None = None
+) -> ScriptedReviewers:
+    """Return reviewers of the sample: they know the labels; the second errs on hard ones.
+
+    :param forms: what stands in the documents of `human_review`, by name. (default: none)
+    """
+    judge_of = either(digit_judge(labels_of(samples / "held_out.jsonl")), form_judge(forms or {}))
     return ScriptedReviewers(stack.cloud, stack.credentials, judge_of)
 
 

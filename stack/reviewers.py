@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+from model_delivery_engine.review.forms import form
 
 from stack.credentials import ACCOUNT, REGION, Credentials
 from stack.localcloud import LocalCloud
@@ -20,9 +21,10 @@ from stack.processes import StackError
 GROUP = "reviewers"
 TEAM = "reviewers"
 TEAM_ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:workteam/private-crowd/{TEAM}"
-# The second errs now and then, so that there is disagreement to see.
+# What is hard for the model is hard for the second too, so that there is disagreement to see.
 SCRIPTED = ("scripted-reviewer-1", "scripted-reviewer-2")
-_ERRS_EVERY = {SCRIPTED[0]: 0, SCRIPTED[1]: 25}
+_UNSURE_BELOW = {SCRIPTED[0]: 0.0, SCRIPTED[1]: 0.5}
+TEXTRACT = "AWS/Textract/AnalyzeDocument/Forms/V1"
 _PAUSE_SECONDS = 0.3
 _SPENT_MS = 800
 
@@ -150,23 +152,61 @@ class _Desk:
 
 
 def digit_judge(truths: Mapping[str, str]) -> Callable[[str], Judge]:
-    """Return reviewers of digits who know the labels; the second errs now and then.
+    """Return reviewers of digits who know the labels; the second errs on what is hard.
 
     :param truths: label by item
     """
 
     def judge_of(name: str) -> Judge:
-        every = _ERRS_EVERY[name]
+        unsure_below = _UNSURE_BELOW[name]
 
         def judge(content: Mapping[str, Any]) -> dict[str, Any] | None:
             truth = truths.get(str(content.get("item")))
             if truth is None:
                 return None
-            number = sum(str(content["item"]).encode())
-            label = str((int(truth) + 1) % 10) if every and number % every == 0 else truth
+            errs = content["confidence"] < unsure_below
+            label = str((int(truth) + 1) % 10) if errs else truth
             return {"digit": {"label": label}}
 
         return judge
+
+    return judge_of
+
+
+def form_judge(truths: Mapping[str, Mapping[str, str]]) -> Callable[[str], Judge]:
+    """Return reviewers of forms who know what stands in them.
+
+    :param truths: by item: text by key
+    """
+
+    def judge(content: Mapping[str, Any]) -> dict[str, Any] | None:
+        truth = truths.get(str(content.get("item")))
+        if truth is None:
+            return None
+        return {TEXTRACT: {"blocks": _corrected(content["selectedAiServiceResponse"], truth)}}
+
+    return lambda _name: judge
+
+
+def _corrected(response: Mapping[str, Any], truth: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the blocks, each value's with the text that stands in the document."""
+    right = {
+        pair.value_id: truth[pair.key]
+        for pair in form(b"", response).pairs
+        if pair.key in truth and truth[pair.key] != pair.value
+    }
+    return [
+        {**block, "Text": right[block["Id"]]} if block["Id"] in right else dict(block)
+        for block in response["Blocks"]
+    ]
+
+
+def either(first: Callable[[str], Judge], second: Callable[[str], Judge]) -> Callable[[str], Judge]:
+    """Return reviewers who answer what the first judgement knows, or else the second."""
+
+    def judge_of(name: str) -> Judge:
+        one, other = first(name), second(name)
+        return lambda content: one(content) or other(content)
 
     return judge_of
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JobLink
 from model_delivery.links.report import PAGES_PREFIX, DeliveryReportLink
 
@@ -23,5 +24,5 @@ class ModelDeliveryPlugin(AirflowPlugin):
     """Links and pages of the provider."""
 
     name = "model_delivery"
-    operator_extra_links = [JobLink(), DeliveryReportLink()]  # noqa: RUF012 - Airflow says list
+    operator_extra_links = [JobLink(), ReviewQueueLink(), DeliveryReportLink()]  # noqa: RUF012 - Airflow says list
     fastapi_apps = _apps()

@@ -509,3 +509,36 @@ def test_what_the_service_could_not_do_is_refused_before_any_call(s3: S3, team: 
     ]:
         with pytest.raises(InvalidRequestError, match=message):
             review(s3, arn, **changes).execute(Task("review").context)
+
+
+def test_a_clear_stops_the_loops_of_a_start_that_was_cut_off(s3: S3, team: Team) -> None:
+    flow = team.flow(task_count=1)
+    operator, task = review(s3, flow["flow_definition_arn"], deferrable=True), Task("review")
+    with pytest.raises(TaskDeferred):
+        operator.execute(task.context)
+    before = {
+        each["HumanLoopName"] for each in HumanLoopHook().list_loops(operator.flow_definition_arn)
+    }
+    # The process died between the last start and its being noted; then somebody cleared the task.
+    (key,) = task.kept
+    del task.kept[key]["rounds"][0]["batch"]
+    task.ti.max_tries = 1
+    with pytest.raises(TaskDeferred):
+        review(s3, flow["flow_definition_arn"], deferrable=True).execute(task.context)
+    loops = {each["HumanLoopName"]: each["HumanLoopStatus"]
+             for each in HumanLoopHook().list_loops(operator.flow_definition_arn)}  # fmt: skip
+    assert {loops[name] for name in before} == {"Stopped"}
+    assert {status for name, status in loops.items() if name not in before} == {"InProgress"}
+
+
+def test_a_start_that_was_cut_off_goes_on_at_the_retry(s3: S3, team: Team) -> None:
+    flow = team.flow(task_count=1)
+    operator, task = review(s3, flow["flow_definition_arn"], deferrable=True), Task("review")
+    with pytest.raises(TaskDeferred):
+        operator.execute(task.context)
+    (key,) = task.kept
+    del task.kept[key]["rounds"][0]["batch"]
+    with pytest.raises(TaskDeferred):
+        operator.execute(task.context)
+    loops = list(HumanLoopHook().list_loops(flow["flow_definition_arn"]))
+    assert len(loops) == 13

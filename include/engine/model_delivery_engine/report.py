@@ -26,6 +26,8 @@ def render_report(delivery: Mapping[str, Any]) -> str:
     - ``evaluation``: the fields of `Evaluation`
     - ``gate``: ``{"passed": bool, "reasons": [text], "min_accuracy": float (optional)}``
     - ``batch``: ``{"records", "ok", "errors"}``
+    - ``review``: ``{"loops", "confirmed", "corrected", "undecided", "unreviewed", "agreement",
+      "unreviewed_errors_interval"}``
     - ``deployment``: names to values, such as device, status, digest
     - ``stages``: ``[{"name", "seconds", "state", "details": {name: value} (optional)}]``
 
@@ -44,7 +46,7 @@ def render_report(delivery: Mapping[str, Any]) -> str:
         ) from error
 
 
-_SECTIONS = ("manifest", "evaluation", "gate", "batch", "deployment", "stages")
+_SECTIONS = ("manifest", "evaluation", "gate", "batch", "review", "deployment", "stages")
 
 
 def _sections(delivery: Mapping[str, Any]) -> dict[str, Any]:

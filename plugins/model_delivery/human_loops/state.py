@@ -69,5 +69,12 @@ class LoopState:
             if record.get("done"):
                 continue
             for each in record.get("rounds", []):
-                if each.get("batch") and not each.get("ended"):
-                    yield LoopBatch.read(each["batch"])
+                if not each.get("ended"):
+                    yield round_batch(each)
+
+
+def round_batch(kept: Mapping[str, Any]) -> LoopBatch:
+    """Return the batch of a round; of one that was cut off, with loops that may never have been."""
+    if "batch" in kept:
+        return LoopBatch.read(kept["batch"])
+    return LoopBatch(kept["flow"], kept["prefix"], int(kept["count"]))

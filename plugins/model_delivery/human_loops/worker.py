@@ -221,7 +221,7 @@ def output_uri(flow: Mapping[str, Any], loop: EndedLoop) -> str | None:
 
 
 def _check_size(given: LoopInput) -> None:
-    size = len(given.content)
+    size = len(given.content.encode())
     if size > LARGEST_INPUT:
         raise InvalidRequestError(
             f"the input of item {given.item} has {size} bytes, InputContent may have "

@@ -74,6 +74,9 @@ class StartHumanLoopsOperator(AwsAndStorageConnected, BaseOperator):
         for batch in state.superseded():
             worker.stop(batch)
         prefix = loop_prefix(context["ti"], state.salt)
+        # Every line is read before the first loop is started, and a clear stops what a kill left.
+        count = sum(1 for _ in read_inputs(storage, self.inputs_uri))
+        state.keep_round(0, flow=self.flow_definition_arn, prefix=prefix, count=count)
         context["ti"].xcom_push(
             key=JOB_LINK_KEY, value=queue_url(self.hook, self.flow_definition_arn)
         )
@@ -83,7 +86,6 @@ class StartHumanLoopsOperator(AwsAndStorageConnected, BaseOperator):
         lines = [loop.line() + b"\n" for loop in started]
         storage.write_stream(self.manifest_uri, lines)
         batch = started_batch(worker, self.flow_definition_arn, prefix, len(lines))
-        # A clear stops what is still open of it.
         state.keep_round(0, batch=batch.written())
         self.log.info("%d human loops are started", len(batch))
         return {

@@ -154,7 +154,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
 
         return HumanLoopWorker(self.hook)
 
-    def execute(self, context: Context) -> Any:
+    def execute(self, context: Context) -> HumanReviewResult:
         """Choose, start, and wait; a retry goes on where the try before it ended."""
         from model_delivery.human_loops.review import REVIEW
         from model_delivery.human_loops.state import LoopState
@@ -200,18 +200,28 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
     def _begin(
         self, context: Context, state: "LoopState", number: int, purpose: str, flow: str
     ) -> None:
-        """Start the loops of a round; the name of each is known before the first is started."""
+        """Note a round and what it is about, then start its loops.
+
+        So the name of each is known before the first is started, whatever comes between.
+        """
+        counts = state.get("counts")
+        count = counts["picked"] + counts["sampled"]
+        if number:
+            wanted = self._engine(lambda: self._wanted(state.rounds, purpose))
+            count = len(wanted)
+            self._review.ask_again(number, wanted)
         prefix = loop_prefix(context["ti"], state.salt, number)
-        state.keep_round(number, purpose=purpose, flow=flow, prefix=prefix)
+        state.keep_round(number, purpose=purpose, flow=flow, prefix=prefix, count=count)
         self._started(state, number)
 
     def _started(self, state: "LoopState", number: int) -> LoopBatch:
         """Return the batch of a round, started now if it is not yet."""
+        from model_delivery.human_loops.state import round_batch
+
         kept = state.rounds[number]
+        self._waiting = round_batch(kept)
         if "batch" in kept:
-            return LoopBatch.read(kept["batch"])
-        if number and not self._storage().exists(self._review.objects.inputs(number)):
-            self._review.ask_again(number, self._wanted(state, number))
+            return self._waiting
         attributes = a2i.data_attributes(self.content_classifiers)
         count = self._engine(
             lambda: self._review.start(
@@ -227,15 +237,17 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         self.log.info("Round %d (%s): %d human loops", number, kept["purpose"], count)
         return batch
 
-    def _wanted(self, state: "LoopState", number: int) -> list[str]:
+    def _wanted(self, before: Sequence[Mapping[str, Any]], purpose: str) -> list[str]:
+        """Return the items of a round that follows others."""
         from model_delivery.human_loops.review import REVIEW
 
-        before = state.rounds[:number]
-        if state.rounds[number]["purpose"] == REVIEW:
+        if purpose == REVIEW:
             return self._review.unanswered(before)
         return self._review.open(before)
 
-    def _go_on(self, context: Context, state: "LoopState", *, deferrable: bool) -> Any:
+    def _go_on(
+        self, context: Context, state: "LoopState", *, deferrable: bool
+    ) -> HumanReviewResult:
         """Wait for the newest round, then begin the next or finish."""
         while True:
             number = len(state.rounds) - 1

@@ -21,13 +21,14 @@ class DeliveryReportOperator(BaseOperator):
     :param verdict: what `QualityGateOperator` returned.
     :param deployment: what `CreateDeploymentOperator` returned.
     :param smoke_test: what `EdgeInferenceOperator` returned.
+    :param review: what `HumanReviewOperator` returned. (default: none)
     :param aws_conn_id: connection of `s3://` URIs.
     :param wasb_conn_id: connection of Azure Blob URIs.
     """
 
     template_fields: Sequence[str] = (
         "output_uri", "bundle_uri", "merged", "verdict", "deployment", "smoke_test",
-        "aws_conn_id", "wasb_conn_id",
+        "review", "aws_conn_id", "wasb_conn_id",
     )  # fmt: skip
     operator_extra_links = (DeliveryReportLink(),)
 
@@ -40,6 +41,7 @@ class DeliveryReportOperator(BaseOperator):
         verdict: Mapping[str, Any],
         deployment: Mapping[str, Any],
         smoke_test: Mapping[str, Any],
+        review: Mapping[str, Any] | None = None,
         aws_conn_id: str = "aws_default",
         wasb_conn_id: str = "wasb_default",
         **kwargs: Any,
@@ -51,6 +53,7 @@ class DeliveryReportOperator(BaseOperator):
         self.verdict = verdict
         self.deployment = deployment
         self.smoke_test = smoke_test
+        self.review = review
         self.aws_conn_id = aws_conn_id
         self.wasb_conn_id = wasb_conn_id
 
@@ -89,6 +92,7 @@ class DeliveryReportOperator(BaseOperator):
                 "reasons": [],
                 "min_accuracy": self.verdict["min_accuracy"],
             },
+            "review": dict(self.review) if self.review else None,
             "batch": {key: self.merged[key] for key in ("records", "ok", "errors")},
             "deployment": {
                 "device": device,

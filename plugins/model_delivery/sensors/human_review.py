@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import Context
@@ -105,20 +105,21 @@ class HumanLoopSensor(AwsConnected, BaseSensorOperator):
         """Augmented AI's runtime."""
         return HOOK
 
-    def execute(self, context: Context) -> Any:
+    def execute(self, context: Context) -> EndedHumanLoops:
         """Look once before deferring."""
         if self.expired not in EXPIRED_POLICIES:
             raise InvalidRequestError(
                 f"expired is {self.expired!r}: give {' or '.join(EXPIRED_POLICIES)}"
             )
         if not self.deferrable:
-            return super().execute(context)
+            waited: EndedHumanLoops = super().execute(context)
+            return waited
         looked = self.poke(context)
-        if isinstance(looked, PokeReturnValue):
-            return looked.xcom_value
-        return self._defer()
+        if not isinstance(looked, PokeReturnValue):
+            self._defer()
+        return cast(EndedHumanLoops, looked.xcom_value)
 
-    def _defer(self) -> None:
+    def _defer(self) -> NoReturn:
         from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
 
         self.defer(

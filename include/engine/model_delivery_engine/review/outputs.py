@@ -36,7 +36,8 @@ def answers(item: str, output: Mapping[str, Any], source: Source) -> Iterator[An
         reviewer = str(given["workerId"])
         seconds = given.get("timeSpentInSeconds")
         fields = _fields(given["answerContent"], source)
-        if not fields:
+        # A form in which nothing was found has nothing to confirm; a label is always expected.
+        if not fields and source is not Source.TEXTRACT:
             raise ReviewError(
                 f"human loop {output.get('humanLoopName')}: the answer of {reviewer} "
                 f"({str(given['answerContent'])[:200]}) holds no label: the template must have an "
