@@ -264,6 +264,7 @@ def test_a_template_with_every_element_is_filled_in_and_submitted(
     page.mouse.up()
     expect(frame.get_by_text("1 box")).to_be_visible()
     frame.locator(".box-stage").focus()
+    page.keyboard.press("Escape")
     page.keyboard.press("2")
     page.keyboard.press("n")
     expect(frame.get_by_text("2 boxes")).to_be_visible()

@@ -15,7 +15,7 @@ class CrowdBoundingBox extends CrowdField {
     this.layer = Crowd.h("div", { class: "layer" });
     this.stage = Crowd.h("div", {
       class: "box-stage", tabindex: "0", role: "application",
-      "aria-label": "Image with boxes. Press N for a new box, the arrow keys to move it, with Shift to change its size, Delete to remove it, Tab for the next.",
+      "aria-label": "Image with boxes. Press N for a new box, the arrow keys to move it, with Shift to change its size, Delete to remove it, a number for its label, Escape when it is right, Tab for the next.",
       onkeydown: (event) => this.keys(event),
     }, this.image, this.layer);
     this.choices = this.labels.map((label, index) => {
@@ -116,6 +116,8 @@ class CrowdBoundingBox extends CrowdField {
       this.picked += 1;
     } else if (this.picked === null) {
       return;
+    } else if (event.key === "Escape") {
+      this.picked = null;
     } else if (event.key === "Delete" || event.key === "Backspace") {
       this.remove(this.picked);
     } else if (ways[event.key]) {
