@@ -265,7 +265,7 @@ def conditions() -> Measure:
     """Evaluate conditions over a classifier's scores on one core."""
     random = np.random.default_rng(11)
     scores = random.dirichlet(np.ones(10), size=ITEMS)
-    read = [classification(str(number).encode(), row) for number, row in enumerate(scores)]
+    read = [classification(str(number).encode(), row.tolist()) for number, row in enumerate(scores)]
     parsed = parse_conditions(CONDITIONS, Source.CLASSIFIER)
     rates = []
     for _ in range(ROUNDS):
