@@ -31,8 +31,11 @@ CREDENTIAL_CODES = frozenset(
 )  # fmt: skip
 # The caller is at fault: the same request cannot succeed later.
 REFUSED_CODES = frozenset(
-    {"AccessDenied", "AccessDeniedException", "InvalidParameterValue", "ValidationException"}
-)
+    {
+        "AccessDenied", "AccessDeniedException", "InvalidInputException", "InvalidParameterValue",
+        "TooManyTagsException", "ValidationException",
+    }
+)  # fmt: skip
 # The job is in no state for the request (a stop of what has ended): asking again changes nothing.
 STATE_CODES = frozenset({"ConflictException"})
 TOO_MANY_REQUESTS = 429
