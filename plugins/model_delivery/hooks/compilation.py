@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-
+from model_delivery.hooks.aws import AwsServiceHook
 from model_delivery.jobs.service import (
     Call,
     Handle,
@@ -25,12 +24,10 @@ from model_delivery.jobs.status import StatusTable
 CLIENT_FAULT = "ClientError"
 
 
-class CompilationJobHook(AwsBaseHook):
+class CompilationJobHook(AwsServiceHook):
     """Thin hook over boto3's `sagemaker` client for compilation jobs."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["client_type"] = "sagemaker"
-        super().__init__(*args, **kwargs)
+    service = "sagemaker"
 
     @property
     def client(self) -> Any:
