@@ -17,6 +17,7 @@ HOOKS = (
     "model_delivery.hooks.compilation.CompilationJobHook",
     "model_delivery.hooks.edge.GreengrassV2Hook",
 )
+OPERATORS = ("model_delivery.operators.compilation", "model_delivery.operators.edge")
 
 
 @hookimpl
@@ -32,12 +33,16 @@ def on_starting(component: Any) -> None:
 
 
 def preload() -> None:
-    """Import the hooks and build a client of each; asks no service, needs no connection."""
+    """Import operators and hooks, and build each service's client; asks nobody for anything."""
+    from importlib import import_module
+
     import boto3.session
 
     from model_delivery.aws import import_string
     from model_delivery.hooks.aws import share_models
 
+    for module in OPERATORS:
+        import_module(module)
     for path in HOOKS:
         session = boto3.session.Session("none", "none", region_name="us-east-1")
         share_models(session)
