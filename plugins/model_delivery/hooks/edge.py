@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook
 
 from model_delivery.exceptions import EdgeError
+from model_delivery.hooks.aws import AwsServiceHook
 from model_delivery.jobs.service import (
     Call,
     Handle,
@@ -27,12 +27,10 @@ if TYPE_CHECKING:
     import httpx
 
 
-class GreengrassV2Hook(AwsBaseHook):
+class GreengrassV2Hook(AwsServiceHook):
     """Thin hook over boto3's `greengrassv2` client."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["client_type"] = "greengrassv2"
-        super().__init__(*args, **kwargs)
+    service = "greengrassv2"
 
 
 class EffectiveDeployments(JobList):
