@@ -87,7 +87,9 @@ class World:
         jobs: list[dict[str, Any]] = []
         start: int | None = 0
         while start is not None:
-            page = httpx.get(f"{self.nameless_url}/jobs", params={"start": start}).json()
+            page = httpx.get(
+                f"{self.nameless_url}/jobs", params={"start": start}, timeout=30
+            ).json()
             jobs += page["jobs"]
             start = page["next"]
         return [job for job in jobs if model in (None, job["model"])]

@@ -202,7 +202,8 @@ def test_waiting_or_not_is_the_same_in_worker_and_triggerer(faulty: World) -> No
 
 def nameless_job(world: World, name: str, **facts: Any) -> str:
     body = {"model": name, "sources": [], "seconds": 3, "outcome": "SUCCEEDED", **facts}
-    return str(httpx.post(f"{world.nameless_url}/jobs", json=body).json()["jobId"])
+    answer = httpx.post(f"{world.nameless_url}/jobs", json=body, timeout=30)
+    return str(answer.json()["jobId"])
 
 
 def test_a_sensor_waits_in_each_of_its_modes_and_stops_nothing(faulty: World) -> None:
@@ -298,7 +299,7 @@ def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
     for mode, run in runs.items():
         job = faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))["job_id"]
         faulty.until_state(run, "running" if mode == "worker" else "deferred")
-        httpx.delete(f"{faulty.nameless_url}/jobs/{job}?purge")
+        httpx.delete(f"{faulty.nameless_url}/jobs/{job}?purge", timeout=30)
     for mode, run in runs.items():
         assert faulty.finish(run)["state"] == "success"
         assert [job["status"] for job in faulty.nameless_jobs(f"gone {mode}")] == ["SUCCEEDED"]
