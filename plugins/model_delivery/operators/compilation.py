@@ -240,7 +240,7 @@ class StopCompilationJobOperator(AwsConnected, BaseOperator):
         from model_delivery.hooks.compilation import CompilationJobs
         from model_delivery.jobs.client import JobClient
 
-        client = JobClient(CompilationJobs(), self.hook)
+        client = JobClient(CompilationJobs(), self.open_hook)
         handle = {"name": self.job_name}
         self.log.info("Compilation job %s: %s", self.job_name, client.stop(handle).value)
         description = client.describe(handle)
