@@ -76,6 +76,8 @@ async def waits() -> AsyncIterator[Waiting]:
     await asyncio.gather(*waiting.tasks.values(), return_exceptions=True)
     while waiting.registry.open_clients:
         await asyncio.sleep(0.01)
+    while waiting.registry.open_clients:
+        await asyncio.sleep(0.01)
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -105,6 +105,12 @@ def served(
     server.server_close()
 
 
+async def closed() -> None:
+    """Return when the last wait's client is closed."""
+    while registry().open_clients:
+        await asyncio.sleep(0.01)
+
+
 HOW = ["html", "head", "body"]
 
 
@@ -147,6 +153,7 @@ async def test_a_triggerer_asks_again(served: CuttingService) -> None:
     waits = (registry().wait(path, SETTINGS, {"name": name}, bounds) for name in names)
     async with asyncio.timeout(20):
         assert set(await asyncio.gather(*waits)) == {"COMPLETED"}
+        await closed()
 
 
 @pytest.mark.parametrize("served", [("html", "DescribeCompilationJob", 10_000)], indirect=True)
@@ -156,3 +163,4 @@ async def test_a_page_for_minutes_is_an_outage(served: CuttingService) -> None:
     with pytest.raises(Exception, match="no usable answer for"):
         async with asyncio.timeout(20):
             await registry().wait(path, SETTINGS, {"name": "job"}, bounds)
+    await closed()
