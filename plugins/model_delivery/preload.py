@@ -28,12 +28,11 @@ OPERATORS = (
 @hookimpl
 def on_starting(component: Any) -> None:
     """Preload in a scheduler with a LocalExecutor, before that starts its workers."""
+    # A task that was forked from it has its arguments too, and calls this for itself.
+    if type(component).__name__ != "Job" or "scheduler" not in sys.argv:
+        return
     local = "LocalExecutor" in conf.get("core", "executor")
-    if (
-        "scheduler" in sys.argv
-        and local
-        and conf.getboolean("model_delivery", "preload", fallback=True)
-    ):
+    if local and conf.getboolean("model_delivery", "preload", fallback=True):
         preload()
 
 

@@ -115,14 +115,20 @@ class Deployments(JobService):
         state = self.statuses.state(status, f"deployment {handle['id']}")
         if state is JobState.STOPPED and reason is None:
             reason = "it was cancelled, or a newer deployment to the same device replaced it"
+        name = deployment.get("deploymentName") or handle["name"]
         return JobDescription(
-            handle=handle, status=status, state=state, reason=reason, retryable=False,
+            handle={**handle, "name": name}, status=status, state=state, reason=reason,
+            retryable=False,
             detail=deployment,
         )  # fmt: skip
 
     def stop_call(self, handle: Handle) -> Call:
         """CancelDeployment: devices that have not started keep what they have."""
         return Call("cancel_deployment", {"deploymentId": handle["id"]})
+
+    def may_be_our_stop(self, description: JobDescription) -> bool:
+        """Tell whether it was cancelled: INACTIVE is one that a newer deployment replaced."""
+        return description.status == "CANCELED"
 
     def search(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return name and target: Greengrass lets names repeat."""

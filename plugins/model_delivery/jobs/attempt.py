@@ -62,7 +62,7 @@ class Attempt:
         except AirflowTaskTimeout:
             self._timed_out = True
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             self._leave_nothing(error)
             raise
         finally:
@@ -78,7 +78,9 @@ class Attempt:
             # An earlier try asked for that, and was cut off before it could note so.
             description = self.wait(description, STOPPING_SECONDS, None)
         bad = description.state in {JobState.FAILED, JobState.STOPPED}
-        if made or not bad or not description.retryable:
+        # An earlier try may have stopped it and been cut off before it could note so.
+        again = description.retryable or self._client.service.may_be_our_stop(description)
+        if made or not bad or not again:
             return description
         self._log.info("%s is %s: submitting another", self.label, description.status)
         self.submission.end(Outcome.FAILED)
@@ -95,7 +97,7 @@ class Attempt:
             raise
         self._log.info("%s %s", "Submitted" if made else "Attached to", self.label)
         self._over = self._stopped = False
-        self._require_alive()
+        self.require_alive()
         return made
 
     def resume(self, handle: Handle | None) -> None:
@@ -126,7 +128,7 @@ class Attempt:
         """Look until the job ended; times in seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while description.state is JobState.RUNNING:
-            self._require_alive()
+            self.require_alive()
             if deadline is not None and time.monotonic() > deadline:
                 self.fail(f"it took over {timeout:.0f} s")
             self._client.pause.sleep(interval)
@@ -142,9 +144,11 @@ class Attempt:
         self.submission.end(Outcome.FAILED)
         reason = description.reason or "the service gave no reason"
         message = f"{self.label} ended {description.status}: {reason}"
-        raise (JobFailedError if description.retryable else JobRefusedError)(message)
+        ours = self._stopped and self._client.service.may_be_our_stop(description)
+        raise (JobFailedError if description.retryable or ours else JobRefusedError)(message)
 
-    def _require_alive(self) -> None:
+    def require_alive(self) -> None:
+        """Stop the job and raise where the task is killed."""
         if self.killed:
             self.fail(GRACE)
 
@@ -195,7 +199,7 @@ class Attempt:
         else:
             self._log.warning("%s goes on although %s: %s", self.label, why, outcome.value)
 
-    def _leave_nothing(self, error: Exception) -> None:
+    def _leave_nothing(self, error: BaseException) -> None:
         retried = not isinstance(error, AirflowFailException) and not self._last
         if retried or isinstance(error, UnknownStatusError):
             return  # the next try attaches; of a status we do not know we cannot say "running"

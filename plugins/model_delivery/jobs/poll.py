@@ -20,6 +20,7 @@ from model_delivery.jobs.faults import (
     is_lasting,
     is_passing,
     is_throttling,
+    reading,
 )
 from model_delivery.jobs.listing import ListReader
 from model_delivery.jobs.rate import TokenBucket, backoff, interval
@@ -82,6 +83,11 @@ class Poll:
     def is_idle(self) -> bool:
         """Whether nobody waits."""
         return not len(self._waits)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended, and follows nothing any more."""
+        return self._task.done()
 
     def join(self, handle: Handle, bounds: Bounds) -> Waiter:
         """Follow a job for a new waiter."""
@@ -180,7 +186,6 @@ class Poll:
                 self._answered()
             raise
         bucket.answered()
-        self._answered()
         response: Mapping[str, Any] = answer
         return response
 
@@ -248,6 +253,7 @@ class Poll:
         return False
 
     async def _hear(self, jobs: Sequence[ListedJob]) -> None:
+        self._answered()
         woken = 0
         for listed in jobs:
             job = self._waits.get(listed.key)
@@ -302,9 +308,11 @@ class Poll:
         try:
             calls = service.describe_calls(job.handle)
             answers = [await self._ask(call) for call in calls]
-            description = service.described(job.handle, answers)
+            with reading(calls[0].operation):
+                description = service.described(job.handle, answers)
         except Exception as error:
             return self._not_described(job, error)
+        self._answered()
         if description.state.terminal:
             job.finish(description.status)
         elif not job.ended:

@@ -84,7 +84,7 @@ class PollRegistry:
         service = await self.service(path)
         key = PollKey.of(path, service, settings, handle)
         poll = self._polls.get(key)
-        if poll is None:
+        if poll is None or poll.is_over:
             poll = self._polls[key] = self._new_poll(service, key.scope, settings)
         waiter = poll.join(handle, bounds)
         try:

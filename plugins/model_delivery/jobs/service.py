@@ -156,6 +156,10 @@ class JobService(ABC):
     def stop_call(self, handle: Handle) -> Call | None:
         """Return the call that stops the job, or None where the service has none."""
 
+    def may_be_our_stop(self, description: JobDescription) -> bool:
+        """Tell whether a stop that was asked for, rather than another event, ended the job so."""
+        return description.state is JobState.STOPPED
+
     @abstractmethod
     def search(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what identifies the request's job among others: its name, or what it works on."""

@@ -182,7 +182,7 @@ class CreateCompilationJobOperator(JobOperator):
     def page_url(self, handle: Handle) -> str:
         """Return the job's page in the AWS console or in localcloud."""
         name, region, account = handle["name"], *_region_and_account(handle["arn"])
-        endpoint = self.hook.conn.meta.endpoint_url
+        endpoint = self.client.meta.endpoint_url
         if is_aws(endpoint):
             return f"{console_url(endpoint, region, 'sagemaker')}#/compilation-jobs/{name}"
         return f"{endpoint}/jobs/compilation/{account}/{region}/{name}"

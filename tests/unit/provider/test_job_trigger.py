@@ -126,6 +126,30 @@ async def test_a_kill_is_repeated_until_it_is_heard(
     assert service.stopped == {"job": 1}
 
 
+async def test_a_kill_outlasts_a_call_that_stalls(
+    service: CompilationService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_delivery.jobs.trigger.STOP_CALL_SECONDS", 0.5)
+    service.next_faults.append(Fault(reset=True, stall=45))
+    await asyncio.wait_for(trigger().on_kill(), SOON)
+    assert service.stopped == {"job": 1}
+
+
+async def test_a_kill_looks_a_replaced_key_up_again(service: CompilationService) -> None:
+    service.next_faults.append(Fault(400, "ExpiredTokenException"))
+    await trigger().on_kill()
+    assert service.stopped == {"job": 1}
+
+
+async def test_a_kill_of_a_job_that_ended_is_no_failure(
+    service: CompilationService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.end("job")
+    service.faults["StopCompilationJob"] = Fault(400, "ValidationException")
+    await trigger().on_kill()
+    assert "was not stopped" not in capsys.readouterr().out
+
+
 async def test_a_kill_whose_answer_is_lost_is_not_repeated(service: CompilationService) -> None:
     service.next_faults.append(Fault(reset=True, heard=True))
     await trigger().on_kill()

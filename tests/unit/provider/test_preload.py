@@ -9,9 +9,11 @@ import pytest
 
 CLIENT = """
 import sys
+from airflow.jobs.job import Job
+from airflow.sdk.execution_time.task_runner import TaskRunnerMarker
 from model_delivery import preload
-sys.argv = json.loads(sys.argv[1])
-preload.on_starting(None)
+*sys.argv, component = json.loads(sys.argv[1])
+preload.on_starting(Job() if component == "Job" else TaskRunnerMarker())
 preloaded = "boto3" in sys.modules
 from botocore.loaders import JSONFileLoader
 from model_delivery.aws import service_client
@@ -24,10 +26,10 @@ print("\\n" + json.dumps([preloaded, [path for path in read if "sagemaker" in pa
 """
 
 
-def run(argv: list[str], **env: str) -> tuple[bool, list[str]]:
+def run(argv: list[str], component: str = "Job", **env: str) -> tuple[bool, list[str]]:
     """Start a component, then open a client; return what was imported, and read for the client."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import json{CLIENT}", json.dumps(argv)],
+        [sys.executable, "-c", f"import json{CLIENT}", json.dumps([*argv, component])],
         env={**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", **env},
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
@@ -43,10 +45,11 @@ def test_what_a_scheduler_preloads_no_task_reads() -> None:
     ("argv", "env"),
     [
         (["airflow", "triggerer"], {}),
+        (["airflow", "scheduler"], {"component": "task"}),
         (["airflow", "scheduler"], {"AIRFLOW__MODEL_DELIVERY__PRELOAD": "False"}),
         (["airflow", "scheduler"], {"AIRFLOW__CORE__EXECUTOR": "CeleryExecutor"}),
     ],
-    ids=["another component", "switched off", "another executor"],
+    ids=["another component", "a forked task", "switched off", "another executor"],
 )
 def test_nobody_else_preloads(argv: list[str], env: dict[str, str]) -> None:
     preloaded, read = run(argv, **env)
