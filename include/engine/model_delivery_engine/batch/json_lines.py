@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 
 from model_delivery_engine.batch.batch import Batch, Fault, record_text
+from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -104,7 +105,7 @@ class JsonLines:
                 faults[place] = record
             else:
                 good.append(record)
-        echoes = [orjson.dumps(record.fields) for record in good]
+        echoes = [write_json(record.fields) for record in good]
         tensors = stack_samples([record.tensors for record in good])
         fault_of = line_faults(lines, offset, self._uri)
         return Batch(len(pairs), echoes, tensors, fault_of, faults), len(lines) - len(pairs)
@@ -145,7 +146,7 @@ def line_fault(line: bytes, reason: str, uri: str, offset: int) -> Fault:
 def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
     """Return the record inside an error line, its object and its offset there; None for others."""
     try:
-        data = orjson.loads(line)
+        data = read_json(line)
     except ValueError:
         return None
     if not isinstance(data, dict) or data.keys() != _ENVELOPE or data["output"] is not None:
@@ -158,7 +159,7 @@ def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
     elif isinstance(record, str):
         record = record.encode()
     else:
-        record = orjson.dumps(record)
+        record = write_json(record)
     return record, error["uri"], error["offset"]
 
 
@@ -174,7 +175,10 @@ def _stacked(buffers: Sequence[Any], spec: TensorSpec) -> Array:
         raise ValueError("another length")
     wide = np.empty((len(buffers), width), {"f": "f8", "i": "i8", "u": "u8"}[dtype.kind])
     for row, buffer in enumerate(buffers):
-        wide[row] = np.frombuffer(buffer, wide.dtype)
+        values = np.frombuffer(buffer, wide.dtype)
+        if len(values) != width:  # numpy would repeat one value over the row
+            raise ValueError("another length")
+        wide[row] = values
     with np.errstate(over="ignore"):
         array = wide.astype(dtype, copy=False)
     exact = np.isfinite(array).all() if dtype.kind == "f" else np.array_equal(array, wide)

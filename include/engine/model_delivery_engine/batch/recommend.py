@@ -1,8 +1,8 @@
 """Recommenders: user and item factors as one ONNX model, and Personalize's input lines.
 
 The model's metadata hold its recipe and the ids of users and items, in the order of their factors.
-Its constant ``k`` (recommendations a record) and ``item_mask`` (0, or minus infinity for an item
-that a filter leaves out) can be replaced in a run.
+Its constant ``k``, the recommendations a record, can be replaced in a run. Here it is none at all:
+the best are found in the scores of all items, faster than ONNX Runtime finds them.
 
 Source of lines and recipes: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
 """
@@ -24,14 +24,20 @@ from model_delivery_engine.batch.json_lines import (
     records_of,
     split_lines,
 )
+from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.recipes import Recipe
+from model_delivery_engine.batch.top_k import top_k
 from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.runtime import Model
 from model_delivery_engine.tensors import Array, TensorSpec
 
 METADATA = "recommender"
+ITEM_SCORES = "item_scores"
+RESULTS = "k"
 DEFAULT_RESULTS = 25
 MOST_RESULTS = 500
+RECOMMENDED = "recommendedItems"
+_NO_RESULTS = {RESULTS: np.zeros(1, np.int64)}
 
 
 @dataclass(frozen=True)
@@ -63,37 +69,39 @@ class Recommender:
         self.users = {name: n for n, name in enumerate(data["users"])}
         self.items = {name: n for n, name in enumerate(data["items"])}
         self.excluded = frozenset(asked.excluded)
-        self._names = np.array([*data["items"], None], dtype=object)[:-1]
-        self._settings, self._results = self._settings_of(asked)
+        self._left_out = np.array(
+            [self.items[name] for name in self.excluded if name in self.items], np.intp
+        )
+        self._results = self._results_of(asked)
         self.outputs = (
-            TensorSpec("recommendedItems", "BYTES", (-1, -1)),
+            TensorSpec(RECOMMENDED, "BYTES", (-1, -1)),
             TensorSpec("scores", "FP32", (-1, -1)),
         )
+        self.labels = {RECOMMENDED: Labels(data["items"])}
 
-    def _settings_of(self, asked: Recommendations) -> tuple[dict[str, Array], int]:
+    def _results_of(self, asked: Recommendations) -> int:
         if self.recipe == Recipe.PERSONALIZED_RANKING:
-            return {}, asked.results or MOST_RESULTS
-        mask = np.zeros((1, len(self.items)), np.float32)
-        for name in asked.excluded:
-            if name in self.items:
-                mask[0, self.items[name]] = -np.inf
-        # An item is most like itself, so related items need one more, which is then dropped.
+            return asked.results or MOST_RESULTS
+        if ITEM_SCORES not in {spec.name for spec in self._model.outputs}:
+            raise BatchError(f"model {self.name!r} has no output {ITEM_SCORES!r}, as one of an "
+                             "earlier release; write it again with write_recommender")  # fmt: skip
         itself = int(self.recipe == Recipe.RELATED_ITEMS)
-        results = min(asked.results or DEFAULT_RESULTS, int(np.isfinite(mask).sum()) - itself)
-        if results < 1:
+        left = len(self.items) - len(self._left_out) - itself
+        if left < 1:
             raise BatchError(f"model {self.name!r}: the filter leaves no item to recommend")
-        settings = {"k": np.array([results + itself], np.int64)}
-        return ({**settings, "item_mask": mask} if asked.excluded else settings), results
+        return min(asked.results or DEFAULT_RESULTS, left)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return ``recommendedItems`` and ``scores``, best first."""
+        """Return ``recommendedItems``, as places in ``labels``, and ``scores``, best first."""
         if self.recipe == Recipe.PERSONALIZED_RANKING:
             return self._ranked(inputs)
-        found = self._model.run(inputs, self._settings)
-        items, scores = found["items"], found["scores"]
+        scores = self._model.run(inputs, _NO_RESULTS)[ITEM_SCORES]
+        if len(self._left_out):
+            scores[:, self._left_out] = -np.inf
         if self.recipe == Recipe.RELATED_ITEMS:
-            items, scores = _without(inputs["item"], items, scores)
-        return {"recommendedItems": self._names[items], "scores": scores}
+            scores[np.arange(len(scores)), inputs["item"]] = -np.inf
+        items, best = top_k(scores, self._results)
+        return {RECOMMENDED: items, "scores": best}
 
     def _ranked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Order each record's list by score; equal scores keep the list's order.
@@ -108,7 +116,7 @@ class Recommender:
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self._results]
         ranked = np.take_along_axis(items, order, axis=1)
         return {
-            "recommendedItems": self._names[ranked],
+            RECOMMENDED: ranked,
             "scores": np.take_along_axis(scores, order, axis=1),
         }
 
@@ -133,14 +141,6 @@ def _facts(model: Model) -> dict[str, Any]:
                          f"metadata {METADATA!r}; write it with write_recommender")  # fmt: skip
     found: dict[str, Any] = json.loads(facts)
     return found
-
-
-def _without(own: Array, items: Array, scores: Array) -> tuple[Array, Array]:
-    """Drop each row's own item, or its last where its own is not among them."""
-    keep = items != own[:, None]
-    keep[keep.all(axis=1), -1] = False
-    shape = (len(items), items.shape[1] - 1)
-    return items[keep].reshape(shape), scores[keep].reshape(shape)
 
 
 class RecommenderLines:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from model_delivery_engine.batch.answers import NO_LABELS
 from model_delivery_engine.batch.batch import Batch
 from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
 from model_delivery_engine.batch.inference import Runnable, answer, check_model
@@ -82,8 +83,10 @@ class PartRunner:
         # A shard's answers must not depend on the machine's cores, and processes use them better.
         model = Model(open_session(work.model_path, session_options(threads=1)), work.model_name)
         self.model: Runnable = model
+        self._labels = NO_LABELS
         if work.recommendations is not None:
-            self.model = Recommender(model, work.recommendations)
+            self.model = recommender = Recommender(model, work.recommendations)
+            self._labels = recommender.labels
         else:
             check_model(model)
         self._reader = _reader(work, self.model)
@@ -136,8 +139,9 @@ class PartRunner:
     def _sink(self, part: Part) -> Sink:
         path = self._work.spool / f"out-{part.index}"
         return open_sink(
-            path, self._work.output_format, self._work.output_compression, self.model.outputs
-        )
+            path, self._work.output_format, self._work.output_compression, self.model.outputs,
+            self._labels,
+        )  # fmt: skip
 
 
 def _reader(work: Work, model: Runnable) -> _Reader:
