@@ -1,5 +1,6 @@
 """Images into batches. The input is JSON lines that name an object each: a folder's listing."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -169,8 +170,9 @@ class Images:
         """Yield a part's batches, each with how many lines of the listing were blank."""
         entries = list(unpack(data))
         lines = [line for line, _ in entries]
-        for at, (offset, batch) in enumerate(batched_lines(lines, start, size)):
-            yield self._read(entries[at * size : at * size + len(batch)], offset)
+        rest = iter(entries)
+        for offset, batch in batched_lines(lines, start, size):
+            yield self._read(list(itertools.islice(rest, len(batch))), offset)
 
     def _read(
         self, entries: Sequence[tuple[bytes, memoryview | str]], start: int

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault, record_text
+from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, record_text
 from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
@@ -30,8 +30,8 @@ def batched_lines(
 ) -> Iterator[tuple[int, Sequence[bytes]]]:
     """Cut lines into batches; each comes with the position of its first line."""
     offset = start
-    for at in range(0, len(lines), size):
-        batch = lines[at : at + size]
+    for at, end in even_cuts(len(lines), size):
+        batch = lines[at:end]
         yield offset, batch
         offset += sum(map(len, batch)) + len(batch)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model_delivery_engine.batch.answers import error_line
-from model_delivery_engine.batch.batch import Answers, Batch, Fault, json_record
+from model_delivery_engine.batch.batch import Answers, Batch, Fault, even_cuts, json_record
 from model_delivery_engine.batch.json_lines import stack_samples
 from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.parts import FIRST_PART_BYTES, Part, PartData
@@ -122,8 +122,8 @@ class ParquetRows:
         import pyarrow
 
         table = pyarrow.ipc.open_file(pyarrow.py_buffer(data)).read_all()
-        for at in range(0, table.num_rows, size):
-            rows = table.slice(at, size).combine_chunks()
+        for at, end in even_cuts(table.num_rows, size):
+            rows = table.slice(at, end - at).combine_chunks()
             yield self._columns(rows, start + at) or self._each(rows, start + at), 0
 
     def _columns(self, rows: Any, start: int) -> Batch | None:

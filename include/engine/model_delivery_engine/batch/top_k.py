@@ -6,6 +6,9 @@ from model_delivery_engine.tensors import Array
 
 _GROUPS = 4  # times k: fewer would let more than the best through, more would cost their sort
 _NEVER = np.iinfo(np.int64).max
+# Elements. With more, numpy copies rows that do not follow each other into buffers first, which
+# takes as long as what is done with them.
+_BUFFER = 1024
 
 
 def top_k(scores: Array, k: int) -> tuple[Array, Array]:
@@ -18,9 +21,15 @@ def top_k(scores: Array, k: int) -> tuple[Array, Array]:
     :param k: 1 to the number of places
     :returns: places (INT64) and scores (FP32), both [rows, k]
     """
+    with np.errstate():  # which puts the size of buffers back, too
+        np.setbufsize(_BUFFER)
+        return _top_k(scores, k)
+
+
+def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
     maxima = np.sort(_group_maxima(scores, k), axis=1)
     if np.isnan(maxima[:, -1]).any():  # NaN sorts last
-        return top_k(np.where(np.isnan(scores), np.float32(np.inf), scores), k)
+        return _top_k(np.where(np.isnan(scores), np.float32(np.inf), scores), k)
     reached = scores >= maxima[:, -k, None]
     found = np.flatnonzero(reached)
     rows, width = scores.shape
