@@ -41,6 +41,10 @@ def stages(model: Path) -> tuple[Stages, int]:
     rows = [random.normal(size=(BATCH, WIDTH)).astype(np.float32) for _ in range(40)]
     found = [session.run(["scores"], {"features": row})[0] for row in rows]
 
+    def parse_orjson() -> None:
+        for line in lines:
+            np.array(orjson.loads(line)["features"], np.float32)
+
     def parse() -> None:
         for line in lines:
             document = parser.parse(line)
@@ -56,7 +60,11 @@ def stages(model: Path) -> tuple[Stages, int]:
         for scores in found:
             orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    return {"parse": parse, "infer": infer, "serialise": serialise}, count
+    return {
+        "parse": {"orjson": parse_orjson, "simdjson": parse},
+        "infer": {"ONNX Runtime": infer},
+        "serialise": {"orjson": serialise},
+    }, count
 
 
 def main() -> Path:

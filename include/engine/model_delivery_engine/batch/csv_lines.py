@@ -11,7 +11,6 @@ from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.json_lines import (
     batched_lines,
     records_of,
-    split_lines,
     stack_samples,
 )
 from model_delivery_engine.batch.records import Record, RecordParser
@@ -42,11 +41,10 @@ class CsvLines:
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
-        lines = split_lines(data)
         if start == 0:
-            start += len(lines[0]) + 1
-            lines = lines[1:]
-        for offset, batch in batched_lines(lines, start, size):
+            header = data.find(b"\n") + 1 or len(data)
+            start, data = header, data[header:]
+        for offset, batch in batched_lines(data, start, size):
             yield self._read(batch, offset)
 
     def _read(self, lines: Sequence[bytes], start: int) -> tuple[Batch, int]:

@@ -13,6 +13,7 @@ from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
+_SLAB = 64 * 1024
 _ENVELOPE = {"input", "output", "error"}
 _BUFFER_TYPES = {"f": "d", "i": "i", "u": "u"}
 
@@ -25,13 +26,22 @@ def split_lines(data: bytes) -> list[bytes]:
     return lines
 
 
-def batched_lines(
-    lines: Sequence[bytes], start: int, size: int
-) -> Iterator[tuple[int, Sequence[bytes]]]:
-    """Cut lines into batches; each comes with the position of its first line."""
-    offset = start
-    for at, end in even_cuts(len(lines), size):
-        batch = lines[at:end]
+def batched_lines(data: bytes, start: int, size: int) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """Cut a part into lines, and those into batches; each with the position of its first line.
+
+    A slab at a time becomes lines: all of a part's lines at once would not stay in the cache until
+    they are read.
+    """
+    count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+    lines: list[bytes] = []
+    offset, slab = start, 0
+    for first, end in even_cuts(count, size):
+        while len(lines) < end - first:
+            slab_end = data.find(b"\n", slab + _SLAB) + 1 or len(data)
+            lines += split_lines(data[slab:slab_end])
+            slab = slab_end
+        batch = lines[: end - first]
+        del lines[: end - first]
         yield offset, batch
         offset += sum(map(len, batch)) + len(batch)
 
@@ -54,7 +64,7 @@ class JsonLines:
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
-        for offset, lines in batched_lines(split_lines(data), start, size):
+        for offset, lines in batched_lines(data, start, size):
             yield self.read(lines, offset)
 
     def read(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:

@@ -22,7 +22,6 @@ from model_delivery_engine.batch.json_lines import (
     line_faults,
     open_envelope,
     records_of,
-    split_lines,
 )
 from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.recipes import Recipe
@@ -160,7 +159,7 @@ class RecommenderLines:
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
         returns = b"\r" in data
-        for offset, batch in batched_lines(split_lines(data), start, size):
+        for offset, batch in batched_lines(data, start, size):
             yield self._read(batch, offset, returns=returns)
 
     def _read(self, lines: Sequence[bytes], offset: int, *, returns: bool) -> tuple[Batch, int]:
@@ -169,19 +168,19 @@ class RecommenderLines:
             # A carriage return belongs to the line's end, but counts in its offset.
             echoes = [line.removesuffix(b"\r") for line in lines] if returns else lines
             try:
-                rows = np.array(self._rows(echoes), np.int64)
+                rows = self._rows(echoes)
             except (ValueError, KeyError, TypeError):
                 return self._read_each(lines, offset)
             return Batch(len(lines), echoes, {self._name: rows}, fault_of), 0
         return self._read_each(lines, offset)
 
-    def _rows(self, lines: Sequence[bytes]) -> list[int]:
-        known = self._known
+    def _rows(self, lines: Sequence[bytes]) -> Array:
         try:
-            return [known[line] for line in lines]
+            return np.fromiter(map(self._known.__getitem__, lines), np.int64, len(lines))
         except KeyError:
             index, field, loads = self._index, self._field, orjson.loads
-            return [index[loads(line)[field]] for line in lines]
+            rows = (index[loads(line)[field]] for line in lines)
+            return np.fromiter(rows, np.int64, len(lines))
 
     def _read_each(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
         pairs = records_of(lines, offset)
