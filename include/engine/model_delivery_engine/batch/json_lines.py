@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 
 from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, record_text
 from model_delivery_engine.batch.exact_json import read_json, write_json
@@ -74,36 +73,38 @@ class JsonLines:
         """
         if self._fast:
             try:
-                return self._read_fast(lines, offset), 0
+                with np.errstate(over="ignore"):
+                    return self._read_fast(lines, offset), 0
             except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
                 pass  # some record is not as it should be: which, and why, is said below
         return self._read_each(lines, offset)
 
     def _read_fast(self, lines: Sequence[bytes], offset: int) -> Batch:
-        buffers: dict[str, list[Any]] = {field: [] for field in self._fields}
-        echoes = [self._read_one(line, buffers) for line in lines]
-        tensors = {
-            spec.name: _stacked(buffers[field], spec) for field, spec in self._fields.items()
-        }
+        rows = {field: _Rows(spec, len(lines)) for field, spec in self._fields.items()}
+        echoes = [self._read_one(line, rows) for line in lines]
+        tensors = {spec.name: rows[field].tensor() for field, spec in self._fields.items()}
         return Batch(len(lines), echoes, tensors, line_faults(lines, offset, self._uri))
 
-    def _read_one(self, line: bytes, buffers: Mapping[str, list[Any]]) -> bytes:
-        # A second bracket is a nested or another array: as_buffer would flatten it unseen.
-        if line.count(b"[") != len(self._fields):
+    def _read_one(self, line: bytes, rows: Mapping[str, "_Rows"]) -> bytes:
+        """Read the arrays of a record, which stand for themselves, and then what is left of it."""
+        arrays, rest, at = [], b"", 0
+        for _ in rows:
+            begin = line.index(b"[", at)
+            end = line.index(b"]", begin)
+            arrays.append(line[begin : end + 1])
+            rest += line[at : begin + 1]
+            at = end
+        rest += line[at:]
+        if rest.count(b"[") != len(rows):
             raise ValueError("not a flat record")
-        document = self._simdjson.parse(line)
-        rest = {}
-        for name in document:
-            if name not in self._fields:
-                rest[name] = document[name]
-        for field, spec in self._fields.items():
-            values = document[field]
-            kind = _BUFFER_TYPES[NUMPY_TYPES[spec.dtype].kind]
-            buffers[field].append(values.as_buffer(of_type=kind))
+        record = read_json(rest)
+        emptied = [name for name, value in record.items() if value == []]
+        for field, array in zip(emptied, arrays, strict=True):
+            values = self._simdjson.parse(array)
+            rows[field].add(values.as_buffer(of_type=rows[field].kind))
             del values
-        echo = orjson.dumps(rest)  # refuses what simdjson left unread: an object within
-        del document
-        return echo
+            del record[field]
+        return write_json(record)
 
     def _read_each(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
         pairs = records_of(lines, offset)
@@ -178,23 +179,42 @@ def _is_vector(field: str, spec: TensorSpec) -> bool:
     return "*" not in field and len(spec.shape) == 2 and kind in _BUFFER_TYPES
 
 
-def _stacked(buffers: Sequence[Any], spec: TensorSpec) -> Array:
-    dtype = NUMPY_TYPES[spec.dtype]
-    width = len(memoryview(buffers[0])) // 8
-    if spec.shape[1] not in (-1, width):
-        raise ValueError("another length")
-    wide = np.empty((len(buffers), width), {"f": "f8", "i": "i8", "u": "u8"}[dtype.kind])
-    for row, buffer in enumerate(buffers):
-        values = np.frombuffer(buffer, wide.dtype)
-        if len(values) != width:  # numpy would repeat one value over the row
+class _Rows:
+    """A tensor that is filled row by row."""
+
+    def __init__(self, spec: TensorSpec, count: int) -> None:
+        self._spec = spec
+        self._dtype = NUMPY_TYPES[spec.dtype]
+        self.kind = _BUFFER_TYPES[self._dtype.kind]
+        self._wide = np.dtype({"f": "f8", "i": "i8", "u": "u8"}[self._dtype.kind])
+        self._count, self._row = count, 0
+        self._array: Array | None = None
+
+    def add(self, buffer: Any) -> None:
+        values = np.frombuffer(buffer, self._wide)
+        if self._array is None:
+            if self._spec.shape[1] not in (-1, len(values)):
+                raise ValueError("another length")
+            # Floats are narrowed as they come; whole numbers must first be seen to fit.
+            dtype = self._dtype if self._dtype.kind == "f" else self._wide
+            self._array = np.empty((self._count, len(values)), dtype)
+        if len(values) != self._array.shape[1]:  # numpy would repeat one value over the row
             raise ValueError("another length")
-        wide[row] = values
-    with np.errstate(over="ignore"):
-        array = wide.astype(dtype, copy=False)
-    exact = np.isfinite(array).all() if dtype.kind == "f" else np.array_equal(array, wide)
-    if not exact:
-        raise ValueError("out of range")
-    return array
+        self._array[self._row] = values
+        self._row += 1
+
+    def tensor(self) -> Array:
+        """Return the rows in the model's type; ValueError where a value is out of its range."""
+        assert self._array is not None
+        array = self._array.astype(self._dtype, copy=False)
+        exact = (
+            np.isfinite(array).all()
+            if self._dtype.kind == "f"
+            else np.array_equal(array, self._array)
+        )
+        if not exact:
+            raise ValueError("out of range")
+        return array
 
 
 def stack_samples(

@@ -36,6 +36,8 @@ RESULTS = "k"
 DEFAULT_RESULTS = 25
 MOST_RESULTS = 500
 RECOMMENDED = "recommendedItems"
+BATCH_SIZE = 1024  # records read and written at a time; they are scored in blocks
+_BLOCK_BYTES = 768 * 1024  # of scores: they stay in a core's cache until their best are found
 _NO_RESULTS = {RESULTS: np.zeros(1, np.int64)}
 
 
@@ -94,13 +96,21 @@ class Recommender:
         """Return ``recommendedItems``, as places in ``labels``, and ``scores``, best first."""
         if self.recipe == Recipe.PERSONALIZED_RANKING:
             return self._ranked(inputs)
-        scores = self._model.run(inputs, _NO_RESULTS)[ITEM_SCORES]
-        if len(self._left_out):
-            scores[:, self._left_out] = -np.inf
-        if self.recipe == Recipe.RELATED_ITEMS:
-            scores[np.arange(len(scores)), inputs["item"]] = -np.inf
-        items, best = top_k(scores, self._results)
+        items, best = top_k(self._scores(inputs), self._results)
         return {RECOMMENDED: items, "scores": best}
+
+    def _scores(self, inputs: Mapping[str, Array]) -> Iterator[Array]:
+        """Yield the scores of all items, a few records at a time."""
+        ((name, asked),) = inputs.items()
+        size = max(_BLOCK_BYTES // (4 * len(self.items)), 1)
+        for at in range(0, len(asked), size):
+            rows = asked[at : at + size]
+            scores = self._model.run({name: rows}, _NO_RESULTS)[ITEM_SCORES]
+            if len(self._left_out):
+                scores[:, self._left_out] = -np.inf
+            if self.recipe == Recipe.RELATED_ITEMS:
+                scores[np.arange(len(rows)), rows] = -np.inf
+            yield scores
 
     def _ranked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Order each record's list by score; equal scores keep the list's order.

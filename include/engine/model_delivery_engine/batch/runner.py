@@ -14,6 +14,9 @@ from model_delivery_engine.batch.formats import Compression, InputFormat, Output
 from model_delivery_engine.batch.inference import Runnable, answer, check_model
 from model_delivery_engine.batch.parts import Part, PartData
 from model_delivery_engine.batch.recommend import (
+    BATCH_SIZE as RECOMMENDER_BATCH,
+)
+from model_delivery_engine.batch.recommend import (
     Recommendations,
     Recommender,
     RecommenderLines,
@@ -92,9 +95,14 @@ class PartRunner:
         self._reader = _reader(work, self.model)
 
     def fastest_batch_size(self) -> int:
-        """Return the smallest batch size that is about as fast as any, measured on zeros."""
+        """Return the smallest batch size that is about as fast as any, measured on zeros.
+
+        A recommender's is fixed: it runs its model in blocks of its own.
+        """
         if self.model.batch_size:
             return self.model.batch_size
+        if isinstance(self.model, Recommender):
+            return RECOMMENDER_BATCH
         best, best_rate = BATCH_SIZES[0], 0.0
         for size in BATCH_SIZES:
             rate = _rate(self.model, size)
