@@ -13,6 +13,7 @@ from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 _SLAB = 64 * 1024
+_LINE_FEED = ord("\n")
 _ENVELOPE = {"input", "output", "error"}
 _BUFFER_TYPES = {"f": "d", "i": "i", "u": "u"}
 
@@ -31,7 +32,7 @@ def batched_lines(data: bytes, start: int, size: int) -> Iterator[tuple[int, Seq
     A slab at a time becomes lines: all of a part's lines at once would not stay in the cache until
     they are read.
     """
-    count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+    count = _count_lines(data)
     lines: list[bytes] = []
     offset, slab = start, 0
     for first, end in even_cuts(count, size):
@@ -43,6 +44,16 @@ def batched_lines(data: bytes, start: int, size: int) -> Iterator[tuple[int, Seq
         del lines[: end - first]
         yield offset, batch
         offset += sum(map(len, batch)) + len(batch)
+
+
+def _count_lines(data: bytes) -> int:
+    """Count them, by numpy: bytes.count looks at one byte at a time."""
+    codes = np.frombuffer(data, np.uint8)
+    ends = sum(
+        int(np.count_nonzero(codes[at : at + _SLAB] == _LINE_FEED))
+        for at in range(0, len(data), _SLAB)
+    )
+    return ends + (not data.endswith(b"\n") and bool(data))
 
 
 class JsonLines:
