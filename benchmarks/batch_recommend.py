@@ -43,7 +43,7 @@ from benchmarks.record import OUT, Measure, median_and_spread, write
 RECORDS = int(os.environ.get("BATCH_RECORDS", 2_000_000))
 LONG_RECORDS = int(os.environ.get("BATCH_LONG_RECORDS", 5_000_000))
 RAY_RECORDS = int(os.environ.get("BATCH_RAY_RECORDS", 200_000))
-SHARD_RECORDS = 1_000_000
+SHARD_RECORDS = RECORDS
 ROUNDS = int(os.environ.get("BATCH_ROUNDS", 5))
 BATCH = BATCH_SIZE
 MILLION = 1_000_000
@@ -199,6 +199,7 @@ def _journal_bytes(folder: Path) -> int:
 def _shards(home: Path) -> Measure:
     """8 shards on one worker of one core, and on two."""
     write_once(home / "shards.jsonl", lambda: user_lines(SHARD_RECORDS))
+    _workers(home, 1)  # which leaves the modules' bytecode, as an installation has it
     ratios = []
     for _ in range(ROUNDS):
         one, two = _workers(home, 1), _workers(home, 2)
@@ -216,11 +217,11 @@ def _shards(home: Path) -> Measure:
 def _workers(home: Path, count: int) -> float:
     shutil.rmtree(home / "sharded", ignore_errors=True)
     started = time.perf_counter()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "benchmarks.batch_shards", str(home)]
     workers = [
-        subprocess.Popen([sys.executable, "-m", "benchmarks.batch_shards", str(home), str(n),
-                          str(count)])
-        for n in range(count)
-    ]  # fmt: skip
+        subprocess.Popen([*command, str(n), str(count)], env=environment) for n in range(count)
+    ]
     for worker in workers:
         if worker.wait():
             raise RuntimeError("a worker of the shards failed")
