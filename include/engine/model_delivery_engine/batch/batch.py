@@ -78,8 +78,7 @@ def even_cuts(count: int, size: int) -> Iterator[tuple[int, int]]:
     a full one.
     """
     batches = -(-count // size)
-    cuts = [count * n // batches for n in range(batches + 1)]
-    return itertools.pairwise(cuts) if batches else iter(())
+    return itertools.pairwise(count * n // batches for n in range(batches + 1) if batches)
 
 
 def record_text(line: bytes) -> tuple[bytes, str | None]:

@@ -60,7 +60,10 @@ def _reaching(blocks: Iterable[Array], k: int) -> tuple[Array, Array, Array, int
 def _group_maxima(scores: Array, k: int) -> Array:
     """Halve the rows, keeping the larger of two scores, while enough groups are left."""
     while (half := scores.shape[1] // 2) >= _GROUPS * k:
-        scores = np.maximum(scores[:, :half], scores[:, half : 2 * half])
+        halved = np.maximum(scores[:, :half], scores[:, half : 2 * half])
+        if scores.shape[1] % 2:
+            np.maximum(halved[:, 0], scores[:, -1], out=halved[:, 0])
+        scores = halved
     return scores
 
 
