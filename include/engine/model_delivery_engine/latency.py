@@ -1,16 +1,22 @@
-"""Latency: source and compiled model timed in turns, in the processor time of their one thread.
+"""Latency and throughput: source and compiled model timed in turns.
 
-A model of one thread runs in the thread that asks. Its processor time is what the clock on the wall
-shows on an idle machine; on a busy one it leaves out what other processes took of the core, which
-would decide between candidates by chance. What they take of caches and memory slows both alike.
+Latency is the processor time of one thread. A model of one thread runs in the thread that asks; its
+processor time is what the clock on the wall shows on an idle machine, and on a busy one it leaves
+out what other processes took of the core, which would decide between candidates by chance. What
+they take of caches and memory slows both alike.
+
+Throughput is that of a batch on every core, by the clock on the wall: threads that wait for each
+other are what it is about.
 """
 
 import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from model_delivery_engine.measurements import MEASURED, PROXY, Latency
 from model_delivery_engine.runtime import Model
@@ -19,6 +25,8 @@ from model_delivery_engine.tensors import Array
 
 ROUNDS = 15
 THREADS = 1
+CORES = os.cpu_count() or 1
+BATCH = 8  # samples in a run of the throughput, where the batch is open
 _ROUND_SECONDS = 0.01
 _MAX_RUNS = 200
 _ARCHITECTURES = {"x86_64": "X86_64", "AMD64": "X86_64", "aarch64": "ARM64", "arm64": "ARM64"}
@@ -50,18 +58,40 @@ def measure_latency(
 
 
 def interleave(
-    models: Sequence[Model], inputs: Mapping[str, Array], rounds: int = ROUNDS
+    models: Sequence[Model],
+    inputs: Mapping[str, Array],
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.thread_time,
 ) -> list[list[float]]:
     """Return each model's times of one run, milliseconds, a figure for each round.
 
-    :param models: opened with one thread
+    :param models: opened with one thread, where the clock is a thread's
+    :param clock: seconds (default: processor time of the calling thread)
     """
-    runs = [_runs_a_round(model, inputs) for model in models]
+    runs = [_runs_a_round(model, inputs, clock) for model in models]
     times: list[list[float]] = [[] for _ in models]
     for _ in range(rounds):
         for model, count, into in zip(models, runs, times, strict=True):
-            into.append(_seconds(model, inputs, count) / count * 1000)
+            into.append(_seconds(model, inputs, count, clock) / count * 1000)
     return times
+
+
+def relative_throughput(
+    source: Model, compiled: Model, inputs: Mapping[str, Array], rounds: int = ROUNDS
+) -> float:
+    """Return how many samples the compiled model answers while the source answers one.
+
+    :param source: opened with a thread for each core, as the compiled one is
+    :param inputs: from `batch_of`
+    """
+    return speedup(interleave((source, compiled), inputs, rounds, time.perf_counter))
+
+
+def batch_of(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return inputs for a throughput: eight samples where the model leaves its batch open."""
+    if model.batch_size is not None or not all(array.ndim for array in inputs.values()):
+        return dict(inputs)
+    return {name: np.resize(array, (BATCH, *array.shape[1:])) for name, array in inputs.items()}
 
 
 def speedup(times: Sequence[Sequence[float]]) -> float:
@@ -79,17 +109,19 @@ def machine_arch() -> str | None:
     return _ARCHITECTURES.get(platform.machine())
 
 
-def _runs_a_round(model: Model, inputs: Mapping[str, Array]) -> int:
+def _runs_a_round(model: Model, inputs: Mapping[str, Array], clock: Callable[[], float]) -> int:
     model.run(inputs)
-    once = _seconds(model, inputs, 1)
+    once = _seconds(model, inputs, 1, clock)
     return max(1, min(_MAX_RUNS, int(_ROUND_SECONDS / max(once, 1e-9))))
 
 
-def _seconds(model: Model, inputs: Mapping[str, Array], runs: int) -> float:
-    start = time.thread_time()
+def _seconds(
+    model: Model, inputs: Mapping[str, Array], runs: int, clock: Callable[[], float]
+) -> float:
+    start = clock()
     for _ in range(runs):
         model.run(inputs)
-    return time.thread_time() - start
+    return clock() - start
 
 
 def describe_machine() -> str:

@@ -16,6 +16,7 @@ import onnx
 import onnx.version_converter
 from onnxruntime import quantization
 
+from model_delivery_engine import weights
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
 from model_delivery_engine.graph import name_nodes
 from model_delivery_engine.optimise import unoptimised_options
@@ -75,8 +76,10 @@ def raise_operator_set(source: Path, into: Path) -> None:
     """Write the model in an operator set that can say what quantisation per channel means.
 
     A model that ONNX's converter cannot raise is written as it is.
+
+    :param into: in the folder of ``source``, whose weights it shares
     """
-    model = onnx.load(source)
+    model = weights.skeleton(source)
     # A model of trees has operators of ai.onnx.ml alone.
     standard = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     if next(standard, _PER_CHANNEL_OPSET) < _PER_CHANNEL_OPSET:
@@ -163,7 +166,7 @@ class StaticQuantizer:
 
     def _around(self, tensor: str | None) -> list[str]:
         """Return the nodes that make or take a tensor and are quantised still."""
-        graph = onnx.load(self.source, load_external_data=False).graph
+        graph = weights.skeleton(self.source).graph
         touching = [n for n in graph.node if tensor and tensor in (*n.input, *n.output)]
         return [node.name for node in touching if node.name not in self._unfit]
 
@@ -210,13 +213,13 @@ def run_once(model: Path, samples: Samples, batch_size: int | None) -> None:
 
 def weighted_nodes(model: Path) -> list[str]:
     """Return the names of the nodes that quantisation is about, in the graph's order."""
-    graph = onnx.load(model, load_external_data=False).graph
+    graph = weights.skeleton(model).graph
     return [node.name for node in graph.node if node.op_type in WEIGHTED]
 
 
 def grouped_convolutions(model: Path) -> list[str]:
     """Return the names of the convolutions whose channels are in groups (depthwise ones too)."""
-    graph = onnx.load(model, load_external_data=False).graph
+    graph = weights.skeleton(model).graph
     convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
     return [
         node.name
