@@ -67,7 +67,9 @@ def embed(path: Path, into: Path) -> None:
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
     heads = [_head(tensor) for tensor in outside]
-    lengths = [len(head) + ExternalDataInfo(t).length for head, t in zip(heads, outside, strict=True)]
+    lengths = [
+        len(head) + ExternalDataInfo(t).length for head, t in zip(heads, outside, strict=True)
+    ]
     framed = [_field(_INITIALIZER, length) for length in lengths]
     size = len(graph) + sum(map(len, framed)) + sum(lengths)
     with into.open("wb") as file:

@@ -34,6 +34,7 @@ from model_delivery_engine.quantize.integers import (
 )
 from model_delivery_engine.quantize.metric import Drop, Metric, drop_between
 from model_delivery_engine.quantize.samples import Samples
+from model_delivery_engine.rewrite import rewrite
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.targets import Target
 from model_delivery_engine.tensors import Array
@@ -160,7 +161,7 @@ class Workbench:
         return Trial(dataclasses.replace(record, reverted=reverted), path)
 
     def _fp32(self, into: Path) -> tuple[str, ...]:
-        optimise(self._source, into, self._level)
+        optimise(self._rewritten(self._source), into, self._level)
         return ()
 
     def _fp16(self, into: Path) -> tuple[str, ...]:
@@ -216,14 +217,27 @@ class Workbench:
         return found
 
     def _folded(self) -> Path:
-        """Return the source with constants folded, in the standard operators a quantiser reads."""
+        """Return the model rewritten, in the standard operators that a quantiser reads, typed."""
         path = self._folder / "folded.onnx"
         if not path.exists():
             newer = self._source.with_name("newer.onnx")
-            folded = self._folder / "untyped.onnx"
             raise_operator_set(self._source, newer)
-            optimise(newer, folded, "fold")
-            complete_types(folded, path)
+            complete_types(self._rewritten(newer), path)
+        return path
+
+    def _rewritten(self, source: Path) -> Path:
+        """Return a form of the source with constants folded and rewritten, if that holds parity."""
+        folded = self._folder / f"{source.stem}.folded.onnx"
+        path = self._folder / f"{source.stem}.rewritten.onnx"
+        if path.exists():
+            return path
+        optimise(source, folded, "fold")
+        log.info("rewritten: %s", rewrite(folded, path))
+        try:
+            measure_parity(self._model(path).run(self._evidence.golden), self._evidence.expected)
+        except (InferenceError, ParityError) as error:
+            log.warning("the graph stays as it is, rewritten it fails: %s", one_line(error, 300))
+            path.write_bytes(folded.read_bytes())
         return path
 
     def _model(self, path: Path) -> Model:
