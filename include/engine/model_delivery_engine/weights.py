@@ -8,10 +8,10 @@ processor. With the weights inside, each of these holds one to two copies of the
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import onnx
-from onnx.external_data_helper import ExternalDataInfo, set_external_data
+from onnx.external_data_helper import set_external_data
 
 from model_delivery_engine.errors import CompilationError, Reason
 
@@ -60,23 +60,26 @@ def embed(path: Path, into: Path) -> None:
             reason=Reason.MODEL_TOO_LARGE,
         )
     model = skeleton(path)
-    outside = [each for each in model.graph.initializer if each.external_data]
-    inside = [each for each in model.graph.initializer if not each.external_data]
+    heads, places = [], []
+    inside = []
+    for tensor in model.graph.initializer:
+        if tensor.external_data:
+            places.append(_place(tensor))
+            heads.append(_head(tensor, places[-1].length))
+        else:
+            inside.append(onnx.TensorProto.FromString(tensor.SerializeToString()))
     del model.graph.initializer[:]
     model.graph.initializer.extend(inside)
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
-    heads = [_head(tensor) for tensor in outside]
-    lengths = [
-        len(head) + ExternalDataInfo(t).length for head, t in zip(heads, outside, strict=True)
-    ]
-    framed = [_field(_INITIALIZER, length) for length in lengths]
-    size = len(graph) + sum(map(len, framed)) + sum(lengths)
+    lengths = [len(head) + place.length for head, place in zip(heads, places, strict=True)]
+    frames = [_field(_INITIALIZER, length) for length in lengths]
+    size = len(graph) + sum(map(len, frames)) + sum(lengths)
     with into.open("wb") as file:
         file.write(model.SerializeToString() + _field(_GRAPH, size) + graph)
-        for frame, head, tensor in zip(framed, heads, outside, strict=True):
+        for frame, head, place in zip(frames, heads, places, strict=True):
             file.write(frame + head)
-            _copy(path.parent, ExternalDataInfo(tensor), file)
+            _copy(path.parent, place, file)
 
 
 # The format's own encoding, written piece by piece: a message that is built whole and serialised
@@ -98,18 +101,29 @@ def _varint(value: int) -> bytes:
     return bytes([*encoded, value])
 
 
-def _head(tensor: Any) -> bytes:
+class _Place(NamedTuple):
+    location: str
+    offset: int
+    length: int
+
+
+def _place(tensor: Any) -> _Place:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return _Place(entries["location"], int(entries.get("offset", 0)), int(entries["length"]))
+
+
+def _head(tensor: Any, length: int) -> bytes:
     """Return a tensor up to its data, as if that were inside."""
     bare = onnx.TensorProto()
     bare.CopyFrom(tensor)
     bare.ClearField("external_data")
     bare.ClearField("data_location")
-    return bytes(bare.SerializeToString() + _field(_RAW_DATA, ExternalDataInfo(tensor).length))
+    return bytes(bare.SerializeToString() + _field(_RAW_DATA, length))
 
 
-def _copy(folder: Path, place: ExternalDataInfo, into: BinaryIO) -> None:
+def _copy(folder: Path, place: _Place, into: BinaryIO) -> None:
     with (folder / place.location).open("rb") as file:
-        file.seek(place.offset or 0)
+        file.seek(place.offset)
         for start in range(0, place.length, _CHUNK):
             into.write(file.read(min(_CHUNK, place.length - start)))
 

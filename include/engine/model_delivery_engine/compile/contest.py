@@ -44,9 +44,9 @@ def throughput(source: Path, candidate: Path, inputs: Mapping[str, Array]) -> fl
     Other processes on the machine take now from one and now from the other; a figure that says
     slower is taken again, up to three times, and the best of them counts.
     """
-    models = [load_model(path, session_options(CORES)) for path in (source, candidate)]
-    batch = batch_of(models[0], inputs)
-    return _best_look(lambda: relative_throughput(*models, batch))
+    plain, model = (load_model(path, session_options(CORES)) for path in (source, candidate))
+    batch = batch_of(plain, inputs)
+    return _best_look(lambda: relative_throughput(plain, model, batch))
 
 
 def holds_its_own(source: Path, candidate: Path, inputs: Mapping[str, Array]) -> str | None:

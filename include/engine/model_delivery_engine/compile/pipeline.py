@@ -23,7 +23,6 @@ from model_delivery_engine.compile.selection import (
 from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file
 from model_delivery_engine.errors import (
-    CompilationError,
     DataInputError,
     InferenceError,
     OptionsError,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from model_delivery_engine.rewrite.graph import Graph, attribute
+from model_delivery_engine.tensors import Array
 
 _FLOAT = 1
 _CLIP_OF_INTEGERS = 12  # the operator set that has it
@@ -38,20 +39,13 @@ def _gather(graph: Graph, product: Any) -> bool:
         return False
     index, classes = parts[0], graph.constant(parts[1])
     shape = graph.shape(index)
-    if (
-        classes is None
-        or classes.dtype not in (np.int32, np.int64)
-        or classes.shape[-1:] != (len(table),)
-        or classes.size != len(table)
-        or (np.diff(classes.ravel()) != 1).any()
-        or shape is None
-        or shape[-1] != 1
-        or len(shape) < classes.ndim
-        or attribute(cast, "to") != _FLOAT
-        or not np.isfinite(table).all()  # zero times infinity is no zero
-        or graph.only_taker(cast.output[0]) is not product
-        or graph.only_taker(equal.output[0]) is not cast
-    ):
+    if classes is None or not _are_classes(classes, len(table)):
+        return False
+    if shape is None or shape[-1:] != (1,) or len(shape) < classes.ndim:
+        return False
+    if attribute(cast, "to") != _FLOAT or not np.isfinite(table).all():  # 0 · ∞ is no zero
+        return False
+    if graph.only_taker(equal.output[0]) is None or graph.only_taker(cast.output[0]) is None:
         return False
     out = product.output[0]
     zeros = np.zeros((1, table.shape[1]), table.dtype)
@@ -82,6 +76,16 @@ class _Taken:
     rows: int
     index: str
     rank: int
+
+
+def _are_classes(classes: Array, count: int) -> bool:
+    """Whether a constant is that many integers in turn, with one more on either side of them."""
+    if classes.dtype not in (np.int32, np.int64) or classes.shape[-1:] != (count,):
+        return False
+    limits = np.iinfo(classes.dtype)
+    values = classes.ravel()
+    inside = limits.min < values[0] and values[-1] < limits.max
+    return len(values) == count and bool(inside) and not (np.diff(values) != 1).any()
 
 
 def sink_gathers(graph: Graph) -> int:

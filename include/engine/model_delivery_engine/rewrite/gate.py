@@ -19,10 +19,7 @@ def merge_gate(graph: Graph) -> int:
             if mul is None or x not in mul.input or graph.only_taker(product) != add:
                 continue
             gate = next((name for name in mul.input if name != x), None)
-            shape = graph.shape(gate) if gate else None
-            if gate is None or shape is None or len(shape) != _IMAGE_RANK or shape[2:] != (1, 1):
-                continue
-            if graph.shape(x) is None or graph.shape(x)[2:] == (1, 1):
+            if gate is None or not _is_gate(graph.shape(gate), graph.shape(x)):
                 continue
             one = graph.add_constant("gate_one", np.ones(1, np.float32))
             opened = f"{gate}_opened"
@@ -32,3 +29,9 @@ def merge_gate(graph: Graph) -> int:
             found += 1
             break
     return found
+
+
+def _is_gate(gate: tuple[int, ...] | None, image: tuple[int, ...] | None) -> bool:
+    if gate is None or image is None or len(gate) != _IMAGE_RANK or len(image) != _IMAGE_RANK:
+        return False
+    return gate[2:] == (1, 1) and image[2:] != (1, 1)

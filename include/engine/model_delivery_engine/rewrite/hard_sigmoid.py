@@ -27,7 +27,7 @@ def _fuse(graph: Graph, clip: Any) -> bool:
     taker = graph.only_taker(clip.output[0], "Mul", "Div")
     if offset is None or taker is None:
         return False
-    sigmoid = {"alpha": 1 / height, "beta": offset / height}
+    sigmoid: dict[str, Any] = {"alpha": 1 / height, "beta": offset / height}
     if _divides(graph, taker, clip.output[0], height):
         graph.remove(add, clip, taker)
         graph.add_node("HardSigmoid", [x], taker.output[0], **sigmoid)
