@@ -336,6 +336,16 @@ def test_the_front_of_size_speed_and_accuracy() -> None:
     assert by_preference(list(marked.values()), "size")[0].name == "static"
 
 
+def test_what_is_slower_on_every_core_comes_after_the_source() -> None:
+    alone = dataclasses.replace(candidate("alone", 25, 2.0, 20.0), throughput=0.64)
+    source, other = candidate("source", 100, 1.0, None), candidate("other", 90, 1.1, 20.0)
+    order = by_preference([source, alone, other], "latency")
+    assert [each.name for each in order] == ["other", "source", "alone"]
+    crowd = dataclasses.replace(candidate("crowd", 90, 1.0, 20.0), throughput=1.5)
+    assert by_preference([source, other, crowd], "throughput")[0].name == "crowd"
+    assert by_preference([source, other, crowd], "latency")[0].name == "other"
+
+
 def test_equal_speeds_go_to_the_more_accurate() -> None:
     candidates = [candidate("rough", 10, 1.01, 20.0), candidate("exact", 40, 1.0, None)]
     assert by_preference(candidates, "latency")[0].name == "exact"

@@ -28,6 +28,7 @@ from model_delivery_engine.quantize.integers import (
     Scheme,
     StaticQuantizer,
     grouped_convolutions,
+    normalizations,
     quantize_dynamic,
     raise_operator_set,
     scheme_for,
@@ -202,7 +203,7 @@ class Workbench:
             into.parent,
             what.operators,
             float_outputs,
-            grouped_convolutions(folded) if what.dense else (),
+            [*normalizations(folded), *(grouped_convolutions(folded) if what.dense else ())],
         )
 
     def _bounded(self, into: Path, samples: Samples, what: "Integers", bound: float) -> Bounded:

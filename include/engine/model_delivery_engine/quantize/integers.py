@@ -217,6 +217,15 @@ def weighted_nodes(model: Path) -> list[str]:
     return [node.name for node in graph.node if node.op_type in WEIGHTED]
 
 
+def normalizations(model: Path) -> list[str]:
+    """Return the names of the batch normalisations, which ONNX Runtime's quantiser cannot write.
+
+    It gives their weights a scale for each channel and one zero point; the result does not run.
+    """
+    graph = weights.skeleton(model).graph
+    return [node.name for node in graph.node if node.op_type == "BatchNormalization"]
+
+
 def grouped_convolutions(model: Path) -> list[str]:
     """Return the names of the convolutions whose channels are in groups (depthwise ones too)."""
     graph = weights.skeleton(model).graph
