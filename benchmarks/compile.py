@@ -258,7 +258,7 @@ def _goals(timed: list[Timed]) -> list[Measure]:
         _goal("median against OpenVINO as it comes, latency and throughput",
               statistics.median(default), OPENVINO_GOAL, default,
               "within 10 % of OpenVINO or better",
-              "OpenVINO takes bfloat16 where the processor has it; ONNX Runtime has no such kernels"),
+              "it takes bfloat16 where the processor has it; ONNX Runtime has no such kernels"),
     ]  # fmt: skip
 
 
