@@ -15,6 +15,7 @@ from model_delivery_engine.compile.contest import latency, throughput
 from model_delivery_engine.compile.selection import SOURCE
 from model_delivery_engine.errors import EngineError, InferenceError, ParityError, one_line
 from model_delivery_engine.graph import complete_types
+from model_delivery_engine.heap import give_back
 from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch
 from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.optimise import optimise
@@ -139,6 +140,7 @@ class Workbench:
             recipes += self._int8()
         for name, precision, build in recipes:
             log.info("building candidate %s", name)
+            give_back()
             yield self._measured(self._built(name, precision, build))
 
     def _int8(self) -> Iterator[tuple[str, str, Callable[[Path], tuple[str, ...]]]]:

@@ -19,6 +19,7 @@ from onnxruntime import quantization
 from model_delivery_engine import weights
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
 from model_delivery_engine.graph import name_nodes
+from model_delivery_engine.heap import give_back
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.runtime import RUNTIME_ERRORS, open_session
@@ -173,6 +174,8 @@ class StaticQuantizer:
     def _quantize(self, into: Path, keep: Sequence[str], per_channel: bool, adjust: bool) -> None:
         signed = self._scheme.signed
         types = _quantization.QuantType
+        # The quantiser appends to a file of weights that an earlier way left.
+        into.with_name(into.name + weights.SUFFIX).unlink(missing_ok=True)
         with quantiser_call():
             _quantization.quantize_static(
                 str(self.source),
@@ -186,6 +189,7 @@ class StaticQuantizer:
                 weight_type=types.QInt8,
                 nodes_to_exclude=list(keep),
                 calibration_cache_path=self._ranges,
+                use_external_data_format=True,
                 extra_options={
                     "ActivationSymmetric": signed,
                     "QDQDisableWeightAdjustForInt32Bias": not adjust,
@@ -218,10 +222,7 @@ def weighted_nodes(model: Path) -> list[str]:
 
 
 def normalizations(model: Path) -> list[str]:
-    """Return the names of the batch normalisations, which ONNX Runtime's quantiser cannot write.
-
-    It gives their weights a scale for each channel and one zero point; the result does not run.
-    """
+    """Return the names of the batch normalisations: without a kernel for integers, they only lose."""
     graph = weights.skeleton(model).graph
     return [node.name for node in graph.node if node.op_type == "BatchNormalization"]
 
@@ -255,3 +256,4 @@ def quantiser_call() -> Iterator[None]:
         ) from error
     finally:
         root.setLevel(level)
+        give_back()  # it works on copies of the weights

@@ -172,7 +172,8 @@ def _into_one(graph: Graph, run: _Run) -> bool:
     if not any(graph.is_a(node, "Conv") for node in graph.takers(run.end)):
         return False
     channels = len(run.scale)
-    values = {"scale": run.scale, "shift": run.shift, "mean": np.zeros(channels),
+    # No name ends in _scale or _zero_point: ONNX Runtime's quantiser takes such a tensor for its own.
+    values = {"gamma": run.scale, "beta": run.shift, "mean": np.zeros(channels),
               "variance": np.ones(channels)}  # fmt: skip
     names = [
         graph.add_constant(f"{run.end}_{name}", value.astype(np.float32))
