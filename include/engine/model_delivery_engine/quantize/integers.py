@@ -222,7 +222,7 @@ def weighted_nodes(model: Path) -> list[str]:
 
 
 def normalizations(model: Path) -> list[str]:
-    """Return the names of the batch normalisations: without a kernel for integers, they only lose."""
+    """Return the names of the batch normalisations, which have no kernel for integers."""
     graph = weights.skeleton(model).graph
     return [node.name for node in graph.node if node.op_type == "BatchNormalization"]
 

@@ -172,7 +172,7 @@ def _into_one(graph: Graph, run: _Run) -> bool:
     if not any(graph.is_a(node, "Conv") for node in graph.takers(run.end)):
         return False
     channels = len(run.scale)
-    # No name ends in _scale or _zero_point: ONNX Runtime's quantiser takes such a tensor for its own.
+    # ONNX Runtime's quantiser takes a tensor whose name ends in _scale or _zero_point for its own.
     values = {"gamma": run.scale, "beta": run.shift, "mean": np.zeros(channels),
               "variance": np.ones(channels)}  # fmt: skip
     names = [
