@@ -11,6 +11,9 @@ import onnx
 import pytest
 from model_delivery_engine import weights
 from model_delivery_engine.bundle import Manifest
+from model_delivery_engine.graph import complete_types
+from model_delivery_engine.quantize.integers import StaticQuantizer, normalizations, scheme_for
+from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.rewrite import rewrite
 from model_delivery_engine.runtime import Model, open_session, session_options
 from onnx import TensorProto, helper
@@ -207,6 +210,27 @@ def test_an_older_operator_set_is_left_as_it_is_where_it_lacks_a_form(rewritten:
     out = builder.add("MatMul", one_hot, builder.constant([[1.0], [3.0], [2.0]]))
     given = np.array([[0], [1], [2], [3]], np.int32)
     assert rewritten(builder, out, [4, 1], given, 11)[0]["one_hot_to_gather"] == 0
+
+
+def test_a_rewritten_model_can_be_quantised(rewritten: Made, tmp_path: Path) -> None:
+    builder = Builder()
+    scaled = builder.add("Mul", builder.hard_swish(builder.conv("x")), builder.constant([0.5]))
+    moved = builder.add("Add", scaled, builder.constant([0.7]))
+    out = builder.conv(builder.add("Relu", builder.conv(moved, 3, CHANNELS)))
+    _, left = rewritten(builder, out)
+    assert left["BatchNormalization"] == 1
+    complete_types(tmp_path / "rewritten.onnx", tmp_path / "typed.onnx")
+    samples = Samples({"x": np.random.default_rng(1).normal(size=IMAGE).astype(np.float32)})
+    leave = normalizations(tmp_path / "typed.onnx")
+    quantizer = StaticQuantizer(
+        tmp_path / "typed.onnx", samples, 2, scheme_for("X86_64", True), tmp_path, leave=leave
+    )
+    quantizer.quantize(tmp_path / "integers.onnx")
+    nodes = weights.skeleton(tmp_path / "integers.onnx").graph.node
+    behind = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
+    assert len(convolutions) == 3
+    assert all(node.input[0] in behind for node in convolutions)
 
 
 @pytest.fixture
