@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from model_delivery_engine import weights
 from model_delivery_engine.bundle import Manifest
@@ -15,6 +14,8 @@ from model_delivery_engine.graph import complete_types
 from model_delivery_engine.quantize.integers import StaticQuantizer, normalizations, scheme_for
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.rewrite import rewrite
+from model_delivery_engine.rewrite.graph import Graph
+from model_delivery_engine.rewrite.hard_sigmoid import fuse_hard_sigmoid
 from model_delivery_engine.runtime import Model, open_session, session_options
 from onnx import TensorProto, helper
 
@@ -194,6 +195,23 @@ def test_a_product_with_one_hot_rows_takes_rows(rewritten: Made, first: int) -> 
     assert "MatMul" not in left
 
 
+@pytest.mark.parametrize(("width", "found"), [(1, 1), (5, 0)])
+def test_an_index_that_is_expanded_by_its_own_batch(
+    rewritten: Made, width: int, found: int
+) -> None:
+    """Five columns would be five comparisons with five classes, not one of each."""
+    builder = Builder()
+    batch = builder.add("Shape", "x", start=0, end=1)
+    sizes = builder.add("Concat", batch, builder.constant([3, width], np.int64), axis=0)
+    index = builder.add("Expand", "x", sizes)
+    classes = builder.constant(np.arange(5).reshape(1, 1, 5), np.int32)
+    one_hot = builder.add("Cast", builder.add("Equal", index, classes), to=TensorProto.FLOAT)
+    table = builder.constant(np.random.default_rng(2).normal(size=(5, 4)))
+    out = builder.add("MatMul", one_hot, table)
+    given = np.arange(-3, 3, dtype=np.int32).reshape(2, 3, 1)
+    assert rewritten(builder, out, ["n", 3, 1], given)[0]["one_hot_to_gather"] == found
+
+
 def test_a_table_with_an_infinite_value_stays_a_product(rewritten: Made) -> None:
     builder = Builder()
     classes = builder.constant(np.arange(3).reshape(1, 3), np.int32)
@@ -255,20 +273,23 @@ def test_a_compiled_model_is_rewritten(
     assert fp32.throughput
 
 
-def test_a_rewritten_graph_that_answers_otherwise_is_not_taken(
+def test_a_pass_that_answers_otherwise_is_left_out(
     hard_swish_model: Path,
     compiled: Callable[..., tuple[Manifest, Path]],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(source: Path, into: Path) -> dict[str, int]:
-        model = weights.skeleton(source)
-        next(node for node in model.graph.node if node.op_type == "Add").op_type = "Sub"
-        onnx.save(model, into)
-        return {}
+    def broken(graph: Graph) -> int:
+        add = next(node for node in graph.nodes if graph.is_a(node, "Mul"))
+        graph.remove(add)
+        graph.add_node("Sub", list(add.input), add.output[0])
+        return 1
 
-    monkeypatch.setattr("model_delivery_engine.compile.candidates.rewrite", broken)
-    manifest, _ = compiled(hard_swish_model, f'{{"x": {IMAGE}}}')
-    assert "the graph stays as it is" in caplog.text
+    passes = (broken, fuse_hard_sigmoid)
+    monkeypatch.setattr("model_delivery_engine.compile.candidates.PASSES", passes)
+    monkeypatch.setattr(rewrite, "__defaults__", (passes,))
+    with caplog.at_level(logging.INFO):
+        manifest, _ = compiled(hard_swish_model, f'{{"x": {IMAGE}}}')
+    assert "rewritten: {'fuse_hard_sigmoid': 1}" in caplog.text
     fp32 = next(each for each in manifest.candidates if each.name == "fp32")
     assert (fp32.snr_db or 200) > 80

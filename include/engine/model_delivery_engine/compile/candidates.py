@@ -36,7 +36,7 @@ from model_delivery_engine.quantize.integers import (
 )
 from model_delivery_engine.quantize.metric import Drop, Metric, drop_between
 from model_delivery_engine.quantize.samples import Samples
-from model_delivery_engine.rewrite import rewrite
+from model_delivery_engine.rewrite import PASSES, Pass, rewrite
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.targets import Target
 from model_delivery_engine.tensors import Array
@@ -229,19 +229,32 @@ class Workbench:
         return path
 
     def _rewritten(self, source: Path) -> Path:
-        """Return a form of the source with constants folded and rewritten, if that holds parity."""
+        """Return the source with constants folded, rewritten by each pass that holds parity."""
         folded = self._folder / f"{source.stem}.folded.onnx"
         path = self._folder / f"{source.stem}.rewritten.onnx"
         if path.exists():
             return path
         optimise(source, folded, "fold")
-        log.info("rewritten: %s", rewrite(folded, path))
-        try:
-            measure_parity(self._model(path).run(self._evidence.golden), self._evidence.expected)
-        except (InferenceError, ParityError) as error:
-            log.warning("the graph stays as it is, rewritten it fails: %s", one_line(error, 300))
-            path.write_bytes(folded.read_bytes())
+        found = rewrite(folded, path)
+        if not self._answers_alike(path):
+            # A model may enlarge what one pass rounds otherwise; the others are still worth having.
+            kept: tuple[Pass, ...] = ()
+            for each in PASSES:
+                more = (*kept, each)
+                if rewrite(folded, path, more)[each.__name__] and self._answers_alike(path):
+                    kept = more
+            found = rewrite(folded, path, kept)
+        log.info("rewritten: %s", found)
         return path
+
+    def _answers_alike(self, path: Path) -> bool:
+        try:
+            answers = self._model(path).run(self._evidence.golden)
+            measure_parity(answers, self._evidence.expected)
+        except (InferenceError, ParityError) as error:
+            log.info("a rewritten graph is left out: %s", one_line(error, 300))
+            return False
+        return True
 
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)

@@ -38,7 +38,7 @@ def _gather(graph: Graph, product: Any) -> bool:
     if cast is None or equal is None or parts is None or table is None or table.ndim != 2:
         return False
     index, classes = parts[0], graph.constant(parts[1])
-    shape = graph.shape(index)
+    shape = _shape_of_index(graph, index)
     if classes is None or not _are_classes(classes, len(table)):
         return False
     if shape is None or shape[-1:] != (1,) or len(shape) < classes.ndim:
@@ -76,6 +76,19 @@ class _Taken:
     rows: int
     index: str
     rank: int
+
+
+def _shape_of_index(graph: Graph, index: str) -> tuple[int, ...] | None:
+    """Return an index's dimensions; of one that is expanded by its own batch, the last one too."""
+    shape, expand = graph.shape(index), graph.maker(index, "Expand")
+    given = graph.shape(expand.input[0]) if expand is not None else None
+    if expand is None or shape is None or given is None or given[-1:] != (1,):
+        return shape
+    sizes = graph.maker(expand.input[1], "Concat") or graph.maker(expand.input[1], "Cast")
+    if sizes is not None and sizes.op_type == "Cast":
+        sizes = graph.maker(sizes.input[0], "Concat")
+    last = graph.constant(sizes.input[-1]) if sizes is not None else None
+    return (*shape[:-1], 1) if last is not None and last.ravel()[-1:] == 1 else shape
 
 
 def _are_classes(classes: Array, count: int) -> bool:
