@@ -73,7 +73,7 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "preload": {
                         "description": "Import in the scheduler what tasks on AWS import, so that "
-                        "a LocalExecutor's workers share it. It takes the scheduler about 80 MiB.",
+                        "a LocalExecutor's workers share it. It takes the scheduler about 32 MiB.",
                         "version_added": "0.1.0",
                         "type": "boolean",
                         "example": None,

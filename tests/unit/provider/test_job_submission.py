@@ -427,7 +427,7 @@ def test_what_botocore_itself_refuses_is_said_at_once(
         Submission(client, state_store, task_instance()).submit_once(tagged)
     for name in ("", 5, None):
         with pytest.raises(InvalidRequestError, match="CompilationJobName"):
-            client.describe({"name": name})  # type: ignore[dict-item]
+            client.describe({"name": name})  # type: ignore[dict-item]  # as a DAG may give it
 
 
 def test_a_connection_without_a_region_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
