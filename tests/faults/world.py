@@ -111,18 +111,23 @@ class World:
             return [{**job, "status": job["CompilationJobStatus"]} for job in found]
         return self.nameless_jobs(model)
 
-    def make_component(self, name: str) -> None:
-        """Make version 1.0.0 of a component, so that it can be deployed."""
+    def cloud_client(self, service: str) -> Any:
+        """Return a boto3 client of the cloud itself, past the proxy."""
         import boto3
 
-        keys = self.stack.credentials
-        store = s3_client(self.stack.store_port, keys)
+        return boto3.client(
+            service,
+            endpoint_url=self.stack.cloud.url,
+            region_name=REGION,
+            aws_access_key_id=self.stack.credentials.aws_access_key_id,
+            aws_secret_access_key=self.stack.credentials.aws_secret_access_key,
+        )
+
+    def make_component(self, name: str) -> None:
+        """Make version 1.0.0 of a component, so that it can be deployed."""
+        store = s3_client(self.stack.store_port, self.stack.credentials)
         store.put_object(Bucket=BUCKET, Key=f"components/{name}.tar.gz", Body=b"a bundle")
-        client = boto3.client(
-            "greengrassv2", endpoint_url=self.stack.cloud.url, region_name=REGION,
-            aws_access_key_id=keys.aws_access_key_id,
-            aws_secret_access_key=keys.aws_secret_access_key,
-        )  # fmt: skip
+        client = self.cloud_client("greengrassv2")
         artifact = {"Uri": f"s3://{BUCKET}/components/{name}.tar.gz"}
         recipe = {
             "RecipeFormatVersion": "2020-01-25",
@@ -194,8 +199,6 @@ def _connect(made: World) -> None:
 
 
 def _prepare(made: World) -> None:
-    import boto3
-
     from include.samples.digits import write_samples
 
     stack = made.stack
@@ -204,11 +207,5 @@ def _prepare(made: World) -> None:
     store.upload_file(
         str(stack.home / "samples" / "digits.tar.gz"), BUCKET, "samples/digits.tar.gz"
     )
-    made.sagemaker = boto3.client(
-        "sagemaker",
-        endpoint_url=stack.cloud.url,
-        region_name=REGION,
-        aws_access_key_id=stack.credentials.aws_access_key_id,
-        aws_secret_access_key=stack.credentials.aws_secret_access_key,
-    )
+    made.sagemaker = made.cloud_client("sagemaker")
     made.rest.wait_for_dag("timeout_deferred")

@@ -15,10 +15,11 @@ from model_delivery.exceptions import (
     JobRefusedError,
     UnknownStatusError,
 )
-from model_delivery.jobs.client import JobClient, Stop
+from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription
 from model_delivery.jobs.status import JobState
+from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.submission import Submission
 
 if TYPE_CHECKING:
@@ -192,12 +193,7 @@ class Attempt:
         except BaseException:  # a time-out too may end it: then it is asked again
             self._stopped = False
             raise
-        if outcome is Stop.ASKED:
-            self._log.info("Asked to stop %s: %s", self.label, why)
-        elif outcome is Stop.ENDED:
-            self._log.info("%s had ended before it could be stopped: %s", self.label, why)
-        else:
-            self._log.warning("%s goes on although %s: %s", self.label, why, outcome.value)
+        outcome.log(self._log, self.label, why)
 
     def _leave_nothing(self, error: BaseException) -> None:
         retried = not isinstance(error, AirflowFailException) and not self._last

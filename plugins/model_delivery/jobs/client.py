@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -26,20 +25,13 @@ from model_delivery.jobs.faults import (
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
+from model_delivery.jobs.stop import Stop
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 # Right after a job was made, a service may not know it yet: believed when it says so this often.
 MISSING_ANSWERS = 3
-
-
-class Stop(Enum):
-    """What came of asking for a stop."""
-
-    ASKED = "asked"
-    ENDED = "it had ended already"
-    IMPOSSIBLE = "the service has no stop"
 
 
 class JobClient:
@@ -91,9 +83,7 @@ class JobClient:
         calls = self.service.describe_calls(handle)
 
         def look() -> JobDescription:
-            answers = [self.run(call) for call in calls]
-            with reading(calls[0].operation):
-                return self.service.described(handle, answers)
+            return self.service.description(handle, [self.run(call) for call in calls])
 
         return self._patiently(look, handle)
 

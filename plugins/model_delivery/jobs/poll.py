@@ -20,7 +20,6 @@ from model_delivery.jobs.faults import (
     is_lasting,
     is_passing,
     is_throttling,
-    reading,
 )
 from model_delivery.jobs.listing import ListReader
 from model_delivery.jobs.rate import TokenBucket, backoff, interval
@@ -306,10 +305,8 @@ class Poll:
         """Describe a job; return the error where that is not of the job's own making."""
         service = self._service
         try:
-            calls = service.describe_calls(job.handle)
-            answers = [await self._ask(call) for call in calls]
-            with reading(calls[0].operation):
-                description = service.described(job.handle, answers)
+            answers = [await self._ask(call) for call in service.describe_calls(job.handle)]
+            description = service.description(job.handle, answers)
         except Exception as error:
             return self._not_described(job, error)
         self._answered()

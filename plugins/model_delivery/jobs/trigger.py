@@ -14,11 +14,11 @@ from model_delivery.jobs.faults import (
     error_code,
     is_credential_fault,
     is_passing,
-    reading,
 )
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.registry import registry
 from model_delivery.jobs.service import Call, Handle, JobService
+from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.waits import Bounds
 
 EVENT_VERSION = 1
@@ -146,43 +146,40 @@ class JobTrigger(BaseTrigger):
 
     async def _stop_job(self) -> None:
         service = await registry().service(self.service)
-        label = f"{service.noun} {self.handle['name']}"
-        call = service.stop_call(self.handle)
-        if call is None:
-            self.log.warning("%s goes on: the service has no stop", label)
-            return
+        label = f"{service.noun} {self.handle.get('arn') or self.handle['name']}"
         if await self._is_deferred_still():
             self.log.info("%s goes on: its task is waited for elsewhere", label)
             return
         limit = conf.getint("triggerer", "on_kill_timeout", fallback=30)
         try:
             async with asyncio.timeout(limit):
-                refusal = await self._stop(service, call)
-        except TimeoutError:
-            refusal = f"no answer within {limit} s"
-        if refusal is None:
-            self.log.info("Asked to stop %s: its task was killed", label)
-        else:
-            self.log.warning("%s was not stopped: %s", label, refusal)
+                outcome = await self._stop(service)
+            outcome.log(self.log, label, "its task was killed")
+        except Exception as error:
+            why = f"no answer within {limit} s" if isinstance(error, TimeoutError) else cause(error)
+            self.log.warning("%s may still be running: %s", label, why)
 
-    async def _stop(self, service: JobService, call: Call) -> str | None:
-        """Ask until there is an answer, over a client that was opened anew after a fault.
-
-        :returns: why it was not stopped, or None.
-        """
+    async def _stop(self, service: JobService) -> Stop:
+        """Ask until there is an answer, over a client that was opened anew after a fault."""
+        call = service.stop_call(self.handle)
+        if call is None:
+            return Stop.IMPOSSIBLE
         failures = 0
         while True:
             try:
+                # A stop under way or done by now: it was the answer that was lost.
                 if not (failures and await self._is_ending(service)):
                     await self._ask(service, call)
             except Exception as error:
                 if not (is_passing(error) or is_credential_fault(error)):
-                    return None if await self._has_ended(service) else cause(error)
+                    if await self._has_ended(service):
+                        return Stop.ENDED
+                    raise
                 failures += 1
                 self.log.warning("%s: no answer (%d): %s", call.operation, failures, cause(error))
                 await asyncio.sleep(backoff(failures))
             else:
-                return None
+                return Stop.ASKED
 
     async def _ask(self, service: JobService, call: Call) -> Mapping[str, Any]:
         async with registry().client(service, self._connection_settings) as client:
@@ -191,11 +188,8 @@ class JobTrigger(BaseTrigger):
                 return answer
 
     async def _is_ending(self, service: JobService) -> bool:
-        """Tell whether the job ended or is being stopped: then it was the answer that was lost."""
-        calls = service.describe_calls(self.handle)
-        answers = [await self._ask(service, each) for each in calls]
-        with reading(calls[0].operation):
-            description = service.described(self.handle, answers)
+        answers = [await self._ask(service, each) for each in service.describe_calls(self.handle)]
+        description = service.description(self.handle, answers)
         return description.state.terminal or description.status in service.statuses.stopping
 
     async def _has_ended(self, service: JobService) -> bool:
