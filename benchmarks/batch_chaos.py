@@ -1,42 +1,49 @@
 """Shards killed at random: records lost, records repeated, bytes that differ.
 
-Method. One input with bad records among the good, in two shards, run by tasks of two processes each
-over a store of files. Each of RUNS runs starts from nothing; a seeded generator gives each a
-storage (told of its files, or not), a compression of the input, and up to three SIGKILLs to the
-task's whole group of processes, at times over its life. The last try runs to its end, the results
-are published, and each record of the output is compared with one that was never killed: lost and
+Method. One input with bad records among the good, over a store of files: plain in two shards of two
+worker processes each, or compressed in one shard that the task runs by itself. Each of RUNS runs
+starts from nothing; a seeded generator gives each a storage (told of its files, or not), a
+compression of the input, and up to three SIGKILLs to the task's whole group of processes, at times
+over the life of a task that was never killed. The last try runs to its end, the results are
+published, and each record of the output is compared with one that was never killed: lost and
 repeated ids are counted, and the digests of results, errors and manifest have to be the same.
+
+Tasks are forked from a server that has imported all they need: else most of each run, and most of
+the kills, would be in the import.
 
 `BATCH_CHAOS_RUNS`, `BATCH_CHAOS_SEED` change the size and the seed.
 """
 
 import hashlib
-import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import orjson
 from model_delivery.hooks.storage import StorageHook
 from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.compression import compress
 from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.batch.merge import Destination, publish_once
 
-from benchmarks.batch_chaos_task import FORMAT, plan_of, run_task
+from benchmarks.batch_chaos_task import FORMAT, plan_of, task
 from benchmarks.batch_models import USERS, recommender
 from benchmarks.record import OUT, Measure, write
 
 RUNS = int(os.environ.get("BATCH_CHAOS_RUNS", "100"))
 SEED = int(os.environ.get("BATCH_CHAOS_SEED", "20260101"))
-RECORDS = 200_000
+RECORDS = 150_000
+NOTE = "n" * 64  # long lines: enough bytes in a plain shard for two processes
 MOST_KILLS = 3
-LIFE_SECONDS = (0.3, 4.0)
+EARLIEST_KILL = 0.05  # of a task's life
 PATIENCE = 300.0
 SUFFIX = {Compression.NONE: "", Compression.GZIP: ".gz", Compression.ZSTD: ".zst"}
 
@@ -49,6 +56,7 @@ class Tally:
     repeated: int = 0
     different: int = 0
     kills: int = 0
+    in_vain: int = 0
     tries: Counter[int] = field(default_factory=Counter)
 
 
@@ -66,19 +74,23 @@ def main() -> Path:
 def _measured(home: Path) -> Path:
     chance, tally = random.Random(SEED), Tally()
     recommender(home)
+    (home / "spool").mkdir()
     data = _lines()
-    expected = {}
+    expected, lives = {}, {}
     for kind in Compression:
         uri = _put(home, data, kind)
-        expected[kind] = _unharmed(home, uri)
+        _unharmed(home, uri)  # the first one starts the server
+        expected[kind], lives[kind] = _unharmed(home, uri)
     for number in range(RUNS):
         kind = chance.choice([Compression.NONE] * 3 + [Compression.GZIP, Compression.ZSTD])
-        _harmed(home, f"file://{home}/input.json{SUFFIX[kind]}", expected[kind], chance, tally)
+        uri = f"file://{home}/input.json{SUFFIX[kind]}"
+        _harmed(home, uri, expected[kind], lives[kind], chance, tally)
         if number % 10 == 9:
             print(f"{number + 1} runs: {tally}", file=sys.stderr, flush=True)
     note = (
-        f"{RUNS} runs of {RECORDS} records, seed {SEED}, {tally.kills} kills; tries a run: "
-        f"{dict(sorted(tally.tries.items()))}; no peer: Ray Data resumes by an id column only"
+        f"{RUNS} runs of {RECORDS} records, seed {SEED}, {tally.kills} kills, and {tally.in_vain} "
+        f"that came too late; tries a run: {dict(sorted(tally.tries.items()))}; "
+        "no peer: Ray Data resumes by an id column only"
     )
     counts = {
         "records lost": tally.lost,
@@ -103,9 +115,9 @@ def _lines() -> bytes:
     """Return lines of known and of unknown users, broken lines and blank ones, with an id each."""
     chance, lines = random.Random(1), []
     for n in range(RECORDS):
-        line = json.dumps({"userId": str(n % (USERS + 3) + 1), "n": n})
-        lines.append(line if chance.random() > 0.001 else f'{{"n": {n}, broken')
-    return "\r\n".join(lines).encode()
+        line = b'{"userId":"%d","n":%d,"note":"%b"}' % (n % (USERS + 3) + 1, n, NOTE.encode())
+        lines.append(line if chance.random() > 0.001 else b'{"n": %d, broken' % n)
+    return b"\r\n".join(lines)
 
 
 def _put(home: Path, data: bytes, kind: Compression) -> str:
@@ -115,37 +127,49 @@ def _put(home: Path, data: bytes, kind: Compression) -> str:
     return f"file://{path}"
 
 
-def _unharmed(home: Path, uri: str) -> dict[str, str]:
-    folder = home / "whole"
-    run_task(str(home), uri, str(folder), local=True)
+def _started(home: Path, uri: str, folder: Path, *, local: bool) -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.batch_chaos_task"])
+    process = context.Process(target=task, args=(home, uri, str(folder)), kwargs={"local": local})
+    process.start()
+    return process
+
+
+def _unharmed(home: Path, uri: str) -> tuple[dict[str, str], float]:
+    folder, started = home / "whole", time.monotonic()
+    process = _started(home, uri, folder, local=True)
+    process.join(PATIENCE)
+    if process.exitcode != 0:
+        raise RuntimeError(f"a task that nobody killed ended with {process.exitcode}")
+    seconds = time.monotonic() - started
     found = _published(folder, uri)
     shutil.rmtree(folder)
-    return found
+    return found, seconds
 
 
 def _harmed(
-    home: Path, uri: str, expected: dict[str, str], chance: random.Random, tally: Tally
+    home: Path, uri: str, expected: dict[str, str], life: float, chance: random.Random, tally: Tally
 ) -> None:
     folder, local = home / "killed", chance.random() < 0.5
     shutil.rmtree(folder, ignore_errors=True)
-    kills, tries = chance.randint(1, MOST_KILLS), 0
-    while True:
-        tries += 1
-        arguments = [str(home), uri, str(folder), "local" if local else "remote"]
-        command = [sys.executable, "-m", "benchmarks.batch_chaos_task", *arguments]
-        task = subprocess.Popen(command, start_new_session=True)
+    kills, tries = chance.randint(1, MOST_KILLS), 1
+    for _ in range(kills):
+        process = _started(home, uri, folder, local=local)
+        process.join(chance.uniform(EARLIEST_KILL, 1) * life)
+        if process.exitcode is not None:
+            tally.in_vain += 1
+            break
         try:
-            task.wait(chance.uniform(*LIFE_SECONDS) if tries <= kills else PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(task.pid, signal.SIGKILL)
-            task.wait()
-            if tries > kills:
-                raise
-            tally.kills += 1
-            continue
-        if task.returncode:
-            raise RuntimeError(f"a task failed by itself: {task.returncode}")
-        break
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not come to making its group
+            process.kill()
+        process.join()
+        tally.kills += 1
+        tries += 1
+    process = _started(home, uri, folder, local=local)
+    process.join(PATIENCE)
+    if process.exitcode != 0:
+        raise RuntimeError(f"the last try ended with {process.exitcode}")
     tally.tries[tries] += 1
     found = _published(folder, uri)
     if found != expected:
@@ -172,7 +196,7 @@ def _numbers(folder: Path) -> Counter[int]:
     seen: Counter[int] = Counter()
     with (folder / "results.jsonl").open("rb") as lines:
         for line in lines:
-            record = json.loads(line)["input"]
+            record = orjson.loads(line)["input"]
             if isinstance(record, str):  # a broken line is kept as the text it was
                 record = {"n": int(record.partition(": ")[2].partition(",")[0])}
             seen[record["n"]] += 1

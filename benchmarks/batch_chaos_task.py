@@ -1,6 +1,6 @@
-"""A task of `batch_chaos`: `python -m benchmarks.batch_chaos_task HOME URI FOLDER local|remote`."""
+"""A task of `batch_chaos`, in a process that is there to be killed."""
 
-import sys
+import os
 import tempfile
 from pathlib import Path
 
@@ -22,20 +22,18 @@ def plan_of(uri: str) -> list[Shard]:
     return plan(TimedStorage(), uri, SHARDS, input_format=FORMAT)
 
 
-def run_task(home: str, uri: str, folder: str, *, local: bool) -> None:
-    """Run every shard, or what a run before left of them, with two processes.
+def task(home: Path, uri: str, folder: str, *, local: bool) -> None:
+    """Run every shard, or what a run before left of them, with at most two processes.
 
     :param local: whether the engine is told where the files are
     """
+    os.setsid()  # so that it is killed with its processes
+    tempfile.tempdir = str(home / "spool")  # what a killed one leaves goes with the benchmark's
     options = BatchOptions(
         batch_size=256, input_format=FORMAT, recommendations=Recommendations(RESULTS)
     )
     with tempfile.TemporaryDirectory() as opened:
-        bundle = open_bundle(Path(home) / "recommender.tar.gz", Path(opened) / "bundle")
+        bundle = open_bundle(home / "recommender.tar.gz", Path(opened) / "bundle")
         for shard in plan_of(uri):
             job = ShardJob(shard, bundle, f"file://{folder}/parts", options, processes=2)
             run_shard(job, TimedStorage(local=local))
-
-
-if __name__ == "__main__":
-    run_task(*sys.argv[1:4], local=sys.argv[4] == "local")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+from model_delivery_engine.batch.answers import json_text
+from model_delivery_engine.batch.batch import Answers
 from model_delivery_engine.batch.pipeline import BatchOptions
 from model_delivery_engine.runtime import open_session, session_options
 
@@ -39,7 +41,17 @@ def stages(model: Path) -> tuple[Stages, int]:
     parser = simdjson.Parser()
     random = np.random.default_rng(0)
     rows = [random.normal(size=(BATCH, WIDTH)).astype(np.float32) for _ in range(40)]
-    found = [session.run(["scores"], {"features": row})[0] for row in rows]
+    echo = b'{"id":"r123"}'
+    answers = [
+        Answers(
+            BATCH, [echo] * BATCH, {"scores": session.run(["scores"], {"features": row})[0]}, {}
+        )
+        for row in rows
+    ]
+
+    def parse_orjson() -> None:
+        for line in lines:
+            np.array(orjson.loads(line)["features"], np.float32)
 
     def parse() -> None:
         for line in lines:
@@ -53,10 +65,14 @@ def stages(model: Path) -> tuple[Stages, int]:
             session.run(["scores"], {"features": row})
 
     def serialise() -> None:
-        for scores in found:
-            orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
+        for one in answers:
+            json_text(one)
 
-    return {"parse": parse, "infer": infer, "serialise": serialise}, count
+    return {
+        "parse": {"orjson": parse_orjson, "simdjson": parse},
+        "infer": {"ONNX Runtime": infer},
+        "serialise": {"orjson": serialise},
+    }, count
 
 
 def main() -> Path:

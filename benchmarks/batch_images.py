@@ -47,7 +47,11 @@ def stages(model: Path) -> tuple[Stages, int]:
         for _ in range(count // BATCH):
             orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    return {"decode": decode, "infer": infer, "serialise": serialise}, count
+    return {
+        "decode": {"OpenCV": decode},
+        "infer": {"ONNX Runtime": infer},
+        "serialise": {"orjson": serialise},
+    }, count
 
 
 def main() -> Path:

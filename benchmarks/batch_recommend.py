@@ -6,22 +6,32 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from model_delivery_engine.batch.answers import json_text
+from model_delivery_engine.batch.batch import Answers
 from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardJob, run_shard
 from model_delivery_engine.batch.planning import plan
-from model_delivery_engine.batch.recommend import Recommendations
+from model_delivery_engine.batch.recommend import (
+    BATCH_SIZE,
+    Recommendations,
+    Recommender,
+    RecommenderLines,
+)
 from model_delivery_engine.bundle import Bundle
-from model_delivery_engine.runtime import open_session, session_options
+from model_delivery_engine.runtime import Model, open_session, session_options
 
 from benchmarks.batch_models import recommender, user_lines
 from benchmarks.batch_rates import (
     Stages,
     TimedStorage,
+    Ways,
     beside,
     measure_limit,
     run_ours,
@@ -33,40 +43,63 @@ from benchmarks.record import OUT, Measure, median_and_spread, write
 RECORDS = int(os.environ.get("BATCH_RECORDS", 2_000_000))
 LONG_RECORDS = int(os.environ.get("BATCH_LONG_RECORDS", 5_000_000))
 RAY_RECORDS = int(os.environ.get("BATCH_RAY_RECORDS", 200_000))
-SHARD_RECORDS = 1_000_000
+SHARD_RECORDS = RECORDS
 ROUNDS = int(os.environ.get("BATCH_ROUNDS", 5))
-BATCH = 256
+BATCH = BATCH_SIZE
 MILLION = 1_000_000
 OPTIONS = BatchOptions(batch_size=BATCH, recommendations=Recommendations())
 
 
 def stages(model: Path) -> tuple[Stages, int]:
-    """Parse, infer and serialise, each alone with the best library found for it."""
+    """Bytes to rows of users, rows to the best items, those to bytes of lines: each alone."""
     session = open_session(model, session_options(1))
-    facts = orjson.loads(session.get_modelmeta().custom_metadata_map["recommender"])
-    users = {name: n for n, name in enumerate(facts["users"])}
-    names = np.array(facts["items"], dtype=object)
-    count = BATCH * 160
-    lines = user_lines(count).split(b"\n")[:-1]
-    rows = [np.array([users[orjson.loads(line)["userId"]] for line in lines[at : at + BATCH]])
-            for at in range(0, count, BATCH)]  # fmt: skip
-    found = [session.run(["items", "scores"], {"user": row}) for row in rows]
+    recommender = Recommender(Model(session, "limit"), Recommendations())
+    reader, users = RecommenderLines(recommender, "limit"), recommender.users
+    count = BATCH * 40
+    data = user_lines(count)
+    lines = data.split(b"\n")[:-1]
+    batches = [lines[at : at + BATCH] for at in range(0, count, BATCH)]
+    rows = [{"user": np.array([users[orjson.loads(line)["userId"]] for line in batch])}
+            for batch in batches]  # fmt: skip
+    answers = [Answers(BATCH, batch, recommender.run(row), {})
+               for batch, row in zip(batches, rows, strict=True)]  # fmt: skip
 
     def parse() -> None:
-        for line in lines:
-            orjson.loads(line)
+        for line in data.split(b"\n")[:-1]:
+            users[orjson.loads(line)["userId"]]
 
-    def infer() -> None:
-        for row in rows:
-            session.run(["items", "scores"], {"user": row})
+    return {
+        "parse": {
+            "orjson": parse,
+            "known lines": lambda: _each(lambda _batch: None, reader.batches(data, 0, BATCH)),
+        },
+        "infer": {
+            "ONNX Runtime's TopK": lambda: _each(
+                lambda row: session.run(["items", "scores"], row), rows
+            ),
+            "ONNX Runtime and numpy": lambda: _each(recommender.run, rows),
+        },
+        "serialise": _ways_to_serialise(recommender, answers),
+    }, count
 
-    def serialise() -> None:
-        # A batch's scores in one call: three times as fast as a call for each record.
-        for items, scores in found:
-            orjson.dumps(names[items].tolist())
-            orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    return {"parse": parse, "infer": infer, "serialise": serialise}, count
+def _each(run: Callable[[Any], object], values: Iterable[Any]) -> None:
+    for value in values:
+        run(value)
+
+
+def _ways_to_serialise(recommender: Recommender, answers: Sequence[Answers]) -> Ways:
+    names = np.array(list(recommender.items), dtype=object)
+
+    def orjson_alone(one: Answers) -> None:
+        # A batch's values in one call: three times as fast as a call for each record.
+        items = names[one.outputs["recommendedItems"]]
+        json_text(replace(one, outputs={**one.outputs, "recommendedItems": items}))
+
+    return {
+        "orjson": lambda: _each(orjson_alone, answers),
+        "orjson and labels": lambda: _each(lambda one: json_text(one, recommender.labels), answers),
+    }
 
 
 def main() -> Path:
@@ -166,6 +199,7 @@ def _journal_bytes(folder: Path) -> int:
 def _shards(home: Path) -> Measure:
     """8 shards on one worker of one core, and on two."""
     write_once(home / "shards.jsonl", lambda: user_lines(SHARD_RECORDS))
+    _workers(home, 1)  # which leaves the modules' bytecode, as an installation has it
     ratios = []
     for _ in range(ROUNDS):
         one, two = _workers(home, 1), _workers(home, 2)
@@ -183,11 +217,11 @@ def _shards(home: Path) -> Measure:
 def _workers(home: Path, count: int) -> float:
     shutil.rmtree(home / "sharded", ignore_errors=True)
     started = time.perf_counter()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "benchmarks.batch_shards", str(home)]
     workers = [
-        subprocess.Popen([sys.executable, "-m", "benchmarks.batch_shards", str(home), str(n),
-                          str(count)])
-        for n in range(count)
-    ]  # fmt: skip
+        subprocess.Popen([*command, str(n), str(count)], env=environment) for n in range(count)
+    ]
     for worker in workers:
         if worker.wait():
             raise RuntimeError("a worker of the shards failed")

@@ -17,7 +17,7 @@ def main() -> None:
     """Run every COUNT-th shard, from INDEX on, in this one process."""
     home, index, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     storage = StorageHook()
-    options = BatchOptions(batch_size=256, recommendations=Recommendations())
+    options = BatchOptions(recommendations=Recommendations())
     with tempfile.TemporaryDirectory() as folder:
         bundle = open_bundle(home / "recommender.tar.gz", Path(folder) / "opened")
         for shard in plan(storage, f"file://{home}/shards.jsonl", SHARDS)[index::count]:

@@ -5,6 +5,9 @@ and with int8 allowed under a bound on accuracy. Then, in one process that has O
 source on plain ONNX Runtime, the fp32 bundle, the chosen one and OpenVINO are timed in turns with
 the same number of threads: latency of one sample with one thread, throughput of a batch with all
 cores. Ratios are medians over rounds of the same run.
+
+OpenVINO is there twice: in fp32, and as it comes, which on a processor with bfloat16 computes in
+that, to three digits instead of seven.
 """
 
 import hashlib
@@ -28,6 +31,7 @@ from model_delivery_engine.graph import prepare_graph
 from model_delivery_engine.settings import CompilerSettings
 from model_delivery_engine.shapes import parse_data_input_config
 from model_delivery_engine.targets import resolve_target
+from model_delivery_engine.weights import size_of
 
 from benchmarks.compilation.models import Case, archive_of_size, make_cases
 from benchmarks.record import Measure, write
@@ -117,7 +121,7 @@ def _time(case: Case, folder: Path, python: Path) -> Timed:
     ):
         found = _timed(case, chosen, folder, python, paths, batch, threads)
         times[setting], failed = found["times"], found["failed"]
-    return Timed(case, fp32, chosen, plain.stat().st_size, times, failed)
+    return Timed(case, fp32, chosen, size_of(plain), times, failed)
 
 
 def _plain(case: Case, folder: Path) -> Path:
@@ -214,7 +218,9 @@ def _note(timed: Timed, setting: str) -> str:
     over = timed.ratio(setting, "chosen", "openvino")
     if over is not None:
         only = timed.ratio(setting, "fp32", "openvino")
-        parts.append(f"to OpenVINO: chosen {over:.2f}, fp32 {only:.2f}")
+        parts.append(f"to OpenVINO in fp32: chosen {over:.2f}, fp32 {only:.2f}")
+        default = timed.ratio(setting, "chosen", "openvino default")
+        parts.append(f"to OpenVINO as it comes: chosen {default:.2f}")
     else:
         parts.append(f"OpenVINO: {timed.failed.get('openvino', 'not timed')}")
     if integers:
@@ -238,6 +244,7 @@ def _goals(timed: list[Timed]) -> list[Measure]:
     ]
     beside = [ratio for each, s in every if (ratio := each.ratio(s, "chosen", "openvino"))]
     plain = [ratio for each, s in every if (ratio := each.ratio(s, "fp32", "openvino"))]
+    default = [ratio for each, s in every if (ratio := each.ratio(s, "chosen", "openvino default"))]
     names = ", ".join(each.case.name for each in timed)
     return [
         _goal("slowest of all models and settings, against plain ONNX Runtime", min(ratios),
@@ -248,6 +255,10 @@ def _goals(timed: list[Timed]) -> list[Measure]:
         _goal("median against OpenVINO, latency and throughput", statistics.median(beside),
               OPENVINO_GOAL, beside, "within 10 % of OpenVINO or better",
               f"OpenVINO runs the source in fp32; fp32 against it: {statistics.median(plain):.2f}"),
+        _goal("median against OpenVINO as it comes, latency and throughput",
+              statistics.median(default), OPENVINO_GOAL, default,
+              "within 10 % of OpenVINO or better",
+              "it takes bfloat16 where the processor has it; ONNX Runtime has no such kernels"),
     ]  # fmt: skip
 
 

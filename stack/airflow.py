@@ -93,6 +93,8 @@ def _environment(home: Path, credentials: Credentials, port: int) -> dict[str, s
         # A worker may report that its task deferred this many seconds after it did (default 5); a
         # task that is resumed before that report loses a try.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        # On a busy machine the API answers late; after five waits of 5 s (default) a try is lost.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         "MODEL_DELIVERY_BUCKET": BUCKET,
         "AWS_DEFAULT_REGION": REGION,

@@ -17,7 +17,7 @@ class AirflowRest:
     """Airflow's API v2 with a token of its own."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=30)
+        self._client = httpx.Client(base_url=url, timeout=60)
         answer = self._client.post("/auth/token", json={"username": user, "password": password})
         token = self._checked(answer)["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"

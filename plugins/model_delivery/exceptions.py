@@ -14,6 +14,7 @@
             ├── RequestDiffersError  another request already stands under our job's name
             ├── AmbiguousJobError    several jobs may be ours, and nothing tells them apart
             ├── JobRefusedError      the service refused the request or its input
+            ├── JobEndedError        a job that a sensor waited for ended badly
             └── GateClosedError      the evidence does not reach the stated threshold
 
 Each message names the thing (ARN, URI, parameter) and the next step.
@@ -68,6 +69,10 @@ class AmbiguousJobError(DeliveryRefusedError):
 
 class JobRefusedError(DeliveryRefusedError):
     """The service refused the request, or found its input at fault."""
+
+
+class JobEndedError(DeliveryRefusedError):
+    """A job that somebody else submitted ended badly: looking again changes nothing."""
 
 
 class GateClosedError(DeliveryRefusedError):

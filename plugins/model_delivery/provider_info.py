@@ -79,6 +79,21 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
+        "config": {
+            "model_delivery": {
+                "description": "Settings of the model-delivery provider.",
+                "options": {
+                    "preload": {
+                        "description": "Import in the scheduler what tasks on AWS import, so that "
+                        "a LocalExecutor's workers share it. It takes the scheduler about 32 MiB.",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "True",
+                    }
+                },
+            }
+        },
         "extra-links": [
             "model_delivery.links.job.JobLink",
             "model_delivery.links.human_review.ReviewQueueLink",

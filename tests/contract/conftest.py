@@ -67,8 +67,9 @@ def classifier(width: int = 16, depth: int = 1) -> onnx.ModelProto:
     for layer in range(depth):
         name = f"w{layer}"
         rows = 8 if layer == 0 else width
-        weights.append(onnx.numpy_helper.from_array(
-            rng.normal(size=(rows, width)).astype(np.float32), name))  # fmt: skip
+        # Of a scale that keeps sums near one: larger, each layer would multiply rounding errors.
+        values = rng.normal(size=(rows, width)) / np.sqrt(rows)
+        weights.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
         nodes.append(onnx.helper.make_node("MatMul", [flows, name], [f"h{layer}"]))
         nodes.append(onnx.helper.make_node("Tanh", [f"h{layer}"], [f"a{layer}"]))
         flows = f"a{layer}"

@@ -12,10 +12,8 @@ from model_delivery_engine.batch.recipes import Recipe
 
 from stack.credentials import ACCOUNT
 from stack.object_store import BUCKET
-from tests.contract.test_awscli import Done, answer, aws, aws_executable, refusal
+from tests.contract.test_awscli import Done, answer, refusal
 from tests.contract.test_personalize import REGION, ROLE, register, results
-
-__all__ = ["aws", "aws_executable"]  # fixtures
 
 
 @pytest.fixture(scope="module")

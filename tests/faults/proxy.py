@@ -59,6 +59,13 @@ def refusal(status: int, code: str) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+def page() -> bytes:
+    """Return a page under status 200, as a load balancer may answer for a service that is away."""
+    body = b"<html><body>We will be back soon.</body></html>"
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
 def kill(pid: int) -> None:
     """SIGKILL one process, by its id."""
     try:

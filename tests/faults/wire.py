@@ -4,10 +4,12 @@ import asyncio
 import random
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 from stack.ports import LOOPBACK
 
 BLOCK = 64 * 1024
+_Way = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
@@ -52,9 +54,10 @@ class BadWire:
         ready.set()
         self._loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.05))
+        self._loop.run_until_complete(_ended(tasks))
         self._loop.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,17 +70,22 @@ class BadWire:
             left = self._chance.randint(1, self.cut_bytes)
         try:
             theirs, to_them = await asyncio.open_connection(LOOPBACK, self.upstream)
+            try:
+                await self._forward((reader, to_them), (theirs, writer), [left])
+            finally:
+                to_them.transport.abort()
         except OSError:
+            pass  # a store that is not there, or that hangs up: so do we
+        finally:
             writer.transport.abort()
-            return
-        budget = [left]
-        ways = [self._pump(reader, to_them, budget), self._pump(theirs, writer, budget)]
-        tasks = [asyncio.ensure_future(way) for way in ways]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        for end in (writer, to_them):
-            end.transport.abort()
+
+    async def _forward(self, there: _Way, back: _Way, left: list[int | None]) -> None:
+        tasks = [asyncio.ensure_future(self._pump(*way, left)) for way in (there, back)]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[int | None]
@@ -94,3 +102,9 @@ class BadWire:
                     return
             writer.write(data)
             await writer.drain()
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    """Let cancelled tasks end, and the connections that they abort be closed."""
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery_engine.archive import extract_archive
-from model_delivery_engine.compile.pipeline import load_model
+from model_delivery_engine.compile.contest import load_model
 from model_delivery_engine.errors import EngineError
 from model_delivery_engine.frameworks import to_onnx
 from model_delivery_engine.golden import draw_inputs

@@ -1,7 +1,9 @@
 """Real tasks killed, cleared, timed out and cut off from their service: one job, none left."""
 
+import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from tests.faults.killer import (
     Life,
     outside_session,
 )
-from tests.faults.proxy import Effect, Exchange, refusal
+from tests.faults.proxy import Effect, Exchange, page, refusal
 from tests.faults.world import World, world
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -57,11 +59,16 @@ TROUBLES = {
     "server errors": Effect(answer=refusal(500, "InternalFailure")),
     "resets": Effect(reset=True),
     "stalls": Effect(seconds=30, reset=True),
+    "pages": Effect(answer=page()),
 }
 TROUBLE_SECONDS = 12.0
 # Each kind in a worker and deferred, with and without names.
 PAIRS = [("compile_worker", "nameless_deferred"), ("nameless_worker", "compile_deferred")]
-TROUBLED = [(kind, dag) for at, kind in enumerate(TROUBLES) for dag in PAIRS[at % 2]]
+TROUBLED = [
+    *((kind, dag) for at, kind in enumerate(list(TROUBLES)[:-1]) for dag in PAIRS[at % 2]),
+    ("pages", "compile_worker"),
+    ("pages", "compile_deferred"),
+]
 CASES = {
     **{f"{dag} {step}": Case(dag, {"seconds": 6}, [step]) for dag, step in KILLS},
     **{f"{kind} {dag}": Case(dag, {}, trouble=kind) for kind, dag in TROUBLED},
@@ -202,7 +209,8 @@ def test_waiting_or_not_is_the_same_in_worker_and_triggerer(faulty: World) -> No
 
 def nameless_job(world: World, name: str, **facts: Any) -> str:
     body = {"model": name, "sources": [], "seconds": 3, "outcome": "SUCCEEDED", **facts}
-    return str(httpx.post(f"{world.nameless_url}/jobs", json=body).json()["jobId"])
+    answer = httpx.post(f"{world.nameless_url}/jobs", json=body, timeout=30)
+    return str(answer.json()["jobId"])
 
 
 def test_a_sensor_waits_in_each_of_its_modes_and_stops_nothing(faulty: World) -> None:
@@ -290,6 +298,69 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(idle: World, kind: str) -
     assert "Asked to stop" in faulty.log(cases["deferred", "fail"])
 
 
+def asking(world: World, operation: str, since: int) -> list[int]:
+    """Return the processes that made calls of a kind, the last one's last."""
+    calls = world.cloud_proxy.calls[since:]
+    return [each.pid for each in calls if re.search(operation, f"{each.operation} {each.path}")]
+
+
+@pytest.fixture
+def deployable(idle: World) -> Iterator[World]:
+    """With a component, and a device that is away: its deployments wait for as long as needed."""
+    device = idle.stack.processes["device edge-1"]
+    device.stop()
+    idle.make_component("faults")
+    yield idle
+    device.start()
+
+
+EVICTED = {
+    "compile_worker": r"DescribeCompilationJob",
+    "deploy_worker": r"GET .*/deployments/",
+}
+
+
+@pytest.mark.parametrize(("dag", "operation"), EVICTED.items(), ids=EVICTED)
+def test_an_evicted_worker_costs_a_try_and_its_job(
+    deployable: World, dag: str, operation: str
+) -> None:
+    """SIGTERM, as when the host of a worker is drained; a deployment too is made again."""
+    faulty, since = deployable, len(deployable.cloud_proxy.calls)
+    run = faulty.start(dag, model="evicted", seconds=600)
+    first = faulty.until(lambda: faulty.rest.xcom(faulty.task(run), "job"))
+    faulty.until(lambda: len(asking(faulty, operation, since)) > 2)
+    os.kill(asking(faulty, operation, since)[-1], signal.SIGTERM)
+    faulty.until(lambda: faulty.task(run)["try_number"] == 2)
+    second = faulty.until(
+        lambda: (job := faulty.rest.xcom(faulty.task(run), "job")) != first and job
+    )
+    assert "Asked to stop" in faulty.log(run, 1)
+    assert second["job_name"] != first["job_name"]
+    faulty.until_state(run, "running")
+    set_state(faulty, run, "fail")
+    faulty.until(lambda: faulty.task(run)["state"] == "failed")
+
+
+def test_a_stop_in_the_triggerer_outlasts_a_call_that_stalls(idle: World) -> None:
+    run = idle.start("compile_deferred", model="stalled stop", seconds=600)
+    idle.until(lambda: idle.taken_up(run))
+    stalled: list[int] = []
+
+    def stall(exchange: Exchange) -> Effect | None:
+        if exchange.operation != "StopCompilationJob" or exchange.moment == "after" or stalled:
+            return None
+        stalled.append(exchange.pid)
+        return Effect(seconds=60, reset=True)
+
+    idle.cloud_proxy.rule = stall
+    try:
+        set_state(idle, run, "fail")
+        idle.until(lambda: idle.jobs(run, "stalled stop")[0]["status"] == "STOPPED")
+    finally:
+        idle.cloud_proxy.rule = lambda _exchange: None
+    assert stalled
+
+
 def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
     runs = {
         mode: faulty.start(f"nameless_{mode}", model=f"gone {mode}", seconds=8)
@@ -298,7 +369,7 @@ def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
     for mode, run in runs.items():
         job = faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))["job_id"]
         faulty.until_state(run, "running" if mode == "worker" else "deferred")
-        httpx.delete(f"{faulty.nameless_url}/jobs/{job}?purge")
+        httpx.delete(f"{faulty.nameless_url}/jobs/{job}?purge", timeout=30)
     for mode, run in runs.items():
         assert faulty.finish(run)["state"] == "success"
         assert [job["status"] for job in faulty.nameless_jobs(f"gone {mode}")] == ["SUCCEEDED"]

@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from model_delivery_engine import weights
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.runtime import open_session, session_options
@@ -15,22 +16,23 @@ from model_delivery_engine.shapes import Shapes, fix_shapes
 
 # The domains whose operators ONNX Runtime's published builds carry.
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-_MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
+_MAX_BYTES = weights.MOST_BYTES
 
 
 def prepare_graph(path: Path, shapes: Shapes, into: Path) -> None:
-    """Write a model with its shapes fixed, every node named, its weights inside, and checked.
+    """Write a model with its shapes fixed, every node named, its weights beside it, and checked.
 
     :param shapes: from `parse_data_input_config`; empty leaves the model's own
-    :param into: the ONNX file to write
+    :param into: the ONNX file to write, with its weights as `weights.save` lays them
     :raises CompilationError: a model that cannot be compiled; DataInputError where the shapes do
         not fit
     """
     graph = load_graph(path)
     if shapes:
         fix_shapes(graph, shapes)
+    constants_to_weights(graph)
     name_nodes(graph)
-    onnx.save(graph, into)
+    weights.save(graph, into)
     # The checker reads the file: given the message, it would copy it twice.
     del graph
     check_graph(into, path.name)
@@ -43,11 +45,11 @@ def load_graph(path: Path) -> Any:
     :raises CompilationError: not an ONNX model, over 2 GiB, an operator set or a custom operator
         that nothing here runs
     """
-    weights = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
+    around = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
     try:
-        if weights > _MAX_BYTES:
+        if around > _MAX_BYTES:
             # Only the graph is read, to say so of a model and not of what lies beside it.
-            sizes = _external_bytes(onnx.load(path, load_external_data=False))
+            sizes = _external_bytes(weights.skeleton(path))
             if path.stat().st_size + sizes > _MAX_BYTES:
                 raise _too_large(path)
         model = onnx.load(path)
@@ -77,22 +79,43 @@ def name_nodes(model: Any) -> None:
         taken.add(node.name)
 
 
+def constants_to_weights(model: Any) -> None:
+    """Turn the tensors of ``Constant`` nodes into initialisers, where some exporters keep weights.
+
+    A constant that is an output of the model stays a node.
+    """
+    graph = model.graph
+    outputs = {each.name for each in graph.output}
+    kept = []
+    for node in graph.node:
+        values = [each.t for each in node.attribute if each.name == "value"]
+        if node.op_type != "Constant" or not values or node.output[0] in outputs:
+            kept.append(node)
+            continue
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(values[0])
+        tensor.name = node.output[0]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
 def complete_types(path: Path, into: Path) -> None:
     """Write a model with the type of every tensor that ONNX Runtime infers and ONNX does not.
 
     ONNX infers nothing behind an operator of ``ai.onnx.ml`` or ``com.microsoft``; a quantiser needs
     to know what is a float there.
+
+    :param into: in the folder of ``path``, whose weights it shares
     """
-    model = onnx.load(path)
+    model = weights.skeleton(path)
     known = {each.name for each in (*model.graph.value_info, *model.graph.output)}
     made = [name for node in model.graph.node for name in node.output if name]
     wanted = [name for name in made if name not in known]
     outputs = list(model.graph.output)
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
-    options = unoptimised_options()
-    inferred = {
-        node.name: node for node in open_session(model.SerializeToString(), options).get_outputs()
-    }
+    onnx.save(model, into)
+    session = open_session(into, unoptimised_options())
+    inferred = {node.name: node for node in session.get_outputs()}
     del model.graph.output[:]
     model.graph.output.extend(outputs)
     for name in wanted:

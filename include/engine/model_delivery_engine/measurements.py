@@ -64,6 +64,7 @@ class Candidate:
     :param size_bytes: of the model file
     :param latency_ms: median time of one run, one thread
     :param speedup: the source's time on plain ONNX Runtime by this one's, measured in turns
+    :param throughput: what it answers on every core while the source answers one, measured in turns
     :param snr_db: ratio of the fp32 answers to the difference from them, decibels; None if equal
     :param metric: the user's metric, a mean over the samples; None where no samples were given
     :param drop: what the metric lost against the source, with its 95 % interval
@@ -84,6 +85,7 @@ class Candidate:
     drop_high: float | None = None
     samples: int | None = None
     reverted: tuple[str, ...] = ()
+    throughput: float | None = None
 
 
 @dataclass(frozen=True)

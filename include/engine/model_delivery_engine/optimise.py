@@ -7,8 +7,10 @@ import onnxruntime
 
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason
 from model_delivery_engine.runtime import open_session, session_options
+from model_delivery_engine.weights import SUFFIX, THRESHOLD
 
 _LEVELS: Any = onnxruntime
+_EXTERNAL = "session.optimized_model_external_initializers"
 _LEVEL = {
     "fold": "ORT_ENABLE_BASIC",
     "portable": "ORT_ENABLE_EXTENDED",
@@ -18,6 +20,8 @@ _LEVEL = {
 
 def optimise(source: Path, into: Path, level: str = "portable") -> None:
     """Write the optimised form of an ONNX file, as ONNX or, by the suffix ``.ort``, in ORT format.
+
+    ONNX is written with its weights beside it, as `weights.save` lays them.
 
     :param level: ``fold`` folds constants and keeps standard operators, for a quantiser to read;
         ``portable`` fuses operators too; ``host`` adds layouts of the processor that it runs on,
@@ -31,6 +35,9 @@ def optimise(source: Path, into: Path, level: str = "portable") -> None:
     options.add_session_config_entry("session.disable_prepacking", "1")
     if into.suffix == ".ort":
         options.add_session_config_entry("session.save_model_format", "ORT")
+    else:
+        for entry, value in (("file_name", into.name + SUFFIX), ("min_size_in_bytes", THRESHOLD)):
+            options.add_session_config_entry(f"{_EXTERNAL}_{entry}", str(value))
     try:
         open_session(source, options)
     except InferenceError as error:

@@ -12,7 +12,7 @@
 | ``max_accuracy_drop`` | how much of the metric may be lost, 0 to 1 | none |
 | ``min_snr_db`` | least signal-to-noise ratio to the fp32 answers, in decibels | 10 |
 | ``format`` | ``onnx`` or ``ort`` (ONNX Runtime's own, for small devices) | ``onnx`` |
-| ``objective`` | ``latency`` or ``size``: what decides among those that hold | ``latency`` |
+| ``objective`` | ``latency``, ``throughput`` or ``size``: what decides | ``latency`` |
 | ``optimise_for`` | ``portable``, or ``host``: machines like the compiling one | ``portable`` |
 | ``dtype`` | ``float32`` or ``int64``: inputs of a PyTorch model (Neo's) | ``float32`` |
 | ``signature_def_key`` | signature of a TensorFlow SavedModel (Neo's) | ``serving_default`` |
@@ -31,7 +31,7 @@ from model_delivery_engine.errors import OptionsError
 PRECISIONS = ("fp32", "fp16", "int8")
 INT8_METHODS = ("dynamic", "static", "both")
 FORMATS = ("onnx", "ort")
-OBJECTIVES = ("latency", "size")
+OBJECTIVES = ("latency", "throughput", "size")
 HOSTS = ("portable", "host")
 _DTYPES = {"float": "float32", "float32": "float32", "long": "int64", "int64": "int64"}
 _CODE_GENERATOR = ("mcpu", "mattr", "llvm_target", "ANDROID_PLATFORM")

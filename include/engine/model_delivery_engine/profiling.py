@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 
 from model_delivery_engine.errors import CompilationError
+from model_delivery_engine.heap import give_back
 from model_delivery_engine.tensors import Array
 
 RUNS = 20
@@ -71,7 +72,10 @@ def _main() -> None:
         times.append(_run(session, inputs))
     peak = _memory("VmHWM") - before
     del session
-    _, warm = _load(model, threads)
+    give_back()
+    session, warm = _load(model, threads)
+    del session
+    give_back()
     operators, others = _operators(model, threads, inputs, folder)
     figures = {
         "cold_load_ms": cold,

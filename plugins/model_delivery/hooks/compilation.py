@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-
+from model_delivery.hooks.aws import AwsServiceHook
 from model_delivery.hooks.constraints import check_request
 from model_delivery.jobs.service import (
     Call,
@@ -27,16 +26,14 @@ CLIENT_FAULT = "ClientError"
 LARGEST_PAGE = 100
 
 
-class CompilationJobHook(AwsBaseHook):
+class CompilationJobHook(AwsServiceHook):
     """SageMaker's compilation jobs and their tags.
 
     Source: SageMaker API, the operations with CompilationJob in their names; AddTags, ListTags,
     DeleteTags.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["client_type"] = "sagemaker"
-        super().__init__(*args, **kwargs)
+    service = "sagemaker"
 
     @property
     def client(self) -> Any:

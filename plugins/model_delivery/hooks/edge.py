@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook
 
 from model_delivery.exceptions import EdgeError
+from model_delivery.hooks.aws import AwsServiceHook
 from model_delivery.jobs.service import (
     Call,
     Handle,
@@ -27,12 +27,10 @@ if TYPE_CHECKING:
     import httpx
 
 
-class GreengrassV2Hook(AwsBaseHook):
+class GreengrassV2Hook(AwsServiceHook):
     """Thin hook over boto3's `greengrassv2` client."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["client_type"] = "greengrassv2"
-        super().__init__(*args, **kwargs)
+    service = "greengrassv2"
 
 
 class EffectiveDeployments(JobList):
@@ -117,14 +115,20 @@ class Deployments(JobService):
         state = self.statuses.state(status, f"deployment {handle['id']}")
         if state is JobState.STOPPED and reason is None:
             reason = "it was cancelled, or a newer deployment to the same device replaced it"
+        name = deployment.get("deploymentName") or handle["name"]
         return JobDescription(
-            handle=handle, status=status, state=state, reason=reason, retryable=False,
+            handle={**handle, "name": name}, status=status, state=state, reason=reason,
+            retryable=False,
             detail=deployment,
         )  # fmt: skip
 
     def stop_call(self, handle: Handle) -> Call:
         """CancelDeployment: devices that have not started keep what they have."""
         return Call("cancel_deployment", {"deploymentId": handle["id"]})
+
+    def may_be_our_stop(self, description: JobDescription) -> bool:
+        """Tell whether it was cancelled: INACTIVE is one that a newer deployment replaced."""
+        return description.status == "CANCELED"
 
     def search(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return name and target: Greengrass lets names repeat."""

@@ -7,8 +7,7 @@ AI Runtime API, all operations.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-
+from model_delivery.hooks.aws import AwsServiceHook
 from model_delivery.hooks.constraints import check_request
 from model_delivery.human_loops.watch import STATUSES
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
@@ -17,12 +16,10 @@ from model_delivery.jobs.status import StatusTable
 LARGEST_PAGE = 100
 
 
-class HumanReviewHook(AwsBaseHook):
+class HumanReviewHook(AwsServiceHook):
     """SageMaker's flow definitions and human task UIs."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["client_type"] = "sagemaker"
-        super().__init__(*args, **kwargs)
+    service = "sagemaker"
 
     @property
     def client(self) -> Any:
@@ -81,12 +78,10 @@ class HumanReviewHook(AwsBaseHook):
         self.client.delete_human_task_ui(HumanTaskUiName=name)
 
 
-class HumanLoopHook(AwsBaseHook):
+class HumanLoopHook(AwsServiceHook):
     """Augmented AI's runtime: human loops."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["client_type"] = "sagemaker-a2i-runtime"
-        super().__init__(*args, **kwargs)
+    service = "sagemaker-a2i-runtime"
 
     @property
     def client(self) -> Any:

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-
 from model_delivery.exceptions import DeliveryError, InvalidRequestError
+from model_delivery.hooks.aws import AwsServiceHook
 from model_delivery.jobs.service import (
     Call,
     Handle,
@@ -31,12 +30,10 @@ REGISTRATION_PATH = "/personalize/v1/solution-versions"
 REGISTRATION_SECONDS = 300.0
 
 
-class PersonalizeHook(AwsBaseHook):
+class PersonalizeHook(AwsServiceHook):
     """Thin hook over boto3's `personalize` client for batch inference jobs."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["client_type"] = "personalize"
-        super().__init__(*args, **kwargs)
+    service = "personalize"
 
     @property
     def client(self) -> Any:

@@ -61,13 +61,14 @@ class LoopBatch:
         return self.count
 
 
-def loop_prefix(ti: Any, salt: str, round_number: int = 0) -> str:
-    """Return what the names of a task instance's loops begin with; a retry's are the same.
+def loop_prefix(ti: Any, number: int, round_number: int, salt: str) -> str:
+    """Return what the names of a task instance's loops begin with.
 
-    :param salt: random part that is kept for the task instance, as of any job's name
+    :param number: how often the task instance was resubmitted on purpose
     :param round_number: 0 for the first reviews, more for those that follow disagreement
+    :param salt: random part that is kept for the task instance, as of any job's name
     """
-    name = job_name(ti, round_number, salt)
+    name = job_name(ti, number, round_number, salt)
     readable = name[: -HASH_LENGTH - 1][:_READABLE].rstrip("-")
     return f"{readable}-{name[-HASH_LENGTH:]}"
 

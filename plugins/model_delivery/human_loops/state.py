@@ -4,9 +4,11 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
 from model_delivery.exceptions import DeliveryError
-from model_delivery.human_loops.batch import LoopBatch
-from model_delivery.jobs.naming import resubmissions
+from model_delivery.human_loops.batch import LoopBatch, loop_prefix
+from model_delivery.jobs.resubmission import StateStore, resubmission
 
 
 class LoopState:
@@ -16,14 +18,15 @@ class LoopState:
     """
 
     def __init__(self, context: Mapping[str, Any]) -> None:
-        store: Any = context.get("task_state_store")
+        store: StateStore | None = context.get("task_state_store")
         if store is None:
             raise DeliveryError(
                 "Airflow gave this task no task state store, without which a retry could start its "
                 "human loops again: model-delivery needs Airflow 3.3 or later"
             )
         self._store = store
-        self._number = resubmissions(context["ti"])
+        self._ti = context["ti"]
+        self._number = resubmission(self._ti, store)
         self._record: dict[str, Any] = dict(store.get(self._key(self._number)) or {})
 
     @staticmethod
@@ -33,8 +36,6 @@ class LoopState:
 
     def save(self, **changes: Any) -> None:
         """Keep values; they never expire, since reviews may take longer than Airflow's default."""
-        from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
         self._record.update(changes)
         self._store.set(self._key(self._number), self._record, retention=NEVER_EXPIRE)
 
@@ -42,12 +43,14 @@ class LoopState:
         """Return a value that was kept."""
         return self._record.get(name, default)
 
-    @property
-    def salt(self) -> str:
-        """The random part of the loops' names, kept before the first of them is started."""
+    def loop_prefix(self, round_number: int = 0) -> str:
+        """Return what the names of a round's loops begin with; a retry's are the same.
+
+        The random part is kept before the first of them is started.
+        """
         if "salt" not in self._record:
             self.save(salt=secrets.token_hex(8))
-        return str(self._record["salt"])
+        return loop_prefix(self._ti, self._number, round_number, str(self._record["salt"]))
 
     @property
     def rounds(self) -> list[dict[str, Any]]:

@@ -15,10 +15,11 @@ from model_delivery.exceptions import (
     JobRefusedError,
     UnknownStatusError,
 )
-from model_delivery.jobs.client import JobClient, Stop
+from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription
 from model_delivery.jobs.status import JobState
+from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.submission import Submission
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Attempt:
         except AirflowTaskTimeout:
             self._timed_out = True
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             self._leave_nothing(error)
             raise
         finally:
@@ -78,7 +79,9 @@ class Attempt:
             # An earlier try asked for that, and was cut off before it could note so.
             description = self.wait(description, STOPPING_SECONDS, None)
         bad = description.state in {JobState.FAILED, JobState.STOPPED}
-        if made or not bad or not description.retryable:
+        # An earlier try may have stopped it and been cut off before it could note so.
+        again = description.retryable or self._client.service.may_be_our_stop(description)
+        if made or not bad or not again:
             return description
         self._log.info("%s is %s: submitting another", self.label, description.status)
         self.submission.end(Outcome.FAILED)
@@ -95,7 +98,7 @@ class Attempt:
             raise
         self._log.info("%s %s", "Submitted" if made else "Attached to", self.label)
         self._over = self._stopped = False
-        self._require_alive()
+        self.require_alive()
         return made
 
     def resume(self, handle: Handle | None) -> None:
@@ -126,7 +129,7 @@ class Attempt:
         """Look until the job ended; times in seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while description.state is JobState.RUNNING:
-            self._require_alive()
+            self.require_alive()
             if deadline is not None and time.monotonic() > deadline:
                 self.fail(f"it took over {timeout:.0f} s")
             self._client.pause.sleep(interval)
@@ -142,9 +145,11 @@ class Attempt:
         self.submission.end(Outcome.FAILED)
         reason = description.reason or "the service gave no reason"
         message = f"{self.label} ended {description.status}: {reason}"
-        raise (JobFailedError if description.retryable else JobRefusedError)(message)
+        ours = self._stopped and self._client.service.may_be_our_stop(description)
+        raise (JobFailedError if description.retryable or ours else JobRefusedError)(message)
 
-    def _require_alive(self) -> None:
+    def require_alive(self) -> None:
+        """Stop the job and raise where the task is killed."""
         if self.killed:
             self.fail(GRACE)
 
@@ -188,14 +193,9 @@ class Attempt:
         except BaseException:  # a time-out too may end it: then it is asked again
             self._stopped = False
             raise
-        if outcome is Stop.ASKED:
-            self._log.info("Asked to stop %s: %s", self.label, why)
-        elif outcome is Stop.ENDED:
-            self._log.info("%s had ended before it could be stopped: %s", self.label, why)
-        else:
-            self._log.warning("%s goes on although %s: %s", self.label, why, outcome.value)
+        outcome.log(self._log, self.label, why)
 
-    def _leave_nothing(self, error: Exception) -> None:
+    def _leave_nothing(self, error: BaseException) -> None:
         retried = not isinstance(error, AirflowFailException) and not self._last
         if retried or isinstance(error, UnknownStatusError):
             return  # the next try attaches; of a status we do not know we cannot say "running"

@@ -2,36 +2,36 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
 from functools import cached_property
 from typing import Any, TypeVar
 
 from model_delivery.aws import service_client
-from model_delivery.exceptions import DeliveryError, JobMissingError, JobRefusedError
+from model_delivery.exceptions import (
+    DeliveryError,
+    InvalidRequestError,
+    JobMissingError,
+    JobRefusedError,
+)
 from model_delivery.jobs.faults import (
+    DENIED_CODES,
     REFUSED_CODES,
     STATE_CODES,
     error_code,
     is_credential_fault,
+    is_lasting,
     is_service_error,
+    reading,
 )
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
+from model_delivery.jobs.stop import Stop
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 # Right after a job was made, a service may not know it yet: believed when it says so this often.
 MISSING_ANSWERS = 3
-
-
-class Stop(Enum):
-    """What came of asking for a stop."""
-
-    ASKED = "asked"
-    ENDED = "it had ended already"
-    IMPOSSIBLE = "the service has no stop"
 
 
 class JobClient:
@@ -58,6 +58,11 @@ class JobClient:
         hook = self._hook
         return service_client(hook) if hasattr(hook, "get_client_type") else hook.conn
 
+    @property
+    def meta(self) -> Any:
+        """Where the client's requests go: botocore's `ClientMeta`."""
+        return self._client.meta
+
     def run(self, call: Call) -> Mapping[str, Any]:
         """Run one call once; the service's own error stays as it is."""
         response: Mapping[str, Any] = getattr(self._client, call.operation)(**call.parameters)
@@ -76,8 +81,11 @@ class JobClient:
         :raises UnknownStatusError: when its status is in no row of the service's table.
         """
         calls = self.service.describe_calls(handle)
-        answers = self._patiently(lambda: [self.run(call) for call in calls], handle)
-        return self.service.described(handle, answers)
+
+        def look() -> JobDescription:
+            return self.service.description(handle, [self.run(call) for call in calls])
+
+        return self._patiently(look, handle)
 
     def find(self, intent: Intent, pause: Pause | None = None) -> list[Handle]:
         """Return the jobs that may be the intent's and were not there before it."""
@@ -86,7 +94,8 @@ class JobClient:
         def look() -> list[Handle]:
             answers = (answer for call in calls for answer in self._answers(call))
             try:
-                return list(self.service.found(intent, answers))
+                with reading(calls[0].operation):
+                    return list(self.service.found(intent, answers))
             except Exception as error:
                 if error_code(error) in self.service.missing_codes:
                     return []
@@ -105,7 +114,7 @@ class JobClient:
             return Stop.IMPOSSIBLE
         try:
             # Not cut short by a kill, which is why it is asked.
-            self._patiently(lambda: self.run(call), handle, Pause())
+            self._patiently(lambda: self.run(call), handle, Pause(), refusals=1)
         except JobMissingError:
             return Stop.ENDED
         except (DeliveryError, JobRefusedError):
@@ -116,9 +125,18 @@ class JobClient:
         return Stop.ASKED
 
     def _patiently(
-        self, ask: Callable[[], Answer], about: Mapping[str, Any], pause: Pause | None = None
+        self,
+        ask: Callable[[], Answer],
+        about: Mapping[str, Any],
+        pause: Pause | None = None,
+        *,
+        refusals: int = CREDENTIAL_REFUSALS,
     ) -> Answer:
-        """Ask until there is an answer; an error names the job and the next step."""
+        """Ask until there is an answer; an error names the job and the next step.
+
+        :param refusals: how often to be refused. To look is refused in error as a rule: rights
+            that were changed take some seconds to reach every host of a service.
+        """
         pause = pause or self.pause
         failures = 0
         while True:
@@ -130,9 +148,10 @@ class JobClient:
                 failures += 1
                 if is_credential_fault(error):
                     self.reopen()
-                if failures >= self._most_failures(error) or pause.cut:
+                most = self._most_failures(error, refusals)
+                if failures >= most or pause.cut:
                     raise self._clear(error, about) from error
-                log.warning("%s (%d of %d): asking again", error, failures, MAX_FAILURES)
+                log.warning("%s (%d of %d): asking again", error, failures, most)
                 pause.sleep(backoff(failures))
 
     def reopen(self) -> None:
@@ -140,13 +159,15 @@ class JobClient:
         for opened in ("_hook", "_client"):
             self.__dict__.pop(opened, None)
 
-    def _most_failures(self, error: Exception) -> int:
+    def _most_failures(self, error: Exception, refusals: int) -> int:
         code = error_code(error)
+        if is_lasting(error):
+            return 1
         if code in self.service.missing_codes:
             return MISSING_ANSWERS
         if is_credential_fault(error):
             return CREDENTIAL_REFUSALS
-        return 1 if code in REFUSED_CODES | STATE_CODES else MAX_FAILURES
+        return refusals if code in REFUSED_CODES | STATE_CODES else MAX_FAILURES
 
     def _clear(self, error: Exception, about: Mapping[str, Any]) -> Exception:
         job = f"{self.service.noun} {about.get('arn') or about.get('name') or dict(about)}"
@@ -156,9 +177,15 @@ class JobClient:
                 f"{job} is not known to the service (any more): {error}. Somebody deleted it, or "
                 "the connection leads to another account or region"
             )
+        if code in DENIED_CODES:
+            return DeliveryError(
+                f"{job}: {error}: check the rights of connection {self._hook.aws_conn_id!r}; a "
+                "retry finds the job again"
+            )
         if code in REFUSED_CODES:
-            text = str(error).rstrip(".")
-            return JobRefusedError(f"{job}: {text}. Correct the request, or the key's rights.")
+            return JobRefusedError(f"{job}: {str(error).rstrip('.')}. Correct the request.")
+        if is_lasting(error):
+            return lasting_error(job, error)
         if is_credential_fault(error):
             return DeliveryError(
                 f"{job}: {error}: check the key of connection {self._hook.aws_conn_id!r} and this "
@@ -170,3 +197,9 @@ class JobClient:
             f"{job}: the service gave no answer: {error}: check the endpoint of connection "
             f"{self._hook.aws_conn_id!r} and that it is up"
         )
+
+
+def lasting_error(job: str, error: Exception) -> InvalidRequestError:
+    """Return what botocore refuses before it asks anybody: a parameter, or a connection's field."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return InvalidRequestError(f"{job}: {text}. Correct the parameter or the connection.")

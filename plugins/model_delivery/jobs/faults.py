@@ -1,5 +1,8 @@
 """Whose fault an error of a service is: its own for now, the connection's, or the one job's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 # https://docs.aws.amazon.com/general/latest/gr/api-retries.html, botocore's retry handlers, and
 # the codes of services that have one of their own.
 THROTTLING_CODES = frozenset(
@@ -30,14 +33,36 @@ CREDENTIAL_CODES = frozenset(
     }
 )  # fmt: skip
 # The caller is at fault: the same request cannot succeed later.
-REFUSED_CODES = frozenset(
-    {"AccessDenied", "AccessDeniedException", "InvalidParameterValue", "ValidationException"}
-)
+DENIED_CODES = frozenset({"AccessDenied", "AccessDeniedException"})
+REFUSED_CODES = DENIED_CODES | frozenset(
+    {
+        "InvalidInputException", "InvalidParameterValue", "TooManyTagsException",
+        "ValidationException",
+    }
+)  # fmt: skip
 # The job is in no state for the request (a stop of what has ended): asking again changes nothing.
 STATE_CODES = frozenset({"ConflictException"})
 TOO_MANY_REQUESTS = 429
 SERVICE_UNAVAILABLE = 503
 FIRST_SERVER_ERROR = 500
+
+
+class UnusableAnswerError(Exception):
+    """A service, or what stands before it, answered something that is no answer."""
+
+
+@contextmanager
+def reading(operation: str) -> Iterator[None]:
+    """Surround the reading of an answer: one that lacks what it must have is no answer.
+
+    botocore makes an empty one of a body that was cut off, and of a proxy's page in place of JSON.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UnusableAnswerError(
+            f"the answer to {operation} cannot be read ({cause(error)})"
+        ) from error
 
 
 def error_code(error: BaseException) -> str:
@@ -51,7 +76,8 @@ def is_service_error(error: Exception) -> bool:
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
-    return isinstance(error, (BotoCoreError, ClientError, ResponseParserError))
+    kinds = (BotoCoreError, ClientError, ResponseParserError, UnusableAnswerError)
+    return isinstance(error, kinds)
 
 
 def is_throttling(error: Exception) -> bool:
@@ -75,19 +101,29 @@ def is_passing(error: Exception) -> bool:
 def _never_answered(error: Exception) -> bool:
     from aiohttp import ClientError as TransportError
     from botocore.exceptions import ConnectionError as NoConnection
-    from botocore.exceptions import HTTPClientError
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
     from botocore.parsers import ResponseParserError
 
-    # Refused, reset, timed out, or an answer that a proxy made up (HTML in place of JSON).
-    unparsed = (ResponseParserError, TransportError)
-    return isinstance(error, (HTTPClientError, NoConnection, OSError, TimeoutError, *unparsed))
+    # Refused, reset, timed out, cut off, or an answer that a proxy made up.
+    unread = (IncompleteReadError, ResponseParserError, TransportError, UnusableAnswerError)
+    return isinstance(error, (HTTPClientError, NoConnection, OSError, TimeoutError, *unread))
 
 
 def is_credential_fault(error: Exception) -> bool:
-    """Tell whether the key or the clock of this connection is refused, whatever the job."""
-    from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+    """Tell whether this connection's key or clock is refused, or no key is to be had just now."""
+    from botocore.exceptions import (
+        CredentialRetrievalError,
+        MetadataRetrievalError,
+        NoCredentialsError,
+        PartialCredentialsError,
+        SSOError,
+        TokenRetrievalError,
+    )
 
-    kinds = (NoCredentialsError, PartialCredentialsError)
+    kinds = (
+        CredentialRetrievalError, MetadataRetrievalError, NoCredentialsError,
+        PartialCredentialsError, SSOError, TokenRetrievalError,
+    )  # fmt: skip
     return error_code(error) in CREDENTIAL_CODES or isinstance(error, kinds)
 
 
@@ -104,7 +140,7 @@ def cause(error: Exception) -> str:
 
 
 def is_lasting(error: Exception) -> bool:
-    """Tell whether a client cannot be made with these settings, however often it is tried."""
+    """Tell whether it is the settings or the request, however often they are tried."""
     from botocore.exceptions import BotoCoreError
 
     wrong = isinstance(error, BotoCoreError | ValueError | TypeError | AttributeError | ImportError)

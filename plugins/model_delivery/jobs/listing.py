@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from model_delivery.exceptions import JobError
+from model_delivery.jobs.faults import reading
 from model_delivery.jobs.service import Call, JobList, ListedJob
 
 # A change may show in the list this much after its own time; also covers pages that shift.
@@ -53,7 +54,8 @@ class ListReader:
         tokens: set[str] = set()
         while True:
             response = await ask(call)
-            jobs = self._list.read(response)
+            with reading(call.operation):
+                jobs = self._list.read(response)
             self._set_clock(jobs, response)
             enough = await hear(jobs)
             token = self._list.next_token(response)

@@ -13,19 +13,20 @@ def resubmissions(ti: Any) -> int:
     return int(ti.max_tries) - int(ti.task.retries or 0)
 
 
-def job_name(ti: Any, generation: int = 0, salt: str = "") -> str:
+def job_name(ti: Any, number: int = 0, generation: int = 0, salt: str = "") -> str:
     """Return the name of the task instance's job.
 
     Letters, digits and single hyphens, at most 63 characters, a hash of the whole identity at the
     end: what SageMaker, Greengrass and human loops all accept.
 
     :param ti: the running task instance.
+    :param number: how often the task instance was resubmitted on purpose (`resubmissions`).
     :param generation: how many of its jobs ended badly; each new try of the work has a new name.
     :param salt: tells this submission from one of a run with the same identity: another
         installation's in the same account, or that of a run that was deleted and made again.
     """
     identity = (
-        ti.dag_id, ti.task_id, ti.run_id, str(ti.map_index), str(resubmissions(ti)),
+        ti.dag_id, ti.task_id, ti.run_id, str(ti.map_index), str(number),
         str(generation), salt,
     )  # fmt: skip
     digest = hashlib.sha256("\x1f".join(identity).encode()).hexdigest()[:HASH_LENGTH]

@@ -15,6 +15,7 @@ from model_delivery.aws import AwsConnected
 from model_delivery.exceptions import DeliveryError
 from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
@@ -26,6 +27,8 @@ from model_delivery.links.job import JOB_LINK_KEY, JobLink
 log = logging.getLogger(__name__)
 
 JOB_KEY = "job"
+# A triggerer that cannot wait for a job that a worker can ask for: then the worker waits.
+MOST_FAILED_WAITS = 3
 # A user ended the task while it submitted. Airflow learns at the next heartbeat, and of a task that
 # defers before that it refuses the deferral without a word to the operator.
 USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
@@ -73,6 +76,7 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
         self.max_poll_interval = max_poll_interval
         self.outage_timeout = outage_timeout
         self.job_timeout = job_timeout
+        check_intervals(poll_interval=poll_interval, max_poll_interval=max_poll_interval)
         self._attempt: Attempt | None = None
         self._ended: JobDescription | None = None
 
@@ -117,12 +121,19 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             description = attempt.submit(request)
             handle = description.handle
             context["ti"].xcom_push(key=JOB_KEY, value=dict(self.identity(handle)))
-            context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page_url(handle))
+            self._push_link(context, handle)
             if self.wait_for_completion:
                 return self._wait(context, attempt, description)
+            attempt.require_alive()
             attempt.submission.end(Outcome.DONE)
             self._ended = description
             return dict(self.result(description))
+
+    def _push_link(self, context: Context, handle: Handle) -> None:
+        try:
+            context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page_url(handle))
+        except Exception as error:  # no page is worth a job
+            self.log.warning("No link to the job's page: %s", error)
 
     def _begin(self, context: Context) -> Attempt:
         store = context.get("task_state_store")
@@ -144,6 +155,7 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
         description: JobDescription,
         *,
         deferrable: bool | None = None,
+        failed_waits: int = 0,
     ) -> Any:
         """Wait for the job in the triggerer or here, and read how it ended."""
         deferrable = self.deferrable if deferrable is None else deferrable
@@ -153,6 +165,7 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             self.defer(
                 trigger=self.trigger(description.handle),
                 method_name="execute_complete",
+                kwargs={"failed_waits": failed_waits} if failed_waits else None,
                 timeout=self._longest_wait,
             )
         description = attempt.wait(description, self.poll_interval, self.job_timeout)
@@ -187,22 +200,32 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             **self.connection_settings,
         )
 
-    def execute_complete(self, context: Context, event: Any = None) -> Any:
+    def execute_complete(self, context: Context, event: Any = None, failed_waits: int = 0) -> Any:
         """Finish after the wait: an event only says that it is time to ask the service again.
 
         So an event of another version of the trigger, or one that came too early, does no harm.
+
+        :param failed_waits: how often the triggerer could not wait for this job before.
         """
         seen: Mapping[str, Any] = event if isinstance(event, Mapping) else {}
-        return self._resume(context, seen.get("handle"), seen.get("error"))
+        return self._resume(context, seen.get("handle"), seen.get("error"), failed_waits)
 
-    def _resume(self, context: Context, handle: Any, error: Any) -> Any:
+    def _resume(self, context: Context, handle: Any, error: Any, failed_waits: int = 0) -> Any:
         attempt = self._begin(context)
         with attempt.running():
             attempt.resume(dict(handle) if isinstance(handle, Mapping) else None)
             description = attempt.describe()
-            if error and description.state is JobState.RUNNING:
-                self.log.warning("The triggerer could not wait (%s): waiting here", error)
-            return self._wait(context, attempt, description, deferrable=False if error else None)
+            if not error:
+                return self._wait(context, attempt, description)
+            failed_waits += 1
+            # An outage that is over ends so for every wait at once: not all find a worker's slot.
+            again = self.deferrable and failed_waits < MOST_FAILED_WAITS
+            if description.state is JobState.RUNNING:
+                where = "in the triggerer again" if again else "here"
+                self.log.warning("The triggerer could not wait (%s): waiting %s", error, where)
+            return self._wait(
+                context, attempt, description, deferrable=again, failed_waits=failed_waits
+            )
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context

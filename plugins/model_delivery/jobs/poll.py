@@ -83,6 +83,11 @@ class Poll:
         """Whether nobody waits."""
         return not len(self._waits)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended, and follows nothing any more."""
+        return self._task.done()
+
     def join(self, handle: Handle, bounds: Bounds) -> Waiter:
         """Follow a job for a new waiter."""
         waiter, is_new = self._waits.join(self._service.key(handle), handle, bounds)
@@ -180,7 +185,6 @@ class Poll:
                 self._answered()
             raise
         bucket.answered()
-        self._answered()
         response: Mapping[str, Any] = answer
         return response
 
@@ -248,6 +252,7 @@ class Poll:
         return False
 
     async def _hear(self, jobs: Sequence[ListedJob]) -> None:
+        self._answered()
         woken = 0
         for listed in jobs:
             job = self._waits.get(listed.key)
@@ -300,11 +305,11 @@ class Poll:
         """Describe a job; return the error where that is not of the job's own making."""
         service = self._service
         try:
-            calls = service.describe_calls(job.handle)
-            answers = [await self._ask(call) for call in calls]
-            description = service.described(job.handle, answers)
+            answers = [await self._ask(call) for call in service.describe_calls(job.handle)]
+            description = service.description(job.handle, answers)
         except Exception as error:
             return self._not_described(job, error)
+        self._answered()
         if description.state.terminal:
             job.finish(description.status)
         elif not job.ended:

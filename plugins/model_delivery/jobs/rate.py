@@ -4,6 +4,8 @@ import asyncio
 import random
 import time
 
+from model_delivery.exceptions import InvalidRequestError
+
 REQUESTS_PER_SECOND = 20.0
 SLOWEST = 0.5
 FIRST_BACKOFF_SECONDS = 1.0
@@ -70,5 +72,12 @@ def interval(shortest: float, longest: float, quiet: float) -> float:
         hour is not looked at every two seconds: the delay stays a twentieth of the wait.
     """
     due = min(longest, max(shortest, quiet * QUIET_PART))
-    # Never above what was asked for; groups that started together drift apart.
-    return due * random.uniform(0.85, 1.0)
+    # Groups that started together drift apart, within the bounds.
+    return max(shortest, due * random.uniform(0.85, 1.0))
+
+
+def check_intervals(**intervals: float) -> None:
+    """Refuse an interval of no time: the service would be asked without a pause."""
+    for name, seconds in intervals.items():
+        if seconds <= 0:
+            raise InvalidRequestError(f"{name} is {seconds:g}, it must be over 0 seconds")

@@ -84,7 +84,7 @@ class PollRegistry:
         service = await self.service(path)
         key = PollKey.of(path, service, settings, handle)
         poll = self._polls.get(key)
-        if poll is None:
+        if poll is None or poll.is_over:
             poll = self._polls[key] = self._new_poll(service, key.scope, settings)
         waiter = poll.join(handle, bounds)
         try:
@@ -106,8 +106,8 @@ class PollRegistry:
         return Poll(service, scope, lambda: self.client(service, settings), bucket)
 
 
-def _text(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True)
+# Thousands of triggers start in one turn of the loop, so what each does first is kept short.
+_text = json.JSONEncoder(sort_keys=True).encode
 
 
 _registries: WeakKeyDictionary[asyncio.AbstractEventLoop, PollRegistry] = WeakKeyDictionary()
@@ -115,4 +115,8 @@ _registries: WeakKeyDictionary[asyncio.AbstractEventLoop, PollRegistry] = WeakKe
 
 def registry() -> PollRegistry:
     """Return the registry of the running event loop; a triggerer has one."""
-    return _registries.setdefault(asyncio.get_running_loop(), PollRegistry())
+    loop = asyncio.get_running_loop()
+    found = _registries.get(loop)
+    if found is None:
+        found = _registries[loop] = PollRegistry()
+    return found

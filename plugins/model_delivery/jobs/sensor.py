@@ -9,11 +9,18 @@ from typing import Any
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import Context
 from airflow.sdk.bases.sensor import BaseSensorOperator, PokeReturnValue
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferralError,
+    TaskDeferralTimeout,
+)
 
 from model_delivery.aws import AwsConnected
-from model_delivery.exceptions import DeliveryError, JobFailedError, JobRefusedError
+from model_delivery.exceptions import DeliveryError, JobEndedError
 from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
@@ -44,6 +51,7 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
+        check_intervals(max_poll_interval=max_poll_interval)
 
     @property
     @abstractmethod
@@ -114,19 +122,34 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         if description.state is JobState.SUCCEEDED:
             return PokeReturnValue(True, dict(self.result(description)))
         reason = description.reason or "the service gave no reason"
-        message = f"{self._label} ended {description.status}: {reason}"
-        raise (JobFailedError if description.retryable else JobRefusedError)(message)
+        raise JobEndedError(f"{self._label} ended {description.status}: {reason}")
 
     def execute_complete(self, context: Context, event: Any = None) -> Any:
         """Finish after the wait: an event only says that it is time to ask the service again."""
         error = event.get("error") if isinstance(event, Mapping) else None
-        if not error:
-            return self.execute(context)
+        return self._not_waited(context, error) if error else self.execute(context)
+
+    def _not_waited(self, context: Context, error: str) -> Any:
         # A fault of the triggerer's: what the service says decides, and a retry waits anew.
         looked = self._look(context)
         if isinstance(looked, PokeReturnValue):
             return looked.xcom_value
         raise DeliveryError(f"the triggerer could not wait for {self._label}: {error}")
+
+    def resume_execution(
+        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
+    ) -> Any:
+        """Skip or fail as the other modes do; Airflow's own would skip after any error."""
+        try:
+            return super(BaseSensorOperator, self).resume_execution(
+                next_method, next_kwargs, context
+            )
+        except TaskDeferralTimeout as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"skipped instead of failed: {error}") from error
+            raise AirflowSensorTimeout(*error.args) from error
+        except TaskDeferralError as error:
+            return self._not_waited(context, f"{type(error).__name__}: {error}")
 
     @property
     def _label(self) -> str:

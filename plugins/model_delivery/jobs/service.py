@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
+from model_delivery.jobs.faults import reading
 from model_delivery.jobs.status import JobState, StatusTable
 
 # Identifies a job; JSON-ready, small, no secrets: it goes to XCom, triggers and the state store.
@@ -150,11 +151,24 @@ class JobService(ABC):
 
     @abstractmethod
     def described(self, handle: Handle, responses: Sequence[Mapping[str, Any]]) -> JobDescription:
-        """Read the answers of `describe_calls`."""
+        """Read the answers of `describe_calls`; called by `description` alone."""
+
+    def description(self, handle: Handle, responses: Sequence[Mapping[str, Any]]) -> JobDescription:
+        """Read the answers of `describe_calls`.
+
+        :raises UnusableAnswerError: where one of them lacks what it must have.
+        :raises UnknownStatusError: when the job's status is in no row of the table.
+        """
+        with reading(self.describe_calls(handle)[0].operation):
+            return self.described(handle, responses)
 
     @abstractmethod
     def stop_call(self, handle: Handle) -> Call | None:
         """Return the call that stops the job, or None where the service has none."""
+
+    def may_be_our_stop(self, description: JobDescription) -> bool:
+        """Tell whether a stop that was asked for, rather than another event, ended the job so."""
+        return description.state is JobState.STOPPED
 
     @abstractmethod
     def search(self, request: Mapping[str, Any]) -> Mapping[str, Any]:

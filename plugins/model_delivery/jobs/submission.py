@@ -7,9 +7,10 @@ job; elsewhere it looks before it calls. What it finds must have been made with 
 """
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
@@ -19,31 +20,24 @@ from model_delivery.exceptions import (
     JobRefusedError,
     RequestDiffersError,
 )
-from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.client import JobClient, lasting_error
 from model_delivery.jobs.faults import (
     REFUSED_CODES,
     error_code,
     http_status,
     is_credential_fault,
+    is_lasting,
     is_service_error,
+    reading,
 )
-from model_delivery.jobs.naming import job_name, resubmissions
+from model_delivery.jobs.naming import job_name
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
+from model_delivery.jobs.resubmission import StateStore, resubmission
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Handle, Intent
 
 LOOK_SECONDS = 5.0
-
-
-class StateStore(Protocol):
-    """The part of Airflow's task state store that is used."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return what was set, or the default."""
-
-    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
-        """Persist a JSON value."""
 
 
 class Submitted(NamedTuple):
@@ -66,7 +60,7 @@ class Submission:
         self._service = client.service
         self._store = store
         self._ti = ti
-        self._number = resubmissions(ti)
+        self._number = resubmission(ti, store)
         self.made: Handle | None = None
 
     @property
@@ -123,13 +117,11 @@ class Submission:
 
     def superseded(self) -> Iterator["Submission"]:
         """Yield the submissions before a clear (or a change of `retries`) that are still open."""
-        if self._number == 0:
-            return
-        for number in range(int(self._ti.max_tries) + 1):
-            earlier = Submission(self._client, self._store, self._ti)
-            earlier._number = number
+        for number in range(self._number):
+            earlier = copy(self)
+            earlier._number, earlier.made = number, None
             record = earlier._load()
-            if number != self._number and record.at and record.outcome is Outcome.OPEN:
+            if record.at and record.outcome is Outcome.OPEN:
                 yield earlier
 
     @property
@@ -148,7 +140,10 @@ class Submission:
         parameter = self._service.name_parameter
         if parameter is None:
             return dict(request)
-        return {**request, parameter: job_name(self._ti, record.generation, record.salt)}
+        return {
+            **request,
+            parameter: job_name(self._ti, self._number, record.generation, record.salt),
+        }
 
     def _intend(self, request: Mapping[str, Any], record: Record) -> Record:
         search = self._service.search(request)
@@ -199,8 +194,9 @@ class Submission:
         failures = 0
         while True:
             try:
-                handle = self._service.submitted(request, self._client.run(call))
-                return Submitted(handle, made=True)
+                answer = self._client.run(call)
+                with reading(call.operation):
+                    return Submitted(self._service.submitted(request, answer), made=True)
             except Exception as error:
                 if not is_service_error(error):
                     raise
@@ -217,6 +213,8 @@ class Submission:
         assert intent is not None, "the intent is persisted before the call"
         code = error_code(error)
         label = f"{self._service.noun} {self._label(request)}"
+        if is_lasting(error):
+            raise lasting_error(label, error) from error
         taken = code in self._service.taken_codes
         if taken and (found := self._only(self._client.find(intent), intent)):
             return found

@@ -2,23 +2,31 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from model_delivery.jobs.faults import cause, is_passing
+from model_delivery.jobs.faults import (
+    cause,
+    error_code,
+    is_credential_fault,
+    is_passing,
+)
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.registry import registry
 from model_delivery.jobs.service import Call, Handle, JobService
+from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.waits import Bounds
 
 EVENT_VERSION = 1
 LONGEST_POLL_INTERVAL = 30.0
 OUTAGE_SECONDS = 900.0
 DEFERRED = "deferred"
+# One call of a stop, in seconds: Airflow's 30 for the whole must leave time for another.
+STOP_CALL_SECONDS = 8.0
 
 
 def handover_seconds() -> float:
@@ -138,49 +146,58 @@ class JobTrigger(BaseTrigger):
 
     async def _stop_job(self) -> None:
         service = await registry().service(self.service)
-        label = f"{service.noun} {self.handle['name']}"
-        call = service.stop_call(self.handle)
-        if call is None:
-            self.log.warning("%s goes on: the service has no stop", label)
-            return
+        label = f"{service.noun} {self.handle.get('arn') or self.handle['name']}"
         if await self._is_deferred_still():
             self.log.info("%s goes on: its task is waited for elsewhere", label)
             return
+        limit = conf.getint("triggerer", "on_kill_timeout", fallback=30)
         try:
-            async with (
-                asyncio.timeout(conf.getint("triggerer", "on_kill_timeout", fallback=30)),
-                registry().client(service, self._connection_settings) as client,
-            ):
-                refusal = await self._stop(client, service, call)
+            async with asyncio.timeout(limit):
+                outcome = await self._stop(service)
+            outcome.log(self.log, label, "its task was killed")
         except Exception as error:
-            refusal = cause(error)
-        if refusal is None:
-            self.log.info("Asked to stop %s: its task was killed", label)
-        else:
-            self.log.warning("%s was not stopped: %s", label, refusal)
+            why = f"no answer within {limit} s" if isinstance(error, TimeoutError) else cause(error)
+            self.log.warning("%s may still be running: %s", label, why)
 
-    async def _stop(self, client: Any, service: JobService, call: Call) -> str | None:
-        """Ask until there is an answer (Airflow bounds the time); return a refusal."""
+    async def _stop(self, service: JobService) -> Stop:
+        """Ask until there is an answer, over a client that was opened anew after a fault."""
+        call = service.stop_call(self.handle)
+        if call is None:
+            return Stop.IMPOSSIBLE
         failures = 0
         while True:
             try:
-                if failures and await self._is_stopping(client, service):
-                    return None  # it was the answer that was lost
-                await getattr(client, call.operation)(**call.parameters)
+                # A stop under way or done by now: it was the answer that was lost.
+                if not (failures and await self._is_ending(service)):
+                    await self._ask(service, call)
             except Exception as error:
-                if not is_passing(error):
-                    return cause(error)
+                if not (is_passing(error) or is_credential_fault(error)):
+                    if await self._has_ended(service):
+                        return Stop.ENDED
+                    raise
                 failures += 1
                 self.log.warning("%s: no answer (%d): %s", call.operation, failures, cause(error))
                 await asyncio.sleep(backoff(failures))
             else:
-                return None
+                return Stop.ASKED
 
-    async def _is_stopping(self, client: Any, service: JobService) -> bool:
-        calls = service.describe_calls(self.handle)
-        answers = [await getattr(client, each.operation)(**each.parameters) for each in calls]
-        description = service.described(self.handle, answers)
+    async def _ask(self, service: JobService, call: Call) -> Mapping[str, Any]:
+        async with registry().client(service, self._connection_settings) as client:
+            async with asyncio.timeout(STOP_CALL_SECONDS):
+                answer: Mapping[str, Any] = await getattr(client, call.operation)(**call.parameters)
+                return answer
+
+    async def _is_ending(self, service: JobService) -> bool:
+        answers = [await self._ask(service, each) for each in service.describe_calls(self.handle)]
+        description = service.description(self.handle, answers)
         return description.state.terminal or description.status in service.statuses.stopping
+
+    async def _has_ended(self, service: JobService) -> bool:
+        """Tell whether a stop was refused because nothing is left to stop."""
+        try:
+            return await self._is_ending(service)
+        except Exception as error:
+            return error_code(error) in service.missing_codes
 
     async def _is_deferred_still(self) -> bool:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance

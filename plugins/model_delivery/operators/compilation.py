@@ -183,7 +183,7 @@ class CreateCompilationJobOperator(JobOperator):
     def page_url(self, handle: Handle) -> str:
         """Return the job's page in the AWS console or in localcloud."""
         name, region, account = handle["name"], *_region_and_account(handle["arn"])
-        endpoint = self.hook.conn.meta.endpoint_url
+        endpoint = self.client.meta.endpoint_url
         if is_aws(endpoint):
             return f"{console_url(endpoint, region, 'sagemaker')}#/compilation-jobs/{name}"
         return f"{endpoint}/jobs/compilation/{account}/{region}/{name}"
@@ -241,7 +241,7 @@ class StopCompilationJobOperator(AwsConnected, BaseOperator):
         from model_delivery.hooks.compilation import CompilationJobs
         from model_delivery.jobs.client import JobClient
 
-        client = JobClient(CompilationJobs(), self.hook)
+        client = JobClient(CompilationJobs(), self.open_hook)
         handle = {"name": self.job_name}
         self.log.info("Compilation job %s: %s", self.job_name, client.stop(handle).value)
         description = client.describe(handle)

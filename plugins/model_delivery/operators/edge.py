@@ -185,8 +185,8 @@ class CreateDeploymentOperator(JobOperator):
 
     def page_url(self, handle: Handle) -> str:
         """Return the deployment's page in the AWS console, or localcloud's devices."""
-        endpoint = self.hook.conn.meta.endpoint_url
-        region = self.hook.conn.meta.region_name
+        meta = self.client.meta
+        endpoint, region = meta.endpoint_url, meta.region_name
         if is_aws(endpoint):
             console = console_url(endpoint, region, "iot")
             return f"{console}#/greengrass/v2/deployments/{handle['id']}"

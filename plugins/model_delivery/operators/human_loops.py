@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator, Context
 from model_delivery import a2i
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import InvalidRequestError
-from model_delivery.human_loops.batch import LoopBatch, loop_prefix
+from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
 from model_delivery.storage_connected import AwsAndStorageConnected
@@ -73,7 +73,7 @@ class StartHumanLoopsOperator(AwsAndStorageConnected, BaseOperator):
         worker = HumanLoopWorker(self.hook)
         for batch in state.superseded():
             worker.stop(batch)
-        prefix = loop_prefix(context["ti"], state.salt)
+        prefix = state.loop_prefix()
         # Every line is read before the first loop is started, and a clear stops what a kill left.
         count = sum(1 for _ in read_inputs(storage, self.inputs_uri))
         state.keep_round(0, flow=self.flow_definition_arn, prefix=prefix, count=count)

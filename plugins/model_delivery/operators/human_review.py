@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperator, Context
 from model_delivery import a2i
 from model_delivery.aws import open_hook
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError, JobFailedError
-from model_delivery.human_loops.batch import LoopBatch, loop_prefix
+from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
@@ -210,7 +210,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
             wanted = self._engine(lambda: self._wanted(state.rounds, purpose))
             count = len(wanted)
             self._review.ask_again(number, wanted)
-        prefix = loop_prefix(context["ti"], state.salt, number)
+        prefix = state.loop_prefix(number)
         state.keep_round(number, purpose=purpose, flow=flow, prefix=prefix, count=count)
         self._started(state, number)
 

@@ -175,7 +175,7 @@ class CreateBatchInferenceJobOperator(JobOperator):
     def page_url(self, handle: Handle) -> str:
         """Return the job's page in the AWS console or in localcloud."""
         _arn, _partition, _service, region, account, _resource = handle["arn"].split(":", 5)
-        endpoint = self.hook.conn.meta.endpoint_url
+        endpoint = self.client.meta.endpoint_url
         if is_aws(endpoint):
             return f"{console_url(endpoint, region, 'personalize')}#batch-inference-jobs"
         return f"{endpoint}/jobs/batch-inference/{account}/{region}/{handle['name']}"

@@ -5,6 +5,7 @@ from itertools import product
 
 from airflow.sdk import DAG
 from model_delivery.operators.compilation import CreateCompilationJobOperator
+from model_delivery.operators.edge import CreateDeploymentOperator
 
 from tests.nameless.provider import NamelessJobOperator, NamelessJobSensor
 
@@ -45,6 +46,12 @@ for deferrable, wait in product([False, True], [False, True]):
         NamelessJobOperator(**how, **NAMELESS)
     with dag(f"compile_{mode}"):
         CreateCompilationJobOperator(**how, **COMPILE)
+
+with dag("deploy_worker"):
+    CreateDeploymentOperator(
+        task_id="task", deferrable=False, thing_name="edge-1", components={"faults": "1.0.0"},
+        poll_interval=1.0,
+    )  # fmt: skip
 
 with dag("nameless_changing"):
     NamelessJobOperator(

@@ -66,6 +66,14 @@ def test_csv_with_bad_rows(tmp_path: Path, linear_bundle: Bundle) -> None:
     assert "1 cells in a row of 2 columns" in errors[3]["error"]["reason"]
 
 
+def test_csv_keeps_a_long_whole_number(tmp_path: Path, linear_bundle: Bundle) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
+    long = "123456789012345678901234567890"
+    job.run(f'id,features\n{long},"[1,2,3,4]"\n{long},"[1]"'.encode())
+    job.publish()
+    assert [line["input"]["id"] for line in job.lines()] == [int(long)] * 2
+
+
 @pytest.mark.parametrize("group", [100, 10_000])
 def test_parquet_in_and_out(tmp_path: Path, linear_bundle: Bundle, group: int) -> None:
     job = Job(tmp_path / "job", linear_bundle, uri="mem://in.parquet")

@@ -43,6 +43,8 @@ def test_answers_come_in_order_and_equal_numpy(job: Job, batch_size: int) -> Non
         ("[" * 100_000, "not JSON"),
         ('{"id": 1}', "'features' is missing"),
         ('{"features": [1, 2, 3]}', r"shape [3], input 'features' takes [4]"),
+        ('{"features": [1]}', "shape [1], input"),
+        ('{"features": []}', "shape [0], input"),
         ('{"features": [[1, 2, 3, 4]]}', "shape [1, 4]"),
         ('{"features": [1, 2, [3], 4]}', "not a regular array"),
         ('{"features": ["1", "2", "3", "4"]}', "does not hold FP32"),
@@ -151,7 +153,33 @@ def test_a_batch_size_below_one_is_refused(job: Job) -> None:
         job.answers(b"x", batch_size=0)
 
 
-def test_a_whole_number_beyond_64_bits_is_kept_or_refused_never_changed(job: Job) -> None:
-    line = b'{"id": 123456789012345678901234567890, "features": [1, 2, 3, 4]}\n'
-    _, (answer,) = job.answers(line)
-    assert answer["error"] or answer["input"] == {"id": 123456789012345678901234567890}
+LONG = 123456789012345678901234567890
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": LONG},
+        {"id": -(2**63) - 1},
+        {"id": 2**64},
+        {"id": 2**64 - 1, "low": -(2**63)},
+        {"at": {"deep": [{"id": LONG}, "é", 0.1, None]}},
+        {"label": "9" * 40, "share": 0.12345678901234568},
+    ],
+)
+def test_a_whole_number_of_any_length_is_kept(job: Job, fields: dict[str, Any]) -> None:
+    line = json.dumps({**fields, "features": [1, 2, 3, 4]}).encode()
+    bad = json.dumps({**fields, "features": [1]}).encode()
+    _, (answer, error) = job.answers(line + b"\n" + bad)
+    assert answer["input"] == fields
+    assert error["input"] == {**fields, "features": [1]}
+    _, (again,) = Job(job.storage.root / "again", job.bundle).answers(
+        job.storage.get(ERRORS).replace(b"[1]", b"[1, 2, 3, 4]")
+    )
+    assert again["input"] == fields
+
+
+def test_a_long_whole_number_is_a_float_where_the_model_takes_one(job: Job) -> None:
+    line = b'{"features": [1e25, 10000000000000000000000000, 0.5, 4]}'
+    _, (found, expected) = job.answers(line + b"\n" + line.replace(b"1" + b"0" * 25, b"1e25"))
+    assert found["output"] == expected["output"]

@@ -132,7 +132,11 @@ def test_the_smallest_is_chosen_where_size_is_the_objective(
 ) -> None:
     manifest = quantise(precision="int8", calibration=CALIBRATION, min_snr_db=-20, objective="size")
     chosen = next(each for each in manifest.candidates if each.status == "chosen")
-    fast = [c for c in manifest.candidates if (c.speedup or 0) >= 1 and c.size_bytes]
+    fast = [
+        each
+        for each in manifest.candidates
+        if each.status != "rejected" and min(each.speedup or 0, each.throughput or 0) >= 1
+    ]
     assert chosen.size_bytes is not None
     assert all(chosen.size_bytes <= 1.02 * (each.size_bytes or 0) for each in fast)
     assert manifest.quantisation == (chosen.name if chosen.precision != "fp32" else "none")
@@ -303,7 +307,9 @@ def test_an_unknown_metric_or_output_is_named() -> None:
 
 
 def candidate(name: str, size: int, speedup: float, snr: float | None) -> Candidate:
-    return Candidate(name, "int8", "kept", size_bytes=size, speedup=speedup, snr_db=snr)
+    return Candidate(
+        name, "int8", "kept", size_bytes=size, speedup=speedup, snr_db=snr, throughput=speedup
+    )
 
 
 def test_the_front_of_size_speed_and_accuracy() -> None:
@@ -328,6 +334,16 @@ def test_the_front_of_size_speed_and_accuracy() -> None:
     ]
     # What is smallest is still no choice while it is slower than plain ONNX Runtime.
     assert by_preference(list(marked.values()), "size")[0].name == "static"
+
+
+def test_what_is_slower_on_every_core_comes_after_the_source() -> None:
+    alone = dataclasses.replace(candidate("alone", 25, 2.0, 20.0), throughput=0.64)
+    source, other = candidate("source", 100, 1.0, None), candidate("other", 90, 1.1, 20.0)
+    order = by_preference([source, alone, other], "latency")
+    assert [each.name for each in order] == ["other", "source", "alone"]
+    crowd = dataclasses.replace(candidate("crowd", 90, 1.0, 20.0), throughput=1.5)
+    assert by_preference([source, other, crowd], "throughput")[0].name == "crowd"
+    assert by_preference([source, other, crowd], "latency")[0].name == "other"
 
 
 def test_equal_speeds_go_to_the_more_accurate() -> None:

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.bases.operator import TriggerFailureReason
+from airflow.sdk.exceptions import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 from model_delivery.exceptions import (
     DeliveryError,
+    JobEndedError,
     JobFailedError,
     JobMissingError,
     JobRefusedError,
@@ -332,3 +339,128 @@ def test_a_clear_leaves_alone_what_was_not_to_be_waited_for(nameless: Nameless) 
     submission.end(Outcome.DONE)
     nameless.attempt(try_number=2, max_tries=3).submit(REQUEST)
     assert [job["status"] for job in nameless.all] == ["RUNNING", "RUNNING"]
+
+
+def test_a_kill_while_xcom_is_pushed_fails_a_task_that_waits_for_nothing(
+    nameless: Nameless,
+) -> None:
+    operator = nameless.operator()
+    operator.wait_for_completion = False
+    context = nameless.context()
+    context["ti"].xcom_push = lambda **_pushed: operator.on_kill()
+    with pytest.raises(JobFailedError, match="the task was killed"):
+        operator.execute(context)
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_a_link_that_cannot_be_made_costs_no_job(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = nameless.operator(seconds=0.1)
+    pushed: dict[str, Any] = {}
+    context = nameless.context(try_number=3)
+    context["ti"].xcom_push = lambda key, value: pushed.update({key: value})
+    monkeypatch.setattr(type(operator), "page_url", lambda *_: pushed["no such key"])
+    assert operator.execute(context)["status"] == "SUCCEEDED"
+    assert set(pushed) == {"job"}
+
+
+def interrupt(_description: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_on_the_last_try_leaves_no_job(nameless: Nameless) -> None:
+    attempt = nameless.attempt(last=True)
+    with pytest.raises(KeyboardInterrupt), attempt.running():
+        interrupt(attempt.submit(REQUEST))
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+@pytest.mark.parametrize(("denials", "error"), [(1, None), (20, DeliveryError)])
+def test_a_look_that_is_denied_stops_no_job(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, denials: int,
+    error: type[Exception] | None,
+) -> None:  # fmt: skip
+    """Rights that were changed take seconds to reach every host of a service."""
+    attempt = nameless.attempt()
+    description = attempt.submit(request(seconds=0.5))
+    left = [None] * denials
+    call = Client.__getattr__
+
+    def denied(client: Client, operation: str) -> Any:
+        if operation == "describe_job" and left:
+            left.pop()
+            raise refusal("AccessDeniedException", operation)
+        return call(client, operation)
+
+    monkeypatch.setattr(Client, "__getattr__", denied)
+    if error is None:
+        with attempt.running():
+            assert attempt.wait(description, 0.05, None).status == "SUCCEEDED"
+    else:
+        with pytest.raises(error, match="check the rights of connection"), attempt.running():
+            attempt.wait(description, 0.05, None)
+    assert nameless.all[0]["stops"] == 0
+
+
+def test_after_an_outage_the_triggerer_waits_again_and_not_for_ever(nameless: Nameless) -> None:
+    nameless.submission().submit_once(request(seconds=0.5))
+    operator = nameless.operator(seconds=0.5)
+    operator.deferrable = True
+    event = {"version": 1, "error": "JobError: no usable answer for 900 s"}
+    context = nameless.context()
+    context["ti"].get_task_states = lambda **_: {}
+    for failed in (0, 1):
+        with pytest.raises(TaskDeferred) as deferred:
+            operator.execute_complete(context, event, failed_waits=failed)
+        assert deferred.value.kwargs == {"failed_waits": failed + 1}
+    assert operator.execute_complete(context, event, failed_waits=2)["version"] == 1
+
+
+FLAGS: list[dict[str, bool]] = [
+    {},
+    {"soft_fail": True},
+    {"never_fail": True},
+    {"silent_fail": True},
+]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=["none", "soft_fail", "never_fail", "silent_fail"])
+@pytest.mark.parametrize("outcome", ["FAILED", "REFUSED"])
+def test_a_sensor_decides_alike_in_every_mode(
+    nameless: Nameless, outcome: str, flags: dict[str, bool]
+) -> None:
+    job = nameless.jobs.create(request(seconds=0, outcome=outcome))["jobId"]
+
+    def sensor(**mode: Any) -> NamelessJobSensor:
+        return NamelessJobSensor(
+            task_id="s", job=job, aws_conn_id="nameless", timeout=5, poke_interval=0.1,
+            **flags, **mode,
+        )  # fmt: skip
+
+    context = nameless.context()
+    context["ti"].get_first_reschedule_date = lambda _context: None
+    event = {"event": {"version": 1, "status": outcome}}
+    tried = [
+        lambda: sensor().execute(context),
+        lambda: sensor(mode="reschedule").execute(context),
+        lambda: sensor(deferrable=True).execute(context),
+        lambda: sensor(deferrable=True).resume_execution("execute_complete", event, context),
+    ]
+    expected = AirflowSkipException if {"soft_fail", "never_fail"} & set(flags) else JobEndedError
+    for look in tried:
+        with pytest.raises(expected, match=f"ended {outcome}|Skipping due to"):
+            look()
+
+
+def test_a_deferred_sensor_that_runs_out_of_time_says_so(nameless: Nameless) -> None:
+    late = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+    for flags, expected in (
+        ({}, AirflowSensorTimeout),
+        ({"soft_fail": True}, AirflowSkipException),
+    ):
+        sensor = NamelessJobSensor(
+            task_id="s", job="j", aws_conn_id="nameless", deferrable=True, **flags
+        )
+        with pytest.raises(expected):
+            sensor.resume_execution("__fail__", late, nameless.context())

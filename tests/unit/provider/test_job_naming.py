@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from model_delivery.jobs.naming import job_name
+from model_delivery.jobs.naming import job_name, resubmissions
 
 PATTERN = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 ALPHABET = string.ascii_letters + string.digits + "_-.~+:äß模型 "
@@ -45,12 +45,17 @@ def test_different_work_has_different_names(task_instance: TaskInstances) -> Non
         {"run_id": "manual__2026-01-02"},
         {"task_id": "compile_2"},
         {"dag_id": "other"},
-        {"max_tries": 5, "try_number": 4},
     ],
-    ids=["map index", "run", "task", "dag", "clear"],
+    ids=["map index", "run", "task", "dag"],
 )
 def test_the_name_differs_by(change: dict[str, Any], task_instance: TaskInstances) -> None:
     assert job_name(task_instance(**change)) != job_name(task_instance())
+
+
+def test_a_clear_makes_another_name(task_instance: TaskInstances) -> None:
+    cleared = task_instance(max_tries=5, try_number=4)
+    assert (resubmissions(task_instance()), resubmissions(cleared)) == (0, 3)
+    assert job_name(cleared, 3) != job_name(cleared)
 
 
 def test_ids_that_only_differ_past_the_cut_or_in_the_cut_characters_differ(
@@ -66,7 +71,7 @@ def test_a_retry_has_the_name_of_the_first_try(task_instance: TaskInstances) -> 
 
 
 def test_each_generation_has_a_name_of_its_own(task_instance: TaskInstances) -> None:
-    assert len({job_name(task_instance(), generation) for generation in range(50)}) == 50
+    assert len({job_name(task_instance(), 0, generation) for generation in range(50)}) == 50
 
 
 def test_the_name_begins_with_what_people_look_for(task_instance: TaskInstances) -> None:

@@ -57,7 +57,7 @@ def deployment_state(deployment: str, device: str | None) -> JobState:
         effective.append({"deploymentId": "ours", "coreDeviceExecutionStatus": device})
     answers = [{"deploymentStatus": deployment}, {"effectiveDeployments": effective}]
     handle = {"id": "ours", "name": "ours", "thing": "edge-1"}
-    return Deployments().described(handle, answers).state
+    return Deployments().description(handle, answers).state
 
 
 @pytest.mark.parametrize(

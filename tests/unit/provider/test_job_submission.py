@@ -15,6 +15,8 @@ from model_delivery.aws import open_hook
 from model_delivery.exceptions import (
     AmbiguousJobError,
     DeliveryError,
+    InvalidRequestError,
+    JobFailedError,
     JobRefusedError,
     RequestDiffersError,
 )
@@ -25,7 +27,7 @@ from model_delivery.jobs import attempt as attempt_module
 from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.record import Outcome
-from model_delivery.jobs.submission import Submission
+from model_delivery.jobs.submission import Submission, Submitted
 
 COMPILATION = {
     "RoleArn": "arn:aws:iam::000000000000:role/compile",
@@ -82,6 +84,11 @@ def case(
 @pytest.fixture
 def compilation(sagemaker: Any, state_store: Any, task_instance: Callable[..., Any]) -> Case:
     return Case(CompilationJobs(), sagemaker, COMPILATION, state_store, task_instance)
+
+
+@pytest.fixture
+def deployment(greengrass: Any, state_store: Any, task_instance: Callable[..., Any]) -> Case:
+    return Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
 
 
 def test_the_first_try_makes_the_job_and_the_second_finds_it(case: Case) -> None:
@@ -284,12 +291,21 @@ def test_several_deployments_of_our_name_are_named_not_guessed_at(
 
 
 def test_only_submissions_before_a_clear_that_are_open_are_superseded(case: Case) -> None:
-    case.submission().submit_once(case.request)
+    submitted = case.submission().submit_once(case.request)
     assert list(case.submission(try_number=2).superseded()) == []
     (earlier,) = case.submission(try_number=2, max_tries=3).superseded()
-    assert earlier.handle == case.submission().handle
+    assert earlier.handle == submitted.handle
     earlier.end(Outcome.DONE)
     assert list(case.submission(try_number=2, max_tries=3).superseded()) == []
+
+
+def test_a_clear_is_remembered_when_somebody_edits_the_retries(case: Case) -> None:
+    before = case.submission().submit_once(case.request)
+    cleared = case.submission(try_number=2, max_tries=3).submit_once(case.request)
+    edited = SimpleNamespace(retries=3)
+    again = case.submission(try_number=3, max_tries=3, task=edited).submit_once(case.request)
+    assert again == Submitted(cleared.handle, made=False)
+    assert cleared.handle != before.handle
 
 
 def test_a_submission_that_was_cut_off_still_finds_its_job(
@@ -306,6 +322,32 @@ def test_a_submission_that_was_cut_off_still_finds_its_job(
 
 def attempt(case: Case, **ti: Any) -> Attempt:
     return Attempt(case.client, case.submission(**ti), logging.getLogger(), last=False)
+
+
+@pytest.mark.parametrize(("status", "deployments"), [("CANCELED", 2), ("INACTIVE", 1)])
+def test_only_a_deployment_that_our_own_kill_may_have_ended_is_made_again(
+    deployment: Case, status: str, deployments: int
+) -> None:
+    """The kill was heard, and the worker was gone before it could note so."""
+    handle = attempt(deployment).submit(DEPLOYMENT).handle
+    deployment.conn.jobs[handle["id"]]["deploymentStatus"] = status
+    attempt(deployment, try_number=2).submit(DEPLOYMENT)
+    assert len(deployment.conn.jobs) == deployments
+
+
+def test_a_deployment_that_this_try_stopped_is_no_refusal(
+    deployment: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancel(deploymentId: str) -> dict[str, Any]:
+        deployment.conn.jobs[deploymentId]["deploymentStatus"] = "CANCELED"
+        return {}
+
+    monkeypatch.setattr(deployment.conn, "cancel_deployment", cancel, raising=False)
+    killed = attempt(deployment)
+    killed.submit(DEPLOYMENT)
+    killed.kill()
+    with pytest.raises(JobFailedError, match="ended CANCELED"):
+        killed.settle(killed.describe())
 
 
 def test_a_job_that_is_stopping_is_not_stopped_again_after_a_clear(compilation: Case) -> None:
@@ -357,3 +399,39 @@ def test_a_worker_sends_each_request_once(monkeypatch: pytest.MonkeyPatch) -> No
             last.sendall(b"end")
         thread.join()
     assert len(received) == 2
+
+
+def connected(monkeypatch: pytest.MonkeyPatch, **extra: str) -> JobClient:
+    """Return a client whose service cannot be reached: what is wrong here is never sent."""
+    connection = {
+        "conn_type": "aws", "login": "AKIANOWHERE000000000", "password": "s" * 40,
+        "extra": {"endpoint_url": "http://127.0.0.1:1", **extra},
+    }  # fmt: skip
+    monkeypatch.setenv("AIRFLOW_CONN_NOWHERE", json.dumps(connection))
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    settings = {
+        "aws_conn_id": "nowhere", "region_name": None, "verify": None, "botocore_config": None,
+    }  # fmt: skip
+    path = "model_delivery.hooks.compilation.CompilationJobHook"
+    return JobClient(CompilationJobs(), lambda: open_hook(path, settings))
+
+
+def test_what_botocore_itself_refuses_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, state_store: Any, task_instance: Callable[..., Any]
+) -> None:
+    client = connected(monkeypatch, region_name="us-east-1")
+    monkeypatch.setattr(client.pause, "sleep", lambda _: pytest.fail("nobody was asked"))
+    tagged = {**COMPILATION, "Tags": [{"Key": "run", "Value": 5}]}
+    with pytest.raises(InvalidRequestError, match=r"Tags\[0\].Value.*Correct the parameter"):
+        Submission(client, state_store, task_instance()).submit_once(tagged)
+    for name in ("", 5, None):
+        with pytest.raises(InvalidRequestError, match="CompilationJobName"):
+            client.describe({"name": name})  # type: ignore[dict-item]  # as a DAG may give it
+
+
+def test_a_connection_without_a_region_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connected(monkeypatch)
+    monkeypatch.setattr(client.pause, "sleep", lambda _: pytest.fail("nobody was asked"))
+    with pytest.raises(InvalidRequestError, match=r"region.*or the connection"):
+        client.describe({"name": "job"})

@@ -69,6 +69,7 @@ def settings(cls: type) -> dict[str, Any]:
 SPECIAL: dict[str, Any] = {
     "uri": "s3://bucket/prefix/",
     "poll_interval": 7.5,
+    "max_poll_interval": 75.5,
     "verify": False,
     "botocore_config": {"connect_timeout": 3},
     "handle": {"name": "job", "arn": "arn"},

@@ -5,38 +5,49 @@
 without one: that line is itself valid input.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import orjson
 
 from model_delivery_engine.batch.batch import Answers, Fault
+from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.tensors import Array
 
+NO_LABELS: Mapping[str, Labels] = {}
 
-def json_text(answers: Answers) -> bytes:
-    """Return one line for each record, in order, each with its line end."""
+
+def json_text(answers: Answers, labels: Mapping[str, Labels] = NO_LABELS) -> bytes:
+    """Return one line for each record, in order, each with its line end.
+
+    :param labels: outputs that hold places of texts, and the texts (default: none)
+    """
     if answers.faults:
-        return b"".join(_lines_with_faults(answers))
+        return b"".join(_lines_with_faults(answers, labels))
     if not answers.count:
         return b""
-    between, columns = _layout(answers)
+    between, columns = _layout(answers, labels)
     # One join of all pieces: a line's end and the next one's beginning are one piece.
-    seam = between[-1] + between[0]
-    fixed = [itertools.repeat(each) for each in (*between[1:-1], seam)]
-    values = [answers.echoes, *columns]
-    strips = itertools.chain.from_iterable(zip(values, fixed, strict=True))
-    pieces = list(itertools.chain.from_iterable(zip(*strips, strict=False)))
+    count, step = answers.count, 2 * len(columns) + 2
+    pieces = [between[-1] + between[0]] * (step * count + 1)
+    pieces[0] = between[0]
+    for n, values in enumerate((answers.echoes, *columns)):
+        pieces[2 * n + 1 :: step] = values
+    for n, fixed in enumerate(between[1:-1]):
+        pieces[2 * n + 2 : -1 : step] = [fixed] * count
     pieces[-1] = between[-1]
-    return b"".join([between[0], *pieces])
+    return b"".join(pieces)
 
 
-def _layout(answers: Answers) -> tuple[list[bytes], list[Sequence[bytes]]]:
+def _layout(
+    answers: Answers, labels: Mapping[str, Labels]
+) -> tuple[list[bytes], list[Sequence[bytes]]]:
     """Return what stands around a line's values, and each output's values."""
     between = [b'{"input":', b',"output":{']
     columns: list[Sequence[bytes]] = []
     for name, array in answers.outputs.items():
-        before, rows, after = json_rows(array)
+        before, rows, after = (
+            _label_rows(labels[name], array) if name in labels else json_rows(array)
+        )
         comma = b"," if columns else b""
         between[-1] += comma + orjson.dumps(name) + b":" + before
         between.append(after)
@@ -46,8 +57,8 @@ def _layout(answers: Answers) -> tuple[list[bytes], list[Sequence[bytes]]]:
     return between, columns
 
 
-def _lines_with_faults(answers: Answers) -> Iterator[bytes]:
-    between, columns = _layout(answers)
+def _lines_with_faults(answers: Answers, labels: Mapping[str, Labels]) -> Iterator[bytes]:
+    between, columns = _layout(answers, labels)
     template = b"%b".join(each.replace(b"%", b"%%") for each in between)
     rows = zip(answers.echoes, *columns, strict=True)
     return _in_order(answers, (template % row for row in rows))
@@ -81,6 +92,11 @@ def json_rows(array: Array) -> tuple[bytes, Sequence[bytes], bytes]:
     rows = text[1 + depth : -1 - depth].split(closing + b"," + opening)
     assert len(rows) == count
     return opening, rows, closing
+
+
+def _label_rows(labels: Labels, places: Array) -> tuple[bytes, Sequence[bytes], bytes]:
+    rows = labels.json_rows(places)
+    return _text_rows(labels.texts(places), lists=True) if rows is None else (b"[", rows, b"]")
 
 
 def _text_rows(rows: Sequence[object], *, lists: bool) -> tuple[bytes, Sequence[bytes], bytes]:

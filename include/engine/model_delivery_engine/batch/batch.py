@@ -1,6 +1,7 @@
 """What passes between the stages of a worker: a batch of records, and its answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,16 @@ class Answers:
     echoes: Sequence[bytes]
     outputs: dict[str, Array]
     faults: dict[int, Fault]
+
+
+def even_cuts(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of the fewest batches of at most ``size``, as equal as can be.
+
+    A short one at the end would cost a model that streams its weights from memory almost as much as
+    a full one.
+    """
+    batches = -(-count // size)
+    return itertools.pairwise(count * n // batches for n in range(batches + 1) if batches)
 
 
 def record_text(line: bytes) -> tuple[bytes, str | None]:

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 
 from model_delivery_engine.batch.batch import Batch, Fault
+from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.json_lines import (
     batched_lines,
     records_of,
-    split_lines,
     stack_samples,
 )
 from model_delivery_engine.batch.records import Record, RecordParser
@@ -41,11 +41,10 @@ class CsvLines:
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
-        lines = split_lines(data)
         if start == 0:
-            start += len(lines[0]) + 1
-            lines = lines[1:]
-        for offset, batch in batched_lines(lines, start, size):
+            header = data.find(b"\n") + 1 or len(data)
+            start, data = header, data[header:]
+        for offset, batch in batched_lines(data, start, size):
             yield self._read(batch, offset)
 
     def _read(self, lines: Sequence[bytes], start: int) -> tuple[Batch, int]:
@@ -60,12 +59,12 @@ class CsvLines:
                 good.append(found)
         count = len(pairs)
         tensors = stack_samples([record.tensors for record in good])
-        echoes = [orjson.dumps(record.fields) for record in good]
+        echoes = [write_json(record.fields) for record in good]
 
         def fault_of(place: int, reason: str) -> Fault:
             at, line = records_of(lines, start)[place]
             record = dict(zip(self._columns, map(_value, _row(line)), strict=True))
-            return Fault(reason, self._uri, at, orjson.dumps(record))
+            return Fault(reason, self._uri, at, write_json(record))
 
         return Batch(count, echoes, tensors, fault_of, faults), len(lines) - count
 
@@ -78,11 +77,11 @@ class CsvLines:
         record = dict(zip(self._columns, map(_value, cells), strict=False))
         if len(cells) != len(self._columns):
             reason = f"{len(cells)} cells in a row of {len(self._columns)} columns"
-            return Fault(reason, self._uri, offset, orjson.dumps(record))
+            return Fault(reason, self._uri, offset, write_json(record))
         parsed = self._parser.parse_fields(offset, record)
         if parsed.reason is None:
             return parsed
-        return Fault(parsed.reason, self._uri, offset, orjson.dumps(record))
+        return Fault(parsed.reason, self._uri, offset, write_json(record))
 
 
 def _row(line: bytes) -> list[str]:
@@ -97,7 +96,7 @@ def _value(cell: str) -> Any:
     """Return a number or a list of them as such, anything else as text."""
     if cell[:1] in "-0123456789[" and cell:
         try:
-            return orjson.loads(cell)
+            return read_json(cell.encode())
         except ValueError:
             return cell
     return cell

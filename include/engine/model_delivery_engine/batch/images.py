@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault, record_text
+from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, record_text
 from model_delivery_engine.batch.json_lines import (
-    batched_lines,
     open_envelope,
     records_of,
     split_lines,
@@ -168,9 +167,10 @@ class Images:
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of the listing were blank."""
         entries = list(unpack(data))
-        lines = [line for line, _ in entries]
-        for at, (offset, batch) in enumerate(batched_lines(lines, start, size)):
-            yield self._read(entries[at * size : at * size + len(batch)], offset)
+        for first, end in even_cuts(len(entries), size):
+            batch = entries[first:end]
+            yield self._read(batch, start)
+            start += sum(len(line) + 1 for line, _ in batch)
 
     def _read(
         self, entries: Sequence[tuple[bytes, memoryview | str]], start: int

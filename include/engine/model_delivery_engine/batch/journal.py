@@ -16,7 +16,7 @@ from model_delivery_engine.batch.compression import Member
 from model_delivery_engine.batch.storage import Storage, read_bytes
 from model_delivery_engine.errors import BatchError
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Journal:
 
     def to_json(self) -> bytes:
         """Return the journal as JSON."""
-        data = dataclasses.asdict(self)
+        data = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         data["version"] = _VERSION
-        data["parts"] = [dataclasses.asdict(self.parts[n]) for n in sorted(self.parts)]
+        data["parts"] = [self.parts[n] for n in sorted(self.parts)]
         data["members"] = [
             {"index": n, **dataclasses.asdict(self.members[n])} for n in sorted(self.members)
         ]

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault, record_text
+from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, record_text
+from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
+_SLAB = 64 * 1024
+_LINE_FEED = ord("\n")
 _ENVELOPE = {"input", "output", "error"}
 _BUFFER_TYPES = {"f": "d", "i": "i", "u": "u"}
 
@@ -24,15 +26,34 @@ def split_lines(data: bytes) -> list[bytes]:
     return lines
 
 
-def batched_lines(
-    lines: Sequence[bytes], start: int, size: int
-) -> Iterator[tuple[int, Sequence[bytes]]]:
-    """Cut lines into batches; each comes with the position of its first line."""
-    offset = start
-    for at in range(0, len(lines), size):
-        batch = lines[at : at + size]
+def batched_lines(data: bytes, start: int, size: int) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """Cut a part into lines, and those into batches; each with the position of its first line.
+
+    A slab at a time becomes lines: all of a part's lines at once would not stay in the cache until
+    they are read.
+    """
+    count = _count_lines(data)
+    lines: list[bytes] = []
+    offset, slab = start, 0
+    for first, end in even_cuts(count, size):
+        while len(lines) < end - first:
+            slab_end = data.find(b"\n", slab + _SLAB) + 1 or len(data)
+            lines += split_lines(data[slab:slab_end])
+            slab = slab_end
+        batch = lines[: end - first]
+        del lines[: end - first]
         yield offset, batch
         offset += sum(map(len, batch)) + len(batch)
+
+
+def _count_lines(data: bytes) -> int:
+    """Count them, by numpy: bytes.count looks at one byte at a time."""
+    codes = np.frombuffer(data, np.uint8)
+    ends = sum(
+        int(np.count_nonzero(codes[at : at + _SLAB] == _LINE_FEED))
+        for at in range(0, len(data), _SLAB)
+    )
+    return ends + (not data.endswith(b"\n") and bool(data))
 
 
 class JsonLines:
@@ -53,7 +74,7 @@ class JsonLines:
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
-        for offset, lines in batched_lines(split_lines(data), start, size):
+        for offset, lines in batched_lines(data, start, size):
             yield self.read(lines, offset)
 
     def read(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
@@ -63,36 +84,38 @@ class JsonLines:
         """
         if self._fast:
             try:
-                return self._read_fast(lines, offset), 0
+                with np.errstate(over="ignore"):
+                    return self._read_fast(lines, offset), 0
             except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
                 pass  # some record is not as it should be: which, and why, is said below
         return self._read_each(lines, offset)
 
     def _read_fast(self, lines: Sequence[bytes], offset: int) -> Batch:
-        buffers: dict[str, list[Any]] = {field: [] for field in self._fields}
-        echoes = [self._read_one(line, buffers) for line in lines]
-        tensors = {
-            spec.name: _stacked(buffers[field], spec) for field, spec in self._fields.items()
-        }
+        rows = {field: _Rows(spec, len(lines)) for field, spec in self._fields.items()}
+        echoes = [self._read_one(line, rows) for line in lines]
+        tensors = {spec.name: rows[field].tensor() for field, spec in self._fields.items()}
         return Batch(len(lines), echoes, tensors, line_faults(lines, offset, self._uri))
 
-    def _read_one(self, line: bytes, buffers: Mapping[str, list[Any]]) -> bytes:
-        # A second bracket is a nested or another array: as_buffer would flatten it unseen.
-        if line.count(b"[") != len(self._fields):
+    def _read_one(self, line: bytes, rows: Mapping[str, "_Rows"]) -> bytes:
+        """Read the arrays of a record, which stand for themselves, and then what is left of it."""
+        arrays, rest, at = [], b"", 0
+        for _ in rows:
+            begin = line.index(b"[", at)
+            end = line.index(b"]", begin)
+            arrays.append(line[begin : end + 1])
+            rest += line[at : begin + 1]
+            at = end
+        rest += line[at:]
+        if rest.count(b"[") != len(rows):
             raise ValueError("not a flat record")
-        document = self._simdjson.parse(line)
-        rest = {}
-        for name in document:
-            if name not in self._fields:
-                rest[name] = document[name]
-        for field, spec in self._fields.items():
-            values = document[field]
-            kind = _BUFFER_TYPES[NUMPY_TYPES[spec.dtype].kind]
-            buffers[field].append(values.as_buffer(of_type=kind))
+        record = read_json(rest)
+        emptied = [name for name, value in record.items() if value == []]
+        for field, array in zip(emptied, arrays, strict=True):
+            values = self._simdjson.parse(array)
+            rows[field].add(values.as_buffer(of_type=rows[field].kind))
             del values
-        echo = orjson.dumps(rest)  # refuses what simdjson left unread: an object within
-        del document
-        return echo
+            del record[field]
+        return write_json(record)
 
     def _read_each(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
         pairs = records_of(lines, offset)
@@ -104,7 +127,7 @@ class JsonLines:
                 faults[place] = record
             else:
                 good.append(record)
-        echoes = [orjson.dumps(record.fields) for record in good]
+        echoes = [write_json(record.fields) for record in good]
         tensors = stack_samples([record.tensors for record in good])
         fault_of = line_faults(lines, offset, self._uri)
         return Batch(len(pairs), echoes, tensors, fault_of, faults), len(lines) - len(pairs)
@@ -145,7 +168,7 @@ def line_fault(line: bytes, reason: str, uri: str, offset: int) -> Fault:
 def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
     """Return the record inside an error line, its object and its offset there; None for others."""
     try:
-        data = orjson.loads(line)
+        data = read_json(line)
     except ValueError:
         return None
     if not isinstance(data, dict) or data.keys() != _ENVELOPE or data["output"] is not None:
@@ -158,7 +181,7 @@ def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
     elif isinstance(record, str):
         record = record.encode()
     else:
-        record = orjson.dumps(record)
+        record = write_json(record)
     return record, error["uri"], error["offset"]
 
 
@@ -167,20 +190,42 @@ def _is_vector(field: str, spec: TensorSpec) -> bool:
     return "*" not in field and len(spec.shape) == 2 and kind in _BUFFER_TYPES
 
 
-def _stacked(buffers: Sequence[Any], spec: TensorSpec) -> Array:
-    dtype = NUMPY_TYPES[spec.dtype]
-    width = len(memoryview(buffers[0])) // 8
-    if spec.shape[1] not in (-1, width):
-        raise ValueError("another length")
-    wide = np.empty((len(buffers), width), {"f": "f8", "i": "i8", "u": "u8"}[dtype.kind])
-    for row, buffer in enumerate(buffers):
-        wide[row] = np.frombuffer(buffer, wide.dtype)
-    with np.errstate(over="ignore"):
-        array = wide.astype(dtype, copy=False)
-    exact = np.isfinite(array).all() if dtype.kind == "f" else np.array_equal(array, wide)
-    if not exact:
-        raise ValueError("out of range")
-    return array
+class _Rows:
+    """A tensor that is filled row by row."""
+
+    def __init__(self, spec: TensorSpec, count: int) -> None:
+        self._spec = spec
+        self._dtype = NUMPY_TYPES[spec.dtype]
+        self.kind = _BUFFER_TYPES[self._dtype.kind]
+        self._wide = np.dtype({"f": "f8", "i": "i8", "u": "u8"}[self._dtype.kind])
+        self._count, self._row = count, 0
+        self._array: Array | None = None
+
+    def add(self, buffer: Any) -> None:
+        values = np.frombuffer(buffer, self._wide)
+        if self._array is None:
+            if self._spec.shape[1] not in (-1, len(values)):
+                raise ValueError("another length")
+            # Floats are narrowed as they come; whole numbers must first be seen to fit.
+            dtype = self._dtype if self._dtype.kind == "f" else self._wide
+            self._array = np.empty((self._count, len(values)), dtype)
+        if len(values) != self._array.shape[1]:  # numpy would repeat one value over the row
+            raise ValueError("another length")
+        self._array[self._row] = values
+        self._row += 1
+
+    def tensor(self) -> Array:
+        """Return the rows in the model's type; ValueError where a value is out of its range."""
+        assert self._array is not None
+        array = self._array.astype(self._dtype, copy=False)
+        exact = (
+            np.isfinite(array).all()
+            if self._dtype.kind == "f"
+            else np.array_equal(array, self._array)
+        )
+        if not exact:
+            raise ValueError("out of range")
+        return array
 
 
 def stack_samples(

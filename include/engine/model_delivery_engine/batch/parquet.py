@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from model_delivery_engine.batch.answers import error_line
-from model_delivery_engine.batch.batch import Answers, Batch, Fault, json_record
+from model_delivery_engine.batch.batch import Answers, Batch, Fault, even_cuts, json_record
 from model_delivery_engine.batch.json_lines import stack_samples
+from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.parts import FIRST_PART_BYTES, Part, PartData
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.batch.shards import Shard
@@ -121,8 +122,8 @@ class ParquetRows:
         import pyarrow
 
         table = pyarrow.ipc.open_file(pyarrow.py_buffer(data)).read_all()
-        for at in range(0, table.num_rows, size):
-            rows = table.slice(at, size).combine_chunks()
+        for at, end in even_cuts(table.num_rows, size):
+            rows = table.slice(at, end - at).combine_chunks()
             yield self._columns(rows, start + at) or self._each(rows, start + at), 0
 
     def _columns(self, rows: Any, start: int) -> Batch | None:
@@ -193,8 +194,9 @@ class ParquetAnswers:
     (a struct of reason, uri and offset; null where there is an answer).
     """
 
-    def __init__(self, outputs: Mapping[str, Any]) -> None:
+    def __init__(self, outputs: Mapping[str, Any], labels: Mapping[str, Labels]) -> None:
         self._types = dict(outputs)
+        self._labels = labels
         self._tables: list[Any] = []
 
     def add(self, answers: Answers) -> list[bytes]:
@@ -210,12 +212,16 @@ class ParquetAnswers:
         columns = [pyarrow.array([text.decode() for text in inputs], pyarrow.string())]
         for name, kind in self._types.items():
             rows = answers.outputs.get(name)
-            values = [] if rows is None else rows.tolist()
+            values = [] if rows is None else self._values(name, rows)
             columns.append(pyarrow.array(values, kind).take(indices))
         errors = [faults[p].error() if p in faults else None for p in range(answers.count)]
         columns.append(pyarrow.array(errors, error_type()))
         self._tables.append(pyarrow.table(columns, names=["input", *self._types, "error"]))
         return [error_line(faults[place]) for place in sorted(faults)]
+
+    def _values(self, name: str, rows: Array) -> list[Any]:
+        values: list[Any] = rows.tolist()
+        return self._labels[name].texts(rows) if name in self._labels else values
 
     def write(self, path: Path) -> None:
         """Write the part's file."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault, json_record
+from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, json_record
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -37,8 +37,9 @@ class RawRecords:
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches; nothing is ever skipped."""
-        for at in range(0, len(data), size * self._size):
-            yield self._read(data[at : at + size * self._size], start + at), 0
+        for first, end in even_cuts(-(-len(data) // self._size), size):
+            at = first * self._size
+            yield self._read(data[at : end * self._size], start + at), 0
 
     def _read(self, data: bytes, offset: int) -> Batch:
         whole, rest = divmod(len(data), self._size)

@@ -14,9 +14,10 @@ class Recipe(StrEnum):
     PERSONALIZED_RANKING = "personalized-ranking"  # {"userId", "itemList"}: the list in order
 
 
+_BEST = frozenset({"items", "scores", "item_scores"})
 _SIGNATURES = {
-    (frozenset({"user"}), frozenset({"items", "scores"})): Recipe.USER_PERSONALIZATION,
-    (frozenset({"item"}), frozenset({"items", "scores"})): Recipe.RELATED_ITEMS,
+    (frozenset({"user"}), _BEST): Recipe.USER_PERSONALIZATION,
+    (frozenset({"item"}), _BEST): Recipe.RELATED_ITEMS,
     (frozenset({"user", "item"}), frozenset({"scores"})): Recipe.PERSONALIZED_RANKING,
 }
 

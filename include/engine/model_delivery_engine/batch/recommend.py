@@ -1,8 +1,8 @@
 """Recommenders: user and item factors as one ONNX model, and Personalize's input lines.
 
 The model's metadata hold its recipe and the ids of users and items, in the order of their factors.
-Its constant ``k`` (recommendations a record) and ``item_mask`` (0, or minus infinity for an item
-that a filter leaves out) can be replaced in a run.
+Its constant ``k``, the recommendations a record, can be replaced in a run. Here it is none at all:
+the best are found in the scores of all items, faster than ONNX Runtime finds them.
 
 Source of lines and recipes: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
 """
@@ -22,16 +22,23 @@ from model_delivery_engine.batch.json_lines import (
     line_faults,
     open_envelope,
     records_of,
-    split_lines,
 )
+from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.recipes import Recipe
+from model_delivery_engine.batch.top_k import top_k
 from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.runtime import Model
 from model_delivery_engine.tensors import Array, TensorSpec
 
 METADATA = "recommender"
+ITEM_SCORES = "item_scores"
+RESULTS = "k"
 DEFAULT_RESULTS = 25
 MOST_RESULTS = 500
+RECOMMENDED = "recommendedItems"
+BATCH_SIZE = 1024  # records read and written at a time; they are scored in blocks
+_BLOCK_BYTES = 768 * 1024  # of scores: they stay in a core's cache until their best are found
+_NO_RESULTS = {RESULTS: np.zeros(1, np.int64)}
 
 
 @dataclass(frozen=True)
@@ -63,37 +70,47 @@ class Recommender:
         self.users = {name: n for n, name in enumerate(data["users"])}
         self.items = {name: n for n, name in enumerate(data["items"])}
         self.excluded = frozenset(asked.excluded)
-        self._names = np.array([*data["items"], None], dtype=object)[:-1]
-        self._settings, self._results = self._settings_of(asked)
+        self._left_out = np.array(
+            [self.items[name] for name in self.excluded if name in self.items], np.intp
+        )
+        self._results = self._results_of(asked)
         self.outputs = (
-            TensorSpec("recommendedItems", "BYTES", (-1, -1)),
+            TensorSpec(RECOMMENDED, "BYTES", (-1, -1)),
             TensorSpec("scores", "FP32", (-1, -1)),
         )
+        self.labels = {RECOMMENDED: Labels(data["items"])}
 
-    def _settings_of(self, asked: Recommendations) -> tuple[dict[str, Array], int]:
+    def _results_of(self, asked: Recommendations) -> int:
         if self.recipe == Recipe.PERSONALIZED_RANKING:
-            return {}, asked.results or MOST_RESULTS
-        mask = np.zeros((1, len(self.items)), np.float32)
-        for name in asked.excluded:
-            if name in self.items:
-                mask[0, self.items[name]] = -np.inf
-        # An item is most like itself, so related items need one more, which is then dropped.
+            return asked.results or MOST_RESULTS
+        if ITEM_SCORES not in {spec.name for spec in self._model.outputs}:
+            raise BatchError(f"model {self.name!r} has no output {ITEM_SCORES!r}, as one of an "
+                             "earlier release; write it again with write_recommender")  # fmt: skip
         itself = int(self.recipe == Recipe.RELATED_ITEMS)
-        results = min(asked.results or DEFAULT_RESULTS, int(np.isfinite(mask).sum()) - itself)
-        if results < 1:
+        left = len(self.items) - len(self._left_out) - itself
+        if left < 1:
             raise BatchError(f"model {self.name!r}: the filter leaves no item to recommend")
-        settings = {"k": np.array([results + itself], np.int64)}
-        return ({**settings, "item_mask": mask} if asked.excluded else settings), results
+        return min(asked.results or DEFAULT_RESULTS, left)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return ``recommendedItems`` and ``scores``, best first."""
+        """Return ``recommendedItems``, as places in ``labels``, and ``scores``, best first."""
         if self.recipe == Recipe.PERSONALIZED_RANKING:
             return self._ranked(inputs)
-        found = self._model.run(inputs, self._settings)
-        items, scores = found["items"], found["scores"]
-        if self.recipe == Recipe.RELATED_ITEMS:
-            items, scores = _without(inputs["item"], items, scores)
-        return {"recommendedItems": self._names[items], "scores": scores}
+        items, best = top_k(self._scores(inputs), self._results)
+        return {RECOMMENDED: items, "scores": best}
+
+    def _scores(self, inputs: Mapping[str, Array]) -> Iterator[Array]:
+        """Yield the scores of all items, a few records at a time."""
+        ((name, asked),) = inputs.items()
+        size = max(_BLOCK_BYTES // (4 * len(self.items)), 1)
+        for at in range(0, len(asked), size):
+            rows = asked[at : at + size]
+            scores = self._model.run({name: rows}, _NO_RESULTS)[ITEM_SCORES]
+            if len(self._left_out):
+                scores[:, self._left_out] = -np.inf
+            if self.recipe == Recipe.RELATED_ITEMS:
+                scores[np.arange(len(rows)), rows] = -np.inf
+            yield scores
 
     def _ranked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Order each record's list by score; equal scores keep the list's order.
@@ -108,7 +125,7 @@ class Recommender:
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self._results]
         ranked = np.take_along_axis(items, order, axis=1)
         return {
-            "recommendedItems": self._names[ranked],
+            RECOMMENDED: ranked,
             "scores": np.take_along_axis(scores, order, axis=1),
         }
 
@@ -135,14 +152,6 @@ def _facts(model: Model) -> dict[str, Any]:
     return found
 
 
-def _without(own: Array, items: Array, scores: Array) -> tuple[Array, Array]:
-    """Drop each row's own item, or its last where its own is not among them."""
-    keep = items != own[:, None]
-    keep[keep.all(axis=1), -1] = False
-    shape = (len(items), items.shape[1] - 1)
-    return items[keep].reshape(shape), scores[keep].reshape(shape)
-
-
 class RecommenderLines:
     """Reads Personalize's input lines; an unknown user or item is a fault."""
 
@@ -160,7 +169,7 @@ class RecommenderLines:
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
         returns = b"\r" in data
-        for offset, batch in batched_lines(split_lines(data), start, size):
+        for offset, batch in batched_lines(data, start, size):
             yield self._read(batch, offset, returns=returns)
 
     def _read(self, lines: Sequence[bytes], offset: int, *, returns: bool) -> tuple[Batch, int]:
@@ -169,19 +178,19 @@ class RecommenderLines:
             # A carriage return belongs to the line's end, but counts in its offset.
             echoes = [line.removesuffix(b"\r") for line in lines] if returns else lines
             try:
-                rows = np.array(self._rows(echoes), np.int64)
+                rows = self._rows(echoes)
             except (ValueError, KeyError, TypeError):
                 return self._read_each(lines, offset)
             return Batch(len(lines), echoes, {self._name: rows}, fault_of), 0
         return self._read_each(lines, offset)
 
-    def _rows(self, lines: Sequence[bytes]) -> list[int]:
-        known = self._known
+    def _rows(self, lines: Sequence[bytes]) -> Array:
         try:
-            return [known[line] for line in lines]
+            return np.fromiter(map(self._known.__getitem__, lines), np.int64, len(lines))
         except KeyError:
             index, field, loads = self._index, self._field, orjson.loads
-            return [index[loads(line)[field]] for line in lines]
+            rows = (index[loads(line)[field]] for line in lines)
+            return np.fromiter(rows, np.int64, len(lines))
 
     def _read_each(self, lines: Sequence[bytes], offset: int) -> tuple[Batch, int]:
         pairs = records_of(lines, offset)

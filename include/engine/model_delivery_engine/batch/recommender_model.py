@@ -9,7 +9,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from model_delivery_engine.batch.recipes import Recipe
-from model_delivery_engine.batch.recommend import DEFAULT_RESULTS, METADATA
+from model_delivery_engine.batch.recommend import (
+    DEFAULT_RESULTS,
+    ITEM_SCORES,
+    METADATA,
+    RESULTS,
+)
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import Array
 
@@ -73,25 +78,21 @@ def _best(
     name: str, nodes: list[onnx.NodeProto], factors: str, constants: dict[str, Array], items: Array
 ) -> onnx.GraphProto:
     nodes += [
-        helper.make_node("MatMul", [factors, "items_by_factor"], ["products"]),
-        helper.make_node("Add", ["products", "item_mask"], ["allowed"]),
-        helper.make_node("TopK", ["allowed", "k"], ["scores", "items"], axis=-1),
+        helper.make_node("MatMul", [factors, "items_by_factor"], [ITEM_SCORES]),
+        helper.make_node("TopK", [ITEM_SCORES, RESULTS], ["scores", "items"], axis=-1),
     ]
     count = len(items)
-    settings: dict[str, Array] = {
-        "k": np.array([min(DEFAULT_RESULTS, count)], np.int64),
-        "item_mask": np.zeros((1, count), np.float32),
-    }
-    constants = {**constants, "items_by_factor": np.ascontiguousarray(items.T), **settings}
+    results: dict[str, Array] = {RESULTS: np.array([min(DEFAULT_RESULTS, count)], np.int64)}
+    constants = {**constants, "items_by_factor": np.ascontiguousarray(items.T), **results}
     # A constant that is also listed as an input is one that a run may replace.
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"]),
-        helper.make_tensor_value_info("k", TensorProto.INT64, [1]),
-        helper.make_tensor_value_info("item_mask", TensorProto.FLOAT, [1, count]),
+        helper.make_tensor_value_info(RESULTS, TensorProto.INT64, [1]),
     ]
     outputs = [
         helper.make_tensor_value_info("items", TensorProto.INT64, ["batch", "results"]),
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "results"]),
+        helper.make_tensor_value_info(ITEM_SCORES, TensorProto.FLOAT, ["batch", count]),
     ]
     tensors = [numpy_helper.from_array(value, key) for key, value in constants.items()]
     return helper.make_graph(nodes, "recommender", inputs, outputs, tensors)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 
+from model_delivery_engine.batch.exact_json import read_json
 from model_delivery_engine.errors import InferenceError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -58,7 +58,7 @@ class RecordParser:
     def parse(self, offset: int, line: bytes) -> Record:
         """Read one line of JSON; a bad one becomes a record with its reason."""
         try:
-            data = orjson.loads(line)
+            data = read_json(line)
         except ValueError as error:
             return Record(offset, None, {}, f"not JSON: {error}")
         if not isinstance(data, dict):
@@ -108,6 +108,8 @@ def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
         array = np.asarray(value)  # in what type it comes: text does not become a number
     except (ValueError, OverflowError) as error:
         raise InferenceError(f"field {field!r} is not a regular array: {error}") from error
+    if array.dtype.kind == "O" and dtype.kind == "f":
+        array = _floats(array)
     if array.dtype.kind not in _KINDS[dtype.kind]:
         raise InferenceError(f"field {field!r} does not hold {spec.dtype} values")
     with np.errstate(over="ignore"):
@@ -117,3 +119,8 @@ def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
     if dtype.kind == "f" and not np.isfinite(typed).all():
         raise InferenceError(f"field {field!r} has a value outside the range of {spec.dtype}")
     return typed
+
+
+def _floats(array: Array) -> Array:
+    """Return floats for numbers some of which are whole and beyond 64 bits; else what is given."""
+    return array.astype(np.float64) if all(type(n) in (int, float) for n in array.flat) else array

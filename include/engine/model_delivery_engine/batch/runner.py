@@ -8,10 +8,14 @@ from typing import Protocol
 
 import numpy as np
 
+from model_delivery_engine.batch.answers import NO_LABELS
 from model_delivery_engine.batch.batch import Batch
 from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
 from model_delivery_engine.batch.inference import Runnable, answer, check_model
 from model_delivery_engine.batch.parts import Part, PartData
+from model_delivery_engine.batch.recommend import (
+    BATCH_SIZE as RECOMMENDER_BATCH,
+)
 from model_delivery_engine.batch.recommend import (
     Recommendations,
     Recommender,
@@ -82,16 +86,23 @@ class PartRunner:
         # A shard's answers must not depend on the machine's cores, and processes use them better.
         model = Model(open_session(work.model_path, session_options(threads=1)), work.model_name)
         self.model: Runnable = model
+        self._labels = NO_LABELS
         if work.recommendations is not None:
-            self.model = Recommender(model, work.recommendations)
+            self.model = recommender = Recommender(model, work.recommendations)
+            self._labels = recommender.labels
         else:
             check_model(model)
         self._reader = _reader(work, self.model)
 
     def fastest_batch_size(self) -> int:
-        """Return the smallest batch size that is about as fast as any, measured on zeros."""
+        """Return the smallest batch size that is about as fast as any, measured on zeros.
+
+        A recommender's is fixed: it runs its model in blocks of its own.
+        """
         if self.model.batch_size:
             return self.model.batch_size
+        if isinstance(self.model, Recommender):
+            return RECOMMENDER_BATCH
         best, best_rate = BATCH_SIZES[0], 0.0
         for size in BATCH_SIZES:
             rate = _rate(self.model, size)
@@ -136,8 +147,9 @@ class PartRunner:
     def _sink(self, part: Part) -> Sink:
         path = self._work.spool / f"out-{part.index}"
         return open_sink(
-            path, self._work.output_format, self._work.output_compression, self.model.outputs
-        )
+            path, self._work.output_format, self._work.output_compression, self.model.outputs,
+            self._labels,
+        )  # fmt: skip
 
 
 def _reader(work: Work, model: Runnable) -> _Reader:

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -12,6 +12,7 @@ from model_delivery_engine.batch.answers import error_line, json_text
 from model_delivery_engine.batch.batch import Answers
 from model_delivery_engine.batch.compression import compress
 from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputFormat
+from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.errors import DiskFullError
 from model_delivery_engine.tensors import TensorSpec
 
@@ -57,13 +58,14 @@ class _Sink:
 class _JsonSink(_Sink):
     """Writes answers as they come; errors also into a file of their own."""
 
-    def __init__(self, path: Path, compression: Compression) -> None:
+    def __init__(self, path: Path, compression: Compression, labels: Mapping[str, Labels]) -> None:
         super().__init__()
+        self._labels = labels
         self._answers = self._opened(_HashedFile(path, compression))
         self._errors = self._opened(_HashedFile(path.with_name(f"{path.name}-errors"), compression))
 
     def add(self, answers: Answers) -> None:
-        self._answers.write(json_text(answers))
+        self._answers.write(json_text(answers, self._labels))
         if answers.faults:
             lines = [error_line(answers.faults[place]) for place in sorted(answers.faults)]
             self._errors.write(b"".join(lines))
@@ -73,13 +75,15 @@ class _JsonSink(_Sink):
 
 
 class _ParquetSink(_Sink):
-    def __init__(self, path: Path, outputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self, path: Path, outputs: Sequence[TensorSpec], labels: Mapping[str, Labels]
+    ) -> None:
         from model_delivery_engine.batch.parquet import ParquetAnswers, column_types
 
         super().__init__()
         types = {spec.name: (spec.dtype, len(spec.shape)) for spec in outputs}
         self._path = path
-        self._table = ParquetAnswers(column_types(types))
+        self._table = ParquetAnswers(column_types(types), labels)
         errors = _HashedFile(path.with_name(f"{path.name}-errors"), Compression.NONE)
         self._errors = self._opened(errors)
 
@@ -129,16 +133,21 @@ class _HashedFile:
 
 
 def open_sink(
-    path: Path, output: OutputFormat, compression: Compression, outputs: Sequence[TensorSpec]
+    path: Path,
+    output: OutputFormat,
+    compression: Compression,
+    outputs: Sequence[TensorSpec],
+    labels: Mapping[str, Labels],
 ) -> Sink:
     """Return where a part's answers go.
 
     :param path: file for the answers; error lines go beside it
     :param outputs: the model's, for Parquet's columns
+    :param labels: outputs that hold places of texts, and the texts
     """
     if output == OutputFormat.PARQUET:
-        return _ParquetSink(path, outputs)
-    return _JsonSink(path, compression)
+        return _ParquetSink(path, outputs, labels)
+    return _JsonSink(path, compression, labels)
 
 
 def part_suffix(output: OutputFormat, compression: Compression) -> str:

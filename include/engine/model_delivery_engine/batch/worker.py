@@ -1,5 +1,6 @@
 """A worker process: takes parts over a socket until that closes, which is how it is stopped."""
 
+import gc
 import shutil
 import sys
 import traceback
@@ -41,4 +42,5 @@ def _answer(runner: PartRunner, request: tuple[Any, ...]) -> Any:
 
 
 if __name__ == "__main__":
+    gc.disable()  # nothing here refers to itself, and each look at a part's lines costs
     serve(Connection(int(sys.argv[1])))

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from model_delivery_engine import weights
+from model_delivery_engine.compile.contest import latency, throughput
 from model_delivery_engine.compile.selection import SOURCE
 from model_delivery_engine.errors import EngineError, InferenceError, ParityError, one_line
 from model_delivery_engine.graph import complete_types
-from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch, speedup
+from model_delivery_engine.heap import give_back
+from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch
 from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.options import CompilerOptions
@@ -26,12 +29,14 @@ from model_delivery_engine.quantize.integers import (
     Scheme,
     StaticQuantizer,
     grouped_convolutions,
+    normalizations,
     quantize_dynamic,
     raise_operator_set,
     scheme_for,
 )
 from model_delivery_engine.quantize.metric import Drop, Metric, drop_between
 from model_delivery_engine.quantize.samples import Samples
+from model_delivery_engine.rewrite import PASSES, Pass, rewrite
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.targets import Target
 from model_delivery_engine.tensors import Array
@@ -135,6 +140,7 @@ class Workbench:
             recipes += self._int8()
         for name, precision, build in recipes:
             log.info("building candidate %s", name)
+            give_back()
             yield self._measured(self._built(name, precision, build))
 
     def _int8(self) -> Iterator[tuple[str, str, Callable[[Path], tuple[str, ...]]]]:
@@ -158,7 +164,7 @@ class Workbench:
         return Trial(dataclasses.replace(record, reverted=reverted), path)
 
     def _fp32(self, into: Path) -> tuple[str, ...]:
-        optimise(self._source, into, self._level)
+        optimise(self._rewritten(self._source), into, self._level)
         return ()
 
     def _fp16(self, into: Path) -> tuple[str, ...]:
@@ -199,7 +205,7 @@ class Workbench:
             into.parent,
             what.operators,
             float_outputs,
-            grouped_convolutions(folded) if what.dense else (),
+            [*normalizations(folded), *(grouped_convolutions(folded) if what.dense else ())],
         )
 
     def _bounded(self, into: Path, samples: Samples, what: "Integers", bound: float) -> Bounded:
@@ -214,27 +220,54 @@ class Workbench:
         return found
 
     def _folded(self) -> Path:
-        """Return the source with constants folded, in the standard operators a quantiser reads."""
+        """Return the model rewritten, in the standard operators that a quantiser reads, typed."""
         path = self._folder / "folded.onnx"
         if not path.exists():
-            newer = self._folder / "newer.onnx"
-            folded = self._folder / "untyped.onnx"
+            newer = self._source.with_name("newer.onnx")
             raise_operator_set(self._source, newer)
-            optimise(newer, folded, "fold")
-            complete_types(folded, path)
+            complete_types(self._rewritten(newer), path)
         return path
+
+    def _rewritten(self, source: Path) -> Path:
+        """Return the source with constants folded, rewritten by each pass that holds parity."""
+        folded = self._folder / f"{source.stem}.folded.onnx"
+        path = self._folder / f"{source.stem}.rewritten.onnx"
+        if path.exists():
+            return path
+        optimise(source, folded, "fold")
+        found = rewrite(folded, path)
+        if not self._answers_alike(path):
+            # A model may enlarge what one pass rounds otherwise; the others are still worth having.
+            kept: tuple[Pass, ...] = ()
+            for each in PASSES:
+                more = (*kept, each)
+                if rewrite(folded, path, more)[each.__name__] and self._answers_alike(path):
+                    kept = more
+            found = rewrite(folded, path, kept)
+        log.info("rewritten: %s", found)
+        return path
+
+    def _answers_alike(self, path: Path) -> bool:
+        try:
+            answers = self._model(path).run(self._evidence.golden)
+            measure_parity(answers, self._evidence.expected)
+        except (InferenceError, ParityError) as error:
+            log.info("a rewritten graph is left out: %s", one_line(error, 300))
+            return False
+        return True
 
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)
 
     def _drop(self, path: Path) -> Drop:
+        return self._drop_of(self._model(path))
+
+    def _drop_of(self, model: Model) -> Drop:
         evidence = self._evidence
         assert evidence.metric is not None
         assert evidence.labelled is not None
         assert evidence.scores is not None
-        return drop_between(
-            evidence.scores, evidence.metric.of(self._model(path), evidence.labelled)
-        )
+        return drop_between(evidence.scores, evidence.metric.of(model, evidence.labelled))
 
     def _measured(self, trial: Trial) -> Trial:
         if trial.path is None:
@@ -244,27 +277,37 @@ class Workbench:
         except (ParityError, InferenceError) as error:
             reason = one_line(error, 300)
             return Trial(dataclasses.replace(trial.record, status="rejected", reason=reason))
-        log.info("candidate %s: %s, speedup %s", record.name, record.status, record.speedup)
+        log.info(
+            "candidate %s: %s, speedup %s, throughput %s",
+            record.name,
+            record.status,
+            record.speedup,
+            record.throughput,
+        )
         return Trial(record, trial.path)
 
     def _held(self, record: Candidate, path: Path) -> Candidate:
         """Hold a candidate to parity (fp32) or to its bounds (the rest), then time it."""
+        record = self._checked(record, path)
+        if fault := self._fault(record):
+            return dataclasses.replace(record, status="rejected", reason=fault)
+        return self._timed(record, path)
+
+    def _checked(self, record: Candidate, path: Path) -> Candidate:
+        references = self._answers() if record.name != SOURCE else []
         model = self._model(path)
-        record = dataclasses.replace(record, size_bytes=path.stat().st_size)
+        record = dataclasses.replace(record, size_bytes=weights.size_of(path))
         if record.precision == "fp32":
             measure_parity(model.run(self._evidence.golden), self._evidence.expected)
         if record.name != SOURCE:
-            record = dataclasses.replace(record, snr_db=self._snr(model))
-        record = self._with_metric(record, path)
-        if fault := self._fault(record):
-            return dataclasses.replace(record, status="rejected", reason=fault)
-        return self._timed(record, model)
+            record = dataclasses.replace(record, snr_db=self._snr(model, references))
+        return self._with_metric(record, model)
 
-    def _with_metric(self, record: Candidate, path: Path) -> Candidate:
+    def _with_metric(self, record: Candidate, model: Model) -> Candidate:
         scores = self._evidence.scores
         if scores is None:
             return record
-        drop = Drop(0.0, 0.0, 0.0, len(scores)) if record.name == SOURCE else self._drop(path)
+        drop = Drop(0.0, 0.0, 0.0, len(scores)) if record.name == SOURCE else self._drop_of(model)
         return dataclasses.replace(
             record,
             metric=float(scores.mean()) - drop.value,
@@ -287,22 +330,32 @@ class Workbench:
             return f"{options.metric} drops by {record.drop:.4f}, max_accuracy_drop is {bound:g}"
         return None
 
-    def _timed(self, record: Candidate, model: Model) -> Candidate:
+    def _timed(self, record: Candidate, path: Path) -> Candidate:
+        golden = self._evidence.golden
         if record.name == SOURCE:
-            times = interleave([model], self._evidence.golden)
-            return dataclasses.replace(record, latency_ms=statistics.median(times[0]), speedup=1.0)
-        times = interleave([self._model(self._source), model], self._evidence.golden)
+            times = interleave([self._model(path)], golden)
+            return dataclasses.replace(
+                record, latency_ms=statistics.median(times[0]), speedup=1.0, throughput=1.0
+            )
+        milliseconds, faster = latency(self._source, path, golden)
         return dataclasses.replace(
-            record, latency_ms=statistics.median(times[1]), speedup=speedup(times)
+            record,
+            latency_ms=milliseconds,
+            speedup=faster,
+            throughput=throughput(self._source, path, golden),
         )
 
-    def _snr(self, model: Model) -> float | None:
-        """Return the floating-point outputs' signal-to-noise ratio in decibels, None if equal."""
+    def _answers(self) -> list[dict[str, Array]]:
+        """Return the source's answers to what the ratio of signal to noise is taken on."""
         if self._references is None:
             reference = self._model(self._source)
             self._references = [reference.run(batch) for batch in self._batches(reference)]
+        return self._references
+
+    def _snr(self, model: Model, references: list[dict[str, Array]]) -> float | None:
+        """Return the floating-point outputs' signal-to-noise ratio in decibels, None if equal."""
         signal = noise = 0.0
-        for batch, wanted in zip(self._batches(model), self._references, strict=True):
+        for batch, wanted in zip(self._batches(model), references, strict=True):
             got = model.run(batch)
             for name, want in wanted.items():
                 if want.dtype.kind == "f":

@@ -3,16 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 
+from model_delivery_engine.compile.contest import TOLERANCE
 from model_delivery_engine.measurements import Candidate
 
 SOURCE = "source"
-TOLERANCE = 0.02  # two medians this close are taken for equal
 
 
 def mark_dominated(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Mark each candidate ``kept`` or ``dominated``; a rejected one stays as it is.
 
-    One dominates another if it is no worse in size, speed and accuracy, and better in one of them.
+    One dominates another if it is no worse in size, speed, throughput and accuracy, and better in
+    one of them.
     The source dominates none that is as fast as it: a graph optimised ahead of time loads faster.
     """
     return [_mark(each, candidates) if each.status == "kept" else each for each in candidates]
@@ -36,25 +37,27 @@ def _dominates(one: Candidate, other: Candidate) -> bool:
     return all(m >= t for m, t in zip(mine, theirs, strict=True)) and mine != theirs
 
 
-def _merits(candidate: Candidate) -> tuple[float, float, float]:
-    """Return size, speed and accuracy, each so that more is better."""
+def _merits(candidate: Candidate) -> tuple[float, float, float, float]:
+    """Return size, speed, throughput and accuracy, each so that more is better."""
     if candidate.metric is not None:
         accuracy = candidate.metric
     elif candidate.precision == "fp32" or candidate.snr_db is None:
         accuracy = float("inf")  # of the same precision: it was held to parity
     else:
         accuracy = candidate.snr_db
-    return -float(candidate.size_bytes or 0), candidate.speedup or 0.0, accuracy
+    size = -float(candidate.size_bytes or 0)
+    return size, candidate.speedup or 0.0, candidate.throughput or 0.0, accuracy
 
 
 def by_preference(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
     """Return those that may be delivered, the best first.
 
-    For latency the fastest, for size the smallest; between those that are within 2 % of each other
-    the more accurate, then one that was optimised, then the smaller. One that is slower than plain
-    ONNX Runtime by more than 2 % comes after all that are not.
+    For latency the fastest in one thread, for throughput the fastest on every core, for size the
+    smallest; between those that are within 2 % of each other the more accurate, then one that was
+    optimised, then the smaller. One that is slower than plain ONNX Runtime by more than 2 %, in
+    latency or in throughput, comes after all that are not.
 
-    :param objective: ``latency`` or ``size``
+    :param objective: ``latency``, ``throughput`` or ``size``
     """
     usable = [each for each in candidates if each.status == "kept"]
     fast = [each for each in usable if not _is_slower(each)]
@@ -62,7 +65,8 @@ def by_preference(candidates: Sequence[Candidate], objective: str) -> list[Candi
 
 
 def _is_slower(candidate: Candidate) -> bool:
-    return (candidate.speedup or 0.0) < 1 / (1 + TOLERANCE)
+    slowest = min(candidate.speedup or 0.0, candidate.throughput or 0.0)
+    return slowest < 1 / (1 + TOLERANCE)
 
 
 def _ordered(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
@@ -78,11 +82,11 @@ def _ordered(candidates: Sequence[Candidate], objective: str) -> list[Candidate]
 
 
 def _tie_break(candidate: Candidate) -> tuple[float, bool, float]:
-    size, _, accuracy = _merits(candidate)
+    size, _, _, accuracy = _merits(candidate)
     return accuracy, candidate.name != SOURCE, size
 
 
 def _goal(candidate: Candidate, objective: str) -> float:
     if objective == "size":
         return 1 / float(candidate.size_bytes or 1)
-    return candidate.speedup or 0.0
+    return (candidate.throughput if objective == "throughput" else candidate.speedup) or 0.0

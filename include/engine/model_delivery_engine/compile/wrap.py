@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import open_bundle, write_bundle
-from model_delivery_engine.compile.pipeline import load_model
+from model_delivery_engine.compile.contest import load_model
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file

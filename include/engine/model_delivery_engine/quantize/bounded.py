@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from model_delivery_engine import weights
 from model_delivery_engine.errors import CompilationError, Reason, one_line
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.quantize.integers import (
@@ -102,7 +103,7 @@ def rank_operators(source: Path, quantised: Path, samples: Samples) -> list[str]
     the same tensors of the source.
     """
     nodes = weighted_nodes(source)
-    graph = onnx.load(source, load_external_data=False).graph
+    graph = weights.skeleton(source).graph
     by_name = {node.name: node for node in graph.node}
     ends = {name: (by_name[name].input[0], by_name[name].output[0]) for name in nodes}
     tensors = sorted({tensor for pair in ends.values() for tensor in pair})
@@ -120,7 +121,7 @@ def with_neighbours(source: Path, names: Sequence[str]) -> list[str]:
     An activation left in integers beside a reverted operator would keep the noise that reverting it
     is to remove.
     """
-    nodes = onnx.load(source, load_external_data=False).graph.node
+    nodes = weights.skeleton(source).graph.node
     makers = {output: node for node in nodes for output in node.output}
     users: dict[str, list[Any]] = {}
     for node in nodes:
@@ -163,14 +164,16 @@ def _by_channel(array: Array) -> Array:
 
 def _tensors(path: Path, names: Sequence[str], samples: Samples) -> dict[str, Array]:
     """Run a model with inner tensors as outputs."""
-    model = onnx.load(path)
+    model = weights.skeleton(path)
     made = {name for node in model.graph.node for name in node.output}
     there = {node.name for node in model.graph.output}
     wanted = [name for name in names if name in made]
     for name in wanted:
         if name not in there:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    session = open_session(model.SerializeToString(), unoptimised_options())
+    inner = path.with_name(f"{path.stem}.inner.onnx")  # where its weights are
+    onnx.save(model, inner)
+    session = open_session(inner, unoptimised_options())
     batch = next(samples.batches(_batch_size(session)))
     try:
         found = session.run(wanted, batch)

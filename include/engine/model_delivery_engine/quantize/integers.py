@@ -16,8 +16,10 @@ import onnx
 import onnx.version_converter
 from onnxruntime import quantization
 
+from model_delivery_engine import weights
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
 from model_delivery_engine.graph import name_nodes
+from model_delivery_engine.heap import give_back
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.runtime import RUNTIME_ERRORS, open_session
@@ -75,8 +77,10 @@ def raise_operator_set(source: Path, into: Path) -> None:
     """Write the model in an operator set that can say what quantisation per channel means.
 
     A model that ONNX's converter cannot raise is written as it is.
+
+    :param into: in the folder of ``source``, whose weights it shares
     """
-    model = onnx.load(source)
+    model = weights.skeleton(source)
     # A model of trees has operators of ai.onnx.ml alone.
     standard = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     if next(standard, _PER_CHANNEL_OPSET) < _PER_CHANNEL_OPSET:
@@ -163,13 +167,15 @@ class StaticQuantizer:
 
     def _around(self, tensor: str | None) -> list[str]:
         """Return the nodes that make or take a tensor and are quantised still."""
-        graph = onnx.load(self.source, load_external_data=False).graph
+        graph = weights.skeleton(self.source).graph
         touching = [n for n in graph.node if tensor and tensor in (*n.input, *n.output)]
         return [node.name for node in touching if node.name not in self._unfit]
 
     def _quantize(self, into: Path, keep: Sequence[str], per_channel: bool, adjust: bool) -> None:
         signed = self._scheme.signed
         types = _quantization.QuantType
+        # The quantiser appends to a file of weights that an earlier way left.
+        into.with_name(into.name + weights.SUFFIX).unlink(missing_ok=True)
         with quantiser_call():
             _quantization.quantize_static(
                 str(self.source),
@@ -183,6 +189,7 @@ class StaticQuantizer:
                 weight_type=types.QInt8,
                 nodes_to_exclude=list(keep),
                 calibration_cache_path=self._ranges,
+                use_external_data_format=True,
                 extra_options={
                     "ActivationSymmetric": signed,
                     "QDQDisableWeightAdjustForInt32Bias": not adjust,
@@ -210,13 +217,19 @@ def run_once(model: Path, samples: Samples, batch_size: int | None) -> None:
 
 def weighted_nodes(model: Path) -> list[str]:
     """Return the names of the nodes that quantisation is about, in the graph's order."""
-    graph = onnx.load(model, load_external_data=False).graph
+    graph = weights.skeleton(model).graph
     return [node.name for node in graph.node if node.op_type in WEIGHTED]
+
+
+def normalizations(model: Path) -> list[str]:
+    """Return the names of the batch normalisations, which have no kernel for integers."""
+    graph = weights.skeleton(model).graph
+    return [node.name for node in graph.node if node.op_type == "BatchNormalization"]
 
 
 def grouped_convolutions(model: Path) -> list[str]:
     """Return the names of the convolutions whose channels are in groups (depthwise ones too)."""
-    graph = onnx.load(model, load_external_data=False).graph
+    graph = weights.skeleton(model).graph
     convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
     return [
         node.name
@@ -243,3 +256,4 @@ def quantiser_call() -> Iterator[None]:
         ) from error
     finally:
         root.setLevel(level)
+        give_back()  # it works on copies of the weights

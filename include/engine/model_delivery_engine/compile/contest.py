@@ -1,0 +1,67 @@
+"""A candidate against the source on plain ONNX Runtime: latency and throughput, taken in turns.
+
+Each comparison holds two sessions, and none longer than it needs them.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from model_delivery_engine.errors import CompilationError, InferenceError, Reason
+from model_delivery_engine.latency import (
+    CORES,
+    THREADS,
+    batch_of,
+    interleave,
+    relative_throughput,
+    speedup,
+)
+from model_delivery_engine.runtime import Model, open_session, session_options
+from model_delivery_engine.tensors import Array
+
+TOLERANCE = 0.02  # two figures this close are taken for equal
+_LOOKS = 3
+
+
+def load_model(path: Path, options: object) -> Model:
+    """Open a model of the compiler's own making; CompilationError where ONNX Runtime cannot."""
+    try:
+        return Model(open_session(path, options), path.name)
+    except InferenceError as error:
+        raise CompilationError(str(error), reason=Reason.OPERATOR_UNSUPPORTED) from error
+
+
+def latency(source: Path, candidate: Path, inputs: Mapping[str, Array]) -> tuple[float, float]:
+    """Return a candidate's median time of one run in milliseconds, and its speedup."""
+    models = [load_model(path, session_options(THREADS)) for path in (source, candidate)]
+    times = interleave(models, inputs)
+    return statistics.median(times[1]), speedup(times)
+
+
+def throughput(source: Path, candidate: Path, inputs: Mapping[str, Array]) -> float:
+    """Return a candidate's throughput on every core, by the source's.
+
+    Other processes on the machine take now from one and now from the other; a figure that says
+    slower is taken again, up to three times, and the best of them counts.
+    """
+    plain, model = (load_model(path, session_options(CORES)) for path in (source, candidate))
+    batch = batch_of(plain, inputs)
+    return _best_look(lambda: relative_throughput(plain, model, batch))
+
+
+def holds_its_own(source: Path, candidate: Path, inputs: Mapping[str, Array]) -> str | None:
+    """Look again at both figures of a candidate; return what is slower than the source, or None."""
+    if _best_look(lambda: latency(source, candidate, inputs)[1]) < 1 / (1 + TOLERANCE):
+        return "latency"
+    if throughput(source, candidate, inputs) < 1 / (1 + TOLERANCE):
+        return "throughput"
+    return None
+
+
+def _best_look(look: Callable[[], float]) -> float:
+    best = 0.0
+    for _ in range(_LOOKS):
+        best = max(best, look())
+        if best >= 1 / (1 + TOLERANCE):
+            break
+    return best
