@@ -46,9 +46,9 @@ from stack.credentials import load_or_create
 from stack.localcloud import LocalCloud
 from stack.object_store import object_store
 from stack.ports import free_ports
+from stack.review_desk import Reviewer
 from tests.contract.review_world import LABELS, PASSWORD, Flow, make_flow
 from tests.local_cloud import Cloud, Store
-from tests.review_desk import Reviewer
 
 LOOPS = int(os.environ.get("REVIEW_LOOPS", "100000"))
 STARTS = int(os.environ.get("REVIEW_STARTS", "10000"))

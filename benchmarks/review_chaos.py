@@ -44,9 +44,9 @@ from stack.localcloud import LocalCloud
 from stack.object_store import object_store
 from stack.ports import free_ports
 from stack.processes import Process
+from stack.review_desk import Reviewer
 from tests.contract.review_world import PASSWORD, Flow, make_flow
 from tests.local_cloud import Cloud, Store
-from tests.review_desk import Reviewer
 
 RUNS = int(os.environ.get("REVIEW_CHAOS_RUNS", "200"))
 SEED = int(os.environ.get("REVIEW_CHAOS_SEED", "20260101"))

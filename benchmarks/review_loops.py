@@ -87,8 +87,9 @@ async def _calls_per_look(batch: LoopBatch) -> dict[str, int]:
             async def __aexit__(self, *_error: object) -> None:
                 return None
 
-        lease: Any = Leased()
-        poll = FlowPoll(batch.flow_definition_arn, lease, TokenBucket(1000.0), ())
+        bucket = TokenBucket(1000.0)
+        lease: Any = Leased
+        poll = FlowPoll(batch.flow_definition_arn, lease, lambda _client: bucket, frozenset())
         waiting = asyncio.create_task(poll.wait(batch, Bounds(3600.0, 3600.0, 60.0)))
         before = -1
         while sum(counted.calls.values()) != before:

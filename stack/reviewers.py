@@ -4,19 +4,18 @@ A scripted reviewer signs in to the portal as a person does and uses the calls o
 """
 
 import json
-import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import httpx
 from model_delivery_engine.review.forms import form
 
 from stack.credentials import ACCOUNT, REGION, Credentials
 from stack.localcloud import LocalCloud
 from stack.processes import StackError
+from stack.review_desk import Reviewer
 
 GROUP = "reviewers"
 TEAM = "reviewers"
@@ -100,55 +99,25 @@ class ScriptedReviewers:
 
     def _review(self, name: str) -> None:
         try:
-            with httpx.Client(base_url=self._url, timeout=30) as http:
-                desk = _Desk(http, name, self._password)
+            with Reviewer(self._url, name, self._password) as reviewer:
                 while not self._over.wait(_PAUSE_SECONDS):
-                    for flow in desk.queues():
-                        self._empty(desk, flow, self._judge_of(name))
+                    for queue in reviewer.queues():
+                        self._empty(reviewer, queue["flow"], self._judge_of(name))
         except Exception as error:
             self._failure = error
 
-    def _empty(self, desk: "_Desk", flow: str, judge: Judge) -> None:
-        items = desk.call(flow, "next")
+    def _empty(self, reviewer: Reviewer, flow: str, judge: Judge) -> None:
+        items = reviewer.call(flow, "next")["items"]
         while items and not self._over.is_set():
             (item,) = items
             answer = judge(item["input"])
             if answer is None:
-                items = desk.call(flow, "skip", loop=item["loop"], next=True)
-                continue
-            items = desk.call(flow, "answer", loop=item["loop"], answer=answer,
-                              spent_ms=_SPENT_MS, next=True)  # fmt: skip
-            self.answers += 1
-
-
-class _Desk:
-    """One reviewer's signed-in session."""
-
-    def __init__(self, http: httpx.Client, name: str, password: str) -> None:
-        self._http = http
-        found = re.search(r'name="csrf" value="([^"]+)"', http.get("/sign-in").text)
-        if found is None:
-            raise StackError("the portal shows no sign-in")
-        form = {"csrf": found[1], "name": name, "password": password}
-        http.post("/sign-in", data=form)
-        answer = http.get("/review/api/session")
-        if answer.is_error:
-            raise StackError(f"{name} cannot sign in: {answer.text}")
-        self._token = answer.json()["csrf"]
-
-    def queues(self) -> list[str]:
-        """Return the ids of the queues."""
-        answer = self._http.get("/review/api/queues").raise_for_status()
-        return [each["flow"] for each in answer.json()["queues"]]
-
-    def call(self, flow: str, call: str, **body: Any) -> list[dict[str, Any]]:
-        """Make one call of a queue; return the items that it brings."""
-        answer = self._http.post(
-            f"/review/api/{flow}/{call}", json=body, headers={"X-CSRF-Token": self._token}
-        )
-        if answer.is_error:
-            raise StackError(f"{call}: {answer.text}")
-        return list(answer.json().get("items", []))
+                brought = reviewer.call(flow, "skip", loop=item["loop"], next=True)
+            else:
+                brought = reviewer.call(flow, "answer", loop=item["loop"], answer=answer,
+                                        spent_ms=_SPENT_MS, next=True)  # fmt: skip
+                self.answers += 1
+            items = brought["items"]
 
 
 def digit_judge(truths: Mapping[str, str]) -> Callable[[str], Judge]:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from stack.credentials import ACCOUNT
 from stack.object_store import BUCKET
-from tests.review_desk import Reviewer
+from stack.review_desk import Reviewer
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/reviews"
 PASSWORD = "correct-horse-battery"
@@ -84,7 +84,9 @@ class Flow:
     def id(self) -> str:
         """The id that the portal calls this flow definition by."""
         with Reviewer(self.cloud.url, "admin", self.cloud.password) as admin:
-            return str(admin.queues()[self.name]["flow"])
+            queue = admin.queue(self.name)
+        assert queue, f"the portal shows no queue {self.name}"
+        return str(queue["flow"])
 
 
 def read(cloud: Any, uri: str) -> bytes:

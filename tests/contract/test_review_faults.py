@@ -169,7 +169,7 @@ def test_a_password_of_an_earlier_version_is_hashed_anew(own: Any) -> None:
             "UPDATE users SET password_hash = ? WHERE name = 'old'",
             ("$".join(("scrypt", str(2**15), "8", "1", *parts)),),
         )
-    from tests.review_desk import Reviewer
+    from stack.review_desk import Reviewer
 
     with Reviewer(cloud.url, "old", PASSWORD):
         pass

@@ -42,9 +42,9 @@ from stack.credentials import ACCOUNT
 from stack.localcloud import LocalCloud
 from stack.object_store import BUCKET
 from stack.ports import free_ports
+from stack.review_desk import Reviewer
 from tests.contract.review_world import PASSWORD, TEMPLATE
 from tests.integration.conftest import S3
-from tests.review_desk import Reviewer
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/reviews"
 LABELS = ["0", "1", "2"]
@@ -182,7 +182,7 @@ class Reviewing:
         try:
             with who:
                 while not self._over.wait(0.1):
-                    queue = who.queues().get(flow)
+                    queue = who.queue(flow)
                     if queue is not None:
                         self._answer(who, judge, queue["flow"])
         except BaseException as error:

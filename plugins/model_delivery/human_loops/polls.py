@@ -2,15 +2,13 @@
 
 import asyncio
 import contextvars
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from model_delivery.exceptions import JobError
 from model_delivery.human_loops.batch import LoopBatch
@@ -21,16 +19,14 @@ from model_delivery.jobs.faults import (
     is_credential_fault,
     is_lasting,
     is_passing,
-    is_throttling,
 )
 from model_delivery.jobs.rate import TokenBucket, backoff, interval
-from model_delivery.jobs.registry import registry
-from model_delivery.jobs.service import Call, JobService
+from model_delivery.jobs.registry import PollKey, PollRegistry, settings_key
+from model_delivery.jobs.service import Call
 from model_delivery.jobs.waits import Bounds
 
 log = logging.getLogger(__name__)
 
-CALL_SECONDS = 30.0
 # Batches that start together, as mapped tasks do, are looked at together.
 _GATHER_SECONDS = 0.2
 _OUTCOMES = Counter[str]
@@ -60,20 +56,22 @@ class _Wait:
 class FlowPoll:
     """Looks at the loops of one flow definition until nobody waits.
 
-    :param lease: the client, which the connection's polls share
+    :param lease: leases the client, which the connection's polls share
+    :param bucket_of: returns the token bucket of a client's account
+    :param missing_codes: error codes by which the service says that something is not there
     """
 
     def __init__(
         self,
         flow_definition_arn: str,
-        lease: AbstractAsyncContextManager[Any],
-        bucket: TokenBucket,
-        missing_codes: Iterable[str],
+        lease: Callable[[], AbstractAsyncContextManager[Any]],
+        bucket_of: Callable[[Any], TokenBucket],
+        missing_codes: frozenset[str],
     ) -> None:
         self._flow = flow_definition_arn
         self._lease = lease
-        self._bucket = bucket
-        self._missing_codes = frozenset(missing_codes)
+        self._bucket_of = bucket_of
+        self._missing_codes = missing_codes
         self._watch = LoopWatch(flow_definition_arn, self._end)
         self._waits: dict[_Wait, None] = {}
         self._by_name: dict[str, list[_Wait]] = {}
@@ -84,6 +82,7 @@ class FlowPoll:
         self._failing_since: float | None = None
         # A context of its own: else all it logs would go to the first trigger's task log.
         self._task = self._loop.create_task(self._run(), context=contextvars.Context())
+        self._task.add_done_callback(lambda _task: self._fail_all("the poll ended"))
 
     @property
     def is_idle(self) -> bool:
@@ -91,8 +90,8 @@ class FlowPoll:
         return not self._waits
 
     @property
-    def has_ended(self) -> bool:
-        """Whether it looks no longer."""
+    def is_over(self) -> bool:
+        """Whether it ended, and looks no longer."""
         return self._task.done()
 
     def close(self) -> None:
@@ -136,7 +135,7 @@ class FlowPoll:
     async def _run(self) -> None:
         while True:
             try:
-                async with self._lease as client:
+                async with self._lease() as client:
                     await self._follow(client)
             except Exception as error:
                 if is_lasting(error) or not (is_passing(error) or is_credential_fault(error)):
@@ -162,18 +161,12 @@ class FlowPoll:
 
     async def _ask(self, client: Any, call: Call) -> Mapping[str, Any] | None:
         """Return the answer; None where the service says that there is no such thing."""
-        await self._bucket.take()
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                answer: Mapping[str, Any] = await getattr(client, call.operation)(**call.parameters)
+            return await self._bucket_of(client).ask(client, call)
         except Exception as error:
-            if is_throttling(error):
-                self._bucket.throttled()
             if error_code(error) in self._missing_codes:
                 return None
             raise
-        self._bucket.answered()
-        return answer
 
     async def _rest(self) -> None:
         bounds = [wait.bounds for wait in self._waits]
@@ -209,61 +202,22 @@ class FlowPoll:
             wait.fail(f"{len(wait.open)} human loops of {self._flow}: {why}")
 
 
-class FlowPolls:
-    """The polls of one event loop, by connection and flow definition."""
+async def wait_for_batch(
+    polls: PollRegistry, path: str, settings: Mapping[str, Any], batch: LoopBatch, bounds: Bounds
+) -> dict[str, int]:
+    """Return how many loops of a batch ended with each status, once all have ended.
 
-    def __init__(self) -> None:
-        self._polls: dict[tuple[str, str], FlowPoll] = {}
-        self._buckets: dict[str, TokenBucket] = {}
+    :param polls: the event loop's, whose clients and request rate these waits share
+    :param path: path of the `JobService` of human loops
+    :param settings: the four parameters of the connection
+    :raises JobError: when the service gives no usable answer for too long.
+    """
+    service = await polls.service(path)
+    flow = batch.flow_definition_arn
 
-    async def wait(
-        self, service: JobService, settings: Mapping[str, Any], batch: LoopBatch, bounds: Bounds
-    ) -> dict[str, int]:
-        """Return the statuses of a batch's loops once all have ended.
+    def make() -> FlowPoll:
+        lease, bucket_of = polls.lease(service, settings), polls.bucket_of(service, settings)
+        return FlowPoll(flow, lease, bucket_of, service.missing_codes)
 
-        :raises JobError: when the service gives no usable answer for too long.
-        """
-        connection = json.dumps(settings, sort_keys=True)
-        key = (connection, batch.flow_definition_arn)
-        poll = self._polls.get(key)
-        if poll is None or poll.has_ended:
-            bucket = self._buckets.setdefault(connection, TokenBucket())
-            poll = self._polls[key] = FlowPoll(
-                batch.flow_definition_arn, _Lease(service, settings), bucket, service.missing_codes
-            )
-        try:
-            return await poll.wait(batch, bounds)
-        finally:
-            if poll.is_idle:
-                poll.close()
-                if self._polls.get(key) is poll:
-                    del self._polls[key]
-
-
-class _Lease(AbstractAsyncContextManager[Any]):
-    """The registry's shared client; may be entered again after a fault, which opens a new one."""
-
-    def __init__(self, service: JobService, settings: Mapping[str, Any]) -> None:
-        self._service = service
-        self._settings = settings
-        self._entered: AbstractAsyncContextManager[Any] | None = None
-
-    async def __aenter__(self) -> Any:
-        self._entered = registry().client(self._service, self._settings)
-        return await self._entered.__aenter__()
-
-    async def __aexit__(self, *error: Any) -> bool | None:
-        assert self._entered is not None
-        return await self._entered.__aexit__(*error)
-
-
-_polls: WeakKeyDictionary[asyncio.AbstractEventLoop, FlowPolls] = WeakKeyDictionary()
-
-
-def flow_polls() -> FlowPolls:
-    """Return the polls of the running event loop; a triggerer has one."""
-    loop = asyncio.get_running_loop()
-    polls = _polls.get(loop)
-    if polls is None:
-        polls = _polls[loop] = FlowPolls()
-    return polls
+    with polls.poll(PollKey(path, settings_key(settings), flow), make) as poll:
+        return await poll.wait(batch, bounds)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from model_delivery.jobs.faults import reading
 from model_delivery.jobs.service import Call
 from model_delivery.jobs.status import JobState, StatusTable
 
@@ -101,9 +102,10 @@ class LoopWatch:
             if answer is None:
                 yield from self._describe(list(self._open)[:_DESCRIBED_A_ROUND])
                 return
-            for summary in answer["HumanLoopSummaries"]:
-                self._hear(summary)
-            self._token = answer.get("NextToken")
+            with reading("list_human_loops"):
+                for summary in answer["HumanLoopSummaries"]:
+                    self._hear(summary)
+                self._token = answer.get("NextToken")
             if self._token is None:
                 yield from self._pass_is_over()
                 return
@@ -127,7 +129,10 @@ class LoopWatch:
     def _describe(self, names: list[str]) -> Round:
         for name in names:
             answer = yield Call("describe_human_loop", {"HumanLoopName": name})
-            self._hear(answer or {"HumanLoopName": name, "HumanLoopStatus": MISSING})
+            if answer is None:
+                answer = {"HumanLoopName": name, "HumanLoopStatus": MISSING}
+            with reading("describe_human_loop"):
+                self._hear(answer)
 
     def _hear(self, summary: Mapping[str, Any]) -> None:
         name = summary["HumanLoopName"]

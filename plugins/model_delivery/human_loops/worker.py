@@ -138,7 +138,7 @@ class HumanLoopWorker:
         since = datetime.fromisoformat(batch.created_after) if batch.created_after else None
         watch.add(batch, since)
         while len(watch):
-            self._look(watch)
+            patiently(lambda: self._look(watch), "the human loops", self._pause)
             yield from found
             found.clear()
             if len(watch) and not watch.under_way and not wait(len(watch)):

@@ -28,7 +28,6 @@ from model_delivery.jobs.waits import Bounds, WaitedJob, Waiter, Waits
 
 log = logging.getLogger(__name__)
 
-CALL_SECONDS = 30.0
 # Triggers start one by one: newcomers of one moment are told of together.
 GATHER_SECONDS = 0.2
 # From so many newcomers on, reading the newest pages of the list is tried first, at a cost of at
@@ -173,20 +172,12 @@ class Poll:
             return
 
     async def _ask(self, call: Call) -> Mapping[str, Any]:
-        bucket = self._bucket_of(self._client)
-        await bucket.take()
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                answer = await getattr(self._client, call.operation)(**call.parameters)
+            return await self._bucket_of(self._client).ask(self._client, call)
         except Exception as error:
-            if is_throttling(error):
-                bucket.throttled()
-            elif not is_passing(error) and not is_credential_fault(error):
+            if not is_passing(error) and not is_credential_fault(error):
                 self._answered()
             raise
-        bucket.answered()
-        response: Mapping[str, Any] = answer
-        return response
 
     def _answered(self) -> None:
         self._failures = 0

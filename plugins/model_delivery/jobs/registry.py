@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from model_delivery.aws import import_string
@@ -35,7 +35,25 @@ class PollKey:
     ) -> "PollKey":
         """Return the key of a job."""
         scope = service.job_list.scope(handle) if service.job_list else ""
-        return cls(path, _text(settings), scope)
+        return cls(path, settings_key(settings), scope)
+
+
+class SharedPoll(Protocol):
+    """What the registry needs to know of a poll."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended, and follows nothing any more."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+AnyPoll = TypeVar("AnyPoll", bound=SharedPoll)
 
 
 class PollRegistry:
@@ -44,7 +62,7 @@ class PollRegistry:
     def __init__(self) -> None:
         self._clients = SharedClients()
         self._services: dict[str, asyncio.Task[JobService]] = {}
-        self._polls: dict[PollKey, Poll] = {}
+        self._polls: dict[PollKey, SharedPoll] = {}
         self._buckets: dict[tuple[str, ...], TokenBucket] = {}
 
     @property
@@ -68,7 +86,7 @@ class PollRegistry:
         self, service: JobService, settings: Mapping[str, Any]
     ) -> AbstractAsyncContextManager[Any]:
         """Lease the open client of a service over a connection, which polls share."""
-        return self._clients.lease(service.hook_path, _text(settings), dict(settings))
+        return self._clients.lease(service.hook_path, settings_key(settings), dict(settings))
 
     async def wait(
         self, path: str, settings: Mapping[str, Any], handle: Handle, bounds: Bounds
@@ -83,19 +101,45 @@ class PollRegistry:
         """
         service = await self.service(path)
         key = PollKey.of(path, service, settings, handle)
-        poll = self._polls.get(key)
+
+        def make() -> Poll:
+            lease, bucket_of = self.lease(service, settings), self.bucket_of(service, settings)
+            return Poll(service, key.scope, lease, bucket_of)
+
+        with self.poll(key, make) as poll:
+            waiter = poll.join(handle, bounds)
+            try:
+                return await waiter.future
+            finally:
+                poll.leave(waiter)
+
+    @contextmanager
+    def poll(self, key: PollKey, make: Callable[[], AnyPoll]) -> Iterator[AnyPoll]:
+        """Lend the poll of a key, made when there is none that goes on; the last to leave ends it.
+
+        :param make: makes a poll; those of one key are of one kind.
+        """
+        poll = cast("AnyPoll | None", self._polls.get(key))
         if poll is None or poll.is_over:
-            poll = self._polls[key] = self._new_poll(service, key.scope, settings)
-        waiter = poll.join(handle, bounds)
+            poll = self._polls[key] = make()
         try:
-            return await waiter.future
+            yield poll
         finally:
-            poll.leave(waiter)
             if poll.is_idle and self._polls.get(key) is poll:
                 del self._polls[key]
                 poll.close()
 
-    def _new_poll(self, service: JobService, scope: str, settings: Mapping[str, Any]) -> Poll:
+    def lease(
+        self, service: JobService, settings: Mapping[str, Any]
+    ) -> Callable[[], AbstractAsyncContextManager[Any]]:
+        """Return what leases the client of a service over a connection, again after a fault."""
+        return lambda: self.client(service, settings)
+
+    def bucket_of(
+        self, service: JobService, settings: Mapping[str, Any]
+    ) -> Callable[[Any], TokenBucket]:
+        """Return what tells a client's account from others: the token bucket that it shares."""
+
         def bucket(client: Any) -> TokenBucket:
             # A connection's keys belong to one account, whose rate is by region and service.
             meta = getattr(client, "meta", None)  # of another client than botocore's: nothing
@@ -103,11 +147,11 @@ class PollRegistry:
             account = (str(settings["aws_conn_id"]), service.hook_path, *map(str, place))
             return self._buckets.setdefault(account, TokenBucket())
 
-        return Poll(service, scope, lambda: self.client(service, settings), bucket)
+        return bucket
 
 
 # Thousands of triggers start in one turn of the loop, so what each does first is kept short.
-_text = json.JSONEncoder(sort_keys=True).encode
+settings_key = json.JSONEncoder(sort_keys=True).encode
 
 
 _registries: WeakKeyDictionary[asyncio.AbstractEventLoop, PollRegistry] = WeakKeyDictionary()

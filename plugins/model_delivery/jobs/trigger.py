@@ -153,26 +153,26 @@ class JobTrigger(BaseTrigger):
         limit = conf.getint("triggerer", "on_kill_timeout", fallback=30)
         try:
             async with asyncio.timeout(limit):
-                outcome = await self._stop(service)
+                outcome = await self._stop(service, self.handle)
             outcome.log(self.log, label, "its task was killed")
         except Exception as error:
             why = f"no answer within {limit} s" if isinstance(error, TimeoutError) else cause(error)
             self.log.warning("%s may still be running: %s", label, why)
 
-    async def _stop(self, service: JobService) -> Stop:
+    async def _stop(self, service: JobService, handle: Handle) -> Stop:
         """Ask until there is an answer, over a client that was opened anew after a fault."""
-        call = service.stop_call(self.handle)
+        call = service.stop_call(handle)
         if call is None:
             return Stop.IMPOSSIBLE
         failures = 0
         while True:
             try:
                 # A stop under way or done by now: it was the answer that was lost.
-                if not (failures and await self._is_ending(service)):
+                if not (failures and await self._is_ending(service, handle)):
                     await self._ask(service, call)
             except Exception as error:
                 if not (is_passing(error) or is_credential_fault(error)):
-                    if await self._has_ended(service):
+                    if await self._has_ended(service, handle):
                         return Stop.ENDED
                     raise
                 failures += 1
@@ -187,15 +187,15 @@ class JobTrigger(BaseTrigger):
                 answer: Mapping[str, Any] = await getattr(client, call.operation)(**call.parameters)
                 return answer
 
-    async def _is_ending(self, service: JobService) -> bool:
-        answers = [await self._ask(service, each) for each in service.describe_calls(self.handle)]
-        description = service.description(self.handle, answers)
+    async def _is_ending(self, service: JobService, handle: Handle) -> bool:
+        answers = [await self._ask(service, each) for each in service.describe_calls(handle)]
+        description = service.description(handle, answers)
         return description.state.terminal or description.status in service.statuses.stopping
 
-    async def _has_ended(self, service: JobService) -> bool:
+    async def _has_ended(self, service: JobService, handle: Handle) -> bool:
         """Tell whether a stop was refused because nothing is left to stop."""
         try:
-            return await self._is_ending(service)
+            return await self._is_ending(service, handle)
         except Exception as error:
             return error_code(error) in service.missing_codes
 

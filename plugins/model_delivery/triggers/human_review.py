@@ -10,10 +10,10 @@ from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import TriggerEvent
 
 from model_delivery.human_loops.batch import LoopBatch
-from model_delivery.human_loops.polls import flow_polls
-from model_delivery.jobs.faults import cause, is_passing
-from model_delivery.jobs.rate import backoff
+from model_delivery.human_loops.polls import wait_for_batch
+from model_delivery.jobs.faults import cause
 from model_delivery.jobs.registry import registry
+from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.trigger import EVENT_VERSION, JobTrigger, handover_seconds
 from model_delivery.jobs.waits import Bounds
 
@@ -34,10 +34,10 @@ class HumanLoopTrigger(JobTrigger):
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
-            service = await registry().service(self.service)
-            event["statuses"] = await flow_polls().wait(
-                service, self._connection_settings, read_handle(self.handle), bounds
-            )
+            event["statuses"] = await wait_for_batch(
+                registry(), self.service, self._connection_settings, read_handle(self.handle),
+                bounds,
+            )  # fmt: skip
         except Exception as error:  # whatever ends the wait is the task's to report
             event["error"] = cause(error)
         await asyncio.sleep(started + handover_seconds() - time.monotonic())
@@ -50,42 +50,32 @@ class HumanLoopTrigger(JobTrigger):
             return
         service = await registry().service(self.service)
         batch = read_handle(self.handle)
-        stopped = 0
+        names, stopped = iter(batch), 0
+
+        async def stop_some() -> None:
+            nonlocal stopped
+            for name in names:
+                stopped += await self._stop(service, {"name": name}) is Stop.ASKED
+
+        limit = conf.getint("triggerer", "on_kill_timeout", fallback=30)
         try:
             async with (
-                asyncio.timeout(conf.getint("triggerer", "on_kill_timeout", fallback=30)),
-                registry().client(service, self._connection_settings) as client,
+                asyncio.timeout(limit),
+                registry().client(service, self._connection_settings),  # kept open for all
+                asyncio.TaskGroup() as stops,
             ):
-                names = iter(batch)
-
-                async def stop_some() -> None:
-                    nonlocal stopped
-                    for name in names:
-                        stopped += await _stop_loop(client, name)
-
-                await asyncio.gather(*(stop_some() for _ in range(_STOPPED_AT_A_TIME)))
+                for _ in range(_STOPPED_AT_A_TIME):
+                    stops.create_task(stop_some())
         except Exception as error:
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            why = f"no answer within {limit} s" if isinstance(error, TimeoutError) else cause(error)
             self.log.warning(
                 "%d of %d human loops were stopped, then: %s; the task, cleared, stops the rest",
-                stopped, len(batch), cause(error),
+                stopped, len(batch), why,
             )  # fmt: skip
         else:
             self.log.info("Asked to stop %d human loops: their task was killed", stopped)
-
-
-async def _stop_loop(client: Any, name: str) -> bool:
-    """Stop a loop, waiting out what passes; tell whether the service took it."""
-    failures = 0
-    while True:
-        try:
-            await client.stop_human_loop(HumanLoopName=name)
-        except Exception as error:
-            if not is_passing(error):
-                return False
-            failures += 1
-            await asyncio.sleep(backoff(failures))
-        else:
-            return True
 
 
 def batch_handle(batch: LoopBatch) -> dict[str, str]:

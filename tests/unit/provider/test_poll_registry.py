@@ -469,7 +469,7 @@ async def test_a_fault_that_passes(
 async def test_a_stall_is_cut_short(
     service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poll, "CALL_SECONDS", 0.1)
+    monkeypatch.setattr(rate, "CALL_SECONDS", 0.1)
     service.add("a", "b")
     waits.add("a", "b")
     await looks(service, 2)
