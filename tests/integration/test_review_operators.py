@@ -20,6 +20,12 @@ from model_delivery.exceptions import (
     RequestDiffersError,
 )
 from model_delivery.hooks.human_review import HumanLoopHook, HumanReviewHook
+from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.human_loops.polls import wait_for_batch
+from model_delivery.human_loops.worker import HumanLoopWorker
+from model_delivery.jobs import registry
+from model_delivery.jobs.rate import TokenBucket
+from model_delivery.jobs.waits import Bounds
 from model_delivery.operators.flow_definitions import (
     CreateFlowDefinitionOperator,
     DeleteFlowDefinitionOperator,
@@ -36,6 +42,7 @@ from model_delivery.operators.human_task_uis import (
 )
 from model_delivery.operators.quality_gate import QualityGateOperator
 from model_delivery.sensors.human_review import FlowDefinitionSensor, HumanLoopSensor
+from model_delivery.triggers.human_review import SERVICE
 
 from stack.airflow import aws_connection
 from stack.credentials import ACCOUNT
@@ -456,6 +463,50 @@ def test_a_batch_of_loops_is_started_once_waited_for_and_stopped(s3: S3, team: T
         sensor.execute_complete({}, event)
     sensor.expired = "keep"
     assert sensor.execute_complete({}, event)["statuses"] == {"Stopped": 250}
+
+
+def test_waits_of_several_flows_share_one_request_rate_and_those_of_one_flow_its_list(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets: list[TokenBucket] = []
+
+    def bucket() -> TokenBucket:
+        buckets.append(TokenBucket())
+        return buckets[-1]
+
+    monkeypatch.setattr(registry, "TokenBucket", bucket)
+    batches = []
+    for flow in [team.flow(task_count=1), team.flow(task_count=1)]:
+        for _ in range(2):
+            content = {"item": "x", "labels": LABELS, "taskObject": "x"}
+            lines = [{"item": str(n), "content": content} for n in range(5)]
+            start = StartHumanLoopsOperator(
+                task_id="start", flow_definition_arn=flow["flow_definition_arn"],
+                inputs_uri=put_lines(s3, f"{uuid4().hex}/inputs.jsonl", lines),
+                manifest_uri=f"s3://{BUCKET}/{uuid4().hex}/loops.jsonl",
+            )  # fmt: skip
+            batches.append(LoopBatch.read(start.execute(Task(uuid4().hex).context)))
+
+    async def wait_for_all() -> list[dict[str, int]]:
+        settings = {"aws_conn_id": "aws_default", "region_name": None, "verify": None,
+                    "botocore_config": None}  # fmt: skip
+        polls, bounds = registry.registry(), Bounds(0.2, 0.5, 60.0)
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            waits = [
+                group.create_task(wait_for_batch(polls, SERVICE, settings, batch, bounds))
+                for batch in batches
+            ]
+            while len(polls._polls) < 2:
+                await asyncio.sleep(0.05)
+            assert (len(polls._polls), polls.open_clients) == (2, 1)
+            worker = HumanLoopWorker(HumanLoopHook())
+            for batch in batches:
+                await asyncio.to_thread(worker.stop, batch)
+        assert not polls._polls
+        return [each.result() for each in waits]
+
+    assert asyncio.run(wait_for_all()) == [{"Stopped": 5}] * 4
+    assert len(buckets) == 1
 
 
 def test_a_killed_deferred_review_stops_its_loops(s3: S3, team: Team) -> None:

@@ -145,7 +145,9 @@ class PollRegistry:
             meta = getattr(client, "meta", None)  # of another client than botocore's: nothing
             place = getattr(meta, "region_name", None), getattr(meta, "endpoint_url", None)
             account = (str(settings["aws_conn_id"]), service.hook_path, *map(str, place))
-            return self._buckets.setdefault(account, TokenBucket())
+            if account not in self._buckets:
+                self._buckets[account] = TokenBucket()
+            return self._buckets[account]
 
         return bucket
 

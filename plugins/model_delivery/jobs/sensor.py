@@ -1,4 +1,4 @@
-"""The sensor of every external job: poke, reschedule or deferrable."""
+"""The sensor of external work, and of every job: poke, reschedule or deferrable."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ from model_delivery.jobs.status import JobState
 from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
 
 
-class JobSensor(AwsConnected, BaseSensorOperator):
-    """Waits for a job that another task, run or system submitted.
+class ServiceSensor(AwsConnected, BaseSensorOperator):
+    """Waits for what a service does; whether in the triggerer or not, it ends in the same way.
 
     :param deferrable: wait in the triggerer instead of a worker slot.
         (default: Airflow's `operators.default_deferrable`)
@@ -55,6 +55,86 @@ class JobSensor(AwsConnected, BaseSensorOperator):
 
     @property
     @abstractmethod
+    def label(self) -> str:
+        """What is waited for, for messages."""
+
+    @abstractmethod
+    def trigger(self) -> JobTrigger:
+        """Return what waits in the triggerer."""
+
+    @property
+    def trigger_settings(self) -> dict[str, Any]:
+        """What every trigger of a sensor takes; its end stops nothing."""
+        return {
+            "poll_interval": float(self.poke_interval),
+            "max_poll_interval": self.max_poll_interval,
+            "outage_timeout": self.outage_timeout,
+            "owned": False,
+            **self.connection_settings,
+        }
+
+    def execute(self, context: Context) -> Any:
+        """Look once before deferring: a job that ended needs no triggerer."""
+        if self.deferrable:
+            looked = self._look(context)
+            if isinstance(looked, PokeReturnValue):
+                return looked.xcom_value
+            self.defer(
+                trigger=self.trigger(),
+                method_name="execute_complete",
+                timeout=timedelta(seconds=self.timeout),
+            )
+        return super().execute(context)
+
+    def _look(self, context: Context) -> bool | PokeReturnValue:
+        """Poke as the other modes do: they skip, or go on waiting, where they are told to."""
+        try:
+            return self.poke(context)
+        except Exception as error:
+            final = isinstance(error, AirflowFailException)
+            if self.never_fail or (self.soft_fail and final):
+                raise AirflowSkipException(f"skipped instead of failed: {error}") from error
+            if self.silent_fail and not final:
+                self.log.exception("The look failed")
+                return False
+            raise
+
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Finish after the wait: an event only says that it is time to ask the service again."""
+        error = event.get("error") if isinstance(event, Mapping) else None
+        return self._not_waited(context, error) if error else self.execute(context)
+
+    def _not_waited(self, context: Context, error: str) -> Any:
+        # A fault of the triggerer's: what the service says decides, and a retry waits anew.
+        looked = self._look(context)
+        if isinstance(looked, PokeReturnValue):
+            return looked.xcom_value
+        raise DeliveryError(f"the triggerer could not wait for {self.label}: {error}")
+
+    def resume_execution(
+        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
+    ) -> Any:
+        """Skip or fail as the other modes do; Airflow's own would skip after any error."""
+        try:
+            return super(BaseSensorOperator, self).resume_execution(
+                next_method, next_kwargs, context
+            )
+        except TaskDeferralTimeout as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"skipped instead of failed: {error}") from error
+            raise AirflowSensorTimeout(*error.args) from error
+        except TaskDeferralError as error:
+            return self._not_waited(context, f"{type(error).__name__}: {error}")
+
+
+class JobSensor(ServiceSensor):
+    """Waits for a job that another task, run or system submitted.
+
+    Its parameters are `ServiceSensor`'s.
+    """
+
+    @property
+    @abstractmethod
     def service(self) -> JobService:
         """The service; imported when it is used, since hooks import boto3."""
 
@@ -76,43 +156,14 @@ class JobSensor(AwsConnected, BaseSensorOperator):
     def result(self, description: JobDescription) -> Mapping[str, Any]:
         """Return what XCom gets on success."""
 
-    def execute(self, context: Context) -> Any:
-        """Look once before deferring: a job that ended needs no triggerer."""
-        if self.deferrable:
-            looked = self._look(context)
-            if isinstance(looked, PokeReturnValue):
-                return looked.xcom_value
-            self.defer(
-                trigger=self._trigger(),
-                method_name="execute_complete",
-                timeout=timedelta(seconds=self.timeout),
-            )
-        return super().execute(context)
-
-    def _trigger(self) -> JobTrigger:
+    def trigger(self) -> JobTrigger:
+        """Return what waits for the job."""
         service = type(self.service)
         return JobTrigger(
             service=f"{service.__module__}.{service.__qualname__}",
             handle=self.handle(),
-            poll_interval=float(self.poke_interval),
-            max_poll_interval=self.max_poll_interval,
-            outage_timeout=self.outage_timeout,
-            owned=False,
-            **self.connection_settings,
+            **self.trigger_settings,
         )
-
-    def _look(self, context: Context) -> bool | PokeReturnValue:
-        """Poke as the other modes do: they skip, or go on waiting, where they are told to."""
-        try:
-            return self.poke(context)
-        except Exception as error:
-            final = isinstance(error, AirflowFailException)
-            if self.never_fail or (self.soft_fail and final):
-                raise AirflowSkipException(f"skipped instead of failed: {error}") from error
-            if self.silent_fail and not final:
-                self.log.exception("The look failed")
-                return False
-            raise
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Describe the job; a bad end is an error."""
@@ -122,35 +173,9 @@ class JobSensor(AwsConnected, BaseSensorOperator):
         if description.state is JobState.SUCCEEDED:
             return PokeReturnValue(True, dict(self.result(description)))
         reason = description.reason or "the service gave no reason"
-        raise JobEndedError(f"{self._label} ended {description.status}: {reason}")
-
-    def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Finish after the wait: an event only says that it is time to ask the service again."""
-        error = event.get("error") if isinstance(event, Mapping) else None
-        return self._not_waited(context, error) if error else self.execute(context)
-
-    def _not_waited(self, context: Context, error: str) -> Any:
-        # A fault of the triggerer's: what the service says decides, and a retry waits anew.
-        looked = self._look(context)
-        if isinstance(looked, PokeReturnValue):
-            return looked.xcom_value
-        raise DeliveryError(f"the triggerer could not wait for {self._label}: {error}")
-
-    def resume_execution(
-        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
-    ) -> Any:
-        """Skip or fail as the other modes do; Airflow's own would skip after any error."""
-        try:
-            return super(BaseSensorOperator, self).resume_execution(
-                next_method, next_kwargs, context
-            )
-        except TaskDeferralTimeout as error:
-            if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(f"skipped instead of failed: {error}") from error
-            raise AirflowSensorTimeout(*error.args) from error
-        except TaskDeferralError as error:
-            return self._not_waited(context, f"{type(error).__name__}: {error}")
+        raise JobEndedError(f"{self.label} ended {description.status}: {reason}")
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
+        """The service's noun and the job's name."""
         return f"{self.service.noun} {self.handle()['name']}"

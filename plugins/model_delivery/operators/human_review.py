@@ -14,6 +14,8 @@ from model_delivery import a2i
 from model_delivery.aws import open_hook
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.jobs.operator import MOST_FAILED_WAITS
+from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
@@ -141,7 +143,9 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         self.poll_interval = poll_interval
         self.max_poll_interval = max_poll_interval
         self.outage_timeout = outage_timeout
+        check_intervals(poll_interval=poll_interval, max_poll_interval=max_poll_interval)
         self._waiting: LoopBatch | None = None
+        self._failed_waits = 0
 
     @property
     def hook_path(self) -> str:
@@ -177,14 +181,23 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
             self._begin(context, state, len(rounds), REVIEW, self.flow_definition_arn)
         return self._go_on(context, state, deferrable=self.deferrable)
 
-    def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Go on after the wait: an event only says that it is time to ask the service again."""
+    def execute_complete(self, context: Context, event: Any = None, failed_waits: int = 0) -> Any:
+        """Go on after the wait: an event only says that it is time to ask the service again.
+
+        :param failed_waits: how often the triggerer could not wait for this review before.
+        """
         from model_delivery.human_loops.state import LoopState
 
         error = event.get("error") if isinstance(event, Mapping) else None
+        deferrable = self.deferrable
         if error:
-            self.log.warning("The triggerer could not wait (%s): waiting here", error)
-        return self._go_on(context, LoopState(context), deferrable=self.deferrable and not error)
+            failed_waits += 1
+            # An outage that is over ends so for every wait at once: not all find a worker's slot.
+            deferrable = deferrable and failed_waits < MOST_FAILED_WAITS
+            where = "in the triggerer again" if deferrable else "here"
+            self.log.warning("The triggerer could not wait (%s): waiting %s", error, where)
+        self._failed_waits = failed_waits
+        return self._go_on(context, LoopState(context), deferrable=deferrable)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -307,6 +320,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
                 **self.connection_settings,
             ),
             method_name="execute_complete",
+            kwargs={"failed_waits": self._failed_waits} if self._failed_waits else None,
             timeout=left,
         )
 

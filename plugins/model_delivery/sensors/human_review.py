@@ -2,25 +2,23 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import Context
-from airflow.sdk.bases.sensor import BaseSensorOperator, PokeReturnValue
+from airflow.sdk.bases.sensor import PokeReturnValue
 
-from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
-from model_delivery.exceptions import DeliveryError, InvalidRequestError, JobFailedError
+from model_delivery.aws import AWS_TEMPLATE_FIELDS
+from model_delivery.exceptions import InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch
-from model_delivery.jobs.sensor import JobSensor
+from model_delivery.jobs.sensor import JobSensor, ServiceSensor
 from model_delivery.jobs.service import Handle, JobDescription, JobService
-from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS
 from model_delivery.operators.flow_definitions import flow_definition_result
 from model_delivery.operators.human_loops import HOOK, given_batch
 from model_delivery.xcom import VERSION, EndedHumanLoops, FlowDefinitionResult
 
 if TYPE_CHECKING:
     from model_delivery.human_loops.watch import EndedLoop
+    from model_delivery.triggers.human_review import HumanLoopTrigger
 
 EXPIRED_POLICIES = ("fail", "keep")
 _SHOWN = 3
@@ -54,7 +52,7 @@ class FlowDefinitionSensor(JobSensor):
         return flow_definition_result(description)
 
 
-class HumanLoopSensor(AwsConnected, BaseSensorOperator):
+class HumanLoopSensor(ServiceSensor):
     """Waits until every human loop of a batch has ended: one sensor, however many loops.
 
     Deferred sensors of one flow definition share one list, of which a look reads at most a page for
@@ -65,12 +63,8 @@ class HumanLoopSensor(AwsConnected, BaseSensorOperator):
     :param flow_definition_arn: their flow definition.
     :param expired: what becomes of loops that end without their answers (expired, stopped or
         deleted): "fail" fails the task, "keep" only counts them. (default: "fail")
-    :param deferrable: wait in the triggerer instead of a worker slot.
-        (default: Airflow's `operators.default_deferrable`)
-    :param max_poll_interval: longest time between two looks while deferred, in seconds.
-        (default: 30)
-    :param outage_timeout: how long the service may give no usable answer while deferred before the
-        wait fails, in seconds. (default: 900)
+
+    The others are `ServiceSensor`'s.
     """
 
     template_fields: Sequence[str] = (
@@ -84,9 +78,6 @@ class HumanLoopSensor(AwsConnected, BaseSensorOperator):
         loop_names: Sequence[str] | None = None,
         flow_definition_arn: str | None = None,
         expired: str = "fail",
-        deferrable: bool | None = None,
-        max_poll_interval: float = LONGEST_POLL_INTERVAL,
-        outage_timeout: float = OUTAGE_SECONDS,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -94,16 +85,25 @@ class HumanLoopSensor(AwsConnected, BaseSensorOperator):
         self.loop_names = loop_names
         self.flow_definition_arn = flow_definition_arn
         self.expired = expired
-        if deferrable is None:
-            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
-        self.deferrable = deferrable
-        self.max_poll_interval = max_poll_interval
-        self.outage_timeout = outage_timeout
 
     @property
     def hook_path(self) -> str:
         """Augmented AI's runtime."""
         return HOOK
+
+    @property
+    def label(self) -> str:
+        """How many loops, of which flow definition."""
+        batch = self._batch()
+        return f"{len(batch)} human loops of {batch.flow_definition_arn}"
+
+    def trigger(self) -> "HumanLoopTrigger":
+        """Return what waits for the batch."""
+        from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
+
+        return HumanLoopTrigger(
+            service=SERVICE, handle=batch_handle(self._batch()), **self.trigger_settings
+        )
 
     def execute(self, context: Context) -> EndedHumanLoops:
         """Look once before deferring."""
@@ -111,40 +111,8 @@ class HumanLoopSensor(AwsConnected, BaseSensorOperator):
             raise InvalidRequestError(
                 f"expired is {self.expired!r}: give {' or '.join(EXPIRED_POLICIES)}"
             )
-        if not self.deferrable:
-            waited: EndedHumanLoops = super().execute(context)
-            return waited
-        looked = self.poke(context)
-        if not isinstance(looked, PokeReturnValue):
-            self._defer()
-        return cast(EndedHumanLoops, looked.xcom_value)
-
-    def _defer(self) -> NoReturn:
-        from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
-
-        self.defer(
-            trigger=HumanLoopTrigger(
-                service=SERVICE,
-                handle=batch_handle(self._batch()),
-                poll_interval=float(self.poke_interval),
-                max_poll_interval=self.max_poll_interval,
-                outage_timeout=self.outage_timeout,
-                owned=False,
-                **self.connection_settings,
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout),
-        )
-
-    def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Finish after the wait: an event only says that it is time to ask the service again."""
-        error = event.get("error") if isinstance(event, Mapping) else None
-        if not error:
-            return self.execute(context)
-        looked = self.poke(context)
-        if isinstance(looked, PokeReturnValue):
-            return looked.xcom_value
-        raise DeliveryError(f"the triggerer could not wait for the human loops: {error}")
+        ended: EndedHumanLoops = super().execute(context)
+        return ended
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Read the list; loops that ended without answers follow the policy."""
