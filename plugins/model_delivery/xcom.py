@@ -227,6 +227,13 @@ class HumanTaskUiResult(TypedDict):
     content_sha256: str
 
 
+class RenderedUiTemplate(TypedDict):
+    """Of `RenderUiTemplateOperator`: where the rendered page lies."""
+
+    version: int
+    output_uri: str
+
+
 class FlowDefinitionResult(TypedDict):
     """Of the operators of flow definitions and `FlowDefinitionSensor`.
 

@@ -1,15 +1,22 @@
 """Flow definitions, task UIs and work teams through boto3."""
 
+import io
+import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from botocore.exceptions import ClientError
+from PIL import Image
 
 from stack.credentials import ACCOUNT
+from stack.object_store import BUCKET
 from tests.contract.review_world import (
+    ROLE,
     TEMPLATE,
     Flow,
     flow_request,
@@ -147,6 +154,44 @@ def test_a_task_ui_keeps_the_digest_of_its_template(cloud: Any, sagemaker: Any) 
     assert found["HumanTaskUiStatus"] == "Active"
     sagemaker.delete_human_task_ui(HumanTaskUiName=name)
     assert refusal(sagemaker.describe_human_task_ui, HumanTaskUiName=name)[0] == "ResourceNotFound"
+
+
+def test_a_template_is_rendered_for_a_task(cloud: Any, sagemaker: Any) -> None:
+    image = io.BytesIO()
+    Image.new("L", (3, 2)).save(image, "PNG")
+    cloud.store.client().put_object(Bucket=BUCKET, Key="render/1.png", Body=image.getvalue())
+    task = {"Input": json.dumps({"taskObject": f"s3://{BUCKET}/render/1.png", "labels": ["<1>"]})}
+    given = sagemaker.render_ui_template(
+        UiTemplate={"Content": TEMPLATE}, Task=task, RoleArn=ROLE
+    )  # fmt: skip
+    assert given["Errors"] == []
+    (source,) = re.findall(r'<img src="([^"]+)"', given["RenderedContent"])
+    assert httpx.get(source).content == image.getvalue()
+    assert "&lt;1&gt;" in given["RenderedContent"] or "\\u003c1" in given["RenderedContent"]
+    stored = sagemaker.render_ui_template(HumanTaskUiArn=task_ui(cloud), Task=task, RoleArn=ROLE)
+    assert "crowd-classifier" in stored["RenderedContent"]
+
+
+def test_what_keeps_a_template_from_being_rendered_is_said(cloud: Any, sagemaker: Any) -> None:
+    def errors(content: str) -> list[dict[str, str]]:
+        found = sagemaker.render_ui_template(
+            UiTemplate={"Content": content}, Task={"Input": "{}"}, RoleArn=ROLE
+        )
+        assert found["RenderedContent"] == ""
+        return list(found["Errors"])
+
+    (error,) = errors("<crowd-form><crowd-slider></crowd-slider></crowd-form>")
+    assert "no element <crowd-slider>" in error["Message"]
+    (error,) = errors("<crowd-form>{{ 'file:///etc/passwd' | grant_read_access }}</crowd-form>")
+    assert "is not the URI of an object" in error["Message"]
+    arn = task_ui(cloud)
+    for request, code, said in (
+        ({"Task": {"Input": "{}"}}, "ValidationException", "exactly one of"),
+        ({"Task": {"Input": "{x"}, "HumanTaskUiArn": arn}, "ValidationException", "no JSON"),
+        ({"Task": {"Input": "{}"}, "HumanTaskUiArn": arn + "x"}, "ResourceNotFound", "human-task"),
+    ):
+        assert said in refusal(sagemaker.render_ui_template, RoleArn=ROLE, **request)[1]
+        assert refusal(sagemaker.render_ui_template, RoleArn=ROLE, **request)[0] == code
 
 
 @pytest.fixture

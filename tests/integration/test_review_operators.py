@@ -39,6 +39,7 @@ from model_delivery.operators.human_task_uis import (
     DeleteHumanTaskUiOperator,
     DescribeHumanTaskUiOperator,
     ListHumanTaskUisOperator,
+    RenderUiTemplateOperator,
 )
 from model_delivery.operators.quality_gate import QualityGateOperator
 from model_delivery.sensors.human_review import FlowDefinitionSensor, HumanLoopSensor
@@ -318,6 +319,23 @@ def test_a_task_ui_of_the_same_name_must_have_the_same_content(cloud: LocalCloud
     delete = DeleteHumanTaskUiOperator(task_id="x", human_task_ui_name=name)
     assert delete.execute({})["deleted"]
     assert not delete.execute({})["deleted"]
+
+
+def test_a_template_is_rendered_before_a_reviewer_meets_it(s3: S3, team: Team) -> None:
+    uri = f"s3://{BUCKET}/{uuid4().hex}/page.html"
+    render = RenderUiTemplateOperator(
+        task_id="render", role_arn=ROLE, human_task_ui_arn=team.ui, output_uri=uri,
+        task_input={"labels": LABELS, "taskObject": f"s3://{BUCKET}/1.png"},
+    )  # fmt: skip
+    assert render.execute({})["output_uri"] == uri
+    page = s3.client().get_object(Bucket=BUCKET, Key=uri.removeprefix(f"s3://{BUCKET}/"))
+    assert b"<crowd-classifier" in page["Body"].read()
+    render.task_input = '{"labels": [], "taskObject": "https://elsewhere.example/1.png"}'
+    with pytest.raises(InvalidRequestError, match=r"cannot be rendered: .*not the URI of an obj"):
+        render.execute({})
+    render.content = TEMPLATE
+    with pytest.raises(InvalidRequestError, match="and not both"):
+        render.execute({})
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from model_delivery_localcloud.edge.wire import DeviceWire
 from model_delivery_localcloud.errors import ServiceError, SignatureRefused, StoreError
 from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.portal.grants import Grants
 from model_delivery_localcloud.portal.pages import Portal
 from model_delivery_localcloud.protocol.gateway import Gateway, checked_handlers
 from model_delivery_localcloud.protocol.messages import Request
@@ -79,7 +80,7 @@ def _gateway(settings: Settings, database: Database, objects: ObjectStore) -> Ga
         "sagemaker": {
             **SageMaker(database).handlers(),
             **FlowDefinitions(database).handlers(),
-            **HumanTaskUis(database).handlers(),
+            **HumanTaskUis(database, Grants(settings).public_media).handlers(),
             **Workteams(database).handlers(),
             **Tags(database).handlers(),
         },

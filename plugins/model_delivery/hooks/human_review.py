@@ -73,6 +73,14 @@ class HumanReviewHook(AwsServiceHook):
         for page in self.client.get_paginator("list_human_task_uis").paginate(**filters):
             yield from page["HumanTaskUiSummaries"]
 
+    def render_ui_template(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `RenderedContent` and `Errors` of a template with a task filled in.
+
+        :param request: RenderUiTemplate's, held against the API's model before the call
+        """
+        check_request(self.client, "RenderUiTemplate", request)
+        return dict(self.client.render_ui_template(**request))
+
     def delete_human_task_ui(self, name: str) -> None:
         """Delete a worker task template."""
         self.client.delete_human_task_ui(HumanTaskUiName=name)

@@ -8,13 +8,14 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
-from model_delivery.exceptions import RequestDiffersError
+from model_delivery.exceptions import InvalidRequestError, RequestDiffersError
 from model_delivery.service_errors import named_errors
 from model_delivery.storage_connected import AwsAndStorageConnected
 from model_delivery.xcom import (
     VERSION,
     DeletedReviewResource,
     HumanTaskUiResult,
+    RenderedUiTemplate,
     ReviewResourceListing,
 )
 
@@ -92,6 +93,71 @@ class CreateHumanTaskUiOperator(AwsConnected, BaseOperator):
                 "it with DeleteHumanTaskUiOperator"
             )
         return str(found["HumanTaskUiArn"])
+
+
+class RenderUiTemplateOperator(AwsAndStorageConnected, BaseOperator):
+    """Fills a representative task into a template and writes the page that reviewers would see.
+
+    A template that cannot be rendered fails the task with what the service says of it, before any
+    reviewer meets it.
+
+    Source: SageMaker API, RenderUiTemplate.
+
+    :param role_arn: IAM role that may read the objects that the template names.
+    :param task_input: what a human loop would be about: a dictionary, or its JSON text.
+    :param output_uri: where the rendered HTML is written.
+    :param content: the template; or
+    :param human_task_ui_arn: ARN of a human task UI.
+    """
+
+    template_fields: Sequence[str] = (
+        *AwsAndStorageConnected.template_fields, "role_arn", "task_input", "output_uri",
+        "human_task_ui_arn",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        role_arn: str,
+        task_input: Mapping[str, Any] | str,
+        output_uri: str,
+        content: str | None = None,
+        human_task_ui_arn: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.role_arn = role_arn
+        self.task_input = task_input
+        self.output_uri = output_uri
+        self.content = content
+        self.human_task_ui_arn = human_task_ui_arn
+
+    @property
+    def hook_path(self) -> str:
+        """SageMaker."""
+        return HOOK
+
+    def execute(self, context: Context) -> RenderedUiTemplate:
+        """Render, then write."""
+        if bool(self.content) == bool(self.human_task_ui_arn):
+            raise InvalidRequestError("give content or human_task_ui_arn, and not both")
+        given = self.task_input
+        text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        request: dict[str, Any] = {"Task": {"Input": text}, "RoleArn": self.role_arn}
+        if self.content:
+            request["UiTemplate"] = {"Content": self.content}
+        else:
+            request["HumanTaskUiArn"] = self.human_task_ui_arn
+        about = self.human_task_ui_arn or "the template"
+        with named_errors(about):
+            rendered = self.hook.render_ui_template(request)
+        if rendered["Errors"]:
+            said = "; ".join(f"{each['Code']}: {each['Message']}" for each in rendered["Errors"])
+            raise InvalidRequestError(f"{about} cannot be rendered: {said}")
+        page = rendered["RenderedContent"].encode()
+        self._storage().write_bytes(self.output_uri, page)
+        self.log.info("%s rendered: %d bytes at %s", about, len(page), self.output_uri)
+        return {"version": VERSION, "output_uri": self.output_uri}
 
 
 class DescribeHumanTaskUiOperator(AwsConnected, BaseOperator):

@@ -23,10 +23,15 @@ class Grants:
         key = hmac.digest(settings.secret_key.encode(), b"portal grants", hashlib.sha256).hex()
         self._media = URLSafeTimedSerializer(key, salt="media")
         self._frame = URLSafeTimedSerializer(key, salt="frame")
+        self._public_url = (settings.public_url or "").rstrip("/")
 
     def media(self, uri: str) -> str:
         """Return the URL under which a browser may read an object; refuses what is none."""
         return f"{MEDIA}/{self._media.dumps(object_uri(uri))}"
+
+    def public_media(self, uri: str) -> str:
+        """Return the same with the server's address, where the settings know it."""
+        return f"{self._public_url}{self.media(uri)}"
 
     def frame(self, flow_id: str, loop_id: int) -> str:
         """Return the URL of an item's template, filled in."""

@@ -11,20 +11,32 @@ from model_delivery_localcloud.clock import now_ms, to_datetime
 from model_delivery_localcloud.errors import ServiceError, validation_error
 from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call
-from model_delivery_localcloud.review.template import TemplateRefused, check_template
+from model_delivery_localcloud.review.facts import read_content
+from model_delivery_localcloud.review.template import (
+    Grant,
+    TemplateRefused,
+    check_template,
+    render_template,
+)
 from model_delivery_localcloud.services.review_lists import answer_page
-from model_delivery_localcloud.services.review_names import HUMAN_TASK_UI, arn_of, scope_of
+from model_delivery_localcloud.services.review_names import HUMAN_TASK_UI, arn_of, name_in, scope_of
 from model_delivery_localcloud.services.sagemaker_tags import check_tags
 from model_delivery_localcloud.store import review_resources as states
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanTaskUi
 
+RENDERING_ERROR = "RenderingError"
+
 
 class HumanTaskUis:
-    """Human task UIs over the store."""
+    """Human task UIs over the store.
 
-    def __init__(self, database: Database) -> None:
+    :param grant: returns the URL under which a browser may read an object.
+    """
+
+    def __init__(self, database: Database, grant: Grant) -> None:
         self._database = database
+        self._grant = grant
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return the operations on human task UIs."""
@@ -33,6 +45,7 @@ class HumanTaskUis:
             "DescribeHumanTaskUi": self.describe,
             "ListHumanTaskUis": self.list,
             "DeleteHumanTaskUi": self.delete,
+            "RenderUiTemplate": self.render,
         }
 
     def create(self, call: Call) -> dict[str, Any]:
@@ -103,9 +116,37 @@ class HumanTaskUis:
             session.delete(ui)
         return {}
 
+    def render(self, call: Call) -> dict[str, Any]:
+        """Answer a template with a task filled in, or what keeps it from being one."""
+        content = self._content_to_render(call)
+        try:
+            task_input = read_content(call.params["Task"]["Input"])
+        except ValueError as error:
+            raise validation_error(f"Task.Input is no JSON: {error}.") from error
+        try:
+            check_template(content)
+            rendered = render_template(content, task_input, self._grant)
+        except TemplateRefused as refused:
+            problem = {"Code": RENDERING_ERROR, "Message": str(refused)}
+            return {"RenderedContent": "", "Errors": [problem]}
+        return {"RenderedContent": rendered, "Errors": []}
+
+    def _content_to_render(self, call: Call) -> str:
+        given, arn = call.params.get("UiTemplate"), call.params.get("HumanTaskUiArn")
+        if (given is None) == (arn is None):
+            raise validation_error("Give exactly one of UiTemplate and HumanTaskUiArn.")
+        if given is not None:
+            return str(given["Content"])
+        name = name_in(str(arn), call.caller, HUMAN_TASK_UI, "HumanTaskUiArn")
+        with self._database.read() as session:
+            return _named(session, call, name).content
+
 
 def _find(session: Session, call: Call) -> HumanTaskUi:
-    name = call.params["HumanTaskUiName"]
+    return _named(session, call, call.params["HumanTaskUiName"])
+
+
+def _named(session: Session, call: Call, name: str) -> HumanTaskUi:
     found = states.find(session, HumanTaskUi, scope_of(call.caller), name)
     if found is None:
         raise ServiceError(
