@@ -301,6 +301,7 @@ with DAG(
         review=review.output,
         max_unreviewed_error="{{ params.max_unreviewed_error }}",
         label_field="{{ params.label_field }}",
+        labels="{{ params.labels | tojson }}",
         score_output="{{ params.score_output }}",
         min_accuracy="{{ params.min_accuracy }}",
         max_error_fraction="{{ params.max_error_fraction }}",

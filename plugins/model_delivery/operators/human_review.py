@@ -1,6 +1,5 @@
 """Have people review what a model is unsure of, and let what they say count."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from airflow.sdk import BaseOperator, Context
 
 from model_delivery import a2i
 from model_delivery.aws import open_hook
+from model_delivery.class_names import class_names
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.jobs.operator import MOST_FAILED_WAITS
@@ -402,24 +402,13 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         from model_delivery.human_loops.review import Review, ReviewObjects
 
         layout = ResultsLayout(
-            Source(self.source), self.score_output, self._labels(),
+            Source(self.source), self.score_output, class_names(self.labels),
             self.id_field, tuple(self.hidden_fields), self.task_object_field or None,
         )  # fmt: skip
         return Review(
             self._storage(), ReviewObjects(self.output_uri.rstrip("/")), self.results_uri, layout,
             Method(self.method), int(self.quorum),
         )  # fmt: skip
-
-    def _labels(self) -> list[str] | None:
-        if not self.labels:
-            return None
-        try:
-            given = json.loads(self.labels) if isinstance(self.labels, str) else self.labels
-            return [str(each) for each in given]
-        except (ValueError, TypeError) as error:
-            raise InvalidRequestError(
-                f"labels is {self.labels!r}: give a list of names, or its JSON text"
-            ) from error
 
     def _parsed(self) -> Any:
         from model_delivery_engine.review.conditions import parse_conditions

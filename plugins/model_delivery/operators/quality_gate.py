@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, Context
 
+from model_delivery.class_names import class_names
 from model_delivery.exceptions import DeliveryRefusedError, GateClosedError, InvalidRequestError
 from model_delivery.storage_connected import StorageConnected
 from model_delivery.xcom import VERSION, GateVerdict
@@ -25,6 +26,8 @@ class QualityGateOperator(StorageConnected, BaseOperator):
     :param min_accuracy: the lower end of the accuracy's 95 % interval (Wilson's, or the review's)
         must reach this.
     :param label_field: field of the input record with the label. (default: none)
+    :param labels: names of the classes that the scores are of, a list or its JSON text: the labels
+        of the data are then such names. (default: their places, counted from 0)
     :param review: what `HumanReviewOperator` returned. (default: none)
     :param max_error_fraction: records without an answer may be this part of all. (default: 0)
     :param min_corrected_accuracy: the lower end of the interval of the reviewed data set's accuracy
@@ -35,8 +38,8 @@ class QualityGateOperator(StorageConnected, BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        *StorageConnected.template_fields, "results_uri", "label_field", "score_output",
-        "min_accuracy", "max_error_fraction", "review", "min_corrected_accuracy",
+        *StorageConnected.template_fields, "results_uri", "label_field", "labels",
+        "score_output", "min_accuracy", "max_error_fraction", "review", "min_corrected_accuracy",
         "max_unreviewed_error", "min_agreement",
     )  # fmt: skip
 
@@ -47,6 +50,7 @@ class QualityGateOperator(StorageConnected, BaseOperator):
         score_output: str,
         min_accuracy: float | str,
         label_field: str | None = None,
+        labels: Sequence[str] | str | None = None,
         review: Mapping[str, Any] | None = None,
         max_error_fraction: float | str = 0.0,
         min_corrected_accuracy: float | str | None = None,
@@ -57,6 +61,7 @@ class QualityGateOperator(StorageConnected, BaseOperator):
         super().__init__(**kwargs)
         self.results_uri = results_uri
         self.label_field = label_field
+        self.labels = labels
         self.score_output = score_output
         self.min_accuracy = min_accuracy
         self.max_error_fraction = max_error_fraction
@@ -100,7 +105,12 @@ class QualityGateOperator(StorageConnected, BaseOperator):
             if not self.label_field:
                 assert self.review is not None
                 return evaluation_of_review(records, self.review)
-            return evaluate(records, output=self.score_output, label_field=self.label_field)
+            return evaluate(
+                records,
+                output=self.score_output,
+                label_field=self.label_field,
+                labels=class_names(self.labels),
+            )
         except EngineError as error:
             raise DeliveryRefusedError(f"{self.results_uri}: {error}") from error
 
