@@ -16,6 +16,7 @@ from model_delivery_localcloud.portal.charts import compile_charts
 from model_delivery_localcloud.portal.grants import FRAME, MEDIA, Grants
 from model_delivery_localcloud.portal.media import Media
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
+from model_delivery_localcloud.portal.review_admin import AdminPage
 from model_delivery_localcloud.portal.review_api import ReviewApi
 from model_delivery_localcloud.portal.review_desk import Desk
 from model_delivery_localcloud.portal.review_items import Items
@@ -49,6 +50,7 @@ class Portal:
         self._review = ReviewApi(desk, self._sign_in)
         self._review_pages = ReviewPages(self._renderer, self._sign_in, desk)
         self._lead = LeadPages(database, self._renderer, self._sign_in, desk)
+        self._admin = AdminPage(database, self._renderer, self._sign_in)
         self._media = Media(objects, grants)
         self._frame = TemplateFrame(database, items, grants)
 
@@ -68,6 +70,7 @@ class Portal:
             *self._review.routes(self._route),
             *self._review_pages.routes(self._route),
             *self._lead.routes(self._route),
+            *self._admin.routes(self._route),
             # These two carry their right in their path: a template's frame has no session.
             Route(f"{MEDIA}/{{token}}", self._media.show, methods=["GET"]),
             Route(f"{FRAME}/{{token}}", self._frame.show, methods=["GET"]),

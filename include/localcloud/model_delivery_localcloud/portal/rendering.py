@@ -36,7 +36,7 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._templates.filters.update(
-            moment=_moment, ago=_ago, digest=_digest, size=_size, span=_span
+            moment=_moment, ago=_ago, age=_age, digest=_digest, size=_size, span=_span
         )
 
     def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
@@ -72,6 +72,10 @@ def _ago(value: int | None) -> str:
     if value is None:
         return "never"
     return f"{_span(now_ms() - value)} ago"
+
+
+def _age(value: int | None) -> str:
+    return _span(None if value is None else now_ms() - value)
 
 
 def _span(milliseconds: int | None) -> str:
