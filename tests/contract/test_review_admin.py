@@ -49,7 +49,7 @@ def test_an_admin_sees_queues_teams_and_people(cloud: Any, flow: Flow) -> None:
         assert re.search(rf" Active 1 \d+ s 1 {team} \S+ 1$", found[flow.name]), found[flow.name]
         assert found[team].endswith(f"{flow.group} {busy.name} {flow.name}")
         assert re.search(rf" reviewer {flow.group} {team} 1 \d s ago 1$", found[busy.name])
-        assert found[idle] == f"{idle} reviewer – none: no queue to work on 0 never 0"
+        assert found[idle].endswith(" none: no queue to work on 0 never 0")
 
 
 def test_a_flow_definition_that_failed_says_why(cloud: Any, flow: Flow) -> None:

@@ -12,8 +12,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.contract.review_world import PASSWORD
-from tests.review_portal import Portal, running_portal
+from tests.contract.review_world import PASSWORD, make_flow
+from tests.review_portal import TEXT_TEMPLATE, Portal, running_portal
 
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -308,8 +308,6 @@ def test_a_template_with_every_element_is_filled_in_and_submitted(
 def test_a_template_cannot_reach_the_session_or_the_network(
     person: Any, portal: Portal, browser: Browser
 ) -> None:
-    from tests.contract.review_world import make_flow
-
     spy = make_flow(
         portal.cloud,
         """
@@ -352,6 +350,46 @@ def test_a_template_cannot_reach_the_session_or_the_network(
     alone.goto(f"{portal.cloud.url}{source}")
     expect(alone.locator("#found")).to_contain_text("cookie!SecurityError")
     del portal.flows["spy"]
+
+
+def test_who_looks_and_leaves_keeps_nobody_waiting(person: Any, portal: Portal) -> None:
+    alone = make_flow(portal.cloud, TEXT_TEMPLATE)
+    alone.start("alone", text="Good.", initialValue="Positive", confidence=0.5)
+    for name in ("fay", "gus"):
+        portal.cloud.run(
+            "user", "add", name, "--role", "reviewer", "--group", alone.group, secret=PASSWORD
+        )
+    portal.flows["alone"] = alone
+    fay, gus = person("fay"), person("gus")
+    fay.open("alone")
+    expect(fay.page.locator("#undo")).to_be_disabled()
+    gus.page.goto(f"{portal.cloud.url}/review/{alone.id}")
+    expect(gus.page.get_by_role("heading", name="Nothing waits here")).to_be_visible()
+    fay.page.goto(f"{portal.cloud.url}/review")
+    expect(fay.page.get_by_role("link", name="Begin with")).to_be_visible()
+    page = gus.open("alone")
+    page.locator("#once").uncheck()
+    page.locator(".label", has_text="Neutral").click()
+    expect(page.locator("#status")).to_have_text("Draft kept.")
+    # What was worked on stays with who worked on it.
+    page.goto(f"{portal.cloud.url}/review")
+    expect(page.get_by_role("link", name="Begin with")).to_be_visible()
+    fay.page.reload()
+    expect(fay.page.get_by_role("link", name="Open with")).to_be_visible()
+    del portal.flows["alone"]
+
+
+def test_an_administrator_sees_teams_and_queues(person: Any, portal: Portal) -> None:
+    portal.cloud.run("user", "add", "ada", "--role", "admin", secret=PASSWORD)
+    ada = person("ada", {"width": 1400, "height": 1500})
+    ada.page.get_by_role("link", name="Teams").click()
+    expect(ada.page.get_by_role("heading", name="Teams and queues")).to_be_visible()
+    digits = ada.page.get_by_role("row", name=portal.flow("digits").name).first
+    expect(digits).to_contain_text("Read the digit")
+    ada.check()
+    ada.screenshot("teams")
+    digits.get_by_role("link").click()
+    expect(ada.page.get_by_role("heading", name="Agreement")).to_be_visible()
 
 
 def test_script_in_an_items_data_stays_text(person: Any, portal: Portal) -> None:

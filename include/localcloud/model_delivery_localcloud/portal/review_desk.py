@@ -46,10 +46,13 @@ class Desk:
         self._undo_ms = round(settings.review_undo_seconds * 1000)
 
     def queues(self, user: User) -> list[dict[str, Any]]:
-        """Return the queues that a user may work on, with their counts."""
+        """Return the queues that a user may work on, with counts; those with work come first."""
         with self._database.read() as session:
             flows = resources.flows_of(session, None if user.role == Role.ADMIN else user.name)
-            return [{**_queue(flow), **queue.counts(session, flow.id, user.name)} for flow in flows]
+            found = [
+                {**_queue(flow), **queue.counts(session, flow.id, user.name)} for flow in flows
+            ]
+        return sorted(found, key=lambda each: not each["waiting"])
 
     def find_queue(self, user: User, flow_id: str) -> FlowDefinition:
         """Return the flow definition behind a queue that the user may see."""

@@ -8,7 +8,7 @@ const DRAFT_MS = 600;
 const COUNT_EVERY = 20;
 const WARN_MS = 60_000;
 const page = Object.fromEntries(
-  ["stage", "side", "question", "model", "status", "problem", "progress", "bar", "item-name", "lease", "once", "once-row", "submit", "submit-key", "grid-link", "actions", "work", "empty", "empty-text", "recall"].map(
+  ["stage", "side", "question", "model", "status", "problem", "progress", "bar", "item-name", "lease", "once", "once-row", "submit", "submit-key", "grid-link", "actions", "work", "empty", "empty-title", "empty-text", "recall", "undo", "undo-empty"].map(
     (id) => [id, document.getElementById(id)],
   ),
 );
@@ -18,6 +18,7 @@ const desk = {
   task: null,
   busy: false,
   dirty: null,
+  touched: false,
   counts: { waiting: 0, answered: 0, skipped: 0 },
   sinceCount: 0,
   shownAt: 0,
@@ -27,6 +28,7 @@ const desk = {
   once: () => page.once.checked,
 
   changed() {
+    desk.touched = true;
     clearTimeout(desk.dirty);
     desk.dirty = setTimeout(desk.saveDraft, DRAFT_MS);
   },
@@ -144,9 +146,11 @@ function show(item, said) {
   desk.task?.close();
   desk.item = item ?? null;
   desk.task = null;
+  desk.touched = Boolean(item?.draft);
   page.work.hidden = !item;
   page.empty.hidden = Boolean(item);
   if (!item) {
+    page["grid-link"].hidden = true;
     showEmpty(said);
     return;
   }
@@ -182,6 +186,7 @@ function modelSays(item) {
 function showEmpty(said) {
   const { skipped, answered } = desk.counts;
   page["empty-text"].textContent = `${said}Nothing is waiting for you in this queue. You have answered ${answered}.`;
+  page["empty-title"].textContent = answered ? "All done here" : "Nothing waits here";
   page.recall.hidden = skipped < 1;
   page.recall.textContent = `Take up the ${skipped} you skipped`;
   page.status.textContent = page["empty-text"].textContent;
@@ -194,6 +199,8 @@ function progress() {
   page.progress.textContent = `${answered} answered, ${Math.max(waiting, 0)} to go`;
   page.bar.max = Math.max(all, 1);
   page.bar.value = answered;
+  page.undo.disabled = answered < 1;
+  page["undo-empty"].hidden = answered < 1;
 }
 
 async function recount() {
@@ -256,6 +263,14 @@ document.addEventListener("visibilitychange", () => {
     desk.away += performance.now() - desk.hiddenAt;
     desk.hiddenAt = null;
   }
+});
+// Who looks and leaves keeps nobody waiting; what has been worked on stays theirs until its time is over.
+addEventListener("pagehide", () => {
+  if (!desk.item || desk.touched || desk.busy) return;
+  post("release", { loops: [desk.item.loop] }, { keepalive: true }).catch(() => {});
+});
+addEventListener("pageshow", (event) => {
+  if (event.persisted) location.reload();
 });
 page.submit.addEventListener("click", () => desk.submit());
 for (const name of ["skip", "undo", "recall"]) {
