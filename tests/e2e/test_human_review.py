@@ -12,6 +12,9 @@ from stack.rest import AirflowRefusedError
 
 DAG_ID = "human_review"
 RUN_SECONDS = 240.0
+# Nobody reads and answers within this time. An answer that is there before the scheduler heard from
+# the worker that the task paused is taken for the task's failure: Airflow then asks again.
+READING_SECONDS = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,8 @@ def _waiting(world: Any, run_id: str) -> dict[str, Any]:
     path = f"/dags/model_delivery/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
     while time.monotonic() < deadline:
         with suppress(AirflowRefusedError):
-            return dict(world.rest.get(path))
+            asked = dict(world.rest.get(path))
+            time.sleep(READING_SECONDS)
+            return asked
         time.sleep(1)
     pytest.fail(f"{run_id} asked nobody within {RUN_SECONDS:.0f} s")
