@@ -6,6 +6,7 @@ Whoever posts sends the session's token in `X-CSRF-Token`; `GET /review/api/sess
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +20,8 @@ from model_delivery_localcloud.store.tables import User
 
 LARGEST_BODY = 2 * 1024 * 1024
 MOST_AT_ONCE = 100
+# Calls are mostly Python: more threads only take turns at the interpreter.
+THREADS = 4
 Work = Callable[[User, str, dict[str, Any]], dict[str, Any]]
 MakeRoute = Callable[[str, Callable[[Request], Awaitable[Response]], str], Route]
 
@@ -29,6 +32,7 @@ class ReviewApi:
     def __init__(self, desk: Desk, sign_in: SignIn) -> None:
         self._desk = desk
         self._sign_in = sign_in
+        self._threads = CapacityLimiter(THREADS)
 
     def routes(self, route: MakeRoute) -> list[Route]:
         """Return the routes."""
@@ -82,7 +86,7 @@ class ReviewApi:
             body = await _body(request)
             if body is None:
                 return _problem(413, f"send a JSON object of at most {LARGEST_BODY} bytes")
-            return await run_in_threadpool(self._run, work, request, body)
+            return await to_thread.run_sync(self._run, work, request, body, limiter=self._threads)
 
         return endpoint
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.portal.grants import Grants
@@ -28,6 +29,16 @@ from model_delivery_localcloud.store.tables import User
 BROKEN = "broken"
 REMEMBERED_SECONDS = 3600.0
 MOST_REMEMBERED = 2_000
+
+
+# One prepared statement: an item that is shown for the first time is read for each answer.
+_LOOP: Any = HumanLoop.__table__
+_INPUT: Any = HumanLoopInput.__table__
+_SHOWN = (
+    select(_LOOP.c.model_label, _INPUT.c.content)
+    .join(_INPUT, _INPUT.c.loop_id == _LOOP.c.id)
+    .where(_LOOP.c.id == bindparam("loop"), _LOOP.c.flow_id == bindparam("flow"))
+)
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,12 @@ class Items:
         found = self._remembered.get(loop_id)
         if found is None or time.monotonic() - found.since > REMEMBERED_SECONDS:
             with self._database.read() as session:
-                loop = session.get(HumanLoop, loop_id)
-                if loop is None or loop.flow_id != flow.id:
-                    return None
-                content = _content(session, loop_id)
+                row = session.execute(_SHOWN, {"loop": loop_id, "flow": flow.id}).first()
+            if row is None:
+                return None
+            content = without_known_answer(read_content(row.content))
             view = self._view(flow, loop_id, content)
-            found = _Shown(flow.id, content, loop.model_label, view, time.monotonic())
+            found = _Shown(flow.id, content, row.model_label, view, time.monotonic())
             with self._lock:
                 if len(self._remembered) >= MOST_REMEMBERED:
                     self._remembered.clear()

@@ -17,6 +17,9 @@ from sqlalchemy.orm import Session
 from model_delivery_localcloud.errors import StoreError
 
 BUSY_TIMEOUT_MS = 10_000
+# Kept open, and at most: as many as a server has threads.
+CONNECTIONS = 12
+MOST_CONNECTIONS = 48
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -35,11 +38,18 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite)
+        self.engine = create_engine(
+            parsed,
+            pool_pre_ping=not self.is_sqlite,
+            pool_size=CONNECTIONS,
+            max_overflow=MOST_CONNECTIONS - CONNECTIONS,
+        )
         self._writer: AbstractContextManager[Any] = nullcontext()
         if self.is_sqlite:
             self._writer = Lock()
             _prepare_sqlite(self.engine)
+        else:
+            _prepare_postgres(self.engine)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -106,6 +116,19 @@ def _prepare_sqlite(engine: Engine) -> None:
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("localcloud_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgres(engine: Engine) -> None:
+    """Let queues be read in the order of their index.
+
+    A table that was filled a moment ago has no statistics yet. The planner then believes a queue of
+    100,000 to be one of 200, and would for each item read it whole and sort it: 230 ms, not 0.1.
+    """
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.execute("SET enable_bitmapscan = off")
+        connection.commit()
 
 
 def _alembic_config() -> Config:

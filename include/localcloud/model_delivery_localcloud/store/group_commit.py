@@ -1,14 +1,15 @@
 """Many small transactions that share one commit, where commits are what takes the time.
 
 SQLite has one writer at a time, and each commit waits for the disk. Whoever comes while a commit is
-under way waits anyway; the first of them then does the work of all that wait, each within a
-savepoint of its own, and commits once. Nobody is told of a success before the commit.
+under way waits anyway; the first of them then does the work of all that wait and commits once.
+Where a piece of work fails, each is done again within a savepoint of its own. Nobody is told of a
+success before the commit, and nobody is woken but who is done, or leads next.
 """
 
 import threading
 from collections.abc import Callable
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -26,7 +27,8 @@ class _Entry(Generic[Result]):
         self._work = work
         self._result: Result | None = None
         self.error: BaseException | None = None
-        self._done = threading.Event()
+        self.leads = False
+        self._woken = threading.Event()
 
     def run(self, connection: Connection) -> None:
         """Do the work in a savepoint; what it raises undoes it and nothing else."""
@@ -38,13 +40,20 @@ class _Entry(Generic[Result]):
         except Exception as error:  # it belongs to whoever asked for the work
             self.error = error
 
-    def finish(self) -> None:
-        """Say that nobody needs to do the work any more."""
-        self._done.set()
+    def run_plainly(self, session: Session) -> None:
+        """Do the work in the transaction itself; what it raises spoils that."""
+        self._result = self._work(session)
+        session.flush()
+        session.expunge_all()  # the next finds what is in the database
 
-    def finished(self) -> bool:
-        """Tell whether it was done, by whomever."""
-        return self._done.is_set()
+    def wait(self) -> None:
+        """Wait until the work is done, or this one is to lead."""
+        self._woken.wait()
+
+    def wake(self, *, leads: bool = False) -> None:
+        """Say that the work is done, by whomever, or that this one leads."""
+        self.leads = leads
+        self._woken.set()
 
     def result(self) -> Result:
         """Return what the work returned, or raise what it raised."""
@@ -54,13 +63,16 @@ class _Entry(Generic[Result]):
 
 
 class GroupCommit:
-    """Runs work in transactions. On Postgres each has its own: it has many writers."""
+    """Runs work in transactions. On Postgres each has its own: it has many writers.
+
+    Work may be done twice, the first time in vain, so all that it changes is the database.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._list = Lock()
-        self._turn = Lock()
-        self._waiting: list[_Entry[object]] = []
+        self._lock = Lock()
+        self._led = False
+        self._waiting: list[_Entry[Any]] = []
 
     def run(self, work: Callable[[Session], Result]) -> Result:
         """Do the work in a transaction and return its result once it is committed."""
@@ -68,27 +80,41 @@ class GroupCommit:
             with self._database.write() as session:
                 return work(session)
         entry = _Entry(work)
-        with self._list:
-            self._waiting.append(entry)  # type: ignore[arg-type]
-        while not entry.finished():
-            with self._turn:
-                if entry.finished():  # whose turn it was before did this too
-                    break
-                with self._list:
-                    batch = self._waiting[:MOST_AT_ONCE]
-                    del self._waiting[:MOST_AT_ONCE]
-                self._commit(batch)
+        with self._lock:
+            self._waiting.append(entry)
+            entry.leads = not self._led
+            self._led = True
+        if not entry.leads:
+            entry.wait()
+        if entry.leads:
+            self._lead(entry)
         return entry.result()
 
-    def _commit(self, batch: "list[_Entry[object]]") -> None:
+    def _lead(self, leader: _Entry[Any]) -> None:
+        """Do the work of all that wait, the leader's first; then the next of them leads."""
+        with self._lock:
+            batch = self._waiting[:MOST_AT_ONCE]
+            del self._waiting[:MOST_AT_ONCE]
         try:
-            with self._database.write() as session:
-                connection = session.connection()
-                for entry in batch:
-                    entry.run(connection)
-        except Exception as error:  # nothing was committed: nobody's work was done
+            self._commit(batch)
+        finally:
+            with self._lock:
+                self._led = bool(self._waiting)
+                if self._led:
+                    self._waiting[0].wake(leads=True)
+            for entry in batch[1:]:
+                entry.wake()
+
+    def _commit(self, batch: list[_Entry[Any]]) -> None:
+        try:
+            try:
+                with self._database.write() as session:
+                    for entry in batch:
+                        entry.run_plainly(session)
+            except Exception:
+                with self._database.write() as session:
+                    for entry in batch:
+                        entry.run(session.connection())
+        except BaseException as error:  # nothing was committed: nobody's work was done
             for entry in batch:
                 entry.error = error
-        finally:
-            for entry in batch:
-                entry.finish()

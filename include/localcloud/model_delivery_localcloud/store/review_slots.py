@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Integer, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Integer, and_, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
@@ -69,18 +69,32 @@ _HELD = (
     .order_by(_MINE.c.accepted_at)
     .limit(bindparam("count", type_=Integer))
 )
+
+
+def _of_mine(column: Any) -> Any:
+    """Look a column of the reviewer's own row up by its key, one loop after the other.
+
+    Joined, a planner may well read all that the reviewer ever answered for each loop in the queue.
+    """
+    mine = _MINE.c.loop_id == _LOOP.c.id, _MINE.c.worker == bindparam("who")
+    return select(column).where(*mine).correlate(_LOOP).scalar_subquery()
+
+
+_STATE = _of_mine(_MINE.c.state)
 _FREE = (
-    select(*_ITEM, _LOOP.c.free_slots, _MINE.c.state)
-    .outerjoin(_MINE, and_(_MINE.c.loop_id == _LOOP.c.id, _MINE.c.worker == bindparam("who")))
+    select(
+        _LOOP.c.id, _LOOP.c.name, _LOOP.c.model_label, _LOOP.c.confidence, _LOOP.c.free_slots,
+        _STATE.label("state"), _of_mine(_MINE.c.draft).label("draft"),
+    )
     .where(
         _LOOP.c.queue == bindparam("flow"),
         _LOOP.c.expires_at > bindparam("now"),
-        or_(_MINE.c.worker.is_(None), _MINE.c.state == LAPSED),
+        func.coalesce(_STATE, LAPSED) == LAPSED,
     )
     .order_by(_LOOP.c.priority, _LOOP.c.id)
     .limit(bindparam("count", type_=Integer))
     .with_for_update(of=_LOOP, skip_locked=True)
-)
+)  # fmt: skip
 _OCCUPY = (
     update(_LOOP)
     .where(_LOOP.c.id == bindparam("loop"))
