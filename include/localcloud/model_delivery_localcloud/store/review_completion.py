@@ -4,6 +4,7 @@ Claims are made by moving `due_at` into the future, under the row's lock: a work
 a claim that runs out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +58,17 @@ def expire_due(session: Session, now: int, limit: int) -> int:
     return sum(human_loops.expire_loop(session, loop, now) for loop in loops)
 
 
-def claim_finished(session: Session, now: int, limit: int) -> list[Finished]:
+def claim_finished(session: Session, now: int, limit: int) -> list[HumanLoop]:
     """Claim loops whose output is to be written now."""
     loops = list(session.scalars(_due_loops(now, human_loops.ANSWERED, limit)))
     for loop in loops:
         loop.due_at = now + CLAIM_MS
         loop.attempts += 1
-    if not loops:
-        return []
+    return loops
+
+
+def finished(session: Session, loops: list[HumanLoop]) -> list[Finished]:
+    """Return claimed loops with what their outputs need: nothing of it changes any more."""
     numbers = [loop.id for loop in loops]
     answers = review_queue.answers_of(session, numbers)
     inputs = select(HumanLoopInput).where(HumanLoopInput.loop_id.in_(numbers))
@@ -78,20 +82,27 @@ def claim_finished(session: Session, now: int, limit: int) -> list[Finished]:
     ]
 
 
-def record_written(session: Session, finished: Finished, uri: str, now: int) -> bool:
-    """Set a claimed loop Completed; False where the claim has gone to another meanwhile."""
-    loop = _still_claimed(session, finished)
-    if loop is not None:
-        human_loops.complete_loop(session, loop, uri, now)
-    return loop is not None
+def still_claimed(session: Session, claimed: Sequence[HumanLoop]) -> dict[int, HumanLoop]:
+    """Return, locked and by id, the loops whose claim has not gone to another meanwhile."""
+    wanted = {loop.id: loop.attempts for loop in claimed}
+    query = select(HumanLoop).where(HumanLoop.id.in_(wanted)).order_by(HumanLoop.id)
+    query = query.with_for_update().execution_options(populate_existing=True)
+    return {
+        loop.id: loop
+        for loop in session.scalars(query)
+        if loop.phase == human_loops.ANSWERED and loop.attempts == wanted[loop.id]
+    }
 
 
-def record_unwritten(session: Session, finished: Finished, reason: str, now: int) -> None:
+def record_written(session: Session, loop: HumanLoop, uri: str, now: int) -> None:
+    """Set a loop that is claimed still Completed."""
+    human_loops.complete_loop(session, loop, uri, now)
+
+
+def record_unwritten(loop: HumanLoop, reason: str, now: int) -> None:
     """Try a claimed loop's output again later: after 1 s, 2 s, 4 s, … 60 s."""
-    loop = _still_claimed(session, finished)
-    if loop is not None:
-        loop.failure_reason = reason[:1024]
-        loop.due_at = now + pause_ms(loop.attempts)
+    loop.failure_reason = reason[:1024]
+    loop.due_at = now + pause_ms(loop.attempts)
 
 
 def claim_events(session: Session, now: int, limit: int) -> list[tuple[WebhookEvent, HumanLoop]]:
@@ -143,13 +154,6 @@ def _due_loops(now: int, phase: str, limit: int) -> Any:
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-
-
-def _still_claimed(session: Session, finished: Finished) -> HumanLoop | None:
-    loop = review_queue.lock(session, finished.loop.id)
-    if loop is None or loop.phase != human_loops.ANSWERED:
-        return None
-    return loop if loop.attempts == finished.loop.attempts else None
 
 
 def _reviewers(session: Session, names: set[str]) -> dict[str, Reviewer]:

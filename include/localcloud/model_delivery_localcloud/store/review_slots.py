@@ -113,11 +113,12 @@ _LOCK = (
     select(
         _LOOP.c.flow_id, _LOOP.c.phase, _LOOP.c.answers, _LOOP.c.task_count, _LOOP.c.free_slots,
         _LOOP.c.queue, _LOOP.c.modified_at, _LOOP.c.due_at, _LOOP.c.answered_at,
+        _MINE.c.state, _MINE.c.answer, _MINE.c.accepted_at,
     )
-    .where(_LOOP.c.id == bindparam("loop"))
+    .join(_MINE, _MINE.c.loop_id == _LOOP.c.id)
+    .where(_LOOP.c.id == bindparam("loop"), _MINE.c.worker == bindparam("who"))
     .with_for_update()
 )  # fmt: skip
-_OWN = select(_MINE.c.state, _MINE.c.answer, _MINE.c.accepted_at).where(_OF_MINE)
 _ANSWER = (
     update(_MINE)
     .where(_OF_MINE)
@@ -139,7 +140,7 @@ _COUNT = (
 
 def take_held(session: Session, flow_id: str, worker: str, count: int) -> list[Held]:
     """Return what a reviewer holds already, in the order they took it."""
-    rows = session.execute(_HELD, {"who": worker, "flow": flow_id, "count": count})
+    rows = session.connection().execute(_HELD, {"who": worker, "flow": flow_id, "count": count})
     return [Held(*row) for row in rows]
 
 
@@ -148,19 +149,20 @@ def take_free(
 ) -> list[Held]:
     """Take free slots for a reviewer, the least certain items first."""
     until = now + lease.hold_ms
-    found = session.execute(
+    connection = session.connection()
+    found = connection.execute(
         _FREE, {"who": worker, "flow": flow_id, "now": now, "count": count}
     ).all()
     for row in found:
         slots = row.free_slots - 1
-        session.execute(
+        connection.execute(
             _OCCUPY, {"loop": row.id, "slots": slots, "waits": flow_id if slots else None}
         )
         mine = {"loop": row.id, "who": worker, "now": now, "until": until}
         if row.state is None:
-            session.execute(_ASSIGN, {**mine, "flow": flow_id})
+            connection.execute(_ASSIGN, {**mine, "flow": flow_id})
         else:
-            session.execute(_RESUME, mine)
+            connection.execute(_RESUME, mine)
     return [
         Held(row.id, row.name, row.model_label, row.confidence, row.draft, until) for row in found
     ]
@@ -182,28 +184,29 @@ def submit(
     The same answer again is no error and counts once. A lease that ran out loses nothing while a
     slot is free. A clock that went back makes no time earlier than what it follows.
     """
-    loop = session.execute(_LOCK, {"loop": loop_id}).first()
-    mine = session.execute(_OWN, {"loop": loop_id, "who": worker}).first()
-    if loop is None or mine is None or loop.flow_id != flow_id:
+    connection = session.connection()
+    # Joined, so that one statement locks both rows: no answer is read before its loop is locked.
+    loop = connection.execute(_LOCK, {"loop": loop_id, "who": worker}).first()
+    if loop is None or loop.flow_id != flow_id:
         return Taken.NOT_YOURS
-    if mine.state == SUBMITTED:
-        return None if mine.answer == answer else Taken.ANSWERED_ALREADY
+    if loop.state == SUBMITTED:
+        return None if loop.answer == answer else Taken.ANSWERED_ALREADY
     if loop.phase != OPEN:
         return Taken.CLOSED
     slots, waits = loop.free_slots, loop.queue
-    if mine.state != WORKING:
+    if loop.state != WORKING:
         if slots < 1:
             return Taken.NO_SLOT
         slots -= 1
         waits = flow_id if slots else None
-    at = max(now, mine.accepted_at)
-    spent = max(0, min(spent_ms, at - mine.accepted_at))
-    session.execute(
+    at = max(now, loop.accepted_at)
+    spent = max(0, min(spent_ms, at - loop.accepted_at))
+    connection.execute(
         _ANSWER,
         {"loop": loop_id, "who": worker, "given": answer, "said": label, "at": at, "spent": spent},
     )
     full = loop.answers + 1 == loop.task_count
-    session.execute(_COUNT, {
+    connection.execute(_COUNT, {
         "loop": loop_id, "number": loop.answers + 1, "slots": slots, "waits": waits,
         "next_phase": ANSWERED if full else OPEN, "modified": max(now, loop.modified_at),
         "due": now + lease.undo_ms if full else loop.due_at,

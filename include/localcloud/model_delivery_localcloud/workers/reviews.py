@@ -27,7 +27,8 @@ from model_delivery_localcloud.store.review_tables import FlowDefinition
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
-BATCH = 64
+# A transaction of the worker is as short as one of the reviewers: on SQLite they take turns.
+BATCH = 32
 WRITERS = 8
 Written = tuple[Finished, str, str | None]
 
@@ -75,12 +76,15 @@ class ReviewKeeper:
         with self._database.write() as session:
             done += review_queue.free_lapsed(session, now_ms())
             done += store.expire_due(session, now_ms(), BATCH)
-            finished = store.claim_finished(session, now_ms(), BATCH)
-        if finished:
+            claimed = store.claim_finished(session, now_ms(), BATCH)
+        if claimed:
+            # What is read and written now keeps no reviewer's answer waiting.
+            with self._database.read() as session:
+                finished = store.finished(session, claimed)
             with ThreadPoolExecutor(WRITERS) as writers:
                 written = list(writers.map(self._write, finished))
             self._record(written)
-        return done + len(finished)
+        return done + len(claimed)
 
     def call_webhook(self) -> int:
         """Post once what is due to the webhook; returns how many events."""
@@ -123,12 +127,16 @@ class ReviewKeeper:
 
     def _record(self, written: list[Written]) -> None:
         with self._database.write() as session:
+            ours = store.still_claimed(session, [finished.loop for finished, _, _ in written])
             for finished, uri, problem in written:
+                loop = ours.get(finished.loop.id)
+                if loop is None:
+                    continue
                 if problem is None:
-                    store.record_written(session, finished, uri, now_ms())
+                    store.record_written(session, loop, uri, now_ms())
                 else:
-                    log.warning("human loop %s: %s; trying again", finished.loop.name, problem)
-                    store.record_unwritten(session, finished, problem, now_ms())
+                    log.warning("human loop %s: %s; trying again", loop.name, problem)
+                    store.record_unwritten(loop, problem, now_ms())
 
     def _settle(self, flow: FlowDefinition) -> int:
         status, reason = self._checked(flow)
