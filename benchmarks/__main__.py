@@ -7,7 +7,7 @@ from pathlib import Path
 NOT_BENCHMARKS = {
     "__init__", "__main__", "record",
     "batch_chaos_task", "batch_models", "batch_rates", "batch_shards", "ray_peer",
-    "review_postgres", "review_reviewers",
+    "review_reviewers",
 }  # fmt: skip
 
 

@@ -41,7 +41,6 @@ from model_delivery_localcloud.store.users import Role, add_user
 from sqlalchemy import insert, select
 
 from benchmarks.record import Measure, median_and_spread, write
-from benchmarks.review_postgres import installed, postgres
 from stack.credentials import load_or_create
 from stack.localcloud import LocalCloud
 from stack.object_store import object_store
@@ -49,6 +48,7 @@ from stack.ports import free_ports
 from stack.review_desk import Reviewer
 from tests.contract.review_world import LABELS, PASSWORD, Flow, make_flow
 from tests.local_cloud import Cloud, Store
+from tests.postgres import installed, postgres
 
 LOOPS = int(os.environ.get("REVIEW_LOOPS", "100000"))
 STARTS = int(os.environ.get("REVIEW_STARTS", "10000"))

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 from model_delivery_localcloud.store import human_loops, review_completion
 from model_delivery_localcloud.store import review_queue as queue
@@ -20,6 +22,8 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from tests.postgres import installed, postgres
+
 FLOW = "f" * 32
 NOON = 1_800_000_000_000
 MINUTE = 60_000
@@ -28,9 +32,21 @@ SEVEN = {"digit": {"label": "7"}}
 ONE = {"digit": {"label": "1"}}
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    built = Database(f"sqlite:///{tmp_path / 'store.db'}")
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    if not installed():
+        pytest.skip("Postgres is missing: `apt-get install postgresql`")
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["SQLite", "Postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "SQLite":
+        url = f"sqlite:///{tmp_path / 'store.db'}"
+    else:
+        url = new_database(request.getfixturevalue("cluster"))
+    built = Database(url)
     built.migrate()
     with built.write() as session:
         session.add(
@@ -42,6 +58,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
         )  # fmt: skip
     yield built
     built.close()
+
+
+def new_database(url: str) -> str:
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return f"{url.rpartition('/')[0]}/{name}"
 
 
 def add(database: Database, name: str, priority: float = 0.5, tasks: int = 1) -> int:
@@ -239,3 +262,54 @@ def test_skipped_items_come_back_when_they_are_asked_for(database: Database) -> 
     with database.write() as session:
         assert queue.recall_skipped(session, FLOW, "ana") == 1
     assert take(database, "ana") == ["one"]
+
+
+def test_the_next_item_is_found_without_reading_the_queue(database: Database) -> None:
+    """A table that was filled a moment ago has no statistics yet."""
+    for number in range(3):
+        add(database, f"loop-{number}", priority=number / 10)
+    row = (
+        "INSERT INTO human_loops (id, account, region, name, flow_id, flow_name, status, phase, "
+        "queue, priority, task_count, free_slots, answers, input_digest, created_at, modified_at, "
+        "expires_at, attempts, output_uri, failure_code, failure_reason) VALUES (:id, 'a', 'r', "
+        f":name, '{FLOW}', 'flow', 'InProgress', 'open', '{FLOW}', 0.9, 1, 1, 0, '', {NOON}, "
+        f"{NOON}, {NOON + MINUTE}, 0, '', '', '')"
+    )
+    with database.write() as session:
+        rows = [{"id": 1_000 + number, "name": f"more-{number}"} for number in range(20_000)]
+        session.execute(text(row), rows)
+    compiled = slots._FREE.compile(dialect=database.engine.dialect)
+    values = compiled.construct_params({"who": "ana", "flow": FLOW, "now": NOON, "count": 1})
+    plan, given = f"EXPLAIN {compiled}", values
+    if compiled.positiontup:
+        plan, given = f"EXPLAIN QUERY PLAN {compiled}", tuple(map(values.get, compiled.positiontup))
+    with database.write() as session:
+        steps = session.connection().exec_driver_sql(plan, given).all()
+    shown = "\n".join(str(step) for step in steps)
+    assert "human_loops_queue" in shown
+    assert "Sort" not in shown
+    assert "TEMP B-TREE" not in shown
+    assert take(database, "ana") == ["loop-0"]
+
+
+def test_a_server_that_was_started_anew_costs_no_request(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_delivery_localcloud.store.database.IDLE_SECONDS", 0.0)
+    database = Database(new_database(cluster))
+    database.migrate()
+    with database.read() as session:
+        (mine,) = session.execute(text("SELECT pg_backend_pid()")).one()
+    with psycopg.connect(cluster, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", (mine,))
+    with database.write() as session:
+        assert session.execute(text("SELECT pg_backend_pid()")).one() != (mine,)
+    database.close()
+
+
+def test_what_is_changed_while_reading_is_not_kept(database: Database) -> None:
+    loop = add(database, "one")
+    with database.read() as session:
+        session.get_one(HumanLoop, loop).status = "Failed"
+        assert session.scalars(select(HumanLoop.status)).all() == ["InProgress"]
+    assert one(database, loop).status == "InProgress"

@@ -79,7 +79,7 @@ class LeadPages:
             return self._renderer.page(request, "missing.html", status=404)
 
         def stream() -> Iterator[str]:
-            with self._database.read() as session:
+            with self._database.stream() as session:
                 yield from lines(figures.all_answers(session, flow.id))
 
         name = f'attachment; filename="{flow.name}.{ending}"'

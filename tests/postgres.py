@@ -1,4 +1,4 @@
-"""A Postgres of a benchmark's own: its cluster lives as long as the block."""
+"""A Postgres of a test's or benchmark's own: its cluster lives as long as the block."""
 
 import os
 import shutil
@@ -14,12 +14,18 @@ import psycopg
 
 from stack.ports import LOOPBACK, free_ports
 
-USER = "bench"
+USER = "localcloud"
 
 
 def installed() -> bool:
     """Tell whether Postgres is on this machine."""
-    return shutil.which("initdb") is not None and shutil.which("postgres") is not None
+    return all(map(_binary, ("initdb", "postgres")))
+
+
+def _binary(name: str) -> str | None:
+    # Debian keeps the server's programs out of PATH.
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(found[-1]) if found else None)
 
 
 @contextmanager
@@ -27,18 +33,19 @@ def postgres() -> Iterator[str]:
     """Start a cluster and give its URL. Postgres refuses root: then it runs as nobody."""
     owner = "nobody" if os.geteuid() == 0 else None
     port = free_ports(1)[0]
-    folder = Path(tempfile.mkdtemp(prefix="review-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="localcloud-postgres-"))
     try:
         if owner:
             shutil.chown(folder, owner)
         data = folder / "data"
         subprocess.run(
-            ["initdb", "--pgdata", str(data), "--auth", "trust", "--username", USER],
+            [str(_binary("initdb")), "--pgdata", str(data), "--auth", "trust", "--username", USER],
             user=owner, check=True, capture_output=True, cwd=folder,
         )  # fmt: skip
         with (folder / "log").open("wb") as log:
+            where = ["-D", str(data), "-p", str(port), "-h", LOOPBACK, "-k", str(folder)]
             server = subprocess.Popen(
-                ["postgres", "-D", str(data), "-p", str(port), "-h", LOOPBACK, "-k", str(folder)],
+                [str(_binary("postgres")), *where],
                 user=owner, cwd=folder, stdout=log, stderr=log,
             )  # fmt: skip
         try:
