@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Integer, and_, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Integer, and_, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
@@ -49,6 +49,22 @@ class Held:
     confidence: float | None
     draft: dict[str, Any] | None
     held_until: int | None
+
+
+class _Pair:
+    """Two statements that always follow one another: one request where the database takes both."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self._each = first, second
+        self._one = second.add_cte(first.cte("first"))
+
+    def run(self, connection: Connection, first: dict[str, Any], second: dict[str, Any]) -> None:
+        """Run both; the values of each are by the names of its parameters."""
+        if connection.dialect.name == "postgresql":
+            connection.execute(self._one, {**first, **second})
+            return
+        for statement, values in zip(self._each, (first, second), strict=True):
+            connection.execute(statement, values)
 
 
 _LOOP: Any = HumanLoop.__table__
@@ -136,6 +152,9 @@ _COUNT = (
         due_at=bindparam("due"), answered_at=bindparam("answered"),
     )
 )  # fmt: skip
+_ASSIGN_FREE = _Pair(_ASSIGN, _OCCUPY)
+_RESUME_FREE = _Pair(_RESUME, _OCCUPY)
+_ANSWER_AND_COUNT = _Pair(_ANSWER, _COUNT)
 
 
 def take_held(session: Session, flow_id: str, worker: str, count: int) -> list[Held]:
@@ -155,14 +174,12 @@ def take_free(
     ).all()
     for row in found:
         slots = row.free_slots - 1
-        connection.execute(
-            _OCCUPY, {"loop": row.id, "slots": slots, "waits": flow_id if slots else None}
-        )
         mine = {"loop": row.id, "who": worker, "now": now, "until": until}
+        occupied = {"loop": row.id, "slots": slots, "waits": flow_id if slots else None}
         if row.state is None:
-            connection.execute(_ASSIGN, {**mine, "flow": flow_id})
+            _ASSIGN_FREE.run(connection, {**mine, "flow": flow_id}, occupied)
         else:
-            connection.execute(_RESUME, mine)
+            _RESUME_FREE.run(connection, mine, occupied)
     return [
         Held(row.id, row.name, row.model_label, row.confidence, row.draft, until) for row in found
     ]
@@ -201,15 +218,15 @@ def submit(
         waits = flow_id if slots else None
     at = max(now, loop.accepted_at)
     spent = max(0, min(spent_ms, at - loop.accepted_at))
-    connection.execute(
-        _ANSWER,
-        {"loop": loop_id, "who": worker, "given": answer, "said": label, "at": at, "spent": spent},
-    )
     full = loop.answers + 1 == loop.task_count
-    connection.execute(_COUNT, {
-        "loop": loop_id, "number": loop.answers + 1, "slots": slots, "waits": waits,
-        "next_phase": ANSWERED if full else OPEN, "modified": max(now, loop.modified_at),
-        "due": now + lease.undo_ms if full else loop.due_at,
-        "answered": at if full else loop.answered_at,
-    })  # fmt: skip
+    _ANSWER_AND_COUNT.run(
+        connection,
+        {"loop": loop_id, "who": worker, "given": answer, "said": label, "at": at, "spent": spent},
+        {
+            "loop": loop_id, "number": loop.answers + 1, "slots": slots, "waits": waits,
+            "next_phase": ANSWERED if full else OPEN, "modified": max(now, loop.modified_at),
+            "due": now + lease.undo_ms if full else loop.due_at,
+            "answered": at if full else loop.answered_at,
+        },
+    )  # fmt: skip
     return None
