@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from stack.credentials import ACCOUNT
 from stack.localcloud import PORTAL_USER
 from stack.review_desk import Reviewer
 from tests.contract.review_world import PASSWORD, TEMPLATE, Flow, flow_request, make_flow, task_ui
@@ -62,6 +63,15 @@ def test_a_flow_definition_that_failed_says_why(cloud: Any, flow: Flow) -> None:
             assert time.monotonic() < deadline, said
             time.sleep(0.2)
         assert " Failed " in said
+
+
+def test_a_queue_is_found_by_its_flow_definitions_name(cloud: Any, flow: Flow) -> None:
+    path = f"/queues/{ACCOUNT}/eu-west-1/{flow.name}"
+    with flow.reviewer() as member, make_flow(cloud).reviewer() as stranger:
+        answer = member.http.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/review/{flow.id}")
+        assert stranger.http.get(path).status_code == 404
+        assert member.http.get(f"{path}x").status_code == 404
 
 
 def test_nobody_else_sees_it(flow: Flow) -> None:

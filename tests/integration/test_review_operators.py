@@ -26,6 +26,7 @@ from model_delivery.human_loops.worker import HumanLoopWorker
 from model_delivery.jobs import registry
 from model_delivery.jobs.rate import TokenBucket
 from model_delivery.jobs.waits import Bounds
+from model_delivery.links.job import JOB_LINK_KEY
 from model_delivery.operators.flow_definitions import (
     CreateFlowDefinitionOperator,
     DeleteFlowDefinitionOperator,
@@ -470,6 +471,9 @@ def test_a_batch_of_loops_is_started_once_waited_for_and_stopped(s3: S3, team: T
     manifest = lines_of(s3, started["manifest_uri"])
     assert sorted(each["HumanLoopName"] for each in loops) == [each["loop"] for each in manifest]
     assert len(loops) == started["loops"] == 250
+    name = flow["flow_definition_name"]
+    link = f"{team.cloud.url}/queues/{ACCOUNT}/us-east-1/{name}"
+    assert task.pushed[JOB_LINK_KEY] == link
     sensor = HumanLoopSensor(task_id="wait", started=started, deferrable=True, poke_interval=0.3)
     with pytest.raises(TaskDeferred) as deferred:
         sensor.execute({})
@@ -548,6 +552,8 @@ def test_the_gate_goes_by_what_reviewers_found(s3: S3, team: Team) -> None:
     }  # fmt: skip
     verdict = QualityGateOperator(**given, min_agreement=0.9).execute({})
     assert verdict["accuracy"] == found["model_accuracy"]
+    labelled = QualityGateOperator(**given, label_field="label", labels=LABELS).execute({})
+    assert (labelled["records"], labelled["accuracy"]) == (30, 25 / 30)
     with pytest.raises(GateClosedError, match="unreviewed"):
         QualityGateOperator(**given, max_unreviewed_error=0.01).execute({})
     with pytest.raises(GateClosedError, match="corrected accuracy"):

@@ -14,7 +14,8 @@ class ReviewQueueLink(JobLink):
 def queue_url(hook: Any, flow_definition_arn: str) -> str:
     """Return the address of a flow definition's page; it is pushed when the loops are started."""
     endpoint = str(hook.get_conn().meta.endpoint_url)
-    region, name = flow_definition_arn.split(":")[3], flow_definition_arn.rpartition("/")[2]
+    _arn, _aws, _service, region, account, resource = flow_definition_arn.split(":", 5)
+    name = resource.rpartition("/")[2]
     if is_aws(endpoint):
         return f"{console_url(endpoint, region, 'a2i')}#/human-review-workflows/{name}"
-    return f"{endpoint}/review"
+    return f"{endpoint}/queues/{account}/{region}/{name}"

@@ -2,7 +2,7 @@
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from model_delivery_localcloud.portal.rendering import Renderer
@@ -10,6 +10,8 @@ from model_delivery_localcloud.portal.review_api import MakeRoute
 from model_delivery_localcloud.portal.review_desk import Desk, Refused
 from model_delivery_localcloud.portal.sessions import SignIn
 from model_delivery_localcloud.store.users import Role
+
+OF_NAME = "/queues"
 
 
 class ReviewPages:
@@ -25,6 +27,11 @@ class ReviewPages:
         everyone = tuple(Role)
         return [
             route("/review", self._sign_in.guarded(self.queues, *everyone), "GET"),
+            route(
+                f"{OF_NAME}/{{account}}/{{region}}/{{name}}",
+                self._sign_in.guarded(self.named, *everyone),
+                "GET",
+            ),
             route("/review/{flow}", self._sign_in.guarded(self.desk, *everyone), "GET"),
             route("/review/{flow}/grid", self._sign_in.guarded(self.grid, *everyone), "GET"),
         ]
@@ -34,6 +41,16 @@ class ReviewPages:
         user = request.state.user
         queues = await run_in_threadpool(self._desk.queues, user)
         return self._renderer.page(request, "review_queues.html", queues=queues)
+
+    async def named(self, request: Request) -> Response:
+        """Send people to the queue of a flow definition, as a link from elsewhere names it."""
+        user, key = request.state.user, request.path_params
+        queues = await run_in_threadpool(self._desk.queues, user)
+        wanted = key["account"], key["region"], key["name"]
+        for queue in queues:
+            if (queue["account"], queue["region"], queue["name"]) == wanted:
+                return RedirectResponse(f"/review/{queue['flow']}", status_code=303)
+        return self._renderer.page(request, "missing.html", status=404)
 
     async def desk(self, request: Request) -> Response:
         """Show the desk of one queue."""
