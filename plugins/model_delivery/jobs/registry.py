@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from model_delivery.aws import import_string
+from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.poll import Poll
 from model_delivery.jobs.rate import TokenBucket
 from model_delivery.jobs.service import Handle, JobService
-from model_delivery.jobs.shared_client import SharedClients
+from model_delivery.jobs.shared_client import OpenClient, SharedClients
 from model_delivery.jobs.waits import Bounds
 
 
@@ -46,6 +47,7 @@ class PollRegistry:
         self._services: dict[str, asyncio.Task[JobService]] = {}
         self._polls: dict[PollKey, Poll] = {}
         self._buckets: dict[tuple[str, ...], TokenBucket] = {}
+        self._background: set[asyncio.Task[None]] = set()
 
     @property
     def open_clients(self) -> int:
@@ -64,20 +66,44 @@ class PollRegistry:
             self._services.pop(path, None)
             raise
 
-    def client(
+    @asynccontextmanager
+    async def client(
         self, service: JobService, settings: Mapping[str, Any]
-    ) -> AbstractAsyncContextManager[Any]:
+    ) -> AsyncIterator[PacedClient]:
         """Lease the open client of a service over a connection, which polls share."""
-        return self._clients.lease(service.hook_path, _text(settings), dict(settings))
+        text = _text(settings)
+        async with self._clients.lease(service.hook_path, text, dict(settings)) as opened:
+            yield PacedClient(service, opened.client, self._bucket(service, opened))
+
+    def _bucket(self, service: JobService, opened: OpenClient) -> TokenBucket:
+        # An account's rate is by region and service.
+        meta = getattr(opened.client, "meta", None)  # of another client than botocore's: nothing
+        place = getattr(meta, "region_name", None), getattr(meta, "endpoint_url", None)
+        key = (opened.account, service.hook_path, *map(str, place))
+        return self._buckets.setdefault(key, TokenBucket())
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run what outlives the trigger that asked for it."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def wait(
-        self, path: str, settings: Mapping[str, Any], handle: Handle, bounds: Bounds
+        self,
+        path: str,
+        settings: Mapping[str, Any],
+        handle: Handle,
+        bounds: Bounds,
+        *,
+        doubted: bool = False,
     ) -> str:
         """Return the job's status once it ended.
 
         :param path: path of the `JobService`.
         :param settings: the four parameters of the connection.
         :param bounds: how often to look, and how long the service may be away.
+        :param doubted: the list told of this job's end, and its description did not.
         :raises JobError: naming job, service and cause, when the job is gone, has a status that is
             not in its table or may not be described, or the service was away for too long.
         """
@@ -85,8 +111,9 @@ class PollRegistry:
         key = PollKey.of(path, service, settings, handle)
         poll = self._polls.get(key)
         if poll is None or poll.is_over:
-            poll = self._polls[key] = self._new_poll(service, key.scope, settings)
-        waiter = poll.join(handle, bounds)
+            poll = Poll(service, key.scope, lambda: self.client(service, settings))
+            self._polls[key] = poll
+        waiter = poll.join(handle, bounds, doubted=doubted)
         try:
             return await waiter.future
         finally:
@@ -94,16 +121,6 @@ class PollRegistry:
             if poll.is_idle and self._polls.get(key) is poll:
                 del self._polls[key]
                 poll.close()
-
-    def _new_poll(self, service: JobService, scope: str, settings: Mapping[str, Any]) -> Poll:
-        def bucket(client: Any) -> TokenBucket:
-            # A connection's keys belong to one account, whose rate is by region and service.
-            meta = getattr(client, "meta", None)  # of another client than botocore's: nothing
-            place = getattr(meta, "region_name", None), getattr(meta, "endpoint_url", None)
-            account = (str(settings["aws_conn_id"]), service.hook_path, *map(str, place))
-            return self._buckets.setdefault(account, TokenBucket())
-
-        return Poll(service, scope, lambda: self.client(service, settings), bucket)
 
 
 # Thousands of triggers start in one turn of the loop, so what each does first is kept short.

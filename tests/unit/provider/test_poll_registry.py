@@ -328,6 +328,7 @@ async def test_pages_that_shift_while_they_are_read(
 
 async def test_a_page_token_that_leads_in_a_circle(service: CompilationService) -> None:
     from model_delivery.hooks.compilation import CompilationJobList
+    from model_delivery.jobs.faults import UnusableAnswerError
 
     async def ask(_call: Any) -> Any:
         return {"CompilationJobSummaries": [], "NextToken": "again"}
@@ -336,7 +337,7 @@ async def test_a_page_token_that_leads_in_a_circle(service: CompilationService) 
         return False
 
     reader = ListReader(CompilationJobList(), "")
-    with pytest.raises(JobError, match="same page token"):
+    with pytest.raises(UnusableAnswerError, match="same page token"):
         await reader.newest(ask, hear, most_pages=10)
 
 
@@ -469,7 +470,7 @@ async def test_a_fault_that_passes(
 async def test_a_stall_is_cut_short(
     service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poll, "CALL_SECONDS", 0.1)
+    monkeypatch.setattr("model_delivery.jobs.paced_client.CALL_SECONDS", 0.1)
     service.add("a", "b")
     waits.add("a", "b")
     await looks(service, 2)
