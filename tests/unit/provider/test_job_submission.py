@@ -436,3 +436,13 @@ def test_a_connection_without_a_region_is_said_at_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(client.pause, "sleep", lambda _: pytest.fail("nobody was asked"))
     with pytest.raises(InvalidRequestError, match=r"region.*or the connection"):
         client.describe({"name": "job"})
+
+
+def test_fewer_retries_make_a_retry_no_clear_and_hide_none(case: Case) -> None:
+    before = case.submission(max_tries=5).submit_once(case.request)
+    edited = SimpleNamespace(retries=1)
+    retried = case.submission(try_number=2, max_tries=5, task=edited).submit_once(case.request)
+    assert retried == Submitted(before.handle, made=False)
+    cleared = case.submission(try_number=3, max_tries=3, task=edited).submit_once(case.request)
+    assert cleared.made
+    assert len(case.jobs) == 2
