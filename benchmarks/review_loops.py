@@ -14,6 +14,7 @@ from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.polls import FlowPoll
 from model_delivery.human_loops.watch import PAGE
 from model_delivery.human_loops.worker import HumanLoopWorker, LoopInput
+from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.rate import TokenBucket
 from model_delivery.jobs.waits import Bounds
 
@@ -81,15 +82,15 @@ async def _calls_per_look(batch: LoopBatch) -> dict[str, int]:
         counted = CountedClient(client)
 
         class Leased:
-            async def __aenter__(self) -> CountedClient:
-                return counted
+            async def __aenter__(self) -> PacedClient:
+                return paced
 
             async def __aexit__(self, *_error: object) -> None:
                 return None
 
-        bucket = TokenBucket(1000.0)
+        paced = PacedClient(HumanLoops(), counted, TokenBucket(1000.0))
         lease: Any = Leased
-        poll = FlowPoll(batch.flow_definition_arn, lease, lambda _client: bucket, frozenset())
+        poll = FlowPoll(batch.flow_definition_arn, lease, frozenset())
         waiting = asyncio.create_task(poll.wait(batch, Bounds(3600.0, 3600.0, 60.0)))
         before = -1
         while sum(counted.calls.values()) != before:

@@ -22,6 +22,7 @@ from cryptography.fernet import Fernet
 
 from benchmarks.record import Measure, median_and_spread, write
 from benchmarks.triggerer.service import EndingJobs
+from benchmarks.waiting_tasks import measured as tasks_measured
 from stack.airflow import PROJECT
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
@@ -224,7 +225,7 @@ def _measures(
 
 
 def main() -> Path:
-    """Measure 1,000 triggers in interleaved rounds, then 10,000 of ours."""
+    """Measure 1,000 triggers in interleaved rounds, then 10,000 of ours, then 200 whole tasks."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         with EndingJobs(home).running() as service:
@@ -239,6 +240,7 @@ def main() -> Path:
         "each interval, 2,000 requests a second, which neither it nor the service can do here"
     )
     measures += _measures(MOST, [most], [], [most_idle], alone)
+    measures.append(tasks_measured())
     return write(
         "waiting", measures,
         ["apache-airflow", "apache-airflow-providers-amazon", "aiobotocore", "botocore"],

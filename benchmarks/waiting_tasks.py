@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.record import Measure, median_and_spread, write
+from benchmarks.record import Measure, median_and_spread
 from benchmarks.triggerer.service import EndingJobs
 from stack.airflow import ADMIN, PROJECT, Airflow
 from stack.credentials import load_or_create
@@ -93,7 +93,7 @@ def _milliseconds_a_task(rest: AirflowRest, service: EndingJobs, dag: str) -> fl
     return ((ended - started).total_seconds() - WAIT_SECONDS) / COUNT * 1000
 
 
-def main() -> Path:
+def measured() -> Measure:
     """Run both in turn, in interleaved rounds."""
     figures: dict[str, list[float]] = {dag: [] for dag in (IDLE, OURS)}
     with tempfile.TemporaryDirectory() as folder:
@@ -104,11 +104,10 @@ def main() -> Path:
                     figures[dag].append(_milliseconds_a_task(rest, service, dag))
     limit, _ = median_and_spread(figures[IDLE])
     ours, spread = median_and_spread(figures[OURS])
-    measure = Measure(
+    return Measure(
         what=f"{COUNT} deferred CreateCompilationJobOperator tasks end to end, for each",
         unit="ms", better="lower", ours=ours, peer=None, peer_name=None,
         limit=limit, limit_name="a task that does nothing but defer",
         goal=f"<= {GOAL} x the limit", rounds=ROUNDS, spread=spread,
         note=f"ratio {ours / limit:.2f}", passed=ours <= GOAL * limit,
     )  # fmt: skip
-    return write("waiting_tasks", [measure], ["apache-airflow"])

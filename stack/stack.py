@@ -15,7 +15,14 @@ from stack.device import device
 from stack.localcloud import LocalCloud
 from stack.object_store import object_store
 from stack.ports import LOOPBACK, PortInUseError, free_ports, require_free
-from stack.processes import MARK, Process, StackError, record_session, resident_bytes
+from stack.processes import (
+    MARK,
+    Process,
+    StackError,
+    record_session,
+    resident_bytes,
+    stop_marked,
+)
 from stack.reviewers import prepare_team
 
 START_SECONDS = 180.0
@@ -135,6 +142,8 @@ class Stack:
                     process.ask_to_stop()
                 for process in members:
                     process.stop()
+            # What was interrupted in the moment between its start and its entry in our list.
+            stop_marked(self.home)
 
     def require_running(self) -> None:
         """Raise StackError naming the first process that ended by itself."""

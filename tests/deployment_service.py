@@ -18,6 +18,8 @@ class DeploymentService:
     statuses: dict[str, str] = field(default_factory=dict)
     device: dict[str, str] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    # A device is a core device from its first report on.
+    is_known: bool = True
     url: str = ""
 
     async def start(self) -> web.AppRunner:
@@ -44,7 +46,14 @@ class DeploymentService:
             {"deploymentId": identifier, "coreDeviceExecutionStatus": status}
             for identifier, status in self.device.items()
         ]
-        return web.json_response({"effectiveDeployments": found})
+        if not self.is_known:
+            headers = {"x-amzn-ErrorType": "ResourceNotFoundException"}
+            return web.json_response({"message": THING}, status=404, headers=headers)
+        size, start = int(request.query["maxResults"]), int(request.query.get("nextToken", 0))
+        page: dict[str, Any] = {"effectiveDeployments": found[start : start + size]}
+        if start + size < len(found):
+            page["nextToken"] = str(start + size)
+        return web.json_response(page)
 
     def airflow_connection(self) -> dict[str, Any]:
         """Return the connection that leads here."""

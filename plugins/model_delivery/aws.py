@@ -9,6 +9,8 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from airflow.sdk import BaseOperator
+
 AWS_TEMPLATE_FIELDS = ("aws_conn_id", "region_name", "verify")
 
 
@@ -18,8 +20,11 @@ def import_string(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-class AwsConnected:
-    """Mixin with the four parameters of an AWS connection.
+class AwsConnected(BaseOperator):
+    """An operator or sensor with the four parameters of an AWS connection.
+
+    An operator class, no mere mixin: only such a one's parameters are taken from `default_args`
+    and accepted by `partial`.
 
     :param aws_conn_id: Airflow connection; None takes boto3's own default chain.
     :param region_name: region; the connection's by default.

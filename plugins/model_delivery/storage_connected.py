@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import BaseOperator
+
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 
 if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 
-class StorageConnected:
-    """Mixin with the connections of the stores.
+class StorageConnected(BaseOperator):
+    """An operator with the connections of the stores.
 
     :param aws_conn_id: connection of `s3://` URIs. (default: "aws_default")
     :param wasb_conn_id: connection of Azure Blob URIs. (default: "wasb_default")

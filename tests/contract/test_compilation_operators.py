@@ -12,7 +12,7 @@ import onnx
 import pytest
 from model_delivery.exceptions import (
     DeliveryRefusedError,
-    JobFailedError,
+    JobEndedError,
     JobMissingError,
     JobRefusedError,
 )
@@ -120,7 +120,7 @@ def test_a_job_is_stopped_and_deleted_and_a_retry_finds_nothing_to_do(context: A
     assert stop.execute(context)["status"] == "STOPPED"
     assert stop.execute(context)["status"] == "STOPPED"
     sensor = CompilationJobSensor(task_id="wait", job_name=name, poke_interval=1, timeout=10)
-    with pytest.raises(JobFailedError, match="ended STOPPED"):
+    with pytest.raises(JobEndedError, match="ended STOPPED"):
         sensor.execute(context)
     delete = DeleteCompilationJobOperator(task_id="delete", job_name=name)
     assert delete.execute(context) == {"version": 1, "job_name": name, "deleted": True}

@@ -93,7 +93,7 @@ class World:
                 f"{self.nameless_url}/jobs", params={"start": start}, timeout=30
             ).json()
             jobs += page["jobs"]
-            start = page["next"]
+            start = page["start"]
         return [job for job in jobs if model in (None, job["model"])]
 
     def compilation_jobs(self, model: str | None = None) -> list[dict[str, Any]]:

@@ -44,19 +44,6 @@ class Client:
 
         return call
 
-    def get_paginator(self, operation: str) -> Any:
-        client = self
-
-        class Paginator:
-            def paginate(self, **given: Any) -> Iterator[Any]:
-                start: int | None = 0
-                while start is not None:
-                    page = getattr(client, operation)(**given, start=start)
-                    start = page["next"]
-                    yield page
-
-        return Paginator()
-
 
 class AsyncClient(Client):
     async def __aenter__(self) -> "AsyncClient":
@@ -171,7 +158,7 @@ class NamelessJobs(JobService):
 
     def find_calls(self, intent: Intent) -> Sequence[Call]:
         after = (intent.at - MOST_SKEW).timestamp()
-        return [Call("list_jobs", {"createdAfter": after}, paged=True)]
+        return [Call("list_jobs", {"createdAfter": after}, token="start")]
 
     def found(self, intent: Intent, responses: Iterable[Mapping[str, Any]]) -> Iterator[Handle]:
         for page in responses:

@@ -77,7 +77,7 @@ class Jobs:
             rows = database.execute(query, (after - self._skew, PAGE + 1, start)).fetchall()
         page = [self.describe(row[0]) for row in rows[:PAGE]]
         following = start + PAGE if len(rows) > PAGE else None
-        return {"jobs": [each for each in page if each], "next": following}
+        return {"jobs": [each for each in page if each], "start": following}
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_delivery_engine.compare import Difference, compare_outputs
+from model_delivery_engine.difference import Difference, compare_outputs
 from model_delivery_engine.errors import CompilationError, ParityError, Reason
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.tensors import Array

@@ -7,7 +7,7 @@ from typing import Any, Self
 import onnxruntime
 
 from model_delivery_engine.bundle import Bundle
-from model_delivery_engine.compare import compare_outputs
+from model_delivery_engine.difference import compare_outputs
 from model_delivery_engine.errors import InferenceError, ParityError, one_line
 from model_delivery_engine.manifest import ONNX_RUNTIME
 from model_delivery_engine.tensors import Array, TensorSpec, spec_from_runtime

@@ -4,6 +4,8 @@ A session of boto3's reads the model of each service anew; SageMaker's takes 0.2
 time, most of what a short task takes.
 """
 
+import asyncio
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -25,9 +27,31 @@ class AwsServiceHook(AwsBaseHook):
     def get_session(self, region_name: str | None = None, deferrable: bool = False) -> Any:
         """Return the connection's session; the amazon provider shares asynchronous ones' models."""
         session = super().get_session(region_name, deferrable)
-        if not deferrable:
+        if deferrable:
+            refresh_in_threads(session)
+        else:
             share_models(session)
         return session
+
+
+def refresh_in_threads(session: Any) -> None:
+    """Keep the refresh of an assumed role's keys off the event loop.
+
+    The amazon provider gives aiobotocore a function that asks STS and waits; aiobotocore takes one
+    that is awaited as well.
+
+    :param session: an `aiobotocore.session.AioSession`.
+    """
+    credentials = session._credentials
+    refresh = getattr(credentials, "_refresh_using", None)
+    if refresh is None or iscoroutinefunction(refresh):
+        return
+
+    async def refreshed() -> Any:
+        found = await asyncio.to_thread(refresh)
+        return await found if isawaitable(found) else found
+
+    credentials._refresh_using = refreshed
 
 
 def share_models(session: Any) -> None:

@@ -134,7 +134,7 @@ class CompilationJobList(JobList):
         order = "Descending" if modified_after is None else "Ascending"
         parameters = {"MaxResults": 100, "SortBy": "CreationTime", "SortOrder": order}
         since = {"LastModifiedTimeAfter": modified_after} if modified_after else {}
-        return Call("list_compilation_jobs", {**parameters, **since})
+        return Call("list_compilation_jobs", {**parameters, **since}, token="NextToken")
 
     def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
         """Name, status and last change of each job."""
@@ -157,7 +157,6 @@ class CompilationJobs(JobService):
     unique_names = True
     taken_codes = frozenset({"ResourceInUse"})
     job_list = CompilationJobList()
-    filled_in = frozenset({"InputConfig.FrameworkVersion"})
     statuses = StatusTable(
         service="SageMaker",
         running=("STARTING", "INPROGRESS", "STOPPING"),

@@ -39,7 +39,6 @@ class EffectiveDeployments(JobList):
     # Whether the deployment was cancelled or replaced is not in this list.
     tells_the_end = False
     reads_per_description = 5
-    token_parameter = "nextToken"
 
     def scope(self, handle: Handle) -> str:
         """Return the device."""
@@ -48,7 +47,9 @@ class EffectiveDeployments(JobList):
     def call(self, scope: str, modified_after: datetime | None) -> Call:
         """ListEffectiveDeployments."""
         parameters = {"coreDeviceThingName": scope, "maxResults": 100}
-        return Call("list_effective_deployments", parameters)
+        # A device that has not reported yet has no deployment in effect.
+        nothing: dict[str, Any] = {"effectiveDeployments": []}
+        return Call("list_effective_deployments", parameters, "nextToken", nothing)
 
     def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
         """Deployment id and the device's word on it."""
@@ -99,26 +100,30 @@ class Deployments(JobService):
         """GetDeployment, and what the device has in effect."""
         return [
             Call("get_deployment", {"deploymentId": handle["id"]}),
-            Call("list_effective_deployments", {"coreDeviceThingName": handle["thing"]}),
+            self.job_list.call(handle["thing"], None),
         ]
 
     def described(self, handle: Handle, responses: Sequence[Mapping[str, Any]]) -> JobDescription:
-        """Read the device's own word first; the deployment's where the device has none yet."""
-        deployment, effective = responses
+        """Read the deployment's end where it was cancelled or replaced, else the device's word."""
+        deployment, *pages = responses
         reason = None
         status = deployment["deploymentStatus"]
-        for each in effective["effectiveDeployments"]:
-            if each["deploymentId"] == handle["id"]:
-                reason = each.get("reason") or None
-                if status not in self.statuses.stopped:
-                    status = each["coreDeviceExecutionStatus"]
+        effective = [each for page in pages for each in page["effectiveDeployments"]]
+        ours = [each for each in effective if each["deploymentId"] == handle["id"]]
+        if ours and status not in self.statuses.stopped:
+            status, reason = ours[0]["coreDeviceExecutionStatus"], ours[0].get("reason") or None
         state = self.statuses.state(status, f"deployment {handle['id']}")
+        if state is JobState.SUCCEEDED and not ours:
+            # Greengrass is done with it, the device has not said so, or has something newer.
+            state = JobState.RUNNING
+            if deployment.get("isLatestForTarget") is False:
+                status, state = "INACTIVE", JobState.STOPPED
         if state is JobState.STOPPED and reason is None:
             reason = "it was cancelled, or a newer deployment to the same device replaced it"
         name = deployment.get("deploymentName") or handle["name"]
         return JobDescription(
             handle={**handle, "name": name}, status=status, state=state, reason=reason,
-            retryable=False,
+            retryable=status == "TIMED_OUT",
             detail=deployment,
         )  # fmt: skip
 
@@ -137,7 +142,7 @@ class Deployments(JobService):
     def find_calls(self, intent: Intent) -> Sequence[Call]:
         """ListDeployments of the target, all that ever were."""
         filters = {"targetArn": intent.search["target"], "historyFilter": "ALL"}
-        return [Call("list_deployments", filters, paged=True)]
+        return [Call("list_deployments", filters, token="nextToken")]
 
     def found(self, intent: Intent, responses: Iterable[Mapping[str, Any]]) -> Iterator[Handle]:
         """Yield the deployments of our name among the target's."""

@@ -114,8 +114,6 @@ class PersonalizeHook(AwsServiceHook):
 class BatchInferenceJobList(JobList):
     """ListBatchInferenceJobs of one solution version; it takes no time to filter by."""
 
-    token_parameter = "nextToken"
-
     def scope(self, handle: Handle) -> str:
         """Return the solution version; empty where nobody said it: then all jobs are listed."""
         return handle.get("solution_version_arn", "")
@@ -123,7 +121,8 @@ class BatchInferenceJobList(JobList):
     def call(self, scope: str, modified_after: datetime | None) -> Call:
         """ListBatchInferenceJobs."""
         wanted = {"solutionVersionArn": scope} if scope else {}
-        return Call("list_batch_inference_jobs", {"maxResults": 100, **wanted})
+        parameters = {"maxResults": 100, **wanted}
+        return Call("list_batch_inference_jobs", parameters, token="nextToken")
 
     def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
         """ARN, status and last change of each job."""
@@ -149,7 +148,6 @@ class BatchInferenceJobs(JobService):
     unique_names = True
     taken_codes = frozenset({"ResourceAlreadyExistsException"})
     job_list = BatchInferenceJobList()
-    filled_in = frozenset({"batchInferenceJobMode"})
     statuses = StatusTable(
         service="Personalize",
         # The second pair is what the service's other resources say while they are made.

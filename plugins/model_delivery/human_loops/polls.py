@@ -20,7 +20,8 @@ from model_delivery.jobs.faults import (
     is_lasting,
     is_passing,
 )
-from model_delivery.jobs.rate import TokenBucket, backoff, interval
+from model_delivery.jobs.paced_client import PacedClient
+from model_delivery.jobs.rate import backoff, interval
 from model_delivery.jobs.registry import PollKey, PollRegistry, settings_key
 from model_delivery.jobs.service import Call
 from model_delivery.jobs.waits import Bounds
@@ -57,20 +58,17 @@ class FlowPoll:
     """Looks at the loops of one flow definition until nobody waits.
 
     :param lease: leases the client, which the connection's polls share
-    :param bucket_of: returns the token bucket of a client's account
     :param missing_codes: error codes by which the service says that something is not there
     """
 
     def __init__(
         self,
         flow_definition_arn: str,
-        lease: Callable[[], AbstractAsyncContextManager[Any]],
-        bucket_of: Callable[[Any], TokenBucket],
+        lease: Callable[[], AbstractAsyncContextManager[PacedClient]],
         missing_codes: frozenset[str],
     ) -> None:
         self._flow = flow_definition_arn
         self._lease = lease
-        self._bucket_of = bucket_of
         self._missing_codes = missing_codes
         self._watch = LoopWatch(flow_definition_arn, self._end)
         self._waits: dict[_Wait, None] = {}
@@ -143,13 +141,13 @@ class FlowPoll:
                     return
                 await self._wait_out(error)
 
-    async def _follow(self, client: Any) -> None:
+    async def _follow(self, client: PacedClient) -> None:
         while True:
             await self._look(client)
             self._failures, self._failing_since = 0, None
             await self._rest()
 
-    async def _look(self, client: Any) -> None:
+    async def _look(self, client: PacedClient) -> None:
         calls = self._watch.round()
         call = next(calls, None)
         while call is not None:
@@ -159,10 +157,10 @@ class FlowPoll:
             except StopIteration:
                 return
 
-    async def _ask(self, client: Any, call: Call) -> Mapping[str, Any] | None:
+    async def _ask(self, client: PacedClient, call: Call) -> Mapping[str, Any] | None:
         """Return the answer; None where the service says that there is no such thing."""
         try:
-            return await self._bucket_of(client).ask(client, call)
+            return await client.ask(call)
         except Exception as error:
             if error_code(error) in self._missing_codes:
                 return None
@@ -216,8 +214,7 @@ async def wait_for_batch(
     flow = batch.flow_definition_arn
 
     def make() -> FlowPoll:
-        lease, bucket_of = polls.lease(service, settings), polls.bucket_of(service, settings)
-        return FlowPoll(flow, lease, bucket_of, service.missing_codes)
+        return FlowPoll(flow, lambda: polls.client(service, settings), service.missing_codes)
 
     with polls.poll(PollKey(path, settings_key(settings), flow), make) as poll:
         return await poll.wait(batch, bounds)

@@ -8,7 +8,9 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from model_delivery.exceptions import DeliveryError
 from model_delivery.human_loops.batch import LoopBatch, loop_prefix
-from model_delivery.jobs.resubmission import StateStore, resubmission
+from model_delivery.jobs.submission import StateStore
+
+STORE_KEY = "model_delivery.human_loops"
 
 
 class LoopState:
@@ -26,18 +28,17 @@ class LoopState:
             )
         self._store = store
         self._ti = context["ti"]
-        self._number = resubmission(self._ti, store)
-        self._record: dict[str, Any] = dict(store.get(self._key(self._number)) or {})
-
-    @staticmethod
-    def _key(number: int) -> str:
-        # A deliberate clear keeps the store but must start new loops: it has a key of its own.
-        return f"model_delivery.human_loops.{number}"
+        # One record for each clear: it keeps the store, and starts new loops. A clear, and nothing
+        # else, changes `max_tries`.
+        self._records: list[dict[str, Any]] = [dict(each) for each in store.get(STORE_KEY) or []]
+        if not self._records or self._records[-1]["max_tries"] != self._ti.max_tries:
+            self._records.append({"max_tries": self._ti.max_tries})
+        self._record = self._records[-1]
 
     def save(self, **changes: Any) -> None:
         """Keep values; they never expire, since reviews may take longer than Airflow's default."""
         self._record.update(changes)
-        self._store.set(self._key(self._number), self._record, retention=NEVER_EXPIRE)
+        self._store.set(STORE_KEY, self._records, retention=NEVER_EXPIRE)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a value that was kept."""
@@ -50,7 +51,8 @@ class LoopState:
         """
         if "salt" not in self._record:
             self.save(salt=secrets.token_hex(8))
-        return loop_prefix(self._ti, self._number, round_number, str(self._record["salt"]))
+        number = len(self._records) - 1
+        return loop_prefix(self._ti, number, round_number, str(self._record["salt"]))
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
@@ -67,8 +69,7 @@ class LoopState:
 
     def superseded(self) -> Iterator[LoopBatch]:
         """Yield the batches before a clear that may still be open."""
-        for number in range(self._number):
-            record = dict(self._store.get(self._key(number)) or {})
+        for record in self._records[:-1]:
             if record.get("done"):
                 continue
             for each in record.get("rounds", []):

@@ -1,10 +1,12 @@
 """One try of a task at its job: submit, wait in the worker, stop. What `on_kill` needs is here."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from model_delivery.exceptions import (
@@ -28,6 +30,17 @@ if TYPE_CHECKING:
 GRACE = "the task was killed"
 # Between two looks at a job that is being stopped.
 STOPPING_SECONDS = 2.0
+# botocore waits 60 s for an answer, and as long for a connection.
+LONGEST_CALL_SECONDS = 120.0
+
+
+def stalled_seconds() -> float:
+    """Return after how long without a heartbeat Airflow starts another try, in seconds.
+
+    A call to a service may take a minute of that by itself.
+    """
+    heartbeat = conf.getint("scheduler", "task_instance_heartbeat_timeout", fallback=300)
+    return max(float(heartbeat), LONGEST_CALL_SECONDS)
 
 
 class Attempt:
@@ -36,18 +49,22 @@ class Attempt:
     The handler must not talk to Airflow's supervisor, which that thread may be doing just then: it
     stops the job, and what runs notes it as soon as the handler returns.
 
-    :param last: whether no retry will follow.
+    :param is_final: tells whether no retry will follow on an error.
     """
 
     def __init__(
-        self, client: JobClient, submission: Submission, log: "Logger", *, last: bool
+        self,
+        client: JobClient,
+        submission: Submission,
+        log: "Logger",
+        is_final: Callable[[BaseException], bool],
     ) -> None:
         self.submission = submission
-        self.handle: Handle | None = None
+        self.handle: Handle | None = submission.handle
         self._client = client
         self._log = log
-        self._last = last
-        self._running = False
+        self._is_final = is_final
+        self._known = False
         self._done = False
         self._timed_out = False
         self._over = False
@@ -56,7 +73,6 @@ class Attempt:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Surround what a kill may interrupt; a try that fails for good leaves no job running."""
-        self._running = True
         try:
             yield
             self._done = True
@@ -66,16 +82,19 @@ class Attempt:
         except (Exception, KeyboardInterrupt) as error:
             self._leave_nothing(error)
             raise
-        finally:
-            self._running = False
 
-    def submit(self, request: Mapping[str, Any]) -> JobDescription:
-        """Return our job, looked at once: one that an earlier try left may have ended badly."""
+    def submit(
+        self, request: Mapping[str, Any], announce: Callable[[Handle], None] = lambda _handle: None
+    ) -> JobDescription:
+        """Return our job, looked at once: one that an earlier try left may have ended badly.
+
+        :param announce: takes the handle as soon as there is one.
+        """
+        self.require_alive()
         self._stop_superseded()
-        self.handle = self.submission.handle
-        made = self._submit(request)
+        made = self._submit(request, announce)
         description = self.describe()
-        if not made and self._is_stopping(description):
+        if not made and description.status in self._client.service.statuses.stopping:
             # An earlier try asked for that, and was cut off before it could note so.
             description = self.wait(description, STOPPING_SECONDS, None)
         bad = description.state in {JobState.FAILED, JobState.STOPPED}
@@ -85,10 +104,10 @@ class Attempt:
             return description
         self._log.info("%s is %s: submitting another", self.label, description.status)
         self.submission.end(Outcome.FAILED)
-        self._submit(request)
+        self._submit(request, announce)
         return self.describe()
 
-    def _submit(self, request: Mapping[str, Any]) -> bool:
+    def _submit(self, request: Mapping[str, Any], announce: Callable[[Handle], None]) -> bool:
         try:
             self.handle, made = self.submission.submit_once(request)
         except DeliveryError:
@@ -97,13 +116,15 @@ class Attempt:
                 self.stop(GRACE)
             raise
         self._log.info("%s %s", "Submitted" if made else "Attached to", self.label)
-        self._over = self._stopped = False
+        self._over = self._stopped = self._known = False
         self.require_alive()
+        announce(self._taken)
         return made
 
     def resume(self, handle: Handle | None) -> None:
         """Take up the job of this try after a wait: the store's word goes before the event's."""
-        self.handle = self.submission.handle or handle
+        self.handle = self.handle or handle
+        self._known = True
         if self.handle is None:
             raise DeliveryError(
                 "neither Airflow's task state store nor the trigger's event says which job this "
@@ -112,29 +133,55 @@ class Attempt:
 
     def describe(self) -> JobDescription:
         """Look at the job; one that is gone is forgotten, so that a retry makes another."""
-        assert self.handle is not None, "a job is submitted or taken up first"
         try:
-            description = self._client.describe(self.handle)
+            description = self._look()
         except JobMissingError:
+            self.submission.require_same_place(self.label)
             self._over = True
             self.submission.end(Outcome.FAILED)
             raise
+        self._known = True
         self.handle = description.handle
         self._over = description.state.terminal
         return description
 
+    def _look(self) -> JobDescription:
+        while True:
+            try:
+                return self._client.describe(self._taken)
+            except JobMissingError as error:
+                # What was made just now is not known to every host of a service at once.
+                if self._known or not self.submission.is_settling:
+                    raise
+                self.require_alive()
+                self._log.info("It was made just now, looking again: %s", error)
+                self._client.pause.sleep(STOPPING_SECONDS)
+
+    @property
+    def _taken(self) -> Handle:
+        assert self.handle is not None, "a job is submitted or taken up first"
+        return self.handle
+
     def wait(
         self, description: JobDescription, interval: float, timeout: float | None
     ) -> JobDescription:
-        """Look until the job ended; times in seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        """Look until the job ended; times in seconds, the time-out's from the submission."""
         while description.state is JobState.RUNNING:
             self.require_alive()
-            if deadline is not None and time.monotonic() > deadline:
+            if timeout is not None and self.age > timeout:
                 self.fail(f"it took over {timeout:.0f} s")
             self._client.pause.sleep(interval)
             description = self.describe()
         return description
+
+    @cached_property
+    def _submitted_at(self) -> datetime:
+        return self.submission.made_at or datetime.now(UTC)
+
+    @property
+    def age(self) -> float:
+        """How long ago the job was submitted, in seconds."""
+        return (datetime.now(UTC) - self._submitted_at).total_seconds()
 
     def settle(self, description: JobDescription) -> None:
         """Note how the job ended; a bad end is an error."""
@@ -187,6 +234,12 @@ class Attempt:
         """Ask once for a stop, and say what came of it."""
         if self.handle is None or self._over or self._stopped:
             return
+        if (seconds := self._client.pause.longest_gap) > stalled_seconds():
+            self._log.warning(
+                "%s goes on: this process stood still for %.0f s, and Airflow gives the task of "
+                "such a one to another, which waits for the job", self.label, seconds,
+            )  # fmt: skip
+            return
         self._stopped = True
         try:
             outcome = self._client.stop(self.handle)
@@ -196,11 +249,11 @@ class Attempt:
         outcome.log(self._log, self.label, why)
 
     def _leave_nothing(self, error: BaseException) -> None:
-        retried = not isinstance(error, AirflowFailException) and not self._last
-        if retried or isinstance(error, UnknownStatusError):
+        final = isinstance(error, AirflowFailException) or self._is_final(error)
+        if not final or isinstance(error, UnknownStatusError):
             return  # the next try attaches; of a status we do not know we cannot say "running"
         # The job may be made, and its handle not kept.
-        self.handle = self.handle or self.submission.made
+        self.handle = self.submission.made or self.handle
         try:
             self.stop("the task fails for good")
         except (DeliveryError, DeliveryRefusedError) as refusal:
@@ -222,14 +275,11 @@ class Attempt:
     def _stop_if_running(self, handle: Handle) -> bool:
         try:
             description = self._client.describe(handle)
-            if description.state.terminal or self._is_stopping(description):
+            if self._client.service.is_ending(description):
                 return False  # as a rule, the kill of the cleared try has stopped it
         except JobMissingError:
             return False
         return self._client.stop(handle) is Stop.ASKED
-
-    def _is_stopping(self, description: JobDescription) -> bool:
-        return description.status in self._client.service.statuses.stopping
 
     @property
     def label(self) -> str:

@@ -1,7 +1,7 @@
 """Runs a service's calls over a hook, synchronously in a worker, asynchronously in a triggerer."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -59,20 +59,35 @@ class JobClient:
         return service_client(hook) if hasattr(hook, "get_client_type") else hook.conn
 
     @property
+    def place(self) -> str:
+        """Where requests go: endpoint and region; empty of a client that does not tell."""
+        meta = getattr(self._client, "meta", None)
+        endpoint = getattr(meta, "endpoint_url", None)
+        return f"{endpoint} ({meta.region_name})" if meta and endpoint else ""
+
+    @property
     def meta(self) -> Any:
         """Where the client's requests go: botocore's `ClientMeta`."""
         return self._client.meta
 
     def run(self, call: Call) -> Mapping[str, Any]:
         """Run one call once; the service's own error stays as it is."""
-        response: Mapping[str, Any] = getattr(self._client, call.operation)(**call.parameters)
+        try:
+            response: Mapping[str, Any] = getattr(self._client, call.operation)(**call.parameters)
+        except Exception as error:
+            absent = self.service.answer_if_missing(call, error)
+            if absent is None:
+                raise
+            return absent
         return response
 
-    def _answers(self, call: Call) -> Iterator[Mapping[str, Any]]:
-        if not call.paged:
-            yield self.run(call)
-            return
-        yield from self._client.get_paginator(call.operation).paginate(**call.parameters)
+    def _answers(self, calls: Iterable[Call]) -> Iterator[Mapping[str, Any]]:
+        for call in calls:
+            page: Call | None = call
+            while page is not None:
+                answer = self.run(page)
+                yield answer
+                page = page.after(answer)
 
     def describe(self, handle: Handle) -> JobDescription:
         """Describe a job.
@@ -80,20 +95,19 @@ class JobClient:
         :raises JobMissingError: when the service does not know it (any more).
         :raises UnknownStatusError: when its status is in no row of the service's table.
         """
-        calls = self.service.describe_calls(handle)
+        return self._patiently(lambda: self._look(handle), handle)
 
-        def look() -> JobDescription:
-            return self.service.description(handle, [self.run(call) for call in calls])
-
-        return self._patiently(look, handle)
+    def _look(self, handle: Handle) -> JobDescription:
+        answers = list(self._answers(self.service.describe_calls(handle)))
+        return self.service.description(handle, answers)
 
     def find(self, intent: Intent, pause: Pause | None = None) -> list[Handle]:
         """Return the jobs that may be the intent's and were not there before it."""
         calls = self.service.find_calls(intent)
 
         def look() -> list[Handle]:
-            answers = (answer for call in calls for answer in self._answers(call))
             try:
+                answers = list(self._answers(calls))
                 with reading(calls[0].operation):
                     return list(self.service.found(intent, answers))
             except Exception as error:
@@ -112,9 +126,19 @@ class JobClient:
         call = self.service.stop_call(handle)
         if call is None:
             return Stop.IMPOSSIBLE
+        asked = False
+
+        def ask() -> None:
+            # A stop under way or done by now: it was the answer that was lost.
+            nonlocal asked
+            if asked and self.service.is_ending(self._look(handle)):
+                return
+            asked = True
+            self.run(call)
+
         try:
             # Not cut short by a kill, which is why it is asked.
-            self._patiently(lambda: self.run(call), handle, Pause(), refusals=1)
+            self._patiently(ask, handle, Pause(), refusals=1)
         except JobMissingError:
             return Stop.ENDED
         except (DeliveryError, JobRefusedError):
@@ -140,6 +164,7 @@ class JobClient:
         pause = pause or self.pause
         failures = 0
         while True:
+            self.pause.tick()
             try:
                 return ask()
             except Exception as error:

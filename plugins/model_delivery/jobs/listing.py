@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from model_delivery.exceptions import JobError
 from model_delivery.jobs.faults import reading
 from model_delivery.jobs.service import Call, JobList, ListedJob
 
@@ -34,40 +33,38 @@ class ListReader:
         self._clock: tuple[datetime, float] | None = None
         self._read_at = 0.0
 
-    async def changes(self, ask: Ask, hear: Hear) -> None:
-        """Read what changed since the last time: all pages, or all jobs without a watermark."""
+    async def changes(self, ask: Ask, hear: Hear, most_pages: int) -> bool:
+        """Read what changed since the last time, or all jobs without a watermark.
+
+        :returns: whether up to so many pages told all of it.
+        """
         if self._list.takes_watermark and self._watermark is None:
             # Only for its times: what changes from here on is what the next reads are about.
             await self.newest(ask, hear, most_pages=1)
-        else:
-            await self._read(ask, hear, self._watermark, None)
+            return True
+        return await self._read(ask, hear, self._watermark, most_pages)
 
     async def newest(self, ask: Ask, hear: Hear, most_pages: int) -> None:
         """Read up to so many pages whatever the watermark, the newest jobs first."""
         await self._read(ask, hear, None, most_pages)
 
-    async def _read(
-        self, ask: Ask, hear: Hear, since: datetime | None, most_pages: int | None
-    ) -> None:
+    async def _read(self, ask: Ask, hear: Hear, since: datetime | None, most_pages: int) -> bool:
         started = time.monotonic()
         call = self._list.call(self._scope, since)
-        tokens: set[str] = set()
+        pages = 1
         while True:
             response = await ask(call)
             with reading(call.operation):
                 jobs = self._list.read(response)
             self._set_clock(jobs, response)
             enough = await hear(jobs)
-            token = self._list.next_token(response)
-            if token is None or enough or len(tokens) + 1 == most_pages:
+            following = call.after(response)
+            if following is None or enough or pages == most_pages:
                 break
-            if token in tokens:
-                raise JobError(f"{call.operation} answered the same page token twice")
-            tokens.add(token)
-            parameters = {**call.parameters, self._list.token_parameter: token}
-            call = Call(call.operation, parameters)
+            call, pages = following, pages + 1
         if since is not None or self._watermark is None:
             self._advance(started)
+        return following is None or enough
 
     def _set_clock(self, jobs: Sequence[ListedJob], response: Mapping[str, Any]) -> None:
         times = [job.modified for job in jobs if job.modified is not None]

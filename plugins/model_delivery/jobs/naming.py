@@ -8,11 +8,6 @@ MAX_LENGTH = 63
 HASH_LENGTH = 10
 
 
-def resubmissions(ti: Any) -> int:
-    """Return how often a user cleared the task instance: changed by a clear, not by a retry."""
-    return int(ti.max_tries) - int(ti.task.retries or 0)
-
-
 def job_name(ti: Any, number: int = 0, generation: int = 0, salt: str = "") -> str:
     """Return the name of the task instance's job.
 
@@ -20,7 +15,7 @@ def job_name(ti: Any, number: int = 0, generation: int = 0, salt: str = "") -> s
     end: what SageMaker, Greengrass and human loops all accept.
 
     :param ti: the running task instance.
-    :param number: how often the task instance was resubmitted on purpose (`resubmissions`).
+    :param number: how often the task instance was cleared, so that it is to make a new job.
     :param generation: how many of its jobs ended badly; each new try of the work has a new name.
     :param salt: tells this submission from one of a run with the same identity: another
         installation's in the same account, or that of a run that was deleted and made again.

@@ -3,13 +3,13 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowRuntimeError
 
 from model_delivery.aws import AwsConnected
 from model_delivery.exceptions import DeliveryError
@@ -20,15 +20,18 @@ from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.submission import Submission
-from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
+from model_delivery.jobs.trigger import (
+    LONGEST_POLL_INTERVAL,
+    MOST_FAILED_WAITS,
+    OUTAGE_SECONDS,
+    JobTrigger,
+)
 from model_delivery.lineage import ReportsLineage
 from model_delivery.links.job import JOB_LINK_KEY, JobLink
 
 log = logging.getLogger(__name__)
 
 JOB_KEY = "job"
-# A triggerer that cannot wait for a job that a worker can ask for: then the worker waits.
-MOST_FAILED_WAITS = 3
 # A user ended the task while it submitted. Airflow learns at the next heartbeat, and of a task that
 # defers before that it refuses the deferral without a word to the operator.
 USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
@@ -51,8 +54,8 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
         has run for long is looked at more rarely. (default: 30)
     :param outage_timeout: how long the service may give no usable answer while deferred before the
         wait fails, in seconds; the job goes on and a retry finds it again. (default: 900)
-    :param job_timeout: time to wait for the job, in seconds; None leaves it to the service's own
-        limit. A job that takes longer is stopped and the task fails. In the triggerer
+    :param job_timeout: time for the job since its submission, in seconds; None leaves it to the
+        service's own limit. A job that takes longer is stopped and the task fails. In the triggerer
         `execution_timeout` limits the wait too. (default: None)
     """
 
@@ -115,13 +118,11 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Submit once, then wait as told."""
-        request = self.build_request()
         attempt = self._begin(context)
         with attempt.running():
-            description = attempt.submit(request)
-            handle = description.handle
-            context["ti"].xcom_push(key=JOB_KEY, value=dict(self.identity(handle)))
-            self._push_link(context, handle)
+            description = attempt.submit(
+                self.build_request(), lambda handle: self._announce(context, handle)
+            )
             if self.wait_for_completion:
                 return self._wait(context, attempt, description)
             attempt.require_alive()
@@ -129,7 +130,8 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             self._ended = description
             return dict(self.result(description))
 
-    def _push_link(self, context: Context, handle: Handle) -> None:
+    def _announce(self, context: Context, handle: Handle) -> None:
+        context["ti"].xcom_push(key=JOB_KEY, value=dict(self.identity(handle)))
         try:
             context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page_url(handle))
         except Exception as error:  # no page is worth a job
@@ -144,9 +146,29 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             )
         ti: Any = context["ti"]
         submission = Submission(self.client, store, ti)
-        last = ti.try_number > ti.max_tries
-        self._attempt = Attempt(self.client, submission, self.log, last=last)
+        self._attempt = Attempt(
+            self.client, submission, self.log, lambda error: self._is_final(context, error)
+        )
         return self._attempt
+
+    def _is_final(self, context: Context, error: BaseException) -> bool:
+        """Tell whether Airflow makes no other try after an error that may be retried."""
+        ti: Any = context["ti"]
+        if ti.try_number > ti.max_tries:
+            return True
+        policy = getattr(self, "retry_policy", None)
+        if policy is None:
+            return False
+        from airflow.sdk.definitions.retry_policy import RetryAction
+
+        try:
+            decision = policy.evaluate(
+                exception=error, try_number=ti.try_number, max_tries=ti.max_tries, context=context
+            )
+        except Exception as broken:  # then Airflow goes by the number of tries, and logs it
+            self.log.debug("The retry policy cannot be evaluated: %s", broken)
+            return False
+        return bool(decision.action is RetryAction.FAIL)
 
     def _wait(
         self,
@@ -156,6 +178,7 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
         *,
         deferrable: bool | None = None,
         failed_waits: int = 0,
+        woken: bool = False,
     ) -> Any:
         """Wait for the job in the triggerer or here, and read how it ended."""
         deferrable = self.deferrable if deferrable is None else deferrable
@@ -163,10 +186,10 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             if (state := task_state(context["ti"])) in USER_ENDED:
                 attempt.fail(f"the task is {state} already")
             self.defer(
-                trigger=self.trigger(description.handle),
+                trigger=self.trigger(description.handle, doubted=woken),
                 method_name="execute_complete",
                 kwargs={"failed_waits": failed_waits} if failed_waits else None,
-                timeout=self._longest_wait,
+                timeout=self._time_left(context, attempt),
             )
         description = attempt.wait(description, self.poll_interval, self.job_timeout)
         attempt.settle(description)
@@ -180,15 +203,17 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             raise DeliveryError("the task has not waited for its job to end")
         return self._ended
 
-    @property
-    def _longest_wait(self) -> timedelta | None:
-        # Airflow itself holds no deferred task to its execution_timeout.
-        given = [self.execution_timeout] if self.execution_timeout else []
+    def _time_left(self, context: Context, attempt: Attempt) -> timedelta | None:
+        """Return how long the task may stay deferred: Airflow starts each deferral's time anew."""
+        left = []
+        if self.execution_timeout:  # to which Airflow itself holds no deferred task
+            began = getattr(context["ti"], "start_date", None) or datetime.now(UTC)
+            left.append(self.execution_timeout - (datetime.now(UTC) - began))
         if self.job_timeout:
-            given.append(timedelta(seconds=self.job_timeout))
-        return min(given, default=None)
+            left.append(timedelta(seconds=self.job_timeout - attempt.age))
+        return max(min(left), timedelta(seconds=1)) if left else None
 
-    def trigger(self, handle: Handle) -> JobTrigger:
+    def trigger(self, handle: Handle, *, doubted: bool = False) -> JobTrigger:
         """Return the trigger that waits for the job."""
         service = type(self.service)
         return JobTrigger(
@@ -197,6 +222,7 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             poll_interval=self.poll_interval,
             max_poll_interval=self.max_poll_interval,
             outage_timeout=self.outage_timeout,
+            doubted=doubted,
             **self.connection_settings,
         )
 
@@ -216,7 +242,7 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             attempt.resume(dict(handle) if isinstance(handle, Mapping) else None)
             description = attempt.describe()
             if not error:
-                return self._wait(context, attempt, description)
+                return self._wait(context, attempt, description, woken=True)
             failed_waits += 1
             # An outage that is over ends so for every wait at once: not all find a worker's slot.
             again = self.deferrable and failed_waits < MOST_FAILED_WAITS
@@ -238,7 +264,9 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
         except TaskDeferralTimeout:
             return self._time_out(context)
         except TaskDeferralError as error:
-            return self._resume(context, None, f"{type(error).__name__}: {error}")
+            # Airflow dropped our count of failed waits, and a trigger that fails would fail again.
+            why = f"{type(error).__name__}: {error}"
+            return self._resume(context, None, why, MOST_FAILED_WAITS)
 
     def _time_out(self, context: Context) -> Any:
         attempt = self._begin(context)
@@ -246,12 +274,17 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
             attempt.resume(None)
             description = attempt.describe()
             if description.state is JobState.RUNNING:
-                attempt.fail(f"the wait took over {self._longest_wait}")
+                attempt.fail(
+                    f"its time is over (execution_timeout {self.execution_timeout}, job_timeout "
+                    f"{self.job_timeout} s)"
+                )
             return self._wait(context, attempt, description)
 
     def on_kill(self) -> None:
         """Stop the job when the task is killed in the worker, or runs out of time there."""
-        if self._attempt is not None:
+        if self._attempt is None:
+            self.client.pause.cut = True  # then nothing is submitted
+        else:
             self._attempt.kill()
 
 
@@ -261,7 +294,7 @@ def task_state(ti: Any) -> str | None:
         states = ti.get_task_states(
             dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
         )
-    except AirflowException as error:
+    except AirflowRuntimeError as error:
         log.warning("Airflow did not tell the state of this task: %s", error)
         return None
     return next(iter(states.get(ti.run_id, {}).values()), None)

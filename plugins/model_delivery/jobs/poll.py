@@ -22,7 +22,8 @@ from model_delivery.jobs.faults import (
     is_throttling,
 )
 from model_delivery.jobs.listing import ListReader
-from model_delivery.jobs.rate import TokenBucket, backoff, interval
+from model_delivery.jobs.paced_client import PacedClient
+from model_delivery.jobs.rate import backoff, interval
 from model_delivery.jobs.service import Call, Handle, JobService, ListedJob
 from model_delivery.jobs.waits import Bounds, WaitedJob, Waiter, Waits
 
@@ -48,19 +49,16 @@ class Poll:
     """Follows the jobs of one key until the last waiter leaves.
 
     :param lease: opens the client that the connection's polls share.
-    :param bucket_of: returns the token bucket of a client's account.
     """
 
     def __init__(
         self,
         service: JobService,
         scope: str,
-        lease: Callable[[], AbstractAsyncContextManager[Any]],
-        bucket_of: Callable[[Any], TokenBucket],
+        lease: Callable[[], AbstractAsyncContextManager[PacedClient]],
     ) -> None:
         self._service = service
         self._lease = lease
-        self._bucket_of = bucket_of
         self._reader = ListReader(service.job_list, scope) if service.job_list else None
         self._waits = Waits()
         self._newcomers: list[WaitedJob] = []
@@ -72,7 +70,7 @@ class Poll:
         self._list_faults = 0
         self._failures = 0
         self._failing_since: float | None = None
-        self._client: Any = None
+        self._client: PacedClient
         # A context of its own: else all it logs would go to the first trigger's task log.
         self._task = self._loop.create_task(self._run(), context=contextvars.Context())
         self._task.add_done_callback(self._ended)
@@ -87,9 +85,13 @@ class Poll:
         """Whether it ended, and follows nothing any more."""
         return self._task.done()
 
-    def join(self, handle: Handle, bounds: Bounds) -> Waiter:
-        """Follow a job for a new waiter."""
+    def join(self, handle: Handle, bounds: Bounds, *, doubted: bool = False) -> Waiter:
+        """Follow a job for a new waiter.
+
+        :param doubted: the list told of this job's end, and its description did not.
+        """
         waiter, is_new = self._waits.join(self._service.key(handle), handle, bounds)
+        waiter.job.doubted |= doubted
         if is_new:
             self._newcomers.append(waiter.job)
             self._arrival.set()
@@ -137,7 +139,7 @@ class Poll:
         await self._describe_due()
         if self._lists() and self._loop.time() >= self._next_look:
             self._next_look = self._loop.time() + self._interval()
-            await self._read_list(lambda reader: reader.changes(self._ask, self._hear_changes))
+            await self._read_list(self._read_changes)
         await self._rest()
 
     def _lists(self) -> bool:
@@ -173,11 +175,15 @@ class Poll:
 
     async def _ask(self, call: Call) -> Mapping[str, Any]:
         try:
-            return await self._bucket_of(self._client).ask(self._client, call)
+            return await self._client.ask(call)
         except Exception as error:
-            if not is_passing(error) and not is_credential_fault(error):
-                self._answered()
+            self._heard(error)
             raise
+
+    def _heard(self, error: Exception) -> None:
+        """Note an answer: with a refusal too, the service is not away."""
+        if not is_passing(error) and not is_credential_fault(error):
+            self._answered()
 
     def _answered(self) -> None:
         self._failures = 0
@@ -221,8 +227,7 @@ class Poll:
                 "The list of %ss cannot be used now, each is described: %s",
                 self._service.noun, cause(error),
             )  # fmt: skip
-            self._list_from = self._loop.time() + LIST_REST_SECONDS
-            self._describe_all_soon()
+            self._rest_list()
         self._list_faults = 0
 
     async def _list_alone_fails(self, error: Exception) -> bool:
@@ -237,6 +242,15 @@ class Poll:
         within = self._interval()
         for job in self._waits.all():
             self._waits.schedule(job, now + random.uniform(0, within))
+
+    async def _read_changes(self, reader: ListReader) -> None:
+        # Others' jobs fill the list too: from so many pages on, describing ours costs less.
+        if not await reader.changes(self._ask, self._hear_changes, most_pages=len(self._waits)):
+            self._rest_list()
+
+    def _rest_list(self) -> None:
+        self._list_from = self._loop.time() + LIST_REST_SECONDS
+        self._describe_all_soon()
 
     async def _hear_changes(self, jobs: Sequence[ListedJob]) -> bool:
         await self._hear(jobs)
@@ -261,7 +275,8 @@ class Poll:
         except UnknownStatusError:
             self._waits.schedule(job, self._loop.time())  # the job's own word decides
             return False
-        if ended and service.job_list and service.job_list.tells_the_end:
+        told = service.job_list is not None and service.job_list.tells_the_end
+        if ended and told and not job.doubted:
             job.finish(status)
             return True
         if ended:
@@ -296,9 +311,10 @@ class Poll:
         """Describe a job; return the error where that is not of the job's own making."""
         service = self._service
         try:
-            answers = [await self._ask(call) for call in service.describe_calls(job.handle)]
+            answers = await self._client.answers(service.describe_calls(job.handle))
             description = service.description(job.handle, answers)
         except Exception as error:
+            self._heard(error)
             return self._not_described(job, error)
         self._answered()
         if description.state.terminal:

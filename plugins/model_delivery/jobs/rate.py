@@ -3,12 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from model_delivery.exceptions import InvalidRequestError
-from model_delivery.jobs.faults import is_throttling
-from model_delivery.jobs.service import Call
 
 REQUESTS_PER_SECOND = 20.0
 SLOWEST = 0.5
@@ -16,9 +12,6 @@ FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 60.0
 # A look at a quiet group is due after this part of the time that it has been quiet.
 QUIET_PART = 0.05
-
-
-CALL_SECONDS = 30.0
 
 
 class TokenBucket:
@@ -45,22 +38,6 @@ class TokenBucket:
                 await asyncio.sleep((1 - self._tokens) / self.rate)
                 self._fill()
             self._tokens -= 1
-
-    async def ask(self, client: Any, call: Call) -> Mapping[str, Any]:
-        """Make one call, as soon as the rate allows, and learn from how it goes.
-
-        :raises TimeoutError: after 30 s without an answer.
-        """
-        await self.take()
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                answer: Mapping[str, Any] = await getattr(client, call.operation)(**call.parameters)
-        except Exception as error:
-            if is_throttling(error):
-                self.throttled()
-            raise
-        self.answered()
-        return answer
 
     def _fill(self) -> None:
         now = time.monotonic()

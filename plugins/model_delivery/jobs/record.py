@@ -26,6 +26,7 @@ class Outcome(StrEnum):
 class Record:
     """One submission of a task instance.
 
+    :param max_tries: Airflow's, of the task instance: a clear changes it.
     :param generation: how many of its jobs ended badly before this one.
     :param salt: random part of the job's name.
     :param digests: digest of each field of the request; the request itself may be large and, with
@@ -33,8 +34,10 @@ class Record:
     :param search: what finds the job again where its handle was not persisted.
     :param at: when the intent was persisted, ISO 8601; None before.
     :param known: ids of like jobs that were there before ours.
+    :param place: endpoint and region where the job was made.
     """
 
+    max_tries: int
     generation: int = 0
     salt: str = ""
     handle: Handle | None = None
@@ -43,6 +46,7 @@ class Record:
     at: str | None = None
     known: tuple[str, ...] = ()
     outcome: Outcome = Outcome.OPEN
+    place: str = ""
 
     @classmethod
     def read(cls, value: Any) -> "Record":
@@ -72,7 +76,7 @@ class Record:
 
     def next_generation(self) -> "Record":
         """Return the record of the job after one that ended badly."""
-        return Record(generation=self.generation + 1)
+        return Record(self.max_tries, generation=self.generation + 1)
 
     def salted(self) -> "Record":
         """Return the record with what makes the job's name ours alone, before it is intended."""
@@ -96,13 +100,20 @@ def differing_fields(request: Mapping[str, Any], recorded: Mapping[str, str]) ->
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """Return where two requests differ, leaf by leaf; absent and empty are the same."""
+    """Return where a job was made with another request, leaf by leaf.
+
+    What ours leaves out, a service may have filled in, and what Describe leaves out (at the top:
+    tags) says nothing; elsewhere absent and empty are the same.
+
+    :param ours: the request.
+    :param theirs: what the service says it was.
+    """
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        names = sorted({*ours, *theirs})
+        names = sorted(ours if path else ours.keys() & theirs.keys())
         return [
             line
             for name in names
-            for line in differences(ours.get(name), theirs.get(name), f"{path}.{name}".lstrip("."))
+            for line in differences(ours[name], theirs.get(name), f"{path}.{name}".lstrip("."))
         ]
     if ours == theirs or (not ours and not theirs):
         return []

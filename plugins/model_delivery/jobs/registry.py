@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from model_delivery.aws import import_string
+from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.poll import Poll
 from model_delivery.jobs.rate import TokenBucket
 from model_delivery.jobs.service import Handle, JobService
-from model_delivery.jobs.shared_client import SharedClients
+from model_delivery.jobs.shared_client import OpenClient, SharedClients
 from model_delivery.jobs.waits import Bounds
 
 
@@ -64,6 +65,7 @@ class PollRegistry:
         self._services: dict[str, asyncio.Task[JobService]] = {}
         self._polls: dict[PollKey, SharedPoll] = {}
         self._buckets: dict[tuple[str, ...], TokenBucket] = {}
+        self._background: set[asyncio.Task[None]] = set()
 
     @property
     def open_clients(self) -> int:
@@ -82,20 +84,46 @@ class PollRegistry:
             self._services.pop(path, None)
             raise
 
-    def client(
+    @asynccontextmanager
+    async def client(
         self, service: JobService, settings: Mapping[str, Any]
-    ) -> AbstractAsyncContextManager[Any]:
+    ) -> AsyncIterator[PacedClient]:
         """Lease the open client of a service over a connection, which polls share."""
-        return self._clients.lease(service.hook_path, settings_key(settings), dict(settings))
+        text = settings_key(settings)
+        async with self._clients.lease(service.hook_path, text, dict(settings)) as opened:
+            yield PacedClient(service, opened.client, self._bucket(service, opened))
+
+    def _bucket(self, service: JobService, opened: OpenClient) -> TokenBucket:
+        # An account's rate is by region and service.
+        meta = getattr(opened.client, "meta", None)  # of another client than botocore's: nothing
+        place = getattr(meta, "region_name", None), getattr(meta, "endpoint_url", None)
+        key = (opened.account, service.hook_path, *map(str, place))
+        if key not in self._buckets:
+            self._buckets[key] = TokenBucket()
+        return self._buckets[key]
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run what outlives the trigger that asked for it."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def wait(
-        self, path: str, settings: Mapping[str, Any], handle: Handle, bounds: Bounds
+        self,
+        path: str,
+        settings: Mapping[str, Any],
+        handle: Handle,
+        bounds: Bounds,
+        *,
+        doubted: bool = False,
     ) -> str:
         """Return the job's status once it ended.
 
         :param path: path of the `JobService`.
         :param settings: the four parameters of the connection.
         :param bounds: how often to look, and how long the service may be away.
+        :param doubted: the list told of this job's end, and its description did not.
         :raises JobError: naming job, service and cause, when the job is gone, has a status that is
             not in its table or may not be described, or the service was away for too long.
         """
@@ -103,11 +131,10 @@ class PollRegistry:
         key = PollKey.of(path, service, settings, handle)
 
         def make() -> Poll:
-            lease, bucket_of = self.lease(service, settings), self.bucket_of(service, settings)
-            return Poll(service, key.scope, lease, bucket_of)
+            return Poll(service, key.scope, lambda: self.client(service, settings))
 
         with self.poll(key, make) as poll:
-            waiter = poll.join(handle, bounds)
+            waiter = poll.join(handle, bounds, doubted=doubted)
             try:
                 return await waiter.future
             finally:
@@ -128,28 +155,6 @@ class PollRegistry:
             if poll.is_idle and self._polls.get(key) is poll:
                 del self._polls[key]
                 poll.close()
-
-    def lease(
-        self, service: JobService, settings: Mapping[str, Any]
-    ) -> Callable[[], AbstractAsyncContextManager[Any]]:
-        """Return what leases the client of a service over a connection, again after a fault."""
-        return lambda: self.client(service, settings)
-
-    def bucket_of(
-        self, service: JobService, settings: Mapping[str, Any]
-    ) -> Callable[[Any], TokenBucket]:
-        """Return what tells a client's account from others: the token bucket that it shares."""
-
-        def bucket(client: Any) -> TokenBucket:
-            # A connection's keys belong to one account, whose rate is by region and service.
-            meta = getattr(client, "meta", None)  # of another client than botocore's: nothing
-            place = getattr(meta, "region_name", None), getattr(meta, "endpoint_url", None)
-            account = (str(settings["aws_conn_id"]), service.hook_path, *map(str, place))
-            if account not in self._buckets:
-                self._buckets[account] = TokenBucket()
-            return self._buckets[account]
-
-        return bucket
 
 
 # Thousands of triggers start in one turn of the loop, so what each does first is kept short.

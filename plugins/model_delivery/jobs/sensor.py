@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +18,17 @@ from airflow.sdk.exceptions import (
 )
 
 from model_delivery.aws import AwsConnected
-from model_delivery.exceptions import DeliveryError, JobEndedError
+from model_delivery.exceptions import JobEndedError
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.status import JobState
-from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
+from model_delivery.jobs.trigger import (
+    LONGEST_POLL_INTERVAL,
+    MOST_FAILED_WAITS,
+    OUTAGE_SECONDS,
+    JobTrigger,
+)
 
 
 class ServiceSensor(AwsConnected, BaseSensorOperator):
@@ -51,7 +56,7 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
-        check_intervals(max_poll_interval=max_poll_interval)
+        check_intervals(poke_interval=self.poke_interval, max_poll_interval=max_poll_interval)
 
     @property
     @abstractmethod
@@ -59,8 +64,11 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
         """What is waited for, for messages."""
 
     @abstractmethod
-    def trigger(self) -> JobTrigger:
-        """Return what waits in the triggerer."""
+    def trigger(self, *, doubted: bool) -> JobTrigger:
+        """Return what waits in the triggerer.
+
+        :param doubted: it waited before, and what it told of the end was not so.
+        """
 
     @property
     def trigger_settings(self) -> dict[str, Any]:
@@ -76,15 +84,24 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Look once before deferring: a job that ended needs no triggerer."""
         if self.deferrable:
-            looked = self._look(context)
-            if isinstance(looked, PokeReturnValue):
-                return looked.xcom_value
-            self.defer(
-                trigger=self.trigger(),
-                method_name="execute_complete",
-                timeout=timedelta(seconds=self.timeout),
-            )
+            return self._wait_deferred(context)
         return super().execute(context)
+
+    def _wait_deferred(
+        self, context: Context, failed_waits: int = 0, *, woken: bool = False
+    ) -> Any:
+        """Look, and defer for the time that is left since the task started."""
+        looked = self._look(context)
+        if isinstance(looked, PokeReturnValue):
+            return looked.xcom_value
+        began = getattr(context["ti"], "start_date", None) or datetime.now(UTC)
+        left = timedelta(seconds=self.timeout) - (datetime.now(UTC) - began)
+        return self.defer(
+            trigger=self.trigger(doubted=woken),
+            method_name="execute_complete",
+            kwargs={"failed_waits": failed_waits} if failed_waits else None,
+            timeout=max(left, timedelta(seconds=1)),
+        )
 
     def _look(self, context: Context) -> bool | PokeReturnValue:
         """Poke as the other modes do: they skip, or go on waiting, where they are told to."""
@@ -99,17 +116,24 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
                 return False
             raise
 
-    def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Finish after the wait: an event only says that it is time to ask the service again."""
-        error = event.get("error") if isinstance(event, Mapping) else None
-        return self._not_waited(context, error) if error else self.execute(context)
+    def execute_complete(self, context: Context, event: Any = None, failed_waits: int = 0) -> Any:
+        """Finish after the wait: an event only says that it is time to ask the service again.
 
-    def _not_waited(self, context: Context, error: str) -> Any:
-        # A fault of the triggerer's: what the service says decides, and a retry waits anew.
-        looked = self._look(context)
-        if isinstance(looked, PokeReturnValue):
-            return looked.xcom_value
-        raise DeliveryError(f"the triggerer could not wait for {self.label}: {error}")
+        :param failed_waits: how often the triggerer could not wait for this job before.
+        """
+        error = event.get("error") if isinstance(event, Mapping) else None
+        if not error:
+            return self._wait_deferred(context, woken=True)
+        return self._not_waited(context, error, failed_waits + 1)
+
+    def _not_waited(self, context: Context, error: str, failed_waits: int) -> Any:
+        """Wait on after a fault of the triggerer's: there again, in the end here."""
+        again = failed_waits < MOST_FAILED_WAITS
+        where = "in the triggerer again" if again else "here"
+        self.log.warning("The triggerer could not wait (%s): waiting %s", error, where)
+        if again:
+            return self._wait_deferred(context, failed_waits)
+        return super().execute(context)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -124,7 +148,9 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
                 raise AirflowSkipException(f"skipped instead of failed: {error}") from error
             raise AirflowSensorTimeout(*error.args) from error
         except TaskDeferralError as error:
-            return self._not_waited(context, f"{type(error).__name__}: {error}")
+            # Airflow dropped our count of failed waits, and a trigger that fails would fail again.
+            why = f"{type(error).__name__}: {error}"
+            return self._not_waited(context, why, MOST_FAILED_WAITS)
 
 
 class JobSensor(ServiceSensor):
@@ -156,12 +182,13 @@ class JobSensor(ServiceSensor):
     def result(self, description: JobDescription) -> Mapping[str, Any]:
         """Return what XCom gets on success."""
 
-    def trigger(self) -> JobTrigger:
+    def trigger(self, *, doubted: bool) -> JobTrigger:
         """Return what waits for the job."""
         service = type(self.service)
         return JobTrigger(
             service=f"{service.__module__}.{service.__qualname__}",
             handle=self.handle(),
+            doubted=doubted,
             **self.trigger_settings,
         )
 

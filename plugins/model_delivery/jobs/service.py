@@ -7,11 +7,11 @@ twin.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar
 
-from model_delivery.jobs.faults import reading
+from model_delivery.jobs.faults import UnusableAnswerError, error_code, reading
 from model_delivery.jobs.status import JobState, StatusTable
 
 # Identifies a job; JSON-ready, small, no secrets: it goes to XCom, triggers and the state store.
@@ -24,8 +24,26 @@ class Call:
 
     operation: str
     parameters: Mapping[str, Any]
-    # Whether the answer comes in pages: then each page is an answer of its own.
-    paged: bool = False
+    # What answer and request call the token of the next page; None where there is one page. Each
+    # page is an answer of its own.
+    token: str | None = None
+    # The answer that stands for "not found", where that says nothing of the job itself.
+    if_missing: Mapping[str, Any] | None = None
+    # The tokens that led to this page: a service that gives one of them again runs in circles.
+    seen: frozenset[str] = frozenset()
+
+    def after(self, answer: Mapping[str, Any]) -> "Call | None":
+        """Return the call for the page after this answer, or None after the last.
+
+        :raises UnusableAnswerError: when it was there before.
+        """
+        token = answer.get(self.token) if self.token else None
+        if self.token is None or not token:
+            return None
+        if token in self.seen:
+            raise UnusableAnswerError(f"{self.operation} answered the same page token twice")
+        parameters = {**self.parameters, self.token: token}
+        return replace(self, parameters=parameters, seen=self.seen | {token})
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,6 @@ class JobList(ABC):
     tells_the_end: ClassVar[bool] = True
     # How many reads of the list may pass until a job is described by itself.
     reads_per_description: ClassVar[int] = 300
-    token_parameter: ClassVar[str] = "NextToken"
 
     def scope(self, handle: Handle) -> str:
         """Return what one read of the list is limited to; empty for all jobs of the account."""
@@ -100,10 +117,6 @@ class JobList(ABC):
     @abstractmethod
     def read(self, response: Mapping[str, Any]) -> Sequence[ListedJob]:
         """Read one page."""
-
-    def next_token(self, response: Mapping[str, Any]) -> str | None:
-        """Return the token of the next page, or None after the last."""
-        return response.get(self.token_parameter) or None
 
 
 class JobService(ABC):
@@ -127,8 +140,6 @@ class JobService(ABC):
     )
     # Whether a name is taken for ever: creating again is then the way to find out.
     unique_names: ClassVar[bool] = False
-    # Fields, by path, that the service fills in where a request leaves them out.
-    filled_in: ClassVar[frozenset[str]] = frozenset()
     # How long a job may take to appear in the service's list after a call that was cut off: a call
     # may still be on its way when its caller is gone, and lists lag behind. In seconds.
     settle_seconds: ClassVar[float] = 60.0
@@ -136,6 +147,10 @@ class JobService(ABC):
     def key(self, handle: Handle) -> str:
         """Return what tells a job from all others of its service, as its list does."""
         return handle["name"]
+
+    def answer_if_missing(self, call: Call, error: Exception) -> Mapping[str, Any] | None:
+        """Return the answer that stands for an error which says that something is not there."""
+        return call.if_missing if error_code(error) in self.missing_codes else None
 
     @abstractmethod
     def submit_call(self, request: Mapping[str, Any]) -> Call:
@@ -165,6 +180,10 @@ class JobService(ABC):
     @abstractmethod
     def stop_call(self, handle: Handle) -> Call | None:
         """Return the call that stops the job, or None where the service has none."""
+
+    def is_ending(self, description: JobDescription) -> bool:
+        """Tell whether there is nothing to stop: it ended, or is being stopped."""
+        return description.state.terminal or description.status in self.statuses.stopping
 
     def may_be_our_stop(self, description: JobDescription) -> bool:
         """Tell whether a stop that was asked for, rather than another event, ended the job so."""

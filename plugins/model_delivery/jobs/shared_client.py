@@ -8,18 +8,29 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 
 from model_delivery.aws import open_hook, service_client
+from model_delivery.jobs.faults import is_throttling
+
+
+class OpenClient(NamedTuple):
+    """An open client.
+
+    :param account: what tells whose rate its requests count against: the connection's role or key.
+    """
+
+    client: Any
+    account: str
 
 
 @dataclass
-class _Open:
+class _Shared:
     """A client, or its opening, and how many use it."""
 
-    client: "asyncio.Task[Any]"
+    opening: "asyncio.Task[OpenClient]"
     users: int = 0
 
 
@@ -27,7 +38,7 @@ class _Open:
 class SharedClients:
     """The clients of one event loop; each is closed when its last user leaves."""
 
-    _open: dict[tuple[str, str], _Open] = field(default_factory=dict)
+    _open: dict[tuple[str, str], _Shared] = field(default_factory=dict)
 
     @property
     def open_count(self) -> int:
@@ -37,7 +48,7 @@ class SharedClients:
     @asynccontextmanager
     async def lease(
         self, hook_path: str, settings_key: str, settings: dict[str, Any]
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncIterator[OpenClient]:
         """Give the client of a hook over a connection.
 
         :param settings_key: identifies the settings.
@@ -46,15 +57,15 @@ class SharedClients:
         key = (hook_path, settings_key)
         shared = self._open.get(key)
         if shared is None:
-            shared = _Open(asyncio.create_task(_opened(hook_path, settings)))
+            shared = _Shared(asyncio.create_task(_opened(hook_path, settings)))
             self._open[key] = shared
         shared.users += 1
         try:
             # Shielded: one user that leaves must not take the client from the others.
-            yield await asyncio.shield(shared.client)
-        except Exception:
+            yield await asyncio.shield(shared.opening)
+        except Exception as error:
             # The next user opens anew, with what the connection says then.
-            if self._open.get(key) is shared:
+            if self._open.get(key) is shared and not is_throttling(error):
                 del self._open[key]
             raise
         finally:
@@ -65,21 +76,25 @@ class SharedClients:
                 await _close(shared)
 
 
-async def _close(shared: _Open) -> None:
+async def _close(shared: _Shared) -> None:
     # Waited for, not cancelled: a client on its way would be left half made.
-    await asyncio.wait([shared.client])
-    if not shared.client.cancelled() and shared.client.exception() is None:
-        await shared.client.result().__aexit__(None, None, None)
+    await asyncio.wait([shared.opening])
+    if not shared.opening.cancelled() and shared.opening.exception() is None:
+        await shared.opening.result().client.__aexit__(None, None, None)
 
 
-async def _opened(hook_path: str, settings: dict[str, Any]) -> Any:
+async def _opened(hook_path: str, settings: dict[str, Any]) -> OpenClient:
     hook = await asyncio.to_thread(open_hook, hook_path, settings)
+    connection = str(settings["aws_conn_id"])
     if not hasattr(hook, "get_client_type"):  # no AwsBaseHook: its own client is as good
-        return await (await hook.get_async_conn()).__aenter__()
+        client = await (await hook.get_async_conn()).__aenter__()
+        return OpenClient(client, connection)
     # As AwsBaseHook.get_async_conn does: the connection's look-up waits in a thread.
     context = await sync_to_async(service_client)(hook, deferrable=True)
     client = await asyncio.to_thread(asyncio.run, _built(context))
-    return await client.__aenter__()
+    config = hook.conn_config
+    account = config.role_arn or config.aws_access_key_id or connection
+    return OpenClient(await client.__aenter__(), account)
 
 
 async def _built(context: Any) -> Any:

@@ -9,8 +9,8 @@ job; elsewhere it looks before it calls. What it finds must have been made with 
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, Protocol
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
@@ -33,11 +33,21 @@ from model_delivery.jobs.faults import (
 from model_delivery.jobs.naming import job_name
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
-from model_delivery.jobs.resubmission import StateStore, resubmission
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Handle, Intent
 
 LOOK_SECONDS = 5.0
+STORE_KEY = "model_delivery.submissions"
+
+
+class StateStore(Protocol):
+    """The part of Airflow's task state store that is used."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return what was set, or the default."""
+
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        """Persist a JSON value."""
 
 
 class Submitted(NamedTuple):
@@ -60,13 +70,19 @@ class Submission:
         self._service = client.service
         self._store = store
         self._ti = ti
-        self._number = resubmission(ti, store)
+        # One record for each submission: a deliberate clear keeps the store, and makes a new job.
+        self._records = [Record.read(each) for each in store.get(STORE_KEY) or []]
+        self._number = len(self._records)
+        # A clear, and nothing else, changes `max_tries`: an edit of the task's `retries` does not.
+        if self._records and self._records[-1].max_tries == ti.max_tries:
+            self._number -= 1
         self.made: Handle | None = None
 
     @property
     def handle(self) -> Handle | None:
-        """The job's handle, as far as it was persisted."""
-        return self._load().handle
+        """The handle of the job that is open or done, as far as it was persisted."""
+        record = self._load()
+        return None if record.outcome is Outcome.FAILED else record.handle
 
     def submit_once(self, request: Mapping[str, Any]) -> Submitted:
         """Return our job, made by this try or by one before it.
@@ -94,8 +110,31 @@ class Submission:
             if record.at is None:
                 record = record.intending(named, self._service.search(named), ())
         self.made = submitted.handle
-        self._save(replace(record, handle=submitted.handle))
+        self._save(replace(record, handle=submitted.handle, place=self._client.place))
         return submitted
+
+    @property
+    def made_at(self) -> datetime | None:
+        """When the job was submitted, by Airflow's clock."""
+        intent = self._load().intent
+        return intent.at if intent else None
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether the job is so young that its service may not know it everywhere yet."""
+        made_at = self.made_at
+        settle = timedelta(seconds=self._service.settle_seconds)
+        return made_at is not None and datetime.now(UTC) - made_at < settle
+
+    def require_same_place(self, label: str) -> None:
+        """Raise DeliveryError where the job was made elsewhere than the connection leads now."""
+        place = self._load().place
+        if place and place != self._client.place:
+            raise DeliveryError(
+                f"{label} was made at {place} and is not known at {self._client.place}, where the "
+                "connection leads now: set region and connection back, or stop that job and clear "
+                "the task to submit anew"
+            )
 
     def end(self, outcome: Outcome) -> None:
         """Note how it ended: after FAILED, the next try makes a new job under a new name."""
@@ -124,17 +163,17 @@ class Submission:
             if record.at and record.outcome is Outcome.OPEN:
                 yield earlier
 
-    @property
-    def _key(self) -> str:
-        # A deliberate clear keeps the state store but must make a new job: it has its own key.
-        return f"model_delivery.job.{self._number}"
-
     def _load(self) -> Record:
-        return Record.read(self._store.get(self._key))
+        """Return this submission's record; a new one where nothing was noted yet."""
+        if self._number < len(self._records):
+            return self._records[self._number]
+        return Record(max_tries=self._ti.max_tries)
 
     def _save(self, record: Record) -> None:
+        self._records[self._number : self._number + 1] = [record]
         # Airflow forgets entries after a time of its own, jobs may take longer.
-        self._store.set(self._key, record.written(), retention=NEVER_EXPIRE)
+        written = [each.written() for each in self._records]
+        self._store.set(STORE_KEY, written, retention=NEVER_EXPIRE)
 
     def _named(self, request: Mapping[str, Any], record: Record) -> dict[str, Any]:
         parameter = self._service.name_parameter
@@ -252,13 +291,7 @@ class Submission:
         if not changed and not anyway:
             return
         description = self._client.describe(handle)
-        theirs = self._service.requested(description)
-        ours = {name: request.get(name) for name in theirs}
-        lines = [
-            line
-            for line in differences(ours, theirs)
-            if line.partition(":")[0] not in self._service.filled_in
-        ]
+        lines = differences(request, self._service.requested(description))
         shown = {line.partition(":")[0].partition(".")[0] for line in lines}
         lines += [
             f"{name}: ours {request.get(name)!r}, the earlier try's was another"

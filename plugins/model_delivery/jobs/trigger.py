@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,9 +15,10 @@ from model_delivery.jobs.faults import (
     is_credential_fault,
     is_passing,
 )
+from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.registry import registry
-from model_delivery.jobs.service import Call, Handle, JobService
+from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.waits import Bounds
 
@@ -25,7 +26,9 @@ EVENT_VERSION = 1
 LONGEST_POLL_INTERVAL = 30.0
 OUTAGE_SECONDS = 900.0
 DEFERRED = "deferred"
-# One call of a stop, in seconds: Airflow's 30 for the whole must leave time for another.
+# A triggerer that cannot wait so often for a job that a worker can ask for: then the worker waits.
+MOST_FAILED_WAITS = 3
+# One call of a stop, in seconds: of Airflow's 30 for an `on_kill`, some are left for another.
 STOP_CALL_SECONDS = 8.0
 
 
@@ -54,6 +57,8 @@ class JobTrigger(BaseTrigger):
         in seconds. (default: 900)
     :param owned: whether the task made the job, so that its end stops it; a sensor's task only
         looks. (default: True)
+    :param doubted: the service's list told of this job's end before, and its description did not:
+        the list alone shall not wake the task again. (default: False)
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class JobTrigger(BaseTrigger):
         max_poll_interval: float = LONGEST_POLL_INTERVAL,
         outage_timeout: float = OUTAGE_SECONDS,
         owned: bool = True,
+        doubted: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.service = service
@@ -77,6 +83,7 @@ class JobTrigger(BaseTrigger):
         self.max_poll_interval = max_poll_interval
         self.outage_timeout = outage_timeout
         self.owned = owned
+        self.doubted = doubted
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self.verify = verify
@@ -94,6 +101,7 @@ class JobTrigger(BaseTrigger):
                 "max_poll_interval": self.max_poll_interval,
                 "outage_timeout": self.outage_timeout,
                 "owned": self.owned,
+                "doubted": self.doubted,
                 **self._connection_settings,
             },
         )
@@ -114,7 +122,7 @@ class JobTrigger(BaseTrigger):
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
             status = await registry().wait(
-                self.service, self._connection_settings, self.handle, bounds
+                self.service, self._connection_settings, self.handle, bounds, doubted=self.doubted
             )
             event["status"] = status
         except Exception as error:  # whatever ends the wait is the task's to report
@@ -131,18 +139,26 @@ class JobTrigger(BaseTrigger):
         if not self.owned:
             return
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop_job())
+            self._stopping = registry().in_background(self._stop_job())
         await asyncio.shield(self._stopping)
 
     async def cleanup(self) -> None:
-        """Wait for a stop under way.
+        """Wait for a stop under way, as long as Airflow gives an `on_kill`.
 
         Airflow cancels a killed trigger anew at every sync, about each second, and so would end
-        an `on_kill` that takes longer; what it awaits here may take the time it gives to that.
+        an `on_kill` that takes longer. A stop that takes longer than this goes on in the
+        triggerer by itself: of thousands that are killed at once, the last has to wait its turn.
         """
+        limit = conf.getint("triggerer", "on_kill_timeout", fallback=30)
+        until = time.monotonic() + limit
         while self._stopping is not None and not self._stopping.done():
             with suppress(asyncio.CancelledError):
-                await asyncio.wait([self._stopping])
+                done, _ = await asyncio.wait([self._stopping], timeout=until - time.monotonic())
+                if not done:
+                    self.log.warning(
+                        "Not stopped within %d s: asking on, see the triggerer's own log", limit
+                    )
+                    return
 
     async def _stop_job(self) -> None:
         service = await registry().service(self.service)
@@ -150,14 +166,12 @@ class JobTrigger(BaseTrigger):
         if await self._is_deferred_still():
             self.log.info("%s goes on: its task is waited for elsewhere", label)
             return
-        limit = conf.getint("triggerer", "on_kill_timeout", fallback=30)
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(OUTAGE_SECONDS):
                 outcome = await self._stop(service, self.handle)
             outcome.log(self.log, label, "its task was killed")
         except Exception as error:
-            why = f"no answer within {limit} s" if isinstance(error, TimeoutError) else cause(error)
-            self.log.warning("%s may still be running: %s", label, why)
+            self.log.warning("%s may still be running: %s", label, cause(error))
 
     async def _stop(self, service: JobService, handle: Handle) -> Stop:
         """Ask until there is an answer, over a client that was opened anew after a fault."""
@@ -167,35 +181,29 @@ class JobTrigger(BaseTrigger):
         failures = 0
         while True:
             try:
-                # A stop under way or done by now: it was the answer that was lost.
-                if not (failures and await self._is_ending(service, handle)):
-                    await self._ask(service, call)
+                async with registry().client(service, self._connection_settings) as client:
+                    # A stop under way or done by now: it was the answer that was lost.
+                    if not (failures and await self._is_ending(service, handle, client)):
+                        await client.ask(call, STOP_CALL_SECONDS)
+                    return Stop.ASKED
             except Exception as error:
                 if not (is_passing(error) or is_credential_fault(error)):
                     if await self._has_ended(service, handle):
                         return Stop.ENDED
                     raise
                 failures += 1
-                self.log.warning("%s: no answer (%d): %s", call.operation, failures, cause(error))
+                self.log.warning("%s fails (%d): %s", call.operation, failures, cause(error))
                 await asyncio.sleep(backoff(failures))
-            else:
-                return Stop.ASKED
 
-    async def _ask(self, service: JobService, call: Call) -> Mapping[str, Any]:
-        async with registry().client(service, self._connection_settings) as client:
-            async with asyncio.timeout(STOP_CALL_SECONDS):
-                answer: Mapping[str, Any] = await getattr(client, call.operation)(**call.parameters)
-                return answer
-
-    async def _is_ending(self, service: JobService, handle: Handle) -> bool:
-        answers = [await self._ask(service, each) for each in service.describe_calls(handle)]
-        description = service.description(handle, answers)
-        return description.state.terminal or description.status in service.statuses.stopping
+    async def _is_ending(self, service: JobService, handle: Handle, client: PacedClient) -> bool:
+        answers = await client.answers(service.describe_calls(handle), STOP_CALL_SECONDS)
+        return service.is_ending(service.description(handle, answers))
 
     async def _has_ended(self, service: JobService, handle: Handle) -> bool:
         """Tell whether a stop was refused because nothing is left to stop."""
         try:
-            return await self._is_ending(service, handle)
+            async with registry().client(service, self._connection_settings) as client:
+                return await self._is_ending(service, handle, client)
         except Exception as error:
             return error_code(error) in service.missing_codes
 

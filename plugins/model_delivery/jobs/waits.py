@@ -49,6 +49,7 @@ class WaitedJob:
 
     :param due: when it is next described by itself, on the loop's clock.
     :param known: it was described or listed since it came.
+    :param doubted: the list is not believed when it tells of the job's end.
     :param missed: its last description said that there is no such job.
     :param failing_since: since when its description gets no usable answer.
     """
@@ -58,6 +59,7 @@ class WaitedJob:
     waiters: list[Waiter] = field(default_factory=list)
     due: float = 0.0
     known: bool = False
+    doubted: bool = False
     missed: bool = False
     failures: int = 0
     failing_since: float | None = None

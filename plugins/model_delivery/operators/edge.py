@@ -102,9 +102,9 @@ class CreateComponentVersionOperator(AwsConnected, BaseOperator):
 
     def _existing(self, version: str, digest: str) -> str:
         """Return the version that is there already, if it holds this bundle."""
-        region, account = self.hook.conn.meta.region_name, self.hook.account_id
+        meta, account = self.hook.conn.meta, self.hook.account_id
         name = f"components:{self.component_name}:versions:{version}"
-        arn = f"arn:aws:greengrass:{region}:{account}:{name}"
+        arn = f"arn:{meta.partition}:greengrass:{meta.region_name}:{account}:{name}"
         recipe = json.loads(
             self.hook.conn.get_component(arn=arn, recipeOutputFormat="JSON")["recipe"]
         )
@@ -175,9 +175,10 @@ class CreateDeploymentOperator(JobOperator):
         if not self.thing_name or not components:
             raise InvalidRequestError("give a thing_name, and at least one component")
         account = self.account_id or self.hook.account_id
-        region = self.hook.conn.meta.region_name
+        meta = self.hook.conn.meta
+        place = f"arn:{meta.partition}:iot:{meta.region_name}:{account}"
         return {
-            "targetArn": f"arn:aws:iot:{region}:{account}:thing/{self.thing_name}",
+            "targetArn": f"{place}:thing/{self.thing_name}",
             "components": {
                 name: {"componentVersion": version} for name, version in components.items()
             },

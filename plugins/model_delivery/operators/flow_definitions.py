@@ -179,13 +179,8 @@ class CreateFlowDefinitionOperator(AwsConnected, BaseOperator):
         from model_delivery.hooks.human_review import FlowDefinitions
 
         theirs = FlowDefinitions().requested(found)
-        # The service fills in what a request leaves out.
-        ours = {name: request.get(name) for name in theirs}
-        lines = [
-            line
-            for line in differences(ours, theirs)
-            if "InSeconds: ours None" not in line.partition(", theirs")[0]
-        ]
+        # A request source or conditions that ours has none of are a difference too.
+        lines = differences({name: request.get(name) for name in theirs}, theirs)
         if lines:
             raise RequestDiffersError(
                 f"{self._label} exists with another request ({'; '.join(lines)}): choose another "

@@ -14,9 +14,8 @@ from model_delivery.aws import open_hook
 from model_delivery.class_names import class_names
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch
-from model_delivery.jobs.operator import MOST_FAILED_WAITS
 from model_delivery.jobs.rate import check_intervals
-from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS
+from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, MOST_FAILED_WAITS, OUTAGE_SECONDS
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
 from model_delivery.operators.human_loops import HOOK, started_batch

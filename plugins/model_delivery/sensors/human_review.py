@@ -97,8 +97,8 @@ class HumanLoopSensor(ServiceSensor):
         batch = self._batch()
         return f"{len(batch)} human loops of {batch.flow_definition_arn}"
 
-    def trigger(self) -> "HumanLoopTrigger":
-        """Return what waits for the batch."""
+    def trigger(self, *, doubted: bool) -> "HumanLoopTrigger":
+        """Return what waits for the batch; its list and a loop's description say the same."""
         from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
 
         return HumanLoopTrigger(

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import TriggerEvent
 
 from model_delivery.human_loops.batch import LoopBatch
@@ -14,7 +13,7 @@ from model_delivery.human_loops.polls import wait_for_batch
 from model_delivery.jobs.faults import cause
 from model_delivery.jobs.registry import registry
 from model_delivery.jobs.stop import Stop
-from model_delivery.jobs.trigger import EVENT_VERSION, JobTrigger, handover_seconds
+from model_delivery.jobs.trigger import EVENT_VERSION, OUTAGE_SECONDS, JobTrigger, handover_seconds
 from model_delivery.jobs.waits import Bounds
 
 SERVICE = "model_delivery.hooks.human_review.HumanLoops"
@@ -57,10 +56,9 @@ class HumanLoopTrigger(JobTrigger):
             for name in names:
                 stopped += await self._stop(service, {"name": name}) is Stop.ASKED
 
-        limit = conf.getint("triggerer", "on_kill_timeout", fallback=30)
         try:
             async with (
-                asyncio.timeout(limit),
+                asyncio.timeout(OUTAGE_SECONDS),
                 registry().client(service, self._connection_settings),  # kept open for all
                 asyncio.TaskGroup() as stops,
             ):
@@ -69,10 +67,9 @@ class HumanLoopTrigger(JobTrigger):
         except Exception as error:
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
-            why = f"no answer within {limit} s" if isinstance(error, TimeoutError) else cause(error)
             self.log.warning(
                 "%d of %d human loops were stopped, then: %s; the task, cleared, stops the rest",
-                stopped, len(batch), why,
+                stopped, len(batch), cause(error),
             )  # fmt: skip
         else:
             self.log.info("Asked to stop %d human loops: their task was killed", stopped)

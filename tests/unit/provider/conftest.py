@@ -1,6 +1,6 @@
 """Small services that keep their jobs in memory, spoken to through the provider's own clients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import SimpleNamespace
@@ -106,15 +106,15 @@ class Greengrass:
         self.worker.creating(lambda: self.jobs.update({deployment_id: job}))
         return {"deploymentId": deployment_id}
 
-    def get_paginator(self, operation: str) -> Any:
-        assert operation == "list_deployments"
-        return SimpleNamespace(paginate=self._pages)
-
-    def _pages(self, **filters: Any) -> Iterator[dict[str, Any]]:
+    def list_deployments(
+        self, targetArn: str, historyFilter: str, nextToken: str = "0"
+    ) -> dict[str, Any]:
         """One deployment a page: what is looked for may stand on any of them."""
-        for job in self.jobs.values():
-            if job["targetArn"] == filters["targetArn"]:
-                yield {"deployments": [job]}
+        assert historyFilter == "ALL"
+        found = [job for job in self.jobs.values() if job["targetArn"] == targetArn]
+        start = int(nextToken)
+        following = {"nextToken": str(start + 1)} if start + 1 < len(found) else {}
+        return {"deployments": found[start : start + 1], **following}
 
     def get_deployment(self, deploymentId: str) -> dict[str, Any]:
         return self.jobs[deploymentId]
@@ -136,7 +136,7 @@ class StateStore:
 
     def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
         assert retention is NEVER_EXPIRE
-        if self.sets_until_kill == 0 or (self.kill_at_handle and value["handle"]):
+        if self.sets_until_kill == 0 or (self.kill_at_handle and value[-1]["handle"]):
             raise KilledError
         if self.sets_until_kill is not None:
             self.sets_until_kill -= 1

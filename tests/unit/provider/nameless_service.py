@@ -37,7 +37,7 @@ class Nameless:
         operator = self.operator()
         client = self.client()
         submission = Submission(client, self.store, make_task_instance(**ti))
-        return Attempt(client, submission, operator.log, last=last)
+        return Attempt(client, submission, operator.log, lambda _error: last)
 
     def operator(self, **changes: Any) -> NamelessJobOperator:
         request = {**REQUEST, **changes}

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -464,3 +465,188 @@ def test_a_deferred_sensor_that_runs_out_of_time_says_so(nameless: Nameless) -> 
         )
         with pytest.raises(expected):
             sensor.resume_execution("__fail__", late, nameless.context())
+
+
+def deferring(context: Any) -> Any:
+    """Return a context with what a task uses on its way to the triggerer."""
+    context["ti"].xcom_push = lambda key, value: None
+    context["ti"].get_task_states = lambda **_: {}
+    return context
+
+
+def late(patch: pytest.MonkeyPatch, answers: int) -> None:
+    """Let the service know nothing of any job for so many looks."""
+    left = [None] * answers
+    call = Client.__getattr__
+
+    def asked(client: Client, operation: str) -> Any:
+        if operation == "describe_job" and left:
+            left.pop()
+            raise refusal("ResourceNotFound", operation)
+        return call(client, operation)
+
+    patch.setattr(Client, "__getattr__", asked)
+
+
+def test_a_job_that_is_not_known_everywhere_yet_is_looked_for_again(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NamelessJobs, "settle_seconds", 30.0)
+    monkeypatch.setattr("model_delivery.jobs.attempt.STOPPING_SECONDS", 0.01)
+    late(monkeypatch, 12)
+    attempt = nameless.attempt()
+    with attempt.running():
+        attempt.submit(request(seconds=0))
+    assert len(nameless.all) == 1
+
+
+def test_a_job_that_was_known_and_is_gone_is_not_waited_for(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NamelessJobs, "settle_seconds", 3600.0)
+    attempt = nameless.attempt()
+    description = attempt.submit(REQUEST)
+    late(monkeypatch, 1000)
+    with pytest.raises(JobMissingError), attempt.running():
+        attempt.wait(description, 0.01, None)
+
+
+def test_a_job_made_elsewhere_is_not_taken_for_deleted(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = iter(["here (us-east-1)"] + ["there (eu-west-1)"] * 9)
+    monkeypatch.setattr(JobClient, "place", property(lambda _self: next(places)))
+    nameless.submission().submit_once(REQUEST)
+    late(monkeypatch, 1000)
+    for number in (2, 3):
+        attempt = nameless.attempt(try_number=number)
+        expected = (
+            r"made at here \(us-east-1\) and is not known at there .*set region and connection"
+        )
+        with pytest.raises(DeliveryError, match=expected), attempt.running():
+            attempt.submit(REQUEST)
+    assert [job["status"] for job in nameless.all] == ["RUNNING"]
+
+
+def test_a_kill_while_the_request_is_built_submits_nothing(nameless: Nameless) -> None:
+    operator = nameless.operator()
+    built = operator.build_request
+
+    def killed() -> dict[str, Any]:
+        operator.on_kill()
+        return built()
+
+    operator.build_request = killed  # type: ignore[method-assign]
+    with pytest.raises(JobFailedError, match="the task was killed"):
+        operator.execute(nameless.context())
+    assert nameless.all == []
+
+
+def test_a_kill_before_anything_ran_submits_nothing(nameless: Nameless) -> None:
+    operator = nameless.operator()
+    operator.on_kill()
+    with pytest.raises(JobFailedError, match="the task was killed"):
+        operator.execute(nameless.context())
+    assert nameless.all == []
+
+
+def test_a_retry_policy_that_gives_up_leaves_no_job(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
+
+    rule = RetryRule(exception=DeliveryError, action=RetryAction.FAIL)
+    call = Client.__getattr__
+
+    def denied(client: Client, operation: str) -> Any:
+        if operation == "describe_job":
+            raise refusal("AccessDeniedException", operation)
+        return call(client, operation)
+
+    for policy, stopped in ((None, 0), (ExceptionRetryPolicy(rules=[rule]), 1)):
+        operator = nameless.operator()
+        operator.retry_policy = policy
+        with monkeypatch.context() as patched:
+            patched.setattr(Client, "__getattr__", denied)
+            with pytest.raises(DeliveryError, match="check the rights"):
+                operator.execute(deferring(nameless.context()))
+        assert [job["stops"] for job in nameless.all] == [stopped]
+
+
+def test_a_process_that_stood_still_stops_nothing(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow has given its task to another try, which waits for the same job."""
+    attempt = nameless.attempt(last=True)
+    description = attempt.submit(REQUEST)
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr("model_delivery.jobs.retries._now", lambda: now + 400.0)
+    attempt.kill()
+    with pytest.raises(JobFailedError), attempt.running():
+        attempt.wait(description, 0.01, None)
+    assert [(job["status"], job["stops"]) for job in nameless.all] == [("RUNNING", 0)]
+
+
+def test_a_stop_whose_answer_is_lost_is_not_repeated(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import HTTPClientError
+
+    attempt = nameless.attempt()
+    attempt.submit(REQUEST)
+    call = Client.__getattr__
+
+    def lost(client: Client, operation: str) -> Any:
+        def asked(**given: Any) -> Any:
+            answer = call(client, operation)(**given)
+            if operation == "stop_job":
+                raise HTTPClientError(error="the answer was lost")
+            return answer
+
+        return asked
+
+    monkeypatch.setattr(Client, "__getattr__", lost)
+    attempt.kill()
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_time_goes_on_over_deferrals(nameless: Nameless) -> None:
+    """Airflow starts each deferral's time anew."""
+    operator = nameless.operator()
+    operator.deferrable, operator.job_timeout = True, 20.0
+    context = deferring(nameless.context())
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    assert deferred.value.timeout <= timedelta(seconds=20)
+    ((record,),) = nameless.store.values.values()
+    record["at"] = (datetime.now(UTC) - timedelta(seconds=15)).isoformat()
+    event = {"version": 1, "error": "JobError: no usable answer"}
+    with pytest.raises(TaskDeferred) as again:
+        operator.execute_complete(context, event)
+    assert again.value.timeout <= timedelta(seconds=5)
+
+
+def test_an_airflow_that_does_not_tell_the_tasks_state_fails_no_try(nameless: Nameless) -> None:
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse
+
+    def silent(**_given: Any) -> Any:
+        raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR))
+
+    operator = nameless.operator()
+    operator.deferrable = True
+    context = deferring(nameless.context(try_number=3))
+    context["ti"].get_task_states = silent
+    with pytest.raises(TaskDeferred):
+        operator.execute(context)
+    assert stops(nameless) == [("RUNNING", 0)]
+
+
+def test_what_the_list_said_too_early_is_not_believed_again(nameless: Nameless) -> None:
+    nameless.submission().submit_once(REQUEST)
+    operator = nameless.operator()
+    operator.deferrable = True
+    context = deferring(nameless.context())
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute_complete(context, {"version": 1, "status": "SUCCEEDED"})
+    assert deferred.value.trigger.doubted

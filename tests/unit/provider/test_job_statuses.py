@@ -1,5 +1,7 @@
 """Status tables against the enumerations that AWS itself publishes in botocore's models."""
 
+from typing import Any
+
 import botocore.session
 import pytest
 from model_delivery.exceptions import UnknownStatusError
@@ -50,12 +52,12 @@ def test_what_a_compilation_status_means(status: str, state: JobState) -> None:
     assert CompilationJobs().statuses.state(status, "job") is state
 
 
-def deployment_state(deployment: str, device: str | None) -> JobState:
+def deployment_state(deployment: str, device: str | None, **more: Any) -> JobState:
     """Read the answers for a deployment, among others of the same device."""
     effective = [{"deploymentId": "older", "coreDeviceExecutionStatus": "FAILED"}]
     if device:
         effective.append({"deploymentId": "ours", "coreDeviceExecutionStatus": device})
-    answers = [{"deploymentStatus": deployment}, {"effectiveDeployments": effective}]
+    answers = [{"deploymentStatus": deployment, **more}, {"effectiveDeployments": effective}]
     handle = {"id": "ours", "name": "ours", "thing": "edge-1"}
     return Deployments().description(handle, answers).state
 
@@ -77,3 +79,9 @@ def test_the_devices_own_word_counts_unless_the_deployment_was_ended(
     deployment: str, device: str | None, state: JobState
 ) -> None:
     assert deployment_state(deployment, device) is state
+
+
+def test_a_deployment_is_done_when_its_device_says_so() -> None:
+    assert deployment_state("COMPLETED", "SUCCEEDED") is JobState.SUCCEEDED
+    assert deployment_state("COMPLETED", None, isLatestForTarget=True) is JobState.RUNNING
+    assert deployment_state("COMPLETED", None, isLatestForTarget=False) is JobState.STOPPED

@@ -256,7 +256,8 @@ def test_what_the_service_fills_in_is_no_difference(
 
 def test_the_store_of_an_earlier_version_is_understood(compilation: Case) -> None:
     handle = {"name": "old", "arn": "arn:old"}
-    compilation.store.values["model_delivery.job.0"] = {"generation": 2, "handle": handle}
+    record = {"max_tries": 2, "generation": 2, "handle": handle}
+    compilation.store.values["model_delivery.submissions"] = [record]
     assert compilation.submission().submit_once(COMPILATION) == (handle, False)
     compilation.submission().end(Outcome.FAILED)
     assert compilation.submission().submit_once(COMPILATION).made
@@ -283,7 +284,7 @@ def test_several_deployments_of_our_name_are_named_not_guessed_at(
     case = Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
     case.submission().submit_once(DEPLOYMENT)
     greengrass.jobs["deployment-9"] = {**case.jobs[0], "deploymentId": "deployment-9"}
-    (record,) = state_store.values.values()
+    ((record,),) = state_store.values.values()
     record["handle"] = None
     with pytest.raises(AmbiguousJobError, match="deployment-0, deployment-9"):
         case.submission().submit_once(DEPLOYMENT)
@@ -321,7 +322,7 @@ def test_a_submission_that_was_cut_off_still_finds_its_job(
 
 
 def attempt(case: Case, **ti: Any) -> Attempt:
-    return Attempt(case.client, case.submission(**ti), logging.getLogger(), last=False)
+    return Attempt(case.client, case.submission(**ti), logging.getLogger(), lambda _error: False)
 
 
 @pytest.mark.parametrize(("status", "deployments"), [("CANCELED", 2), ("INACTIVE", 1)])
@@ -435,3 +436,13 @@ def test_a_connection_without_a_region_is_said_at_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(client.pause, "sleep", lambda _: pytest.fail("nobody was asked"))
     with pytest.raises(InvalidRequestError, match=r"region.*or the connection"):
         client.describe({"name": "job"})
+
+
+def test_fewer_retries_make_a_retry_no_clear_and_hide_none(case: Case) -> None:
+    before = case.submission(max_tries=5).submit_once(case.request)
+    edited = SimpleNamespace(retries=1)
+    retried = case.submission(try_number=2, max_tries=5, task=edited).submit_once(case.request)
+    assert retried == Submitted(before.handle, made=False)
+    cleared = case.submission(try_number=3, max_tries=3, task=edited).submit_once(case.request)
+    assert cleared.made
+    assert len(case.jobs) == 2

@@ -12,7 +12,7 @@ from airflow.sdk.execution_time import task_runner
 from airflow.triggers.base import TriggerEvent
 from model_delivery.hooks.compilation import CompilationJobs
 from model_delivery.hooks.edge import Deployments
-from model_delivery.jobs import rate
+from model_delivery.jobs import rate, shared_client
 from model_delivery.jobs.registry import PollKey, registry
 from model_delivery.jobs.trigger import EVENT_VERSION, JobTrigger
 
@@ -237,3 +237,41 @@ async def test_a_task_that_another_triggerer_took_over_keeps_its_job(
     waiting.task_instance = SimpleNamespace(**facts)
     await waiting.on_kill()
     assert service.stopped.total() == stops
+
+
+async def test_throttled_kills_wait_their_turn_and_keep_the_client(
+    service: CompilationService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"job-{number}" for number in range(30)]
+    service.add(*names)
+    service.next_faults.extend([THROTTLED] * 5)
+    opened: list[str] = []
+    built = shared_client._opened
+
+    async def counted(hook_path: str, settings: dict[str, Any]) -> Any:
+        opened.append(hook_path)
+        return await built(hook_path, settings)
+
+    monkeypatch.setattr(shared_client, "_opened", counted)
+    triggers = [trigger(handle={"name": name}) for name in names]
+    await asyncio.gather(*(each.on_kill() for each in triggers))
+    assert service.stopped == dict.fromkeys(names, 1)
+    assert len(opened) == 1
+
+
+async def test_a_stop_outlives_the_time_that_airflow_gives(
+    service: CompilationService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__TRIGGERER__ON_KILL_TIMEOUT", "1")
+    service.faults["StopCompilationJob"] = BROKEN
+    waiting = trigger()
+    killed = asyncio.create_task(waiting.on_kill())
+    await asyncio.sleep(0.2)
+    killed.cancel()
+    await asyncio.wait_for(waiting.cleanup(), SOON)
+    assert "Not stopped within 1 s: asking on" in capsys.readouterr().out
+    del waiting, service.faults["StopCompilationJob"]
+    async with asyncio.timeout(SOON):
+        while not service.stopped:
+            await asyncio.sleep(0.01)
+    assert service.stopped == {"job": 1}

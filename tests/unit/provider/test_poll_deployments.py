@@ -77,3 +77,22 @@ async def test_a_look_is_one_request(service: DeploymentService) -> None:
     async with waiting("ours"):
         await looks(service, 40)
     assert service.asked["GetDeployment"] < 20
+
+
+async def test_a_device_that_has_not_reported_yet_is_waited_for(service: DeploymentService) -> None:
+    service.statuses["ours"] = "ACTIVE"
+    service.is_known = False
+    async with waiting("ours") as task:
+        await looks(service, 6)
+        assert not task.done()
+        service.is_known = True
+        service.device["ours"] = "SUCCEEDED"
+        assert await asyncio.wait_for(task, SOON) == "SUCCEEDED"
+
+
+async def test_what_is_in_effect_may_stand_on_any_page(service: DeploymentService) -> None:
+    service.statuses["ours"] = "ACTIVE"
+    service.device.update({f"older-{number}": "SUCCEEDED" for number in range(260)})
+    service.device["ours"] = "SUCCEEDED"
+    async with waiting("ours") as task:
+        assert await asyncio.wait_for(task, SOON) == "SUCCEEDED"

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -328,6 +331,7 @@ async def test_pages_that_shift_while_they_are_read(
 
 async def test_a_page_token_that_leads_in_a_circle(service: CompilationService) -> None:
     from model_delivery.hooks.compilation import CompilationJobList
+    from model_delivery.jobs.faults import UnusableAnswerError
 
     async def ask(_call: Any) -> Any:
         return {"CompilationJobSummaries": [], "NextToken": "again"}
@@ -336,7 +340,7 @@ async def test_a_page_token_that_leads_in_a_circle(service: CompilationService) 
         return False
 
     reader = ListReader(CompilationJobList(), "")
-    with pytest.raises(JobError, match="same page token"):
+    with pytest.raises(UnusableAnswerError, match="same page token"):
         await reader.newest(ask, hear, most_pages=10)
 
 
@@ -469,7 +473,7 @@ async def test_a_fault_that_passes(
 async def test_a_stall_is_cut_short(
     service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate, "CALL_SECONDS", 0.1)
+    monkeypatch.setattr("model_delivery.jobs.paced_client.CALL_SECONDS", 0.1)
     service.add("a", "b")
     waits.add("a", "b")
     await looks(service, 2)
@@ -692,3 +696,70 @@ async def test_a_wait_that_joins_a_poll_that_just_ended_gets_one_of_its_own(
     service.end("b")
     assert await waits.result("b") == "COMPLETED"
     assert "the poll ended" in await waits.error("a")
+
+
+async def test_connections_with_one_key_share_its_rate(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = service.airflow_connection() | {"login": "AKIAPOLLTEST00000009"}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_TWIN", json.dumps(service.airflow_connection()))
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_OTHER", json.dumps(other))
+    service.add("a", "b", "c")
+    for name, connection in (("a", "aws_poll"), ("b", "aws_twin"), ("c", "aws_other")):
+        waits.add(name, aws_conn_id=connection)
+    await until(lambda: service.described.total() >= 9)
+    assert len(waits.registry._buckets) == 2
+
+
+async def test_a_list_of_others_jobs_is_left_alone(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.page = 5
+    service.add("a", "b")
+    waits.add("a", "b")
+    await looks(service, 2)
+    others = names(60)
+    service.add(*others)
+    await until(lambda: service.described["a"] >= 5)
+    listed = service.asked["ListCompilationJobs"]
+    service.end(*others)
+    service.end("a", "b")
+    assert await waits.result("a") == await waits.result("b") == "COMPLETED"
+    assert service.asked["ListCompilationJobs"] <= listed + 1
+
+
+async def test_an_end_that_only_the_list_tells_is_not_believed_twice(
+    service: CompilationService, waits: Waiting
+) -> None:
+    service.add("a", "b")
+    service.stale["a"] = Job("COMPLETED", service.now(), service.now() + 3600)
+    wait = waits.registry.wait(SERVICE, SETTINGS, {"name": "a"}, BOUNDS, doubted=True)
+    waits.tasks["a"] = asyncio.create_task(wait)
+    waits.add("b")
+    await looks(service, 10)
+    assert waits.waiting() == {"a", "b"}
+    service.end("a")
+    assert await waits.result("a") == "COMPLETED"
+
+
+async def test_a_roles_keys_are_refreshed_off_the_event_loop() -> None:
+    from aiobotocore.credentials import AioRefreshableCredentials
+    from model_delivery.hooks.aws import refresh_in_threads
+
+    asked: list[int] = []
+
+    def refresh() -> dict[str, str]:
+        asked.append(threading.get_ident())
+        return {
+            "access_key": "AKIAROLE", "secret_key": "s", "token": "t",
+            "expiry_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+        }  # fmt: skip
+
+    soon = {**refresh(), "expiry_time": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()}
+    credentials = AioRefreshableCredentials.create_from_metadata(
+        metadata=soon, refresh_using=refresh, method="sts-assume-role"
+    )
+    refresh_in_threads(SimpleNamespace(_credentials=credentials))
+    frozen = await credentials.get_frozen_credentials()
+    assert frozen.access_key == "AKIAROLE"
+    assert asked[0] == threading.get_ident() != asked[-1]

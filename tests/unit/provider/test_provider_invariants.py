@@ -19,6 +19,7 @@ from model_delivery import xcom
 from model_delivery.aws import import_string
 from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.sensor import JobSensor
+from model_delivery.storage_connected import StorageConnected
 
 DAG_FACING = ("operators", "sensors", "triggers", "links", "jobs")
 HEAVY = ["boto3", "botocore", "aiobotocore", "numpy", "onnx", "onnxruntime", "azure.storage"]
@@ -45,7 +46,7 @@ def _classes(base: type) -> Iterator[type]:
 
 def _is_offered(each: type) -> bool:
     ours = each.__module__.startswith("model_delivery.")
-    base = each in (JobOperator, JobSensor) or each.__name__.startswith("_")
+    base = each in (JobOperator, JobSensor, StorageConnected) or each.__name__.startswith("_")
     return ours and not base and not inspect.isabstract(each)
 
 
@@ -107,6 +108,23 @@ def test_an_operator_keeps_every_setting_it_takes(cls: type[BaseOperator]) -> No
     given = settings(cls)
     task = cls(task_id="task", **given)
     assert {name: getattr(task, name) for name in given} == given
+
+
+@pytest.mark.parametrize("cls", OPERATORS, ids=lambda each: each.__name__)
+def test_an_operator_takes_every_setting_from_the_dags_default_args(
+    cls: type[BaseOperator],
+) -> None:
+    given = settings(cls)
+    task = cls(task_id="task", default_args=given)
+    assert {name: getattr(task, name) for name in given} == given
+
+
+@pytest.mark.parametrize("cls", OPERATORS, ids=lambda each: each.__name__)
+def test_an_operator_takes_every_setting_before_it_is_mapped(cls: type[BaseOperator]) -> None:
+    given = settings(cls)
+    (first, value), *rest = given.items()
+    mapped = cls.partial(task_id="task", **dict(rest)).expand(**{first: [value]})
+    assert mapped.partial_kwargs.items() >= dict(rest).items()
 
 
 def result_type(cls: type) -> Any:

@@ -117,7 +117,7 @@ HOW = ["html", "head", "body"]
 def attempt(state_store: Any, task_instance: Any) -> Attempt:
     client = JobClient(CompilationJobs(), lambda: CompilationJobHook(aws_conn_id="cut"))
     submission = Submission(client, state_store, task_instance(try_number=3))
-    return Attempt(client, submission, logging.getLogger(), last=True)
+    return Attempt(client, submission, logging.getLogger(), lambda _error: True)
 
 
 @pytest.mark.parametrize("served", [(how, "CreateCompilationJob", 1) for how in HOW], indirect=True)
