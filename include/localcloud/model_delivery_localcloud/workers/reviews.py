@@ -5,10 +5,11 @@ do is short, so unlike jobs it needs no child process.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import ObjectError, ObjectMissing
@@ -29,7 +30,9 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 0.5
 # A transaction of the worker is as short as one of the reviewers: on SQLite they take turns.
 BATCH = 32
-WRITERS = 8
+WRITERS = 4
+# Of the threads that write outputs, beside whatever answers reviewers: an output can wait.
+NICENESS = 10
 Written = tuple[Finished, str, str | None]
 
 
@@ -42,6 +45,7 @@ class ReviewKeeper:
         self._issuer = settings.public_url or "localcloud"
         self._webhook = Webhook.of(settings)
         self._leaving = threading.Event()
+        self._writers = ThreadPoolExecutor(WRITERS, "review-outputs", initializer=_give_way)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -58,6 +62,7 @@ class ReviewKeeper:
             self.leave()
             for thread in threads:
                 thread.join()
+            self._writers.shutdown()
 
     def leave(self) -> None:
         """Ask the threads to end; safe in a signal handler."""
@@ -81,9 +86,7 @@ class ReviewKeeper:
             # What is read and written now keeps no reviewer's answer waiting.
             with self._database.read() as session:
                 finished = store.finished(session, claimed)
-            with ThreadPoolExecutor(WRITERS) as writers:
-                written = list(writers.map(self._write, finished))
-            self._record(written)
+            self._record(list(self._writers.map(self._write, finished)))
         return done + len(claimed)
 
     def call_webhook(self) -> int:
@@ -164,3 +167,9 @@ class ReviewKeeper:
             log.warning("flow definition %s: %s; trying again", flow.name, error)
             return None, ""
         return resources.ACTIVE, ""
+
+
+def _give_way() -> None:
+    with suppress(OSError):  # only Linux has priorities of threads
+        mine = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, mine, os.getpriority(os.PRIO_PROCESS, mine) + NICENESS)
