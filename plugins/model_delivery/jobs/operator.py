@@ -3,7 +3,6 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Context
@@ -104,7 +103,8 @@ class JobOperator(ReportsLineage, JobTask):
                 "second job: model-delivery needs Airflow 3.3 or later"
             )
         ti: Any = context["ti"]
-        submission = Submission(self.client, store, ti)
+        clears = getattr(context.get("dag_run"), "clear_number", 0)
+        submission = Submission(self.client, store, ti, clears)
         self._attempt = Attempt(
             self.client, submission, self.log, lambda error: self._is_final(context, error)
         )
@@ -144,13 +144,14 @@ class JobOperator(ReportsLineage, JobTask):
         if description.state is JobState.RUNNING and deferrable and not attempt.killed:
             if (state := task_state(context["ti"])) in USER_ENDED:
                 attempt.fail(f"the task is {state} already")
+            left = None if self.job_timeout is None else self.job_timeout - attempt.age
             self.defer(
                 trigger=self.job_trigger(
                     description.handle, self.poll_interval, owned=True, doubted=woken
                 ),
                 method_name="execute_complete",
                 kwargs={"failed_waits": failed_waits} if failed_waits else None,
-                timeout=self._time_left(context, attempt),
+                timeout=self.time_left(context, left),
             )
         description = attempt.wait(description, self.poll_interval, self.job_timeout)
         attempt.settle(description)
@@ -163,16 +164,6 @@ class JobOperator(ReportsLineage, JobTask):
         if self._ended is None:
             raise DeliveryError("the task has not waited for its job to end")
         return self._ended
-
-    def _time_left(self, context: Context, attempt: Attempt) -> timedelta | None:
-        """Return how long the task may stay deferred: Airflow starts each deferral's time anew."""
-        left = []
-        if self.execution_timeout:  # to which Airflow itself holds no deferred task
-            began = getattr(context["ti"], "start_date", None) or datetime.now(UTC)
-            left.append(self.execution_timeout - (datetime.now(UTC) - began))
-        if self.job_timeout:
-            left.append(timedelta(seconds=self.job_timeout - attempt.age))
-        return max(min(left), timedelta(seconds=1)) if left else None
 
     def execute_complete(self, context: Context, event: Any = None, failed_waits: int = 0) -> Any:
         """Finish after the wait: an event only says that it is time to ask the service again.

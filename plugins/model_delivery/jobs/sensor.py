@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Context
@@ -11,6 +10,7 @@ from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     TaskDeferralError,
     TaskDeferralTimeout,
 )
@@ -50,15 +50,14 @@ class JobSensor(JobTask, BaseSensorOperator):
         looked = self._look(context)
         if isinstance(looked, PokeReturnValue):
             return looked.xcom_value
-        began = getattr(context["ti"], "start_date", None) or datetime.now(UTC)
-        left = timedelta(seconds=self.timeout) - (datetime.now(UTC) - began)
+        left = self.timeout - self.time_taken(context).total_seconds()
         return self.defer(
             trigger=self.job_trigger(
                 self.handle(), float(self.poke_interval), owned=False, doubted=woken
             ),
             method_name="execute_complete",
             kwargs={"failed_waits": failed_waits} if failed_waits else None,
-            timeout=max(left, timedelta(seconds=1)),
+            timeout=self.time_left(context, left),
         )
 
     def _look(self, context: Context) -> bool | PokeReturnValue:
@@ -112,6 +111,9 @@ class JobSensor(JobTask, BaseSensorOperator):
                 next_method, next_kwargs, context
             )
         except TaskDeferralTimeout as error:
+            limit = self.execution_timeout
+            if limit and self.time_taken(context) >= limit:
+                raise AirflowTaskTimeout(f"the wait took over {limit}") from error
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(f"skipped instead of failed: {error}") from error
             raise AirflowSensorTimeout(*error.args) from error

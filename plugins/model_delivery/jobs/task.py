@@ -2,10 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
+from airflow.sdk import Context
 
 from model_delivery.aws import AwsConnected
 from model_delivery.jobs.client import JobClient
@@ -59,6 +61,24 @@ class JobTask(AwsConnected):
     @abstractmethod
     def result(self, description: JobDescription) -> Mapping[str, Any]:
         """Return what XCom gets on success."""
+
+    def time_left(self, context: Context, seconds: float | None) -> timedelta | None:
+        """Return how long the task may stay deferred, or None for ever.
+
+        Airflow starts each deferral's time anew, and holds no deferred task to `execution_timeout`.
+
+        :param seconds: what is left of another limit; None where there is no other.
+        """
+        left = [] if seconds is None else [timedelta(seconds=seconds)]
+        if self.execution_timeout:
+            left.append(self.execution_timeout - self.time_taken(context))
+        return max(min(left), timedelta(seconds=1)) if left else None
+
+    @staticmethod
+    def time_taken(context: Context) -> timedelta:
+        """Return how long ago this try started, deferrals included."""
+        now = datetime.now(UTC)
+        return now - (getattr(context["ti"], "start_date", None) or now)
 
     def job_trigger(
         self, handle: Handle, poll_interval: float, *, owned: bool, doubted: bool
