@@ -467,6 +467,23 @@ def test_a_deferred_sensor_that_runs_out_of_time_says_so(nameless: Nameless) -> 
             sensor.resume_execution("__fail__", late, nameless.context())
 
 
+def test_a_deferred_sensor_keeps_to_its_execution_timeout(nameless: Nameless) -> None:
+    job = nameless.jobs.create(REQUEST)["jobId"]
+    sensor = NamelessJobSensor(
+        task_id="s", job=job, aws_conn_id="nameless", deferrable=True, timeout=3600,
+        execution_timeout=timedelta(seconds=15), soft_fail=True,
+    )  # fmt: skip
+    context = nameless.context()
+    context["ti"].start_date = datetime.now(UTC) - timedelta(seconds=6)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(context)
+    assert timedelta(seconds=8) < deferred.value.timeout <= timedelta(seconds=9)
+    context["ti"].start_date = datetime.now(UTC) - timedelta(seconds=16)
+    late = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+    with pytest.raises(AirflowTaskTimeout, match="0:00:15"):
+        sensor.resume_execution("__fail__", late, context)
+
+
 def deferring(context: Any) -> Any:
     """Return a context with what a task uses on its way to the triggerer."""
     context["ti"].xcom_push = lambda key, value: None
