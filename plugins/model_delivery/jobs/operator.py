@@ -103,7 +103,7 @@ class JobOperator(ReportsLineage, JobTask):
                 "second job: model-delivery needs Airflow 3.3 or later"
             )
         ti: Any = context["ti"]
-        clears = getattr(context.get("dag_run"), "clear_number", 0)
+        clears = getattr(context.get("dag_run"), "clear_number", 0) or 0
         submission = Submission(self.client, store, ti, clears)
         self._attempt = Attempt(
             self.client, submission, self.log, lambda error: self._is_final(context, error)
