@@ -36,7 +36,7 @@ from model_delivery_engine.batch.merge import Destination, publish_once
 
 from benchmarks.batch_chaos_task import FORMAT, plan_of, task
 from benchmarks.batch_models import USERS, recommender
-from benchmarks.record import OUT, Measure, write
+from benchmarks.record import Measure, work_folder, write
 
 RUNS = int(os.environ.get("BATCH_CHAOS_RUNS", "100"))
 SEED = int(os.environ.get("BATCH_CHAOS_SEED", "20260101"))
@@ -62,13 +62,8 @@ class Tally:
 
 def main() -> Path:
     """Run it unharmed once for each input, then RUNS times with kills."""
-    home = OUT / "batch_chaos"
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    try:
+    with work_folder("batch_chaos") as home:
         return _measured(home)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _measured(home: Path) -> Path:

@@ -1,7 +1,6 @@
 """Wide records through a heavy model: 512 floats a line, a perceptron of 9.7 million parameters."""
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from benchmarks.batch_rates import (
     run_ray,
     write_once,
 )
-from benchmarks.record import OUT, write
+from benchmarks.record import work_folder, write
 
 RECORDS = int(os.environ.get("BATCH_RECORDS", 60_000))
 RAY_RECORDS = int(os.environ.get("BATCH_RAY_RECORDS", 20_000))
@@ -77,13 +76,8 @@ def stages(model: Path) -> tuple[Stages, int]:
 
 def main() -> Path:
     """Interleave ours, limit and peer."""
-    home = OUT / "batch_dense"
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    try:
+    with work_folder("batch_dense") as home:
         return _measured(home)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _measured(home: Path) -> Path:

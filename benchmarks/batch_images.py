@@ -1,7 +1,6 @@
 """PNGs from storage through a small network, decoding included."""
 
 import os
-import shutil
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,7 @@ from model_delivery_engine.runtime import open_session, session_options
 
 from benchmarks.batch_models import PIXELS, image_network, pictures
 from benchmarks.batch_rates import Limit, Ran, Stages, beside, measure_limit, run_ours, run_ray
-from benchmarks.record import OUT, write
+from benchmarks.record import work_folder, write
 
 RECORDS = int(os.environ.get("BATCH_RECORDS", 12_000))
 RAY_RECORDS = int(os.environ.get("BATCH_RAY_RECORDS", 2_000))
@@ -56,13 +55,8 @@ def stages(model: Path) -> tuple[Stages, int]:
 
 def main() -> Path:
     """Interleave ours, limit and peer."""
-    home = OUT / "batch_images"
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    try:
+    with work_folder("batch_images") as home:
         return _measured(home)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _write_pictures(folder: Path, coded: list[bytes], count: int) -> None:

@@ -38,7 +38,7 @@ from benchmarks.batch_rates import (
     run_ray,
     write_once,
 )
-from benchmarks.record import OUT, Measure, median_and_spread, write
+from benchmarks.record import Measure, median_and_spread, work_folder, write
 
 RECORDS = int(os.environ.get("BATCH_RECORDS", 2_000_000))
 LONG_RECORDS = int(os.environ.get("BATCH_LONG_RECORDS", 5_000_000))
@@ -104,13 +104,8 @@ def _ways_to_serialise(recommender: Recommender, answers: Sequence[Answers]) -> 
 
 def main() -> Path:
     """Interleave ours, limit and peer; then the long run, the resume and the shards."""
-    home = OUT / "batch_recommend"
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    try:
+    with work_folder("batch_recommend") as home:
         return _measured(home)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _measured(home: Path) -> Path:

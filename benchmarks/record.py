@@ -3,8 +3,10 @@
 import json
 import os
 import platform
+import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +34,18 @@ class Measure:
     spread: tuple[float, float]
     note: str = ""
     passed: bool | None = None
+
+
+@contextmanager
+def work_folder(name: str) -> Iterator[Path]:
+    """Give a benchmark an empty folder on the disk that is measured, and delete it in the end."""
+    folder = OUT / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def median_and_spread(values: Sequence[float]) -> tuple[float, tuple[float, float]]:

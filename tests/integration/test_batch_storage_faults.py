@@ -68,7 +68,7 @@ def test_cut_connections_change_no_byte(
             continue
         break
     wire.cut_share = 0
-    assert wire.cuts > 5
+    assert wire.cuts > 0
     assert digests(prefix) == expected
 
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from model_delivery.exceptions import (
@@ -30,17 +29,6 @@ if TYPE_CHECKING:
 GRACE = "the task was killed"
 # Between two looks at a job that is being stopped.
 STOPPING_SECONDS = 2.0
-# botocore waits 60 s for an answer, and as long for a connection.
-LONGEST_CALL_SECONDS = 120.0
-
-
-def stalled_seconds() -> float:
-    """Return after how long without a heartbeat Airflow starts another try, in seconds.
-
-    A call to a service may take a minute of that by itself.
-    """
-    heartbeat = conf.getint("scheduler", "task_instance_heartbeat_timeout", fallback=300)
-    return max(float(heartbeat), LONGEST_CALL_SECONDS)
 
 
 class Attempt:
@@ -69,6 +57,7 @@ class Attempt:
         self._timed_out = False
         self._over = False
         self._stopped = False
+        self._disowned = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -90,6 +79,7 @@ class Attempt:
 
         :param announce: takes the handle as soon as there is one.
         """
+        self._client.open()
         self.require_alive()
         self._stop_superseded()
         made = self._submit(request, announce)
@@ -136,8 +126,8 @@ class Attempt:
         try:
             description = self._look()
         except JobMissingError:
+            self._over = True  # for all that this connection can do
             self.submission.require_same_place(self.label)
-            self._over = True
             self.submission.end(Outcome.FAILED)
             raise
         self._known = True
@@ -197,6 +187,11 @@ class Attempt:
 
     def require_alive(self) -> None:
         """Stop the job and raise where the task is killed."""
+        if self._disowned:
+            raise JobFailedError(f"{self.label} goes on: {GRACE} after it stood still")
+        if self.killed and self.handle is None:
+            # What an earlier try may have made is still to be looked for, by the next.
+            raise JobFailedError(f"nothing was submitted: {GRACE}")
         if self.killed:
             self.fail(GRACE)
 
@@ -216,6 +211,15 @@ class Attempt:
         if self._done:
             return
         self._client.pause.cut = True
+        if self._client.pause.just_woken and not self._timed_out:
+            self._disowned = True
+            self._log.warning(
+                "%s goes on: this process stood still, and Airflow gives the task of such a one to "
+                "another, which waits for the job; else a clear of the task stops it", self.label,
+            )  # fmt: skip
+            return
+        if not (self._client.is_open or self._timed_out):
+            return  # what runs stops the job itself: to look a connection up is not for a handler
         try:
             self._kill()
         except (DeliveryError, DeliveryRefusedError) as error:
@@ -234,12 +238,6 @@ class Attempt:
         """Ask once for a stop, and say what came of it."""
         if self.handle is None or self._over or self._stopped:
             return
-        if (seconds := self._client.pause.longest_gap) > stalled_seconds():
-            self._log.warning(
-                "%s goes on: this process stood still for %.0f s, and Airflow gives the task of "
-                "such a one to another, which waits for the job", self.label, seconds,
-            )  # fmt: skip
-            return
         self._stopped = True
         try:
             outcome = self._client.stop(self.handle)
@@ -250,10 +248,15 @@ class Attempt:
 
     def _leave_nothing(self, error: BaseException) -> None:
         final = isinstance(error, AirflowFailException) or self._is_final(error)
-        if not final or isinstance(error, UnknownStatusError):
+        if not final or self._disowned or isinstance(error, UnknownStatusError):
             return  # the next try attaches; of a status we do not know we cannot say "running"
         # The job may be made, and its handle not kept.
         self.handle = self.submission.made or self.handle
+        if self.handle is None and self.submission.is_open:
+            self._log.error(
+                "A %s may have been made whose answer was lost: clearing the task looks for it and "
+                "stops it", self._client.service.noun,
+            )  # fmt: skip
         try:
             self.stop("the task fails for good")
         except (DeliveryError, DeliveryRefusedError) as refusal:
@@ -264,7 +267,7 @@ class Attempt:
         for earlier in self.submission.superseded():
             try:
                 handle = earlier.abandoned()
-                if handle and self._stop_if_running(handle):
+                if handle and self._stop_if_running(earlier, handle):
                     self._log.info(
                         "Asked to stop %s: the task was cleared", self._client.service.key(handle)
                     )
@@ -272,12 +275,15 @@ class Attempt:
             except (DeliveryError, DeliveryRefusedError) as error:
                 self._log.warning("A job of before the clear may still be running: %s", error)
 
-    def _stop_if_running(self, handle: Handle) -> bool:
+    def _stop_if_running(self, earlier: Submission, handle: Handle) -> bool:
         try:
             description = self._client.describe(handle)
             if self._client.service.is_ending(description):
                 return False  # as a rule, the kill of the cleared try has stopped it
         except JobMissingError:
+            earlier.require_same_place(
+                f"{self._client.service.noun} {self._client.service.key(handle)}"
+            )
             return False
         return self._client.stop(handle) is Stop.ASKED
 

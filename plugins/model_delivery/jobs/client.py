@@ -58,6 +58,15 @@ class JobClient:
         hook = self._hook
         return service_client(hook) if hasattr(hook, "get_client_type") else hook.conn
 
+    def open(self) -> None:
+        """Look the connection up, and make the client."""
+        _ = self._client
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client is made."""
+        return "_client" in self.__dict__
+
     @property
     def place(self) -> str:
         """Where requests go: endpoint and region; empty of a client that does not tell."""
@@ -95,7 +104,7 @@ class JobClient:
         :raises JobMissingError: when the service does not know it (any more).
         :raises UnknownStatusError: when its status is in no row of the service's table.
         """
-        return self._patiently(lambda: self._look(handle), handle)
+        return self.patiently(lambda: self._look(handle), handle)
 
     def _look(self, handle: Handle) -> JobDescription:
         answers = list(self._answers(self.service.describe_calls(handle)))
@@ -115,7 +124,7 @@ class JobClient:
                     return []
                 raise
 
-        found = self._patiently(look, intent.search, pause)
+        found = self.patiently(look, intent.search, pause)
         return [handle for handle in found if self.service.key(handle) not in intent.known]
 
     def stop(self, handle: Handle) -> Stop:
@@ -138,7 +147,7 @@ class JobClient:
 
         try:
             # Not cut short by a kill, which is why it is asked.
-            self._patiently(ask, handle, Pause(), refusals=1)
+            self.patiently(ask, handle, Pause(), refusals=1)
         except JobMissingError:
             return Stop.ENDED
         except (DeliveryError, JobRefusedError):
@@ -148,7 +157,7 @@ class JobClient:
             raise
         return Stop.ASKED
 
-    def _patiently(
+    def patiently(
         self,
         ask: Callable[[], Answer],
         about: Mapping[str, Any],

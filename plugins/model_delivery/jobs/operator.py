@@ -3,29 +3,20 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
-from airflow.providers.common.compat.sdk import conf
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from model_delivery.aws import AwsConnected
 from model_delivery.exceptions import DeliveryError
 from model_delivery.jobs.attempt import Attempt
-from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.record import Outcome
-from model_delivery.jobs.service import Handle, JobDescription, JobService
+from model_delivery.jobs.service import Handle, JobDescription
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.submission import Submission
-from model_delivery.jobs.trigger import (
-    LONGEST_POLL_INTERVAL,
-    MOST_FAILED_WAITS,
-    OUTAGE_SECONDS,
-    JobTrigger,
-)
+from model_delivery.jobs.task import JobTask
+from model_delivery.jobs.trigger import MOST_FAILED_WAITS
 from model_delivery.lineage import ReportsLineage
 from model_delivery.links.job import JOB_LINK_KEY, JobLink
 
@@ -37,7 +28,7 @@ JOB_KEY = "job"
 USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
 
 
-class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
+class JobOperator(ReportsLineage, JobTask):
     """Submits one external job and, unless told otherwise, waits for it.
 
     The job's identity is pushed to XCom under `job` right after the submission, so that links,
@@ -47,13 +38,7 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
     one that fails for good while its job is running.
 
     :param wait_for_completion: wait for the job to end. (default: True)
-    :param deferrable: wait in the triggerer instead of a worker slot.
-        (default: Airflow's `operators.default_deferrable`)
     :param poll_interval: shortest time between two looks at the service, in seconds. (default: 2)
-    :param max_poll_interval: longest time between two looks while deferred, in seconds: a job that
-        has run for long is looked at more rarely. (default: 30)
-    :param outage_timeout: how long the service may give no usable answer while deferred before the
-        wait fails, in seconds; the job goes on and a retry finds it again. (default: 900)
     :param job_timeout: time for the job since its submission, in seconds; None leaves it to the
         service's own limit. A job that takes longer is stopped and the task fails. In the triggerer
         `execution_timeout` limits the wait too. (default: None)
@@ -63,42 +48,19 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
         self,
         *,
         wait_for_completion: bool = True,
-        deferrable: bool | None = None,
         poll_interval: float = 2.0,
-        max_poll_interval: float = LONGEST_POLL_INTERVAL,
-        outage_timeout: float = OUTAGE_SECONDS,
         job_timeout: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.wait_for_completion = wait_for_completion
-        if deferrable is None:
-            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
-        self.deferrable = deferrable
         self.poll_interval = poll_interval
-        self.max_poll_interval = max_poll_interval
-        self.outage_timeout = outage_timeout
         self.job_timeout = job_timeout
-        check_intervals(poll_interval=poll_interval, max_poll_interval=max_poll_interval)
+        check_intervals(poll_interval=poll_interval)
         self._attempt: Attempt | None = None
         self._ended: JobDescription | None = None
 
     operator_extra_links = (JobLink(),)
-
-    @property
-    @abstractmethod
-    def service(self) -> JobService:
-        """The service; imported when it is used, since hooks import boto3."""
-
-    @property
-    def hook_path(self) -> str:
-        """Path of the service's hook."""
-        return self.service.hook_path
-
-    @cached_property
-    def client(self) -> JobClient:
-        """The service over this operator's connection."""
-        return JobClient(self.service, self.open_hook)
 
     @abstractmethod
     def build_request(self) -> dict[str, Any]:
@@ -111,10 +73,6 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
     @abstractmethod
     def identity(self, handle: Handle) -> Mapping[str, Any]:
         """Return what XCom gets at once: ARN or id and name."""
-
-    @abstractmethod
-    def result(self, description: JobDescription) -> Mapping[str, Any]:
-        """Return what XCom gets on success."""
 
     def execute(self, context: Context) -> Any:
         """Submit once, then wait as told."""
@@ -145,7 +103,8 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
                 "second job: model-delivery needs Airflow 3.3 or later"
             )
         ti: Any = context["ti"]
-        submission = Submission(self.client, store, ti)
+        clears = getattr(context.get("dag_run"), "clear_number", 0) or 0
+        submission = Submission(self.client, store, ti, clears)
         self._attempt = Attempt(
             self.client, submission, self.log, lambda error: self._is_final(context, error)
         )
@@ -185,11 +144,14 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
         if description.state is JobState.RUNNING and deferrable and not attempt.killed:
             if (state := task_state(context["ti"])) in USER_ENDED:
                 attempt.fail(f"the task is {state} already")
+            left = None if self.job_timeout is None else self.job_timeout - attempt.age
             self.defer(
-                trigger=self.trigger(description.handle, doubted=woken),
+                trigger=self.job_trigger(
+                    description.handle, self.poll_interval, owned=True, doubted=woken
+                ),
                 method_name="execute_complete",
                 kwargs={"failed_waits": failed_waits} if failed_waits else None,
-                timeout=self._time_left(context, attempt),
+                timeout=self.time_left(context, left),
             )
         description = attempt.wait(description, self.poll_interval, self.job_timeout)
         attempt.settle(description)
@@ -202,29 +164,6 @@ class JobOperator(ReportsLineage, AwsConnected, BaseOperator):
         if self._ended is None:
             raise DeliveryError("the task has not waited for its job to end")
         return self._ended
-
-    def _time_left(self, context: Context, attempt: Attempt) -> timedelta | None:
-        """Return how long the task may stay deferred: Airflow starts each deferral's time anew."""
-        left = []
-        if self.execution_timeout:  # to which Airflow itself holds no deferred task
-            began = getattr(context["ti"], "start_date", None) or datetime.now(UTC)
-            left.append(self.execution_timeout - (datetime.now(UTC) - began))
-        if self.job_timeout:
-            left.append(timedelta(seconds=self.job_timeout - attempt.age))
-        return max(min(left), timedelta(seconds=1)) if left else None
-
-    def trigger(self, handle: Handle, *, doubted: bool = False) -> JobTrigger:
-        """Return the trigger that waits for the job."""
-        service = type(self.service)
-        return JobTrigger(
-            service=f"{service.__module__}.{service.__qualname__}",
-            handle=handle,
-            poll_interval=self.poll_interval,
-            max_poll_interval=self.max_poll_interval,
-            outage_timeout=self.outage_timeout,
-            doubted=doubted,
-            **self.connection_settings,
-        )
 
     def execute_complete(self, context: Context, event: Any = None, failed_waits: int = 0) -> Any:
         """Finish after the wait: an event only says that it is time to ask the service again.

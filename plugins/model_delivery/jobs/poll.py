@@ -37,6 +37,8 @@ LIST_NEWCOMERS_FROM = 10
 NEWCOMERS_PER_PAGE = 20
 DESCRIBED_AT_A_TIME = 8
 WOKEN_AT_A_TIME = 10
+# A description that takes longer is waited for beside everything else.
+STALLED_SECONDS = 1.0
 # A list that fails so often in a row, while jobs can be described, is left alone for a while.
 LIST_FAULTS = 3
 LIST_THROTTLINGS = 10
@@ -62,6 +64,7 @@ class Poll:
         self._reader = ListReader(service.job_list, scope) if service.job_list else None
         self._waits = Waits()
         self._newcomers: list[WaitedJob] = []
+        self._describing: set[asyncio.Task[Exception | None]] = set()
         self._arrival = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._changed_at = self._loop.time()
@@ -126,13 +129,17 @@ class Poll:
 
     async def _follow(self) -> None:
         """Look again and again; raises what a new client may mend."""
-        while True:
-            try:
-                await self._round()
-            except Exception as error:
-                if is_credential_fault(error) or self._failures >= REOPEN_AFTER:
-                    raise
-                await self._wait_out(error)
+        try:
+            while True:
+                try:
+                    await self._round()
+                except Exception as error:
+                    if is_credential_fault(error) or self._failures >= REOPEN_AFTER:
+                        raise
+                    await self._wait_out(error)
+        finally:
+            for task in self._describing:
+                task.cancel()
 
     async def _round(self) -> None:
         await self._welcome()
@@ -161,6 +168,7 @@ class Poll:
         until = min(
             now + self._waits.bounds().longest if due is None else due,
             self._next_look if self._lists() else float("inf"),
+            now + STALLED_SECONDS if self._describing else float("inf"),
         )
         if self._newcomers:
             await asyncio.sleep(GATHER_SECONDS)
@@ -299,12 +307,14 @@ class Poll:
 
     async def _describe_due(self) -> None:
         most = 1 if self._failing_since is not None else DESCRIBED_AT_A_TIME
-        jobs = list(self._waits.take_due(self._loop.time(), most))
-        if not jobs:
+        for job in self._waits.take_due(self._loop.time(), most - len(self._describing)):
+            self._describing.add(self._loop.create_task(self._describe(job)))
+        if not self._describing:
             return
-        faults = await asyncio.gather(*(self._describe(job) for job in jobs))
-        errors = [error for error in faults if error is not None]
-        if len(errors) == len(jobs):
+        # One that stalls must not keep the list, and with it all other jobs, waiting.
+        done, self._describing = await asyncio.wait(self._describing, timeout=STALLED_SECONDS)
+        errors = [error for task in done if (error := task.result()) is not None]
+        if done and len(errors) == len(done):
             raise errors[-1]
 
     async def _describe(self, job: WaitedJob) -> Exception | None:

@@ -34,7 +34,9 @@ class Record:
     :param search: what finds the job again where its handle was not persisted.
     :param at: when the intent was persisted, ISO 8601; None before.
     :param known: ids of like jobs that were there before ours.
-    :param place: endpoint and region where the job was made.
+    :param place: endpoint and region where the job was submitted.
+    :param made_at: when the call that made the job was sent, ISO 8601.
+    :param clears: how often anything of the run had been cleared when this began.
     """
 
     max_tries: int
@@ -47,6 +49,8 @@ class Record:
     known: tuple[str, ...] = ()
     outcome: Outcome = Outcome.OPEN
     place: str = ""
+    made_at: str | None = None
+    clears: int = 0
 
     @classmethod
     def read(cls, value: Any) -> "Record":
@@ -76,7 +80,7 @@ class Record:
 
     def next_generation(self) -> "Record":
         """Return the record of the job after one that ended badly."""
-        return Record(self.max_tries, generation=self.generation + 1)
+        return Record(self.max_tries, generation=self.generation + 1, clears=self.clears)
 
     def salted(self) -> "Record":
         """Return the record with what makes the job's name ours alone, before it is intended."""

@@ -8,6 +8,10 @@ MAX_FAILURES = 16
 # A key that is being replaced is refused for seconds; one that is wrong shall not take minutes.
 CREDENTIAL_REFUSALS = 6
 SLICE_SECONDS = 0.25
+# No call takes so long: botocore waits 60 s for a connection, and as long for an answer.
+STANDSTILL_SECONDS = 150.0
+# Within this time after it Airflow tells a process whose task it has given to another.
+WAKING_SECONDS = 30.0
 
 
 class Pause:
@@ -19,17 +23,22 @@ class Pause:
 
     def __init__(self) -> None:
         self.cut = False
-        self._longest_gap = 0.0
+        self._made_at = _now()
         self._ticked_at = _now()
+        self._woken_at = self._made_at
 
     def tick(self) -> None:
         """Note that the process runs."""
-        self._longest_gap, self._ticked_at = self.longest_gap, _now()
+        now = _now()
+        if now - self._ticked_at > STANDSTILL_SECONDS:
+            self._woken_at = now
+        self._ticked_at = now
 
     @property
-    def longest_gap(self) -> float:
-        """The longest time between two ticks, in seconds: a process that stood still had none."""
-        return max(self._longest_gap, _now() - self._ticked_at)
+    def just_woken(self) -> bool:
+        """Whether the process stood still (SIGSTOP, a suspended machine) until a moment ago."""
+        self.tick()
+        return self._woken_at - self._made_at > 0 and _now() - self._woken_at < WAKING_SECONDS
 
     def sleep(self, seconds: float) -> None:
         """Sleep for so many seconds, or until `cut` is set."""

@@ -2,61 +2,36 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
-from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import Context
 from airflow.sdk.bases.sensor import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     TaskDeferralError,
     TaskDeferralTimeout,
 )
 
-from model_delivery.aws import AwsConnected
 from model_delivery.exceptions import JobEndedError
-from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.rate import check_intervals
-from model_delivery.jobs.service import Handle, JobDescription, JobService
+from model_delivery.jobs.service import Handle
 from model_delivery.jobs.status import JobState
-from model_delivery.jobs.trigger import (
-    LONGEST_POLL_INTERVAL,
-    MOST_FAILED_WAITS,
-    OUTAGE_SECONDS,
-    JobTrigger,
-)
+from model_delivery.jobs.task import JobTask, WaitingTask
+from model_delivery.jobs.trigger import MOST_FAILED_WAITS, JobTrigger
 
 
-class ServiceSensor(AwsConnected, BaseSensorOperator):
+class ServiceSensor(WaitingTask, BaseSensorOperator):
     """Waits for what a service does; whether in the triggerer or not, it ends in the same way.
 
-    :param deferrable: wait in the triggerer instead of a worker slot.
-        (default: Airflow's `operators.default_deferrable`)
-    :param max_poll_interval: longest time between two looks while deferred, in seconds: a job that
-        has run for long is looked at more rarely; `poke_interval` is the shortest. (default: 30)
-    :param outage_timeout: how long the service may give no usable answer while deferred before the
-        wait fails, in seconds. (default: 900)
+    `poke_interval` is the shortest time between two looks, also while deferred.
     """
 
-    def __init__(
-        self,
-        *,
-        deferrable: bool | None = None,
-        max_poll_interval: float = LONGEST_POLL_INTERVAL,
-        outage_timeout: float = OUTAGE_SECONDS,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.max_poll_interval = max_poll_interval
-        self.outage_timeout = outage_timeout
-        if deferrable is None:
-            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
-        self.deferrable = deferrable
-        check_intervals(poke_interval=self.poke_interval, max_poll_interval=max_poll_interval)
+        check_intervals(poke_interval=self.poke_interval)
 
     @property
     @abstractmethod
@@ -69,17 +44,6 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
 
         :param doubted: it waited before, and what it told of the end was not so.
         """
-
-    @property
-    def trigger_settings(self) -> dict[str, Any]:
-        """What every trigger of a sensor takes; its end stops nothing."""
-        return {
-            "poll_interval": float(self.poke_interval),
-            "max_poll_interval": self.max_poll_interval,
-            "outage_timeout": self.outage_timeout,
-            "owned": False,
-            **self.connection_settings,
-        }
 
     def execute(self, context: Context) -> Any:
         """Look once before deferring: a job that ended needs no triggerer."""
@@ -94,13 +58,12 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
         looked = self._look(context)
         if isinstance(looked, PokeReturnValue):
             return looked.xcom_value
-        began = getattr(context["ti"], "start_date", None) or datetime.now(UTC)
-        left = timedelta(seconds=self.timeout) - (datetime.now(UTC) - began)
+        left = self.timeout - self.time_taken(context).total_seconds()
         return self.defer(
             trigger=self.trigger(doubted=woken),
             method_name="execute_complete",
             kwargs={"failed_waits": failed_waits} if failed_waits else None,
-            timeout=max(left, timedelta(seconds=1)),
+            timeout=self.time_left(context, left),
         )
 
     def _look(self, context: Context) -> bool | PokeReturnValue:
@@ -144,6 +107,9 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
                 next_method, next_kwargs, context
             )
         except TaskDeferralTimeout as error:
+            limit = self.execution_timeout
+            if limit and self.time_taken(context) >= limit:
+                raise AirflowTaskTimeout(f"the wait took over {limit}") from error
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(f"skipped instead of failed: {error}") from error
             raise AirflowSensorTimeout(*error.args) from error
@@ -153,43 +119,20 @@ class ServiceSensor(AwsConnected, BaseSensorOperator):
             return self._not_waited(context, why, MOST_FAILED_WAITS)
 
 
-class JobSensor(ServiceSensor):
+class JobSensor(JobTask, ServiceSensor):
     """Waits for a job that another task, run or system submitted.
 
     Its parameters are `ServiceSensor`'s.
     """
 
-    @property
-    @abstractmethod
-    def service(self) -> JobService:
-        """The service; imported when it is used, since hooks import boto3."""
-
-    @property
-    def hook_path(self) -> str:
-        """Path of the service's hook."""
-        return self.service.hook_path
-
-    @cached_property
-    def client(self) -> JobClient:
-        """The service over this sensor's connection."""
-        return JobClient(self.service, self.open_hook)
-
     @abstractmethod
     def handle(self) -> Handle:
         """Return the job to wait for."""
 
-    @abstractmethod
-    def result(self, description: JobDescription) -> Mapping[str, Any]:
-        """Return what XCom gets on success."""
-
     def trigger(self, *, doubted: bool) -> JobTrigger:
-        """Return what waits for the job."""
-        service = type(self.service)
-        return JobTrigger(
-            service=f"{service.__module__}.{service.__qualname__}",
-            handle=self.handle(),
-            doubted=doubted,
-            **self.trigger_settings,
+        """Return what waits for the job; its end stops nothing."""
+        return self.job_trigger(
+            self.handle(), float(self.poke_interval), owned=False, doubted=doubted
         )
 
     def poke(self, context: Context) -> bool | PokeReturnValue:

@@ -63,9 +63,10 @@ class Submission:
     :param client: the service.
     :param store: `context["task_state_store"]`.
     :param ti: the task instance.
+    :param clears: how often anything of the run was cleared.
     """
 
-    def __init__(self, client: JobClient, store: StateStore, ti: Any) -> None:
+    def __init__(self, client: JobClient, store: StateStore, ti: Any, clears: int = 0) -> None:
         self._client = client
         self._service = client.service
         self._store = store
@@ -73,10 +74,22 @@ class Submission:
         # One record for each submission: a deliberate clear keeps the store, and makes a new job.
         self._records = [Record.read(each) for each in store.get(STORE_KEY) or []]
         self._number = len(self._records)
-        # A clear, and nothing else, changes `max_tries`: an edit of the task's `retries` does not.
-        if self._records and self._records[-1].max_tries == ti.max_tries:
+        self._clears = clears
+        if self._records and not self._is_cleared(self._records[-1]):
             self._number -= 1
         self.made: Handle | None = None
+        self._called_at: datetime | None = None
+
+    def _is_cleared(self, last: Record) -> bool:
+        """Tell whether the task was cleared since its last submission.
+
+        A clear sets `max_tries` to the tries so far and the task's `retries` of now. An edit of
+        `retries` before it can make that the old number; then a job that was done, and a clear of
+        something in the run, tell as much: no retry follows a job that was done.
+        """
+        if last.max_tries != self._ti.max_tries:
+            return True
+        return last.outcome is Outcome.DONE and last.clears != self._clears
 
     @property
     def handle(self) -> Handle | None:
@@ -101,8 +114,11 @@ class Submission:
         if record.handle:
             self._require_same(named, record, record.handle)
             return Submitted(dict(record.handle), made=False)
+        self._require_same_place_of_intent(named, record)
         found = self._look_first(named, record)
         if found is None:
+            if self._client.pause.cut:
+                raise DeliveryError("nothing was submitted: the task was killed")
             record = self._intend(named, record)
             submitted = self._create(named, record)
         else:
@@ -110,14 +126,24 @@ class Submission:
             if record.at is None:
                 record = record.intending(named, self._service.search(named), ())
         self.made = submitted.handle
-        self._save(replace(record, handle=submitted.handle, place=self._client.place))
+        made_at = self._called_at.isoformat() if self._called_at else record.at
+        self._save(
+            replace(record, handle=submitted.handle, made_at=made_at, place=self._client.place)
+        )
         return submitted
 
     @property
+    def is_open(self) -> bool:
+        """Whether a job may be there that nobody has the handle of."""
+        record = self._load()
+        return record.handle is None and record.at is not None and record.outcome is Outcome.OPEN
+
+    @property
     def made_at(self) -> datetime | None:
-        """When the job was submitted, by Airflow's clock."""
-        intent = self._load().intent
-        return intent.at if intent else None
+        """When the call that made the job was sent, by Airflow's clock."""
+        record = self._load()
+        made_at = record.made_at or record.at
+        return datetime.fromisoformat(made_at) if made_at else None
 
     @property
     def is_settling(self) -> bool:
@@ -126,14 +152,18 @@ class Submission:
         settle = timedelta(seconds=self._service.settle_seconds)
         return made_at is not None and datetime.now(UTC) - made_at < settle
 
+    def _require_same_place_of_intent(self, request: Mapping[str, Any], record: Record) -> None:
+        if record.at and not record.handle:
+            self.require_same_place(f"{self._service.noun} {self._label(request)}")
+
     def require_same_place(self, label: str) -> None:
         """Raise DeliveryError where the job was made elsewhere than the connection leads now."""
         place = self._load().place
         if place and place != self._client.place:
             raise DeliveryError(
-                f"{label} was made at {place} and is not known at {self._client.place}, where the "
-                "connection leads now: set region and connection back, or stop that job and clear "
-                "the task to submit anew"
+                f"{label} was submitted at {place}, and the connection leads to "
+                f"{self._client.place} now: set region and connection back, or stop that job and "
+                "clear the task to submit anew"
             )
 
     def end(self, outcome: Outcome) -> None:
@@ -151,11 +181,11 @@ class Submission:
         intent = record.intent
         if record.handle or record.outcome is not Outcome.OPEN or intent is None:
             return record.handle
-        age = (datetime.now(UTC) - intent.at).total_seconds()
+        age = (datetime.now(UTC) - (self._called_at or intent.at)).total_seconds()
         return self._find(intent, self._service.settle_seconds - age, Pause())
 
     def superseded(self) -> Iterator["Submission"]:
-        """Yield the submissions before a clear (or a change of `retries`) that are still open."""
+        """Yield the submissions before a clear that are still open."""
         for number in range(self._number):
             earlier = copy(self)
             earlier._number, earlier.made = number, None
@@ -167,7 +197,7 @@ class Submission:
         """Return this submission's record; a new one where nothing was noted yet."""
         if self._number < len(self._records):
             return self._records[self._number]
-        return Record(max_tries=self._ti.max_tries)
+        return Record(max_tries=self._ti.max_tries, clears=self._clears)
 
     def _save(self, record: Record) -> None:
         self._records[self._number : self._number + 1] = [record]
@@ -192,6 +222,7 @@ class Submission:
             assert intended.intent is not None, "it has just been set"
             known = tuple(self._service.key(each) for each in self._client.find(intended.intent))
             intended = record.intending(request, search, known)
+        intended = replace(intended, place=self._client.place)
         self._save(intended)
         return intended
 
@@ -232,6 +263,7 @@ class Submission:
         call = self._service.submit_call(request)
         failures = 0
         while True:
+            self._called_at = datetime.now(UTC)
             try:
                 answer = self._client.run(call)
                 with reading(call.operation):

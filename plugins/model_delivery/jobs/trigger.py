@@ -170,6 +170,9 @@ class JobTrigger(BaseTrigger):
             async with asyncio.timeout(OUTAGE_SECONDS):
                 outcome = await self._stop(service, self.handle)
             outcome.log(self.log, label, "its task was killed")
+        except asyncio.CancelledError:
+            self.log.warning("%s may still be running: the triggerer ends", label)
+            raise
         except Exception as error:
             self.log.warning("%s may still be running: %s", label, cause(error))
 

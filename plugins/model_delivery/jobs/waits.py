@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterator, KeysView
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from model_delivery.exceptions import JobError
@@ -90,10 +90,6 @@ class Waits:
 
     def __len__(self) -> int:
         return len(self._jobs)
-
-    def keys(self) -> KeysView[str]:
-        """Return the keys of all jobs."""
-        return self._jobs.keys()
 
     def all(self) -> list[WaitedJob]:
         """Return all jobs."""

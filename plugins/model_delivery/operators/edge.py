@@ -174,7 +174,9 @@ class CreateDeploymentOperator(JobOperator):
         components = {**self.components, **made}
         if not self.thing_name or not components:
             raise InvalidRequestError("give a thing_name, and at least one component")
-        account = self.account_id or self.hook.account_id
+        account = self.account_id or self.client.patiently(
+            lambda: self.hook.account_id, {"name": f"to {self.thing_name}"}
+        )
         meta = self.hook.conn.meta
         place = f"arn:{meta.partition}:iot:{meta.region_name}:{account}"
         return {

@@ -102,7 +102,10 @@ class HumanLoopSensor(ServiceSensor):
         from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
 
         return HumanLoopTrigger(
-            service=SERVICE, handle=batch_handle(self._batch()), **self.trigger_settings
+            service=SERVICE,
+            handle=batch_handle(self._batch()),
+            owned=False,
+            **self.trigger_settings(float(self.poke_interval)),
         )
 
     def execute(self, context: Context) -> EndedHumanLoops:

@@ -467,6 +467,23 @@ def test_a_deferred_sensor_that_runs_out_of_time_says_so(nameless: Nameless) -> 
             sensor.resume_execution("__fail__", late, nameless.context())
 
 
+def test_a_deferred_sensor_keeps_to_its_execution_timeout(nameless: Nameless) -> None:
+    job = nameless.jobs.create(REQUEST)["jobId"]
+    sensor = NamelessJobSensor(
+        task_id="s", job=job, aws_conn_id="nameless", deferrable=True, timeout=3600,
+        execution_timeout=timedelta(seconds=15), soft_fail=True,
+    )  # fmt: skip
+    context = nameless.context()
+    context["ti"].start_date = datetime.now(UTC) - timedelta(seconds=6)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(context)
+    assert timedelta(seconds=8) < deferred.value.timeout <= timedelta(seconds=9)
+    context["ti"].start_date = datetime.now(UTC) - timedelta(seconds=16)
+    late = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+    with pytest.raises(AirflowTaskTimeout, match="0:00:15"):
+        sensor.resume_execution("__fail__", late, context)
+
+
 def deferring(context: Any) -> Any:
     """Return a context with what a task uses on its way to the triggerer."""
     context["ti"].xcom_push = lambda key, value: None
@@ -514,15 +531,13 @@ def test_a_job_that_was_known_and_is_gone_is_not_waited_for(
 def test_a_job_made_elsewhere_is_not_taken_for_deleted(
     nameless: Nameless, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = iter(["here (us-east-1)"] + ["there (eu-west-1)"] * 9)
-    monkeypatch.setattr(JobClient, "place", property(lambda _self: next(places)))
+    monkeypatch.setattr(JobClient, "place", property(lambda _self: "here (us-east-1)"))
     nameless.submission().submit_once(REQUEST)
+    monkeypatch.setattr(JobClient, "place", property(lambda _self: "there (eu-west-1)"))
     late(monkeypatch, 1000)
     for number in (2, 3):
         attempt = nameless.attempt(try_number=number)
-        expected = (
-            r"made at here \(us-east-1\) and is not known at there .*set region and connection"
-        )
+        expected = r"submitted at here \(us-east-1\), and .* there .*set region and connection"
         with pytest.raises(DeliveryError, match=expected), attempt.running():
             attempt.submit(REQUEST)
     assert [job["status"] for job in nameless.all] == ["RUNNING"]
@@ -573,18 +588,109 @@ def test_a_retry_policy_that_gives_up_leaves_no_job(
         assert [job["stops"] for job in nameless.all] == [stopped]
 
 
-def test_a_process_that_stood_still_stops_nothing(
+def stand_still(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    patch.setattr("model_delivery.jobs.retries._now", lambda: now + seconds)
+
+
+def test_a_process_that_stood_still_leaves_its_job_to_the_next_try(
     nameless: Nameless, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Airflow has given its task to another try, which waits for the same job."""
     attempt = nameless.attempt(last=True)
     description = attempt.submit(REQUEST)
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    monkeypatch.setattr("model_delivery.jobs.retries._now", lambda: now + 400.0)
+    stand_still(monkeypatch, 400.0)
     attempt.kill()
-    with pytest.raises(JobFailedError), attempt.running():
+    with pytest.raises(JobFailedError, match="goes on"), attempt.running():
         attempt.wait(description, 0.01, None)
-    assert [(job["status"], job["stops"]) for job in nameless.all] == [("RUNNING", 0)]
+    assert nameless.attempt(try_number=2).submit(REQUEST).handle == description.handle
+    assert stops(nameless) == [("RUNNING", 0)]
+
+
+def test_a_clear_stops_what_was_left_to_a_try_that_never_came(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = nameless.attempt()
+    attempt.submit(REQUEST)
+    stand_still(monkeypatch, 400.0)
+    attempt.kill()
+    nameless.attempt(try_number=2, max_tries=3).submit(REQUEST)
+    assert stops(nameless) == [("STOPPED", 1), ("RUNNING", 0)]
+
+
+def test_a_process_that_stood_still_and_goes_on_stops_its_job(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = nameless.attempt()
+    description = attempt.submit(REQUEST)
+    with monkeypatch.context() as woken:
+        stand_still(woken, 400.0)
+        attempt._client.pause.tick()
+        stand_still(woken, 440.0)
+        attempt._client.pause.tick()
+        attempt.kill()
+        with pytest.raises(JobFailedError, match="was stopped"), attempt.running():
+            attempt.wait(description, 0.01, None)
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_a_time_out_stops_the_job_also_after_a_standstill(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = nameless.attempt()
+    description = attempt.submit(REQUEST)
+    stand_still(monkeypatch, 400.0)
+    with pytest.raises(JobFailedError, match="was stopped: it took over"), attempt.running():
+        attempt.wait(description, 0.01, 0.0)
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_a_retry_killed_before_it_submits_leaves_the_search_to_the_next(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nameless.submission().submit_once(REQUEST)
+    ((record,),) = nameless.store.values.values()
+    record["handle"] = None  # the first try was killed before it could note it
+    killed = nameless.attempt(try_number=2)
+    killed.kill()
+    with pytest.raises(JobFailedError, match="nothing was submitted"), killed.running():
+        killed.submit(REQUEST)
+    nameless.attempt(try_number=3).submit(REQUEST)
+    assert len(nameless.all) == 1
+
+
+def test_a_kill_while_looking_makes_no_job(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = nameless.attempt()
+    call = Client.__getattr__
+
+    def killing(client: Client, operation: str) -> Any:
+        if operation == "list_jobs":
+            attempt.kill()
+        assert operation != "create_job"
+        return call(client, operation)
+
+    nameless.submission().submit_once(REQUEST)
+    ((record,),) = nameless.store.values.values()
+    record["handle"], record["search"] = None, {"model": "another", "sources": []}
+    attempt = nameless.attempt(try_number=2)
+    monkeypatch.setattr(Client, "__getattr__", killing)
+    with pytest.raises(DeliveryError, match="nothing was submitted"), attempt.running():
+        attempt.submit(REQUEST)
+
+
+def test_a_clear_does_not_take_a_job_elsewhere_for_ended(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(JobClient, "place", property(lambda _self: "here (us-east-1)"))
+    nameless.submission().submit_once(REQUEST)
+    monkeypatch.setattr(JobClient, "place", property(lambda _self: "there (eu-west-1)"))
+    late(monkeypatch, 3)
+    attempt = nameless.attempt(try_number=2, max_tries=3)
+    told: list[str] = []
+    monkeypatch.setattr(attempt._log, "warning", lambda text, *given: told.append(text % given))
+    attempt.submit(REQUEST)
+    assert any("of before the clear may still be running" in each for each in told)
 
 
 def test_a_stop_whose_answer_is_lost_is_not_repeated(
@@ -619,7 +725,7 @@ def test_time_goes_on_over_deferrals(nameless: Nameless) -> None:
         operator.execute(context)
     assert deferred.value.timeout <= timedelta(seconds=20)
     ((record,),) = nameless.store.values.values()
-    record["at"] = (datetime.now(UTC) - timedelta(seconds=15)).isoformat()
+    record["made_at"] = (datetime.now(UTC) - timedelta(seconds=15)).isoformat()
     event = {"version": 1, "error": "JobError: no usable answer"}
     with pytest.raises(TaskDeferred) as again:
         operator.execute_complete(context, event)

@@ -446,3 +446,21 @@ def test_fewer_retries_make_a_retry_no_clear_and_hide_none(case: Case) -> None:
     cleared = case.submission(try_number=3, max_tries=3, task=edited).submit_once(case.request)
     assert cleared.made
     assert len(case.jobs) == 2
+
+
+def test_a_clear_that_fewer_retries_hide_is_told_by_the_run(case: Case) -> None:
+    before = case.submission(max_tries=1)
+    before.submit_once(case.request)
+    before.end(Outcome.DONE)
+    task_instance = case.make_ti(try_number=2, max_tries=1)
+    cleared = Submission(case.client, case.store, task_instance, 1)
+    assert cleared.submit_once(case.request).made
+    assert len(case.jobs) == 2
+
+
+def test_a_job_is_young_from_the_call_that_made_it(case: Case) -> None:
+    submission = case.submission()
+    submission.submit_once(case.request)
+    ((record,),) = case.store.values.values()
+    record["at"] = "2026-01-01T00:00:00+00:00"  # the service was busy for long
+    assert case.submission(try_number=2).is_settling

@@ -79,8 +79,6 @@ async def waits() -> AsyncIterator[Waiting]:
     await asyncio.gather(*waiting.tasks.values(), return_exceptions=True)
     while waiting.registry.open_clients:
         await asyncio.sleep(0.01)
-    while waiting.registry.open_clients:
-        await asyncio.sleep(0.01)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -625,12 +623,7 @@ async def test_backoff_grows_with_full_jitter() -> None:
     assert min(late) < rate.LONGEST_BACKOFF_SECONDS / 4
 
 
-async def test_ten_thousand_waits_leave_the_loop_free(
-    service: CompilationService, waits: Waiting
-) -> None:
-    """Joining, looking and leaving; the service and its client run in this loop too."""
-    from model_delivery.jobs.waits import Waits
-
+async def test_a_look_at_ten_thousand_waits_takes_no_time() -> None:
     group = Waits()
     members = [group.join(name, {"name": name}, BOUNDS)[0] for name in names(10_000)]
     for waiter in members:
@@ -763,3 +756,21 @@ async def test_a_roles_keys_are_refreshed_off_the_event_loop() -> None:
     frozen = await credentials.get_frozen_credentials()
     assert frozen.access_key == "AKIAROLE"
     assert asked[0] == threading.get_ident() != asked[-1]
+
+
+async def test_one_job_whose_description_stalls_holds_up_no_other(
+    service: CompilationService, waits: Waiting
+) -> None:
+    jobs = names(12)
+    service.add(*jobs, "stalled")
+    waits.add(*jobs)
+    await looks(service, 2)
+    service.job_faults["stalled"] = Fault(stall=SOON)
+    waits.add("stalled")
+    await until(lambda: service.asked["DescribeCompilationJob"] > 0)
+    await asyncio.sleep(0.3)
+    service.end(*jobs)
+    async with asyncio.timeout(5):
+        for name in jobs:
+            assert await waits.result(name) == "COMPLETED"
+    assert waits.waiting() == {"stalled"}
