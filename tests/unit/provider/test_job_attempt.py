@@ -377,6 +377,20 @@ def test_an_interrupt_on_the_last_try_leaves_no_job(nameless: Nameless) -> None:
     assert stops(nameless) == [("STOPPED", 1)]
 
 
+def refuse_looks(patch: pytest.MonkeyPatch, code: str, times: int) -> None:
+    """Let the service refuse so many looks at any job."""
+    left = [None] * times
+    call = Client.__getattr__
+
+    def asked(client: Client, operation: str) -> Any:
+        if operation == "describe_job" and left:
+            left.pop()
+            raise refusal(code, operation)
+        return call(client, operation)
+
+    patch.setattr(Client, "__getattr__", asked)
+
+
 @pytest.mark.parametrize(("denials", "error"), [(1, None), (20, DeliveryError)])
 def test_a_look_that_is_denied_stops_no_job(
     nameless: Nameless, monkeypatch: pytest.MonkeyPatch, denials: int,
@@ -385,16 +399,7 @@ def test_a_look_that_is_denied_stops_no_job(
     """Rights that were changed take seconds to reach every host of a service."""
     attempt = nameless.attempt()
     description = attempt.submit(request(seconds=0.5))
-    left = [None] * denials
-    call = Client.__getattr__
-
-    def denied(client: Client, operation: str) -> Any:
-        if operation == "describe_job" and left:
-            left.pop()
-            raise refusal("AccessDeniedException", operation)
-        return call(client, operation)
-
-    monkeypatch.setattr(Client, "__getattr__", denied)
+    refuse_looks(monkeypatch, "AccessDeniedException", denials)
     if error is None:
         with attempt.running():
             assert attempt.wait(description, 0.05, None).status == "SUCCEEDED"
@@ -491,26 +496,12 @@ def deferring(context: Any) -> Any:
     return context
 
 
-def late(patch: pytest.MonkeyPatch, answers: int) -> None:
-    """Let the service know nothing of any job for so many looks."""
-    left = [None] * answers
-    call = Client.__getattr__
-
-    def asked(client: Client, operation: str) -> Any:
-        if operation == "describe_job" and left:
-            left.pop()
-            raise refusal("ResourceNotFound", operation)
-        return call(client, operation)
-
-    patch.setattr(Client, "__getattr__", asked)
-
-
 def test_a_job_that_is_not_known_everywhere_yet_is_looked_for_again(
     nameless: Nameless, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NamelessJobs, "settle_seconds", 30.0)
     monkeypatch.setattr("model_delivery.jobs.attempt.STOPPING_SECONDS", 0.01)
-    late(monkeypatch, 12)
+    refuse_looks(monkeypatch, "ResourceNotFound", 12)
     attempt = nameless.attempt()
     with attempt.running():
         attempt.submit(request(seconds=0))
@@ -523,7 +514,7 @@ def test_a_job_that_was_known_and_is_gone_is_not_waited_for(
     monkeypatch.setattr(NamelessJobs, "settle_seconds", 3600.0)
     attempt = nameless.attempt()
     description = attempt.submit(REQUEST)
-    late(monkeypatch, 1000)
+    refuse_looks(monkeypatch, "ResourceNotFound", 1000)
     with pytest.raises(JobMissingError), attempt.running():
         attempt.wait(description, 0.01, None)
 
@@ -534,7 +525,7 @@ def test_a_job_made_elsewhere_is_not_taken_for_deleted(
     monkeypatch.setattr(JobClient, "place", property(lambda _self: "here (us-east-1)"))
     nameless.submission().submit_once(REQUEST)
     monkeypatch.setattr(JobClient, "place", property(lambda _self: "there (eu-west-1)"))
-    late(monkeypatch, 1000)
+    refuse_looks(monkeypatch, "ResourceNotFound", 1000)
     for number in (2, 3):
         attempt = nameless.attempt(try_number=number)
         expected = r"submitted at here \(us-east-1\), and .* there .*set region and connection"
@@ -685,7 +676,7 @@ def test_a_clear_does_not_take_a_job_elsewhere_for_ended(
     monkeypatch.setattr(JobClient, "place", property(lambda _self: "here (us-east-1)"))
     nameless.submission().submit_once(REQUEST)
     monkeypatch.setattr(JobClient, "place", property(lambda _self: "there (eu-west-1)"))
-    late(monkeypatch, 3)
+    refuse_looks(monkeypatch, "ResourceNotFound", 3)
     attempt = nameless.attempt(try_number=2, max_tries=3)
     told: list[str] = []
     monkeypatch.setattr(attempt._log, "warning", lambda text, *given: told.append(text % given))
