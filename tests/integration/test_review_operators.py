@@ -6,14 +6,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from model_delivery.exceptions import (
+    DeliveryError,
     GateClosedError,
     InvalidRequestError,
     JobFailedError,
@@ -522,7 +525,7 @@ def test_waits_of_several_flows_share_one_request_rate_and_those_of_one_flow_its
             while len(polls._polls) < 2:
                 await asyncio.sleep(0.05)
             assert (len(polls._polls), polls.open_clients) == (2, 1)
-            worker = HumanLoopWorker(HumanLoopHook())
+            worker = HumanLoopWorker(HumanLoopHook)
             for batch in batches:
                 await asyncio.to_thread(worker.stop, batch)
         assert not polls._polls
@@ -540,6 +543,55 @@ def test_a_killed_deferred_review_stops_its_loops(s3: S3, team: Team) -> None:
     statuses = {each["HumanLoopStatus"]
                 for each in HumanLoopHook().list_loops(flow["flow_definition_arn"])}  # fmt: skip
     assert statuses == {"Stopped"}
+
+
+def loop_statuses(flow_definition_arn: str) -> set[str]:
+    return {each["HumanLoopStatus"] for each in HumanLoopHook().list_loops(flow_definition_arn)}
+
+
+def test_execution_timeout_counts_over_deferrals_and_stops_what_is_open(s3: S3, team: Team) -> None:
+    arn, task = team.flow(task_count=1)["flow_definition_arn"], Task("review")
+    limit = timedelta(seconds=60)
+    operator = review(s3, arn, deferrable=True, execution_timeout=limit)
+    task.ti.start_date = datetime.now(UTC) - timedelta(seconds=20)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(task.context)
+    assert deferred.value.timeout is not None
+    assert deferred.value.timeout <= timedelta(seconds=40)
+    assert loop_statuses(arn) == {"InProgress"}
+    task.ti.start_date = datetime.now(UTC) - limit
+    with pytest.raises(AirflowTaskTimeout, match="is over: stopped 13 of 13 human loops"):
+        operator.execute_complete(task.context, {"error": "TaskDeferralTimeout"})
+    assert loop_statuses(arn) == {"Stopped"}
+
+
+def test_a_killed_worker_stops_its_loops_and_starts_no_more(s3: S3, team: Team) -> None:
+    arn = team.flow(task_count=1)["flow_definition_arn"]
+    operator = review(s3, arn)
+    with ThreadPoolExecutor(1) as worker:
+        running = worker.submit(operator.execute, Task("review").context)
+        while len(list(HumanLoopHook().list_loops(arn))) < 13:
+            assert not running.done(), running.result()
+            time.sleep(0.1)
+        operator.on_kill()
+        assert loop_statuses(arn) == {"Stopped"}
+        with pytest.raises(JobFailedError, match="Stopped"):
+            running.result(30)
+    with pytest.raises(DeliveryError, match="killed"):
+        operator.execute(Task("review").context)
+    assert len(list(HumanLoopHook().list_loops(arn))) == 13
+
+
+def test_a_key_that_was_replaced_is_looked_up_again(cloud: LocalCloud, team: Team) -> None:
+    good = os.environ["AIRFLOW_CONN_AWS_DEFAULT"]
+    old = {**json.loads(good), "password": "no longer valid"}
+    os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(old)
+    try:
+        worker = HumanLoopWorker(HumanLoopHook)
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = good
+        assert worker.stop(["nobody-started-this"]) == 0
+    finally:
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = good
 
 
 def test_the_gate_goes_by_what_reviewers_found(s3: S3, team: Team) -> None:

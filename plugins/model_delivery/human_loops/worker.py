@@ -11,16 +11,24 @@ from typing import Any
 
 from model_delivery.aws import service_client
 from model_delivery.exceptions import (
+    DeliveryError,
     InvalidRequestError,
     JobRefusedError,
     RequestDiffersError,
     StorageError,
 )
 from model_delivery.human_loops.batch import LoopBatch, loop_name
-from model_delivery.human_loops.calls import each_at_once, patiently
+from model_delivery.human_loops.calls import each_at_once
 from model_delivery.human_loops.watch import EndedLoop, LoopWatch
-from model_delivery.jobs.faults import REFUSED_CODES, STATE_CODES, error_code, is_service_error
-from model_delivery.jobs.retries import Pause
+from model_delivery.jobs.faults import (
+    REFUSED_CODES,
+    STATE_CODES,
+    error_code,
+    is_credential_fault,
+    is_passing,
+    is_service_error,
+)
+from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause, until_answered
 from model_delivery.jobs.service import Call
 
 log = logging.getLogger(__name__)
@@ -64,12 +72,14 @@ class StartedLoop:
 class HumanLoopWorker:
     """Human loops over one connection.
 
-    :param hook: a `HumanLoopHook`.
+    :param open_hook: opens a `HumanLoopHook`; again when the connection's key was refused.
+    :param pause: sleeps between attempts; once it is cut, nothing is started.
     """
 
-    def __init__(self, hook: Any, pause: Pause | None = None) -> None:
-        self._client = service_client(hook)
-        self._pause = pause or Pause()
+    def __init__(self, open_hook: Callable[[], Any], pause: Pause | None = None) -> None:
+        self._open_hook = open_hook
+        self._client = service_client(open_hook())
+        self.pause = pause or Pause()
 
     def start(
         self,
@@ -85,6 +95,8 @@ class HumanLoopWorker:
         """
 
         def start(numbered: tuple[int, LoopInput]) -> StartedLoop:
+            if self.pause.cut:
+                raise DeliveryError("the task was killed: no more human loops are started")
             number, given = numbered
             name = loop_name(prefix, number)
             _check_size(given)
@@ -138,7 +150,7 @@ class HumanLoopWorker:
         since = datetime.fromisoformat(batch.created_after) if batch.created_after else None
         watch.add(batch, since)
         while len(watch):
-            patiently(lambda: self._look(watch), "the human loops", self._pause)
+            self._look(watch)
             yield from found
             found.clear()
             if len(watch) and not watch.under_way and not wait(len(watch)):
@@ -164,7 +176,9 @@ class HumanLoopWorker:
 
         def stop(name: str) -> bool:
             try:
-                self._ask(Call("stop_human_loop", {"HumanLoopName": name}), f"human loop {name}")
+                call = Call("stop_human_loop", {"HumanLoopName": name})
+                # Not cut short by a kill, which is why it is asked.
+                self._ask(call, f"human loop {name}", Pause())
             except Exception as error:
                 if error_code(error) in _MISSING | STATE_CODES | {"ValidationException"}:
                     return False
@@ -206,9 +220,32 @@ class HumanLoopWorker:
             raise
         return answer
 
-    def _ask(self, call: Call, about: str) -> Any:
-        ask = getattr(self._client, call.operation)
-        return patiently(lambda: ask(**call.parameters), about, self._pause)
+    def _ask(self, call: Call, about: str, pause: Pause | None = None) -> Any:
+        def explained(error: Exception) -> Exception:
+            if not is_credential_fault(error) and not is_passing(error):
+                return error  # for the caller to tell what it means
+            return DeliveryError(
+                f"{about}: {error}: check that the service is up and the connection's key is "
+                "good; a retry goes on where this try ended"
+            )
+
+        return until_answered(
+            lambda: getattr(self._client, call.operation)(**call.parameters),
+            pause or self.pause,
+            most_failures=_most_failures,
+            explained=explained,
+            reopen=self._reopen,
+        )
+
+    def _reopen(self) -> None:
+        # Of several threads each may do so: the last client stays, and all are good.
+        self._client = service_client(self._open_hook())
+
+
+def _most_failures(error: Exception) -> int:
+    if is_credential_fault(error):
+        return CREDENTIAL_REFUSALS
+    return MAX_FAILURES if is_passing(error) else 1
 
 
 def output_uri(flow: Mapping[str, Any], loop: EndedLoop) -> str | None:

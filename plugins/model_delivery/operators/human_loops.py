@@ -70,7 +70,7 @@ class StartHumanLoopsOperator(AwsAndStorageConnected, BaseOperator):
 
         attributes = a2i.data_attributes(self.content_classifiers)
         state, storage = LoopState(context), self._storage()
-        worker = HumanLoopWorker(self.hook)
+        worker = HumanLoopWorker(self.open_hook)
         for batch in state.superseded():
             worker.stop(batch)
         prefix = state.loop_prefix()
@@ -132,7 +132,7 @@ class StopHumanLoopsOperator(AwsConnected, BaseOperator):
 
         batch = given_batch(self.started, "", self.loop_names)
         with named_errors("the human loops"):
-            stopped = HumanLoopWorker(self.hook).stop(batch)
+            stopped = HumanLoopWorker(self.open_hook).stop(batch)
         self.log.info("Asked to stop %d of %d human loops", stopped, len(batch))
         return {
             "version": VERSION,

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from model_delivery import a2i
 from model_delivery.aws import open_hook
@@ -15,7 +15,8 @@ from model_delivery.class_names import class_names
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.jobs.rate import check_intervals
-from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, MOST_FAILED_WAITS, OUTAGE_SECONDS
+from model_delivery.jobs.task import WaitingTask
+from model_delivery.jobs.trigger import MOST_FAILED_WAITS
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
 from model_delivery.operators.human_loops import HOOK, started_batch
@@ -35,7 +36,7 @@ EXPIRED_POLICIES = ("fail", "unreviewed")
 ROUNDS_KEY = "human_loops"
 
 
-class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
+class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
     """Has people review the results that conditions choose, and writes the reviewed data set.
 
     Evaluates the conditions over the results, starts a human loop for each that one of them
@@ -72,13 +73,9 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
     :param expired: what becomes of items whose loop ended without answers: "fail" fails the task,
         whose retry asks for these again; "unreviewed" leaves them undecided, which counts against
         the model in each interval's lower end. (default: "fail")
-    :param deferrable: wait in the triggerer instead of a worker slot.
-        (default: Airflow's `operators.default_deferrable`)
     :param poll_interval: shortest time between two looks at the service, in seconds. (default: 5)
-    :param max_poll_interval: longest time between two looks while deferred, in seconds.
-        (default: 30)
-    :param outage_timeout: how long the service may give no usable answer while deferred, in
-        seconds. (default: 900)
+
+    `deferrable`, `max_poll_interval` and `outage_timeout` are `WaitingTask`'s.
     """
 
     template_fields: Sequence[str] = (
@@ -111,10 +108,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         max_loops: int | str = 10_000,
         review_timeout: float | str | None = None,
         expired: str = "fail",
-        deferrable: bool | None = None,
         poll_interval: float = 5.0,
-        max_poll_interval: float = LONGEST_POLL_INTERVAL,
-        outage_timeout: float = OUTAGE_SECONDS,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -136,13 +130,8 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         self.max_loops = max_loops
         self.review_timeout = review_timeout
         self.expired = expired
-        if deferrable is None:
-            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
-        self.deferrable = deferrable
         self.poll_interval = poll_interval
-        self.max_poll_interval = max_poll_interval
-        self.outage_timeout = outage_timeout
-        check_intervals(poll_interval=poll_interval, max_poll_interval=max_poll_interval)
+        check_intervals(poll_interval=poll_interval)
         self._waiting: LoopBatch | None = None
         self._failed_waits = 0
 
@@ -155,7 +144,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
     def _worker(self) -> "HumanLoopWorker":
         from model_delivery.human_loops.worker import HumanLoopWorker
 
-        return HumanLoopWorker(self.hook)
+        return HumanLoopWorker(self.open_hook)
 
     def execute(self, context: Context) -> HumanReviewResult:
         """Choose, start, and wait; a retry goes on where the try before it ended."""
@@ -265,7 +254,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
             number = len(state.rounds) - 1
             if not state.rounds[number].get("ended"):
                 batch = self._started(state, number)
-                ended = self._wait(state.rounds[number], batch, deferrable=deferrable)
+                ended = self._wait(context, state.rounds[number], batch, deferrable=deferrable)
                 self._end(state, number, batch, ended)
             following = self._following(state)
             if following is None:
@@ -273,7 +262,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
             self._begin(context, state, number + 1, *following)
 
     def _wait(
-        self, kept: Mapping[str, Any], batch: LoopBatch, *, deferrable: bool
+        self, context: Context, kept: Mapping[str, Any], batch: LoopBatch, *, deferrable: bool
     ) -> "list[EndedLoop]":
         """Return the loops once all have ended, or are stopped since their time is over."""
         from model_delivery.human_loops.review import wait_here
@@ -284,8 +273,14 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         def go_on_waiting(still_open: int) -> bool:
             if deadline is not None and datetime.now(UTC) >= deadline:
                 return False
+            if self.execution_timeout and self.time_taken(context) >= self.execution_timeout:
+                self._worker.stop(batch)
+                raise AirflowTaskTimeout(
+                    f"execution_timeout {self.execution_timeout} is over: stopped "
+                    f"{still_open} of {len(batch)} human loops"
+                )
             if deferrable:
-                self._defer(batch, deadline)
+                self._defer(context, batch, deadline)
             self.log.info("%d of %d human loops are open", still_open, len(batch))
             time.sleep(self.poll_interval)
             return True
@@ -303,24 +298,19 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
         self._waiting = None
         return ended
 
-    def _defer(self, batch: LoopBatch, deadline: datetime | None) -> None:
+    def _defer(self, context: Context, batch: LoopBatch, deadline: datetime | None) -> None:
         from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
 
-        left = None
-        if deadline is not None:
-            left = max(deadline - datetime.now(UTC), timedelta(seconds=1))
+        left = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
         self.defer(
             trigger=HumanLoopTrigger(
                 service=SERVICE,
                 handle=batch_handle(batch),
-                poll_interval=self.poll_interval,
-                max_poll_interval=self.max_poll_interval,
-                outage_timeout=self.outage_timeout,
-                **self.connection_settings,
+                **self.trigger_settings(self.poll_interval),
             ),
             method_name="execute_complete",
             kwargs={"failed_waits": self._failed_waits} if self._failed_waits else None,
-            timeout=left,
+            timeout=self.time_left(context, left),
         )
 
     def _end(
@@ -440,6 +430,7 @@ class HumanReviewOperator(AwsAndStorageConnected, BaseOperator):
     def on_kill(self) -> None:
         """Stop what is open when the task is killed in the worker, or runs out of time there."""
         if self._waiting is not None:
+            self._worker.pause.cut = True  # nothing more is started
             stopped = self._worker.stop(self._waiting)
             self.log.info("Asked to stop %d human loops: the task was killed", stopped)
 

@@ -124,7 +124,7 @@ class HumanLoopSensor(ServiceSensor):
 
         batch = self._batch()
         with named_errors("the human loops"):
-            ended = list(HumanLoopWorker(self.hook).ended(batch, lambda _open: False))
+            ended = list(HumanLoopWorker(self.open_hook).ended(batch, lambda _open: False))
         self.log.info("%d of %d human loops have ended", len(ended), len(batch))
         if len(ended) < len(batch):
             return False
