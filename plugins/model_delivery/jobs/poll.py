@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Triggers start one by one: newcomers of one moment are told of together.
 GATHER_SECONDS = 0.2
+# Of a triggerer that takes up thousands of waits, the first look waits so long for the last of them.
+LONGEST_GATHER_SECONDS = 5.0
 # From so many newcomers on, reading the newest pages of the list is tried first, at a cost of at
 # most one page for each 20 of them.
 LIST_NEWCOMERS_FROM = 10
@@ -199,7 +201,16 @@ class Poll:
 
     # Newcomers
 
+    async def _gather(self) -> None:
+        """Let newcomers come for as long as more do; nobody else is waiting yet."""
+        until, there = self._loop.time() + LONGEST_GATHER_SECONDS, 0
+        while there < len(self._newcomers) and self._loop.time() < until:
+            there = len(self._newcomers)
+            await asyncio.sleep(GATHER_SECONDS)
+
     async def _welcome(self) -> None:
+        if len(self._newcomers) == len(self._waits):
+            await self._gather()
         newcomers, self._newcomers = self._newcomers, []
         now = self._loop.time()
         for job in newcomers:

@@ -121,6 +121,7 @@ class JobTrigger(BaseTrigger):
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
+            await registry().turn()
             status = await registry().wait(
                 self.service, self._connection_settings, self.handle, bounds, doubted=self.doubted
             )
