@@ -122,14 +122,18 @@ class JobTrigger(BaseTrigger):
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
             await registry().turn()
-            status = await registry().wait(
-                self.service, self._connection_settings, self.handle, bounds, doubted=self.doubted
-            )
-            event["status"] = status
+            event |= await self._wait(bounds)
         except Exception as error:  # whatever ends the wait is the task's to report
             event["error"] = cause(error)
         await asyncio.sleep(started + handover_seconds() - time.monotonic())
         yield TriggerEvent(event)
+
+    async def _wait(self, bounds: Bounds) -> dict[str, Any]:
+        """Return what the event tells of the end."""
+        status = await registry().wait(
+            self.service, self._connection_settings, self.handle, bounds, doubted=self.doubted
+        )
+        return {"status": status}
 
     async def on_kill(self) -> None:
         """Stop the job that the task made, once, when a user ends or clears the deferred task.

@@ -2,18 +2,14 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator
 from typing import Any
-
-from airflow.triggers.base import TriggerEvent
 
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.polls import wait_for_batch
 from model_delivery.jobs.faults import cause
 from model_delivery.jobs.registry import registry
 from model_delivery.jobs.stop import Stop
-from model_delivery.jobs.trigger import EVENT_VERSION, OUTAGE_SECONDS, JobTrigger, handover_seconds
+from model_delivery.jobs.trigger import OUTAGE_SECONDS, JobTrigger
 from model_delivery.jobs.waits import Bounds
 
 SERVICE = "model_delivery.hooks.human_review.HumanLoops"
@@ -27,20 +23,10 @@ class HumanLoopTrigger(JobTrigger):
     Its parameters are `JobTrigger`'s; `handle` is made by `batch_handle`.
     """
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait for the batch."""
-        started = time.monotonic()
-        event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
-        bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
-        try:
-            event["statuses"] = await wait_for_batch(
-                registry(), self.service, self._connection_settings, read_handle(self.handle),
-                bounds,
-            )  # fmt: skip
-        except Exception as error:  # whatever ends the wait is the task's to report
-            event["error"] = cause(error)
-        await asyncio.sleep(started + handover_seconds() - time.monotonic())
-        yield TriggerEvent(event)
+    async def _wait(self, bounds: Bounds) -> dict[str, Any]:
+        batch, settings = read_handle(self.handle), self._connection_settings
+        statuses = await wait_for_batch(registry(), self.service, settings, batch, bounds)
+        return {"statuses": statuses}
 
     async def _stop_job(self) -> None:
         """Stop what is open of the batch, as far as Airflow gives time for it."""
