@@ -23,15 +23,17 @@ from model_delivery.jobs.faults import (
     reading,
 )
 from model_delivery.jobs.rate import backoff
-from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
+from model_delivery.jobs.retries import (
+    CREDENTIAL_REFUSALS,
+    MAX_FAILURES,
+    MISSING_ANSWERS,
+    Pause,
+)
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
 from model_delivery.jobs.stop import Stop
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-
-# Right after a job was made, a service may not know it yet: believed when it says so this often.
-MISSING_ANSWERS = 3
 
 
 class JobClient:
@@ -149,7 +151,7 @@ class JobClient:
             # Not cut short by a kill, which is why it is asked.
             self.patiently(ask, handle, Pause(), refusals=1)
         except JobMissingError:
-            return Stop.ENDED
+            return Stop.MISSING
         except (DeliveryError, JobRefusedError):
             # Services refuse to stop what has ended; only then is the refusal good news.
             if self.describe(handle).state.terminal:

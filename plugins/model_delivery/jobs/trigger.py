@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -18,6 +18,7 @@ from model_delivery.jobs.faults import (
 from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.registry import registry
+from model_delivery.jobs.retries import MISSING_ANSWERS
 from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.waits import Bounds
@@ -89,6 +90,7 @@ class JobTrigger(BaseTrigger):
         self.verify = verify
         self.botocore_config = botocore_config
         self._stopping: asyncio.Task[None] | None = None
+        self._generation: str | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and every argument."""
@@ -121,10 +123,12 @@ class JobTrigger(BaseTrigger):
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
+            self._generation = await registry().generation(self.aws_conn_id)
             await registry().turn()
             status = await registry().wait(
-                self.service, self._connection_settings, self.handle, bounds, doubted=self.doubted
-            )
+                self.service, self._connection_settings, self.handle, bounds,
+                doubted=self.doubted, generation=self._generation,
+            )  # fmt: skip
             event["status"] = status
         except Exception as error:  # whatever ends the wait is the task's to report
             event["error"] = cause(error)
@@ -182,22 +186,30 @@ class JobTrigger(BaseTrigger):
         call = service.stop_call(self.handle)
         if call is None:
             return Stop.IMPOSSIBLE
-        failures = 0
+        failures = missing = 0
         while True:
             try:
-                async with registry().client(service, self._connection_settings) as client:
+                async with self._client(service) as client:
                     # A stop under way or done by now: it was the answer that was lost.
                     if not (failures and await self._is_ending(service, client)):
                         await client.ask(call, STOP_CALL_SECONDS)
                     return Stop.ASKED
             except Exception as error:
-                if not (is_passing(error) or is_credential_fault(error)):
+                if error_code(error) in service.missing_codes:
+                    # A host of the service may be behind: believed when it is said again.
+                    missing += 1
+                    if missing >= MISSING_ANSWERS:
+                        return Stop.MISSING
+                elif not (is_passing(error) or is_credential_fault(error)):
                     if await self._has_ended(service):
                         return Stop.ENDED
                     raise
                 failures += 1
                 self.log.warning("%s fails (%d): %s", call.operation, failures, cause(error))
                 await asyncio.sleep(backoff(failures))
+
+    def _client(self, service: JobService) -> AbstractAsyncContextManager[PacedClient]:
+        return registry().client(service, self._connection_settings, self._generation)
 
     async def _is_ending(self, service: JobService, client: PacedClient) -> bool:
         answers = await client.answers(service.describe_calls(self.handle), STOP_CALL_SECONDS)
@@ -206,10 +218,11 @@ class JobTrigger(BaseTrigger):
     async def _has_ended(self, service: JobService) -> bool:
         """Tell whether a stop was refused because nothing is left to stop."""
         try:
-            async with registry().client(service, self._connection_settings) as client:
+            async with self._client(service) as client:
                 return await self._is_ending(service, client)
         except Exception as error:
-            return error_code(error) in service.missing_codes
+            self.log.warning("It cannot be looked at: %s", cause(error))
+            return False
 
     async def _is_deferred_still(self) -> bool:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
