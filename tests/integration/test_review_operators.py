@@ -519,7 +519,7 @@ def test_waits_of_several_flows_share_one_request_rate_and_those_of_one_flow_its
         polls, bounds = registry.registry(), Bounds(0.2, 0.5, 60.0)
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             waits = [
-                group.create_task(wait_for_batch(polls, SERVICE, settings, batch, bounds))
+                group.create_task(wait_for_batch(polls, SERVICE, settings, "", batch, bounds))
                 for batch in batches
             ]
             while len(polls._polls) < 2:

@@ -201,20 +201,29 @@ class FlowPoll:
 
 
 async def wait_for_batch(
-    polls: PollRegistry, path: str, settings: Mapping[str, Any], batch: LoopBatch, bounds: Bounds
+    polls: PollRegistry,
+    path: str,
+    settings: Mapping[str, Any],
+    generation: str,
+    batch: LoopBatch,
+    bounds: Bounds,
 ) -> dict[str, int]:
     """Return how many loops of a batch ended with each status, once all have ended.
 
     :param polls: the event loop's, whose clients and request rate these waits share
     :param path: path of the `JobService` of human loops
     :param settings: the four parameters of the connection
+    :param generation: what the connection says, of `PollRegistry.generation`
     :raises JobError: when the service gives no usable answer for too long.
     """
     service = await polls.service(path)
     flow = batch.flow_definition_arn
 
     def make() -> FlowPoll:
-        return FlowPoll(flow, lambda: polls.client(service, settings), service.missing_codes)
+        def lease() -> AbstractAsyncContextManager[PacedClient]:
+            return polls.client(service, settings, generation)
 
-    with polls.poll(PollKey(path, settings_key(settings), flow), make) as poll:
+        return FlowPoll(flow, lease, service.missing_codes)
+
+    with polls.poll(PollKey(path, settings_key(settings), generation, flow), make) as poll:
         return await poll.wait(batch, bounds)

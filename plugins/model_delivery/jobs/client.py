@@ -20,14 +20,17 @@ from model_delivery.jobs.faults import (
     is_lasting,
     reading,
 )
-from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause, until_answered
+from model_delivery.jobs.retries import (
+    CREDENTIAL_REFUSALS,
+    MAX_FAILURES,
+    MISSING_ANSWERS,
+    Pause,
+    until_answered,
+)
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
 from model_delivery.jobs.stop import Stop
 
 Answer = TypeVar("Answer")
-
-# Right after a job was made, a service may not know it yet: believed when it says so this often.
-MISSING_ANSWERS = 3
 
 
 class JobClient:
@@ -145,7 +148,7 @@ class JobClient:
             # Not cut short by a kill, which is why it is asked.
             self.patiently(ask, handle, Pause(), refusals=1)
         except JobMissingError:
-            return Stop.ENDED
+            return Stop.MISSING
         except (DeliveryError, JobRefusedError):
             # Services refuse to stop what has ended; only then is the refusal good news.
             if self.describe(handle).state.terminal:

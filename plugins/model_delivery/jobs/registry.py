@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
+
+from asgiref.sync import sync_to_async
 
 from model_delivery.aws import import_string
 from model_delivery.jobs.paced_client import PacedClient
@@ -16,6 +20,8 @@ from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.shared_client import OpenClient, SharedClients
 from model_delivery.jobs.waits import Bounds
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class PollKey:
@@ -23,20 +29,28 @@ class PollKey:
 
     :param service: path of the `JobService`.
     :param settings: the connection, region, verification and botocore configuration, as JSON.
+    :param generation: what the connection says, as `PollRegistry.generation` returns it: a job that
+        is made after an edit of the connection may lie elsewhere than those before it.
     :param scope: what one read of the service's list is limited to.
     """
 
     service: str
     settings: str
+    generation: str = ""
     scope: str = ""
 
     @classmethod
     def of(
-        cls, path: str, service: JobService, settings: Mapping[str, Any], handle: Handle
+        cls,
+        path: str,
+        service: JobService,
+        settings: Mapping[str, Any],
+        generation: str,
+        handle: Handle,
     ) -> "PollKey":
         """Return the key of a job."""
         scope = service.job_list.scope(handle) if service.job_list else ""
-        return cls(path, settings_key(settings), scope)
+        return cls(path, settings_key(settings), generation, scope)
 
 
 class SharedPoll(Protocol):
@@ -57,6 +71,8 @@ class SharedPoll(Protocol):
 AnyPoll = TypeVar("AnyPoll", bound=SharedPoll)
 
 
+# Triggers that start within this time share one look-up of their connection.
+LOOK_UP_SECONDS = 0.1
 # Airflow starts all triggers that it was given in one turn of the loop. To join a poll takes some
 # 40 microseconds: ten thousand at once would keep the loop from all else for 0.4 s.
 TURN_SECONDS = 0.0001
@@ -71,6 +87,7 @@ class PollRegistry:
         self._polls: dict[PollKey, SharedPoll] = {}
         self._buckets: dict[tuple[str, ...], TokenBucket] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._look_ups: dict[str, asyncio.Task[str]] = {}
         self._last_turn = 0.0
 
     @property
@@ -98,12 +115,36 @@ class PollRegistry:
             self._services.pop(path, None)
             raise
 
+    async def generation(self, connection: str | None) -> str:
+        """Return a digest of what a connection says now; triggers of one moment look it up once."""
+        if connection is None:
+            return ""
+        look_up = self._look_ups.get(connection)
+        if look_up is None:
+            look_up = asyncio.create_task(self._look_up(connection))
+            self._look_ups[connection] = look_up
+        return await asyncio.shield(look_up)
+
+    async def _look_up(self, connection: str) -> str:
+        await asyncio.sleep(LOOK_UP_SECONDS)
+        del self._look_ups[connection]
+        try:
+            return await sync_to_async(_digest)(connection)
+        except Exception as error:  # whoever opens the client tells what is wrong
+            log.debug("Connection %s cannot be looked up: %s", connection, error)
+            return ""
+
     @asynccontextmanager
     async def client(
-        self, service: JobService, settings: Mapping[str, Any]
+        self, service: JobService, settings: Mapping[str, Any], generation: str | None = None
     ) -> AsyncIterator[PacedClient]:
-        """Lease the open client of a service over a connection, which polls share."""
-        text = settings_key(settings)
+        """Lease the open client of a service over a connection, which polls share.
+
+        :param generation: of the connection; as it is now by default.
+        """
+        if generation is None:
+            generation = await self.generation(settings["aws_conn_id"])
+        text = f"{settings_key(settings)} {generation}"
         async with self._clients.lease(service.hook_path, text, dict(settings)) as opened:
             yield PacedClient(service, opened.client, self._bucket(service, opened))
 
@@ -131,21 +172,25 @@ class PollRegistry:
         bounds: Bounds,
         *,
         doubted: bool = False,
+        generation: str | None = None,
     ) -> str:
         """Return the job's status once it ended.
 
         :param path: path of the `JobService`.
         :param settings: the four parameters of the connection.
         :param bounds: how often to look, and how long the service may be away.
+        :param generation: of the connection; as it is now by default.
         :param doubted: the list told of this job's end, and its description did not.
         :raises JobError: naming job, service and cause, when the job is gone, has a status that is
             not in its table or may not be described, or the service was away for too long.
         """
         service = await self.service(path)
-        key = PollKey.of(path, service, settings, handle)
+        if generation is None:
+            generation = await self.generation(settings["aws_conn_id"])
+        key = PollKey.of(path, service, settings, generation, handle)
 
         def make() -> Poll:
-            return Poll(service, key.scope, lambda: self.client(service, settings))
+            return Poll(service, key.scope, lambda: self.client(service, settings, generation))
 
         with self.poll(key, make) as poll:
             waiter = poll.join(handle, bounds, doubted=doubted)
@@ -173,6 +218,14 @@ class PollRegistry:
 
 # Once made: an encoder for each of thousands of triggers would take most of their time.
 settings_key = json.JSONEncoder(sort_keys=True).encode
+
+
+def _digest(connection: str) -> str:
+    from airflow.sdk import BaseHook
+
+    found = BaseHook.get_connection(connection)
+    told = found.conn_type, found.host, found.port, found.login, found.password, found.extra
+    return sha256(json.dumps(told, default=str).encode()).hexdigest()
 
 
 _registries: WeakKeyDictionary[asyncio.AbstractEventLoop, PollRegistry] = WeakKeyDictionary()

@@ -3,7 +3,9 @@
 import logging
 import time
 from collections.abc import Callable
+from threading import Thread
 from typing import TypeVar
+from weakref import ref
 
 from model_delivery.jobs.faults import is_credential_fault, is_service_error
 from model_delivery.jobs.rate import backoff
@@ -16,8 +18,11 @@ Answer = TypeVar("Answer")
 MAX_FAILURES = 16
 # A key that is being replaced is refused for seconds; one that is wrong shall not take minutes.
 CREDENTIAL_REFUSALS = 6
+# Right after a job was made, a service may not know it yet: believed when it says so this often.
+MISSING_ANSWERS = 3
 SLICE_SECONDS = 0.25
-# No call takes so long: botocore waits 60 s for a connection, and as long for an answer.
+TICK_SECONDS = 1.0
+# Half of the time after which Airflow gives the task of a silent process to another.
 STANDSTILL_SECONDS = 150.0
 # Within this time after it Airflow tells a process whose task it has given to another.
 WAKING_SECONDS = 30.0
@@ -35,6 +40,13 @@ class Pause:
         self._made_at = _now()
         self._ticked_at = _now()
         self._woken_at = self._made_at
+        self._watch: Thread | None = None
+
+    def watch(self) -> None:
+        """Tick from a thread of its own: a call may take long, and is no standstill."""
+        if self._watch is None:
+            self._watch = Thread(target=_tick, args=(ref(self),), daemon=True)
+            self._watch.start()
 
     def tick(self) -> None:
         """Note that the process runs."""
@@ -89,6 +101,13 @@ def until_answered(
                 raise explained(error) from error
             log.warning("%s (%d of %d): asking again", error, failures, most)
             pause.sleep(backoff(failures))
+
+
+def _tick(watched: "ref[Pause]") -> None:
+    while (pause := watched()) is not None:
+        pause.tick()
+        del pause
+        time.sleep(TICK_SECONDS)
 
 
 def _now() -> float:

@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.bases.sensor import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import (
     AirflowFailException,
+    AirflowRescheduleException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
@@ -20,7 +22,7 @@ from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.service import Handle
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.task import JobTask, WaitingTask
-from model_delivery.jobs.trigger import MOST_FAILED_WAITS, JobTrigger
+from model_delivery.jobs.trigger import MOST_FAILED_WAITS, JobTrigger, handover_seconds
 
 
 class ServiceSensor(WaitingTask, BaseSensorOperator):
@@ -49,7 +51,12 @@ class ServiceSensor(WaitingTask, BaseSensorOperator):
         """Look once before deferring: a job that ended needs no triggerer."""
         if self.deferrable:
             return self._wait_deferred(context)
-        return super().execute(context)
+        try:
+            return super().execute(context)
+        except AirflowRescheduleException as again:
+            # Sooner, Airflow may take the end of this look for that of the next, and fail it.
+            earliest = datetime.now(UTC) + timedelta(seconds=handover_seconds())
+            raise AirflowRescheduleException(max(again.reschedule_date, earliest)) from None
 
     def _wait_deferred(
         self, context: Context, failed_waits: int = 0, *, woken: bool = False

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -18,6 +18,7 @@ from model_delivery.jobs.faults import (
 from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.registry import registry
+from model_delivery.jobs.retries import MISSING_ANSWERS
 from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.waits import Bounds
@@ -89,6 +90,7 @@ class JobTrigger(BaseTrigger):
         self.verify = verify
         self.botocore_config = botocore_config
         self._stopping: asyncio.Task[None] | None = None
+        self._generation: str | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and every argument."""
@@ -121,6 +123,7 @@ class JobTrigger(BaseTrigger):
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
+            await self._connection_now()
             await registry().turn()
             event |= await self._wait(bounds)
         except Exception as error:  # whatever ends the wait is the task's to report
@@ -131,8 +134,9 @@ class JobTrigger(BaseTrigger):
     async def _wait(self, bounds: Bounds) -> dict[str, Any]:
         """Return what the event tells of the end."""
         status = await registry().wait(
-            self.service, self._connection_settings, self.handle, bounds, doubted=self.doubted
-        )
+            self.service, self._connection_settings, self.handle, bounds,
+            doubted=self.doubted, generation=self._generation,
+        )  # fmt: skip
         return {"status": status}
 
     async def on_kill(self) -> None:
@@ -173,6 +177,7 @@ class JobTrigger(BaseTrigger):
             return
         try:
             async with asyncio.timeout(OUTAGE_SECONDS):
+                await self._connection_now()
                 outcome = await self._stop(service, self.handle)
             outcome.log(self.log, label, "its task was killed")
         except asyncio.CancelledError:
@@ -186,22 +191,36 @@ class JobTrigger(BaseTrigger):
         call = service.stop_call(handle)
         if call is None:
             return Stop.IMPOSSIBLE
-        failures = 0
+        failures = missing = 0
         while True:
             try:
-                async with registry().client(service, self._connection_settings) as client:
+                async with self._client(service) as client:
                     # A stop under way or done by now: it was the answer that was lost.
                     if not (failures and await self._is_ending(service, handle, client)):
                         await client.ask(call, STOP_CALL_SECONDS)
                     return Stop.ASKED
             except Exception as error:
-                if not (is_passing(error) or is_credential_fault(error)):
+                if error_code(error) in service.missing_codes:
+                    # A host of the service may be behind: believed when it is said again.
+                    missing += 1
+                    if missing >= MISSING_ANSWERS:
+                        return Stop.MISSING
+                elif not (is_passing(error) or is_credential_fault(error)):
                     if await self._has_ended(service, handle):
                         return Stop.ENDED
                     raise
                 failures += 1
                 self.log.warning("%s fails (%d): %s", call.operation, failures, cause(error))
                 await asyncio.sleep(backoff(failures))
+
+    async def _connection_now(self) -> str:
+        """Return what the connection said when this trigger first needed it."""
+        if self._generation is None:
+            self._generation = await registry().generation(self.aws_conn_id)
+        return self._generation
+
+    def _client(self, service: JobService) -> AbstractAsyncContextManager[PacedClient]:
+        return registry().client(service, self._connection_settings, self._generation)
 
     async def _is_ending(self, service: JobService, handle: Handle, client: PacedClient) -> bool:
         answers = await client.answers(service.describe_calls(handle), STOP_CALL_SECONDS)
@@ -210,10 +229,11 @@ class JobTrigger(BaseTrigger):
     async def _has_ended(self, service: JobService, handle: Handle) -> bool:
         """Tell whether a stop was refused because nothing is left to stop."""
         try:
-            async with registry().client(service, self._connection_settings) as client:
+            async with self._client(service) as client:
                 return await self._is_ending(service, handle, client)
         except Exception as error:
-            return error_code(error) in service.missing_codes
+            self.log.warning("It cannot be looked at: %s", cause(error))
+            return False
 
     async def _is_deferred_still(self) -> bool:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance

@@ -25,7 +25,10 @@ class HumanLoopTrigger(JobTrigger):
 
     async def _wait(self, bounds: Bounds) -> dict[str, Any]:
         batch, settings = read_handle(self.handle), self._connection_settings
-        statuses = await wait_for_batch(registry(), self.service, settings, batch, bounds)
+        generation = await self._connection_now()
+        statuses = await wait_for_batch(
+            registry(), self.service, settings, generation, batch, bounds
+        )
         return {"statuses": statuses}
 
     async def _stop_job(self) -> None:
@@ -34,6 +37,7 @@ class HumanLoopTrigger(JobTrigger):
             self.log.info("The human loops go on: their task is waited for elsewhere")
             return
         service = await registry().service(self.service)
+        await self._connection_now()
         batch = read_handle(self.handle)
         names, stopped = iter(batch), 0
 
@@ -45,7 +49,7 @@ class HumanLoopTrigger(JobTrigger):
         try:
             async with (
                 asyncio.timeout(OUTAGE_SECONDS),
-                registry().client(service, self._connection_settings),  # kept open for all
+                self._client(service),  # kept open for all
                 asyncio.TaskGroup() as stops,
             ):
                 for _ in range(_STOPPED_AT_A_TIME):

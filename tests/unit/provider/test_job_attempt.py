@@ -597,6 +597,18 @@ def test_a_process_that_stood_still_leaves_its_job_to_the_next_try(
     assert stops(nameless) == [("RUNNING", 0)]
 
 
+def test_a_call_that_takes_long_is_no_standstill(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_delivery.jobs.retries.STANDSTILL_SECONDS", 1.0)
+    monkeypatch.setattr("model_delivery.jobs.retries.TICK_SECONDS", 0.05)
+    attempt = nameless.attempt()
+    attempt.submit(REQUEST)
+    time.sleep(1.5)
+    attempt.kill()
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
 def test_a_clear_stops_what_was_left_to_a_try_that_never_came(
     nameless: Nameless, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,29 @@ async def test_waits_that_are_taken_up_one_after_the_other_are_looked_at_togethe
     assert (service.described.total(), service.asked["ListCompilationJobs"]) == (1, 4)
 
 
+async def test_descriptions_that_an_outage_cuts_off_are_made_again(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poll, "STALLED_SECONDS", 0.2)
+    jobs = names(6)
+    service.add(*jobs)
+    waits.add(*jobs)
+    await looks(service, 3)
+    service.faults["ListCompilationJobs"] = BROKEN
+    for number, name in enumerate(jobs):
+        service.job_faults[name] = BROKEN if number % 2 else Fault(stall=5, reset=True)
+    service.add("late")
+    service.job_faults["late"] = Fault(stall=5, reset=True)
+    waits.add("late")
+    await asyncio.sleep(8)
+    service.faults.clear()
+    assert waits.waiting() == {*jobs, "late"}
+    service.job_faults.clear()
+    service.end(*jobs, "late")
+    for name in (*jobs, "late"):
+        assert await waits.result(name) == "COMPLETED"
+
+
 async def test_two_waits_for_one_job(service: CompilationService, waits: Waiting) -> None:
     service.add("job")
     tasks = [
