@@ -123,7 +123,7 @@ class JobTrigger(BaseTrigger):
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
         bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
-            self._generation = await registry().generation(self.aws_conn_id)
+            await self._connection_now()
             await registry().turn()
             status = await registry().wait(
                 self.service, self._connection_settings, self.handle, bounds,
@@ -173,6 +173,7 @@ class JobTrigger(BaseTrigger):
             return
         try:
             async with asyncio.timeout(OUTAGE_SECONDS):
+                await self._connection_now()
                 outcome = await self._stop(service)
             outcome.log(self.log, label, "its task was killed")
         except asyncio.CancelledError:
@@ -207,6 +208,12 @@ class JobTrigger(BaseTrigger):
                 failures += 1
                 self.log.warning("%s fails (%d): %s", call.operation, failures, cause(error))
                 await asyncio.sleep(backoff(failures))
+
+    async def _connection_now(self) -> str:
+        """Return what the connection said when this trigger first needed it."""
+        if self._generation is None:
+            self._generation = await registry().generation(self.aws_conn_id)
+        return self._generation
 
     def _client(self, service: JobService) -> AbstractAsyncContextManager[PacedClient]:
         return registry().client(service, self._connection_settings, self._generation)
