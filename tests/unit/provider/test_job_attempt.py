@@ -410,8 +410,8 @@ def test_a_look_that_is_denied_stops_no_job(
 
 
 def test_after_an_outage_the_triggerer_waits_again_and_not_for_ever(nameless: Nameless) -> None:
-    nameless.submission().submit_once(request(seconds=0.5))
-    operator = nameless.operator(seconds=0.5)
+    nameless.submission().submit_once(request(seconds=4))
+    operator = nameless.operator(seconds=4)
     operator.deferrable = True
     event = {"version": 1, "error": "JobError: no usable answer for 900 s"}
     context = nameless.context()
