@@ -103,6 +103,9 @@ class ServiceSensor(WaitingTask, BaseSensorOperator):
         self.log.warning("The triggerer could not wait (%s): waiting %s", error, where)
         if again:
             return self._wait_deferred(context, failed_waits)
+        # Airflow counts anew in a worker that resumes.
+        left = self.time_left(context, self.timeout - self.time_taken(context).total_seconds())
+        self.timeout = left.total_seconds() if left else 0.0
         return super().execute(context)
 
     def resume_execution(

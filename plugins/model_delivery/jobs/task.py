@@ -41,7 +41,7 @@ class WaitingTask(AwsConnected):
         self.deferrable = deferrable
         self.max_poll_interval = max_poll_interval
         self.outage_timeout = outage_timeout
-        check_intervals(max_poll_interval=max_poll_interval)
+        check_intervals(max_poll_interval=max_poll_interval, outage_timeout=outage_timeout)
 
     def time_left(self, context: Context, seconds: float | None) -> timedelta | None:
         """Return how long the task may stay deferred, or None for ever.

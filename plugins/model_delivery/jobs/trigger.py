@@ -16,7 +16,7 @@ from model_delivery.jobs.faults import (
     is_passing,
 )
 from model_delivery.jobs.paced_client import PacedClient
-from model_delivery.jobs.rate import backoff
+from model_delivery.jobs.rate import backoff, check_intervals
 from model_delivery.jobs.registry import registry
 from model_delivery.jobs.retries import MISSING_ANSWERS
 from model_delivery.jobs.service import Handle, JobService
@@ -121,8 +121,12 @@ class JobTrigger(BaseTrigger):
         """Wait for the job; an event never carries more than its handle and its status."""
         started = time.monotonic()
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
-        bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
+            check_intervals(
+                poll_interval=self.poll_interval, max_poll_interval=self.max_poll_interval,
+                outage_timeout=self.outage_timeout,
+            )  # fmt: skip
+            bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
             await self._connection_now()
             await registry().turn()
             event |= await self._wait(bounds)

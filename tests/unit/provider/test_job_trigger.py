@@ -68,6 +68,16 @@ async def test_what_ends_the_wait_is_in_the_event(service: CompilationService) -
     json.dumps(event)
 
 
+async def test_a_limit_that_is_none_ends_this_wait_alone(service: CompilationService) -> None:
+    service.add("other")
+    other = asyncio.create_task(fired(trigger(handle={"name": "other"})))
+    await wait_until(lambda: service.described["other"] > 0)
+    event = await fired(trigger(outage_timeout=None))
+    assert "outage_timeout is None: give seconds, over 0" in event["error"]
+    service.end("other")
+    assert (await other)["status"] == "COMPLETED"
+
+
 def test_a_trigger_of_an_older_version_gets_the_defaults() -> None:
     _, kept = trigger().serialize()
     for name in ("max_poll_interval", "outage_timeout"):
