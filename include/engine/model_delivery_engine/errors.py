@@ -12,8 +12,8 @@ EngineError
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
 ├── BatchError              a batch that cannot be planned, run or merged
-│   ├── BudgetError         more records failed than may
-│   └── DiskFullError       no space for what a batch spools
+│   └── BudgetError         more records failed than may
+├── DiskFullError           no space on this machine's disk: no fault of what is read
 └── ReportError             a delivery that cannot be drawn
 
 Each message names the thing (file, member, input, target) and says what to do next. `Reason` types
@@ -54,6 +54,7 @@ class Reason(StrEnum):
     PARITY_FAILED = "PARITY_FAILED"
     SANDBOX_MISSING = "SANDBOX_MISSING"
     ENVIRONMENT_FAILED = "ENVIRONMENT_FAILED"
+    DISK_FULL = "DISK_FULL"
 
 
 class EngineError(Exception):
@@ -137,8 +138,10 @@ class BudgetError(BatchError):
     """More records of a batch failed than its error budget allows."""
 
 
-class DiskFullError(BatchError):
-    """No space is left on the disk for what a batch spools."""
+class DiskFullError(EngineError):
+    """No space is left on this machine's disk for what is unpacked, compiled or spooled."""
+
+    usual = Reason.DISK_FULL
 
 
 class ReportError(EngineError):

@@ -31,6 +31,10 @@ BATCH = 8  # samples in a run of the throughput, where the batch is open
 _ROUND_SECONDS = 0.01
 _MAX_RUNS = 200
 _LEAST_RUNS = 2  # of a throughput: the first may meet threads of the other model still spinning
+_VECTOR_FLAGS = (
+    "sse", "ssse", "avx", "fma", "f16c", "bmi", "amx",  # x86
+    "asimd", "sve", "sme", "i8mm", "bf16", "fphp", "dotprod",  # ARM
+)  # fmt: skip
 _ARCHITECTURES = {"x86_64": "X86_64", "AMD64": "X86_64", "aarch64": "ARM64", "arm64": "ARM64"}
 
 
@@ -137,7 +141,16 @@ def describe_machine() -> str:
 
 def has_vnni() -> bool:
     """Return whether this processor multiplies 8-bit integers without an intermediate overflow."""
-    return bool({"avx512_vnni", "avx_vnni"} & set(_cpuinfo("flags").split()))
+    return bool({"avx512_vnni", "avx_vnni"} & set(instruction_sets()))
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return this processor's instructions on vectors, by their flags: what kernels are chosen by.
+
+    A virtual machine may lack some of them that others of the same processor's name have.
+    """
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return tuple(sorted({flag for flag in flags if flag.startswith(_VECTOR_FLAGS)}))
 
 
 def _cpuinfo(field: str) -> str:

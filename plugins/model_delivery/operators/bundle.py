@@ -73,7 +73,7 @@ class BundleModelOperator(BaseOperator):
 
     def execute(self, context: Context) -> BundledModel:
         """Verify a bundle, or make one."""
-        from model_delivery_engine.errors import EngineError
+        from model_delivery_engine.errors import DiskFullError, EngineError
 
         neo.check_target(self.target_device, self.target_platform)
         if not self.output_uri.endswith(neo.ARCHIVE_ENDING):
@@ -83,6 +83,8 @@ class BundleModelOperator(BaseOperator):
         with TemporaryDirectory(prefix="model-delivery-") as name:
             try:
                 return self._bundle(Path(name))
+            except DiskFullError:  # this worker's fault: a retry may run on another
+                raise
             except EngineError as error:
                 raise DeliveryRefusedError(f"{self.artifact_uri}: {error}") from error
 

@@ -22,6 +22,7 @@ from model_delivery_engine.compile.selection import (
 )
 from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file
+from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import (
     DataInputError,
     InferenceError,
@@ -85,17 +86,23 @@ def compile_model(
         DataInputConfig is at fault, OptionsError where CompilerOptions are
     :raises ParityError: the compiled model's answers differ too much
     :raises ToolchainError: this machine lacks a sandbox or a framework's environment
+    :raises DiskFullError: no space in the folder of temporary files
     """
     settings = settings or CompilerSettings.from_environment()
     files = files or {}
     options = parse_compiler_options(request.compiler_options)
     _check_files(options, files)
-    cache = CompileCache(settings.cache) if settings.cache and archive.is_file() else None
-    key = cache_key(archive, request, files) if cache else ""
+    cache = None
+    if settings.cache and archive.is_file():
+        cache = CompileCache(settings.cache, settings.cache_bytes)
+    key = cache_key(archive, request, files, settings) if cache else ""
     if cache and (restored := cache.restore(key, bundle, request)):
         log.info("restored from the cache: %s", key)
         return restored
-    with tempfile.TemporaryDirectory(prefix="compile-") as name:
+    with (
+        disk_watched(Path(tempfile.gettempdir()), f"compiling {archive.name}"),
+        tempfile.TemporaryDirectory(prefix="compile-") as name,
+    ):
         manifest = _compile(archive, bundle, request, options, settings, files, Path(name))
     if cache:
         cache.keep(key, bundle)

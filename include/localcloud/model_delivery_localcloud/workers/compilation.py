@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,16 @@ class CompilationWork:
             "digest": digest_file(folder / BUNDLE),
         }
 
-    def publish(self, task: Task, outcome: Outcome, folder: Path, objects: ObjectStore) -> None:
-        """Upload the whole bundle; a reader never sees part of one."""
-        objects.upload(folder / BUNDLE, task.params["output_uri"])
-
-    def withdraw(self, task: Task, objects: ObjectStore) -> None:
-        """Delete the bundle of a job that was stopped while it was uploaded."""
-        objects.delete(task.params["output_uri"])
+    def publish(
+        self,
+        task: Task,
+        outcome: Outcome,
+        folder: Path,
+        objects: ObjectStore,
+        wanted: Callable[[], bool],
+    ) -> bool:
+        """Upload the whole bundle: an earlier job's may lie at the same place until then."""
+        return objects.upload_if(folder / BUNDLE, task.params["output_uri"], wanted)
 
     def clear(self, task: Task, objects: ObjectStore) -> None:
         """Do nothing: a compilation leaves its bundle only."""
