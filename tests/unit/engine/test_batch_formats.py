@@ -18,7 +18,7 @@ from model_delivery_engine.batch.formats import Compression, OutputFormat
 from model_delivery_engine.batch.images import list_objects
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
 from model_delivery_engine.bundle import Bundle, open_bundle
-from model_delivery_engine.errors import BatchError, DiskFullError, BudgetError
+from model_delivery_engine.errors import BatchError, BudgetError, DiskFullError
 from onnx import TensorProto, helper
 
 from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job

@@ -13,13 +13,13 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @functools.cache
-def engine_digest() -> str:
-    """Return a digest over this package's own files: two releases' versions may be the same."""
+def engine_digest(package: Path = _PACKAGE) -> str:
+    """Return a digest over this package's own files: two states of it may have one version."""
     digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*")):
+    for path in sorted(package.rglob("*")):
         if path.is_file() and path.suffix != ".pyc":
             data = path.read_bytes()
-            digest.update(f"{path.relative_to(_PACKAGE).as_posix()} {len(data)}\n".encode())
+            digest.update(f"{path.relative_to(package).as_posix()} {len(data)}\n".encode())
             digest.update(data)
     return f"sha256:{digest.hexdigest()}"
 
