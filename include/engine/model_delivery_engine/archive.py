@@ -65,7 +65,7 @@ class _BoundedReader:
     def _too_large(self) -> ArchiveError:
         return ArchiveError(
             f"{self._archive.name}: expands past the limit of {self._max_bytes} bytes; "
-            "pack only the model, or raise the limit"
+            "pack only the model, which may have 2 GiB"
         )
 
 

@@ -11,6 +11,7 @@ EngineError
 ├── ParityError             outputs that miss what they are held to
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
+│   └── MemoryShortError    a model that needs more memory than it may have
 ├── BatchError              a batch that cannot be planned, run or merged
 │   └── BudgetError         more records failed than may
 ├── DiskFullError           no space on this machine's disk: no fault of what is read
@@ -128,6 +129,12 @@ class BundleError(EngineError):
 
 class InferenceError(EngineError):
     """Inputs do not fit the model, or the runtime failed on them."""
+
+
+class MemoryShortError(InferenceError):
+    """A model needs more memory than this process may have."""
+
+    usual = Reason.CONVERSION_MEMORY
 
 
 class BatchError(EngineError):

@@ -6,7 +6,12 @@ from typing import Any
 import onnxruntime
 
 from model_delivery_engine.disk import refuse_full
-from model_delivery_engine.errors import CompilationError, InferenceError, Reason
+from model_delivery_engine.errors import (
+    CompilationError,
+    InferenceError,
+    MemoryShortError,
+    Reason,
+)
 from model_delivery_engine.runtime import open_session, session_options
 from model_delivery_engine.weights import SUFFIX, THRESHOLD
 
@@ -42,6 +47,8 @@ def optimise(source: Path, into: Path, level: str = "portable") -> None:
             options.add_session_config_entry(f"{_EXTERNAL}_{entry}", str(value))
     try:
         open_session(source, options)
+    except MemoryShortError:
+        raise
     except InferenceError as error:
         refuse_full(into.parent, f"{source.name}, optimised")
         raise CompilationError(

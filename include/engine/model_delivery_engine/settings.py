@@ -23,6 +23,8 @@ class Limits:
     :param file_bytes: size of each file it writes (default: 4 GiB)
     :param open_files: files open at a time (default: 1024)
     :param processes: processes at a time (default: 256)
+    :param archive_bytes: a model's archive, unpacked (default: 4 GiB;
+        ``MODEL_DELIVERY_ARCHIVE_BYTES``)
     """
 
     seconds: float = 900.0
@@ -30,6 +32,7 @@ class Limits:
     file_bytes: int = 4 * GIB
     open_files: int = 1024
     processes: int = 256
+    archive_bytes: int = 4 * GIB
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ class CompilerSettings:
                 seconds=_number(env, "MODEL_DELIVERY_CONVERSION_SECONDS", usual.seconds),
                 memory_bytes=int(
                     _number(env, "MODEL_DELIVERY_CONVERSION_MEMORY", usual.memory_bytes)
+                ),
+                archive_bytes=int(
+                    _number(env, "MODEL_DELIVERY_ARCHIVE_BYTES", usual.archive_bytes)
                 ),
             ),
         )

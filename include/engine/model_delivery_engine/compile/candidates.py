@@ -17,6 +17,7 @@ from model_delivery_engine.errors import (
     DiskFullError,
     EngineError,
     InferenceError,
+    MemoryShortError,
     ParityError,
     one_line,
 )
@@ -283,6 +284,8 @@ class Workbench:
         try:
             record = self._held(trial.record, trial.path)
         except (ParityError, InferenceError) as error:
+            if trial.record.precision == "fp32" and isinstance(error, MemoryShortError):
+                raise  # there is nothing to fall back to
             reason = one_line(error, 300)
             return Trial(dataclasses.replace(trial.record, status="rejected", reason=reason))
         log.info(

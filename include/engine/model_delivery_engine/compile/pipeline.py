@@ -26,6 +26,7 @@ from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import (
     DataInputError,
     InferenceError,
+    MemoryShortError,
     OptionsError,
     ParityError,
     Reason,
@@ -128,7 +129,7 @@ def _compile(
     work: Path,
 ) -> Manifest:
     shapes = parse_data_input_config(request.data_input_config, request.framework)
-    extract_archive(archive, work / "archive")
+    extract_archive(archive, work / "archive", max_bytes=settings.limits.archive_bytes)
     extra = {"signature_def_key": options.signature_def_key} if options.signature_def_key else {}
     imported = to_onnx(
         request.framework,
@@ -308,6 +309,8 @@ def _answers(
 ) -> dict[str, Array]:
     try:
         return model.run(inputs)
+    except MemoryShortError:
+        raise
     except InferenceError as error:
         raise DataInputError(
             f"the model does not run with DataInputConfig {request.data_input_config}: {error}; "

@@ -120,7 +120,7 @@ def _source(
     archive: Path, request: CompilationRequest, settings: CompilerSettings, work: Path
 ) -> Path:
     shapes = parse_data_input_config(request.data_input_config, request.framework)
-    extract_archive(archive, work / "archive")
+    extract_archive(archive, work / "archive", max_bytes=settings.limits.archive_bytes)
     options = _reading_options(request.compiler_options)
     imported = to_onnx(
         request.framework, work / "archive", shapes, work / "imported", settings, *options

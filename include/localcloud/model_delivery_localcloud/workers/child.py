@@ -29,7 +29,12 @@ from model_delivery_engine.frameworks.sandbox import limit_process
 from model_delivery_engine.process_tree import end_tree
 from model_delivery_engine.settings import CompilerSettings
 
-from model_delivery_localcloud.errors import LocalcloudError, ObjectChanged, ObjectMissing
+from model_delivery_localcloud.errors import (
+    LocalcloudError,
+    ObjectChanged,
+    ObjectError,
+    ObjectMissing,
+)
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.workers.kinds import WORK
@@ -83,6 +88,8 @@ def _reason(error: Exception) -> str:
     """Return what went wrong; the engine's errors are typed, and the type comes first."""
     if isinstance(error, EngineError):
         return f"{error.reason.value}: {error}"
+    if isinstance(error, ObjectError):
+        return f"{error.reason}: {error}"
     known = isinstance(error, LocalcloudError)
     return str(error) if known else f"{type(error).__name__}: {error}"
 

@@ -106,8 +106,13 @@ class CompilationWork:
 
 def _fetch(uris: Sequence[str], folder: Path, objects: ObjectStore) -> dict[str, Path]:
     """Download what the options name, each into a folder of its own: two may be called alike."""
+    # Only the child reads options: the worker itself stays free of the engine.
+    from model_delivery_engine.errors import OptionsError
+
     files = {}
     for number, uri in enumerate(uris):
+        if not uri.startswith("s3://"):
+            raise OptionsError(f"CompilerOptions names {uri}, which is no s3:// URI; upload it")
         place = folder / f"_file{number}"
         place.mkdir()
         files[uri] = place / uri.rpartition("/")[2][-LONGEST_NAME:]

@@ -92,7 +92,10 @@ def _outcome(code: int, folder: Path, log: str) -> Outcome:
 
 
 def _too_long(task: Task) -> str:
-    return "the job ran longer than its StoppingCondition.MaxRuntimeInSeconds and was ended"
+    return (
+        "RUNTIME_EXCEEDED: the job ran longer than its StoppingCondition.MaxRuntimeInSeconds and "
+        "was ended; give it more time, or a smaller model"
+    )
 
 
 def _tail(path: Path) -> str:

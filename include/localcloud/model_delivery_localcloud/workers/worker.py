@@ -135,9 +135,11 @@ class Worker:
                     task, outcome, folder, self._objects, lambda: not held.renew()
                 )
         except ObjectMissing as error:
-            return Outcome(CLIENT_ERROR, str(error), log=outcome.log), False
+            reason = f"{error.reason}: {error}"
+            return Outcome(CLIENT_ERROR, reason, log=outcome.log), False
         except ObjectError as error:
-            return Outcome(INTERNAL_ERROR, str(error), log=outcome.log), False
+            reason = f"{error.reason}: {error}"
+            return Outcome(INTERNAL_ERROR, reason, log=outcome.log), False
         return outcome, published
 
 
