@@ -61,7 +61,7 @@ localcloud   {stack.cloud.url}   user {PORTAL_USER}, password {secrets.localclou
 S3           {stack.store_url}
 AWS clients  key id {secrets.aws_access_key_id}, its secret is in {stack.home}/secrets.json
 
-Switch `model_delivery` or `recommend_batch` on in Airflow and trigger it.
+Switch `model_delivery`, `compile_model` or `recommend_batch` on in Airflow and trigger it.
 Ctrl-C or `make down` stops everything.""")
 
 

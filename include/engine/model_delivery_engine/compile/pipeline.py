@@ -278,7 +278,7 @@ def _describe(
         outputs=model.outputs,
         golden=Golden("", 0, tolerance.atol, tolerance.rtol),
         quantisation="none" if exact else chosen.record.name,
-        parity=parity,
+        parity=dataclasses.replace(parity, kind=kind_for(request.target)),
         latency=measure_latency(baseline, model, evidence.golden, request.target),
     )
     return manifest, outputs
