@@ -127,10 +127,10 @@ def test_a_worker_that_leaves_gives_its_job_back(
 
 
 def test_a_killed_workers_job_is_done_by_another(
-    cloud: Any, slow: str, job_request: Any, wait: Any, disk: Path
+    cloud: Any, put: Any, archive: Any, job_request: Any, wait: Any, disk: Path
 ) -> None:
     client = cloud.client("sagemaker")
-    request = job_request(slow)
+    request = job_request(put(archive(width=512, depth=20)))  # not one that the cache has
     name = request["CompilationJobName"]
     with cloud.worker() as worker:
         client.create_compilation_job(**request)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import DiskFullError, Reason
+from onnx import TensorProto, helper
 
-from tests.unit.engine.conftest import save_linear
+from tests.unit.engine.conftest import save_graph
 
 KIB = 1024
 SIZES = [256, 768, 1024, 1536, 2048, 3072, 4096, 6144, 65536]  # of a model of 480 KiB
@@ -41,8 +42,22 @@ print(json.dumps(found))
 def test_a_disk_that_fills_up_is_never_the_models_fault(
     tmp_path: Path, pack: Callable[[Path], Path]
 ) -> None:
-    weights = np.random.default_rng(5).normal(size=(4, 30_000)).astype(np.float32)
-    archive = pack(save_linear(tmp_path / "model" / "model.onnx", weights=weights))
+    rng = np.random.default_rng(5)
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [
+            helper.make_node("MatMul", ["features", "one"], ["wide"]),
+            helper.make_node("Tanh", ["wide"], ["bent"]),
+            helper.make_node("MatMul", ["bent", "two"], ["scores"]),
+        ],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"scores": (TensorProto.FLOAT, ["n", 4])},
+        {
+            "one": rng.normal(size=(4, 15_000)).astype(np.float32),
+            "two": rng.normal(size=(15_000, 4)).astype(np.float32) / 100,
+        },
+    )
+    archive = pack(model)
     folders = tmp_path / "folders"
     bwrap = shutil.which("bwrap")
     assert bwrap is not None
