@@ -1,5 +1,6 @@
 """A bundle's model on ONNX Runtime, and the check that it answers as when it was compiled."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -136,15 +137,25 @@ class Model:
 
 
 # ONNX Runtime has no error of its own for it, only the C++ library's and its arena's words.
+_NODE = re.compile(r"running (\w+) node\. Name:'([^']*)'")
+_SIZE = re.compile(r"buffer of size (\d+)")
 _NO_MEMORY = ("bad_alloc", "failed to allocate memory", "available memory of")
 
 
 def _refuse_memory(text: str, name: str) -> None:
-    if any(words in text.lower() for words in _NO_MEMORY):
-        raise MemoryShortError(
-            f"model {name!r} needs more memory than there is for it ({one_line(text, 200)}); give "
-            "smaller dimensions, or it more memory"
-        )
+    if not any(words in text.lower() for words in _NO_MEMORY):
+        return
+    node, size = _NODE.search(text), _SIZE.search(text)
+    found = ""
+    if node:
+        found += f": operator {node[1]} {node[2]!r}"
+    if size:
+        found += f" asks for {int(size[1]) >> 20} MiB at once"
+    raise MemoryShortError(
+        f"model {name!r} needs more memory than there is for it{found}; give smaller dimensions, "
+        "or the process more memory",
+        operator=node[1] if node else None,
+    )
 
 
 def _specs(nodes: list[Any]) -> list[TensorSpec]:

@@ -1,5 +1,7 @@
 import dataclasses
+import gzip
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,7 +273,21 @@ def test_another_framework_is_told_what_to_export(
         compile_model(archive, tmp_path / "b", request_for(target, framework=framework))
 
 
-@pytest.mark.parametrize("options", ['{"dtype": "int8"}', "not json", "[]", '{"mcpu": "x"}'])
+@pytest.mark.parametrize(
+    "options",
+    [
+        '{"dtype": "int8"}',
+        "not json",
+        "[]",
+        '{"mcpu": "x"}',
+        '{"precision": "int8", "precision": "fp32"}',
+        '{"metric": "f1"}',
+        '{"labels": "y"}',
+        '{"calibration": "file.npz"}',
+        '{"samples": "s3:/bucket/file.npz"}',
+        '{"samples": "s3://bucket/file.npz", "metric": "metrics/f1.onnx"}',
+    ],
+)
 def test_an_unknown_compiler_option_is_refused(
     tmp_path: Path, pack: Callable[[Path], Path], target: Target, options: str
 ) -> None:
@@ -368,16 +384,35 @@ def test_weights_in_a_file_outside_the_archive_are_refused(
 
 
 def test_a_model_over_the_formats_limit_says_so_before_its_weights_are_read(
-    tmp_path: Path, compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, target: Target
 ) -> None:
-    path = save_linear(tmp_path / "model" / "model.onnx", weights=np.ones((4, 3000), np.float32))
-    onnx.save(
-        onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0
-    )
-    # The format's own limit is 2 GiB; an archive of that size says the same in a minute.
-    monkeypatch.setattr("model_delivery_engine.graph._MAX_BYTES", 20_000)
+    """It is a real one of 2.25 GiB: its archive has to pass, for its model to be refused."""
+    path = save_linear(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    weights = model.graph.initializer[0]
+    size = 9 * 2**28
+    weights.ClearField("raw_data")
+    weights.dims[:] = [4, size // 16]
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", str(size))):
+        weights.external_data.add(key=key, value=value)
+    archive = tmp_path / "large.tar.gz"
+    with gzip.open(archive, "wb", compresslevel=1) as packed:
+        for name, data, length in (
+            ("model.onnx", model.SerializeToString(), None),
+            ("weights.bin", None, size),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(data) if data is not None else length or 0
+            packed.write(member.tobuf())
+            if data is not None:
+                packed.write(data + bytes(-len(data) % 512))
+            else:
+                for _ in range(size // 2**24):
+                    packed.write(bytes(2**24))
+        packed.write(bytes(1024))
     with pytest.raises(CompilationError, match="over 2 GiB with its weights") as refused:
-        compiled(path, OPEN)
+        compile_model(archive, tmp_path / "bundle.tar.gz", request_for(target))
     assert refused.value.reason is Reason.MODEL_TOO_LARGE
 
 
