@@ -114,7 +114,7 @@ class ObjectStore:
         place["UploadId"] = self._call("write", uri, "create_multipart_upload")["UploadId"]
         published = False
         try:
-            parts = []
+            parts: list[Any] = []
             with path.open("rb") as file:
                 while data := file.read(PART):
                     number = len(parts) + 1

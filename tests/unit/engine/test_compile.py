@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from model_delivery_engine import latency
 from model_delivery_engine.archive import pack_archive
 from model_delivery_engine.bundle import Manifest, open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
@@ -22,10 +23,11 @@ from model_delivery_engine.errors import (
     one_line,
 )
 from model_delivery_engine.graph import newest_operator_set
+from model_delivery_engine.latency import machine_arch
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.parity import measure_parity
 from model_delivery_engine.runtime import Model, check_golden
-from model_delivery_engine.targets import Target
+from model_delivery_engine.targets import Target, resolve_target
 from onnx import TensorProto, helper
 
 from tests.unit.engine.conftest import WEIGHTS, linear, save_graph, save_linear
@@ -75,16 +77,45 @@ def test_the_manifest_says_what_was_compiled(
     assert manifest.latency.machine
 
 
-def test_a_figure_taken_on_another_architecture_is_marked_proxy(
-    tmp_path: Path, pack: Callable[[Path], Path], target: Target
+def test_every_figure_of_a_target_that_this_machine_is_not_is_marked_proxy(
+    tmp_path: Path, pack: Callable[[Path], Path]
 ) -> None:
     archive = pack(save_linear(tmp_path / "model" / "model.onnx"))
-    kinds = []
-    for arch in ("X86_64", "ARM64"):
-        request = request_for(dataclasses.replace(target, arch=arch))
-        manifest = compile_model(archive, tmp_path / "bundle.tar.gz", request)
-        kinds.append(manifest.latency.kind if manifest.latency else None)
-    assert sorted(map(str, kinds)) == ["measured", "proxy"]
+    kinds = {}
+    for name, target in (
+        ("here", resolve_target(None, {"Os": "LINUX", "Arch": machine_arch()})),
+        ("there", resolve_target("rasp4b" if machine_arch() == "X86_64" else "ml_c5", None)),
+        ("alike", resolve_target("x86_win64", None)),
+    ):
+        manifest = compile_model(archive, tmp_path / "b.tar.gz", request_for(target))
+        assert manifest.latency is not None
+        assert manifest.parity is not None
+        assert manifest.profile is not None
+        found = {manifest.latency.kind, manifest.parity.kind, *manifest.profile.kinds.values()}
+        (kinds[name],) = found
+    assert kinds == {"here": "measured", "there": "proxy", "alike": "proxy"}
+
+
+@pytest.mark.parametrize(
+    ("device", "hardware", "kind"),
+    [
+        ("ml_c5", "c5.2xlarge", "measured"),
+        ("ml_c5", "m5.2xlarge", "proxy"),
+        ("ml_c5", "", "proxy"),
+        ("lambda", "c5.2xlarge", "proxy"),
+        ("rasp4b", "Raspberry Pi 4 Model B Rev 1.4", "measured"),
+        ("rasp4b", "Raspberry Pi 5 Model B Rev 1.0", "proxy"),
+    ],
+)
+def test_a_machine_is_a_device_where_its_hardware_says_so(
+    monkeypatch: pytest.MonkeyPatch, device: str, hardware: str, kind: str
+) -> None:
+    target = resolve_target(device, None)
+    monkeypatch.setattr(latency, "hardware", lambda: hardware)
+    monkeypatch.setattr(latency, "machine_arch", lambda: target.arch)
+    assert latency.kind_for(target) == kind
+    monkeypatch.setattr(latency, "machine_arch", lambda: "another")
+    assert latency.kind_for(target) == "proxy"
 
 
 def test_constants_are_folded_ahead_of_time(tmp_path: Path) -> None:
