@@ -1,4 +1,7 @@
-"""Compile one archive and say how much memory its processes took: `python -m ... ARCHIVE WIDTH`."""
+"""Compile one archive and say how much memory its processes took.
+
+`python -m benchmarks.compilation.memory ARCHIVE WIDTH PRECISION`
+"""
 
 import json
 import os
@@ -34,13 +37,14 @@ def watch(seen: list[int], done: threading.Event) -> None:
 
 def main() -> None:
     """Print the bytes that are taken before, and at the most while it compiles."""
-    archive, width = Path(sys.argv[1]), sys.argv[2]
+    archive, width, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     before = resident(os.getpid())
     seen, done = [before], threading.Event()
     threading.Thread(target=watch, args=(seen, done), daemon=True).start()
     request = CompilationRequest(
-        "ONNX", f'{{"x": [-1, {width}]}}', resolve_target("ml_c5", None), "large", "s3://b/m.tar.gz"
-    )
+        "ONNX", f'{{"x": [-1, {width}]}}', resolve_target("ml_c5", None), "large",
+        "s3://b/m.tar.gz", json.dumps({"precision": precision}),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         compile_model(
             archive,
