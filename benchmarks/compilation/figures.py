@@ -23,16 +23,13 @@ OPENVINO, OPENVINO_DEFAULT, NNCF = "openvino", "openvino default", "nncf int8"
 
 @dataclass(frozen=True)
 class Timed:
-    """A case with its bundles, and seconds a run by setting, runner and round.
+    """A case with its bundle, and seconds a run by setting, runner and round.
 
-    :param int8: None where no int8 form was as fast as the source, so that none is delivered
     :param accuracy: of each runner on the samples that no compilation saw
     :param failed: runners that could not be had, with why
     """
 
     case: Case
-    fp32: Bundle
-    int8: Bundle | None
     chosen: Bundle
     source_bytes: int
     times: Mapping[str, Mapping[str, list[float]]]
@@ -92,8 +89,8 @@ def note(timed: Timed, setting: str) -> str:
     parts = [f"chosen: {chosen.name}"]
     ours = [(name, timed.ratio(setting, name)) for name in (CHOSEN, FP32, INT8)]
     parts.append("to plain ONNX Runtime: " + _list(ours))
-    if timed.int8 is None:
-        parts.append(f"int8 alone: {timed.failed.get(INT8, 'not timed')}")
+    if INT8 in timed.failed:
+        parts.append(f"no int8: {timed.failed[INT8]}")
     if setting == THROUGHPUT:
         streams = [(n, timed.ratio(setting, n + STREAMS, "plain" + STREAMS)) for n, _ in ours]
         parts.append("the same as streams: " + _list(streams))
