@@ -148,6 +148,21 @@ def test_a_killed_workers_job_is_done_by_another(
     assert list(disk.iterdir()) == []
 
 
+def test_a_workers_full_disk_is_no_fault_of_the_users(
+    cloud: Any, put: Any, archive: Any, job_request: Any, wait: Any, disk: Path
+) -> None:
+    client = cloud.client("sagemaker")
+    request = job_request(put(archive(width=512, depth=6)))  # 5 MB, and as much once more unpacked
+    client.create_compilation_job(**request)
+    worker = cloud.worker()
+    small = ["bwrap", "--dev-bind", "/", "/", "--size", str(8 * 2**20), "--tmpfs", str(disk)]
+    worker.argv = [*small, "--", *worker.argv]
+    with worker:
+        done = wait(client, request["CompilationJobName"])
+    assert done["CompilationJobStatus"] == "FAILED"
+    assert done["FailureReason"].startswith("InternalServerError: DISK_FULL: ")
+
+
 class StoppedWhileUploading(ObjectStore):
     """The object store, with somebody who stops the job once its bundle was sent."""
 
