@@ -56,13 +56,14 @@ def up() -> None:
 
 def _print_doors(stack: Stack) -> None:
     secrets = stack.credentials
+    dags = ", ".join(sorted(path.stem for path in (PROJECT / "dags").glob("*.py")))
     _say(f"""
 Airflow      {stack.airflow.url}   user {ADMIN}, password {secrets.airflow_admin_password}
 localcloud   {stack.cloud.url}   user {PORTAL_USER}, password {secrets.localcloud_user_password}
 S3           {stack.store_url}
 AWS clients  key id {secrets.aws_access_key_id}, its secret is in {stack.home}/secrets.json
 
-Switch `model_delivery` or `recommend_batch` on in Airflow and trigger it.
+Switch a DAG on in Airflow and trigger it: {dags}.
 Ctrl-C or `make down` stops everything.""")
 
 

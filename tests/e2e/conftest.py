@@ -1,6 +1,5 @@
 """One whole stack for all end-to-end tests: it is started once, as `make up` starts it."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,12 +104,3 @@ def delivered(world: World) -> tuple[str, dict[str, dict[str, Any]]]:
     assert state == "success", {name: task["state"] for name, task in tasks.items()}
     world.device = world.stack.device_model(COMPONENT)
     return run_id, tasks
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Path of the browser; the test says how to install what is missing."""
-    found = shutil.which("chromium") or os.environ.get("CHROMIUM")
-    if not found:
-        pytest.fail("chromium is missing: `apt-get install chromium`, or set CHROMIUM to its path")
-    return found

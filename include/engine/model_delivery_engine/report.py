@@ -89,7 +89,15 @@ def page_template(name: str) -> Any:
     )
     environment.filters["percent"] = lambda value: f"{value:.1%}"
     environment.filters["short"] = _short
+    environment.filters["size"] = _size
     return environment.get_template(name)
+
+
+def _size(value: float) -> str:
+    for unit, length in (("B", 1), ("KiB", 2**10), ("MiB", 2**20)):
+        if value < 1024 * length:
+            return f"{value / length:.0f} B" if unit == "B" else f"{value / length:.1f} {unit}"
+    return f"{value / 2**30:.1f} GiB"
 
 
 def _short(digest: str) -> str:

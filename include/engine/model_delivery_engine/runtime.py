@@ -1,5 +1,6 @@
 """A bundle's model on ONNX Runtime, and the check that it answers as when it was compiled."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -8,7 +9,12 @@ import onnxruntime
 
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.difference import compare_outputs
-from model_delivery_engine.errors import InferenceError, ParityError, one_line
+from model_delivery_engine.errors import (
+    InferenceError,
+    MemoryShortError,
+    ParityError,
+    one_line,
+)
 from model_delivery_engine.manifest import ONNX_RUNTIME
 from model_delivery_engine.tensors import Array, TensorSpec, spec_from_runtime
 
@@ -43,7 +49,8 @@ def open_session(model: Path | bytes, options: Any) -> Any:
     :param model: the file, or its bytes
     :param options: from `session_options`
     :returns: an ``onnxruntime.InferenceSession``
-    :raises InferenceError: a model that this ONNX Runtime cannot load
+    :raises InferenceError: a model that this ONNX Runtime cannot load; MemoryShortError where it
+        has too little memory for it
     """
     source, name = (model, "model") if isinstance(model, bytes) else (str(model), model.name)
     try:
@@ -51,6 +58,7 @@ def open_session(model: Path | bytes, options: Any) -> Any:
     except RUNTIME_ERRORS as error:
         # Its message has the path of a temporary folder, which tells nobody anything.
         text = one_line(str(error) if source is model else str(error).replace(str(source), name))
+        _refuse_memory(text, name)
         raise InferenceError(
             f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {text}"
         ) from error
@@ -108,7 +116,8 @@ class Model:
         :param inputs: an array for each input, of its data type and shape
         :param settings: replacements of constants, by their names (default: none)
         :returns: an array for each output
-        :raises InferenceError: a missing or unknown input, another type or shape, a failed run
+        :raises InferenceError: a missing or unknown input, another type or shape, a failed run;
+            MemoryShortError where a run has too little memory
         """
         if wrong := sorted(self._input_specs.keys() ^ inputs.keys()):
             names = ", ".join(self._input_specs)
@@ -120,10 +129,33 @@ class Model:
         try:
             results = self._session.run(self._output_names, {**inputs, **(settings or {})})
         except RUNTIME_ERRORS as error:
+            _refuse_memory(str(error), self.name)
             raise InferenceError(
                 f"model {self.name!r} failed on its inputs: {one_line(error)}"
             ) from error
         return dict(zip(self._output_names, results, strict=True))
+
+
+# ONNX Runtime has no error of its own for it, only the C++ library's and its arena's words.
+_NODE = re.compile(r"running (\w+) node\. Name:'([^']*)'")
+_SIZE = re.compile(r"buffer of size (\d+)")
+_NO_MEMORY = ("bad_alloc", "failed to allocate memory", "available memory of")
+
+
+def _refuse_memory(text: str, name: str) -> None:
+    if not any(words in text.lower() for words in _NO_MEMORY):
+        return
+    node, size = _NODE.search(text), _SIZE.search(text)
+    found = ""
+    if node:
+        found += f": operator {node[1]} {node[2]!r}"
+    if size:
+        found += f" asks for {int(size[1]) >> 20} MiB at once"
+    raise MemoryShortError(
+        f"model {name!r} needs more memory than there is for it{found}; give smaller dimensions, "
+        "or the process more memory",
+        operator=node[1] if node else None,
+    )
 
 
 def _specs(nodes: list[Any]) -> list[TensorSpec]:

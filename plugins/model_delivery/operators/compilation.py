@@ -16,6 +16,7 @@ from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.lineage import Lineage
 from model_delivery.links.job import console_url, is_aws
+from model_delivery.refusal import telling_refusal
 from model_delivery.service_errors import named_errors
 from model_delivery.xcom import (
     VERSION,
@@ -112,6 +113,11 @@ class CreateCompilationJobOperator(JobOperator):
         from model_delivery.hooks.compilation import CompilationJobs
 
         return CompilationJobs()
+
+    def execute(self, context: Context) -> Any:
+        """Submit once, then wait as told; where it is refused, say why in XCom too."""
+        with telling_refusal(context):
+            return super().execute(context)
 
     def build_request(self) -> dict[str, Any]:
         """Return CreateCompilationJob's request without the name, held against the API's model."""

@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator, Context
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import DeliveryRefusedError
 from model_delivery.links.report import DeliveryReportLink
+from model_delivery.refusal import REFUSAL_KEY
 from model_delivery.xcom import VERSION, ComparisonReport, DeliveryReport
 
 
@@ -191,11 +192,17 @@ class CompareCompilationsOperator(AwsConnected, BaseOperator):
                 )
         job = _pulled(context, self.compile_task_id, "job", index)
         if not job:
-            why = f"the service took no job; see the log of {self.compile_task_id}[{index}]"
+            why = _pulled(context, self.compile_task_id, REFUSAL_KEY, index) or (
+                f"no job was made; see the log of {self.compile_task_id}[{index}]"
+            )
             return comparison_row(target, status="REFUSED", reason=why)
         found = self.hook.describe_job(job["job_name"])
-        reason = found.get("FailureReason") or f"see the log of {self.bundle_task_id}[{index}]"
-        return comparison_row(target, status=found["CompilationJobStatus"], reason=reason)
+        status, reason = found["CompilationJobStatus"], found.get("FailureReason")
+        if status == "COMPLETED":  # there is an artifact, and no bundle of it
+            refused = _pulled(context, self.bundle_task_id, REFUSAL_KEY, index)
+            status, reason = "NOT BUNDLED", refused
+        reason = reason or f"see the log of {self.bundle_task_id}[{index}]"
+        return comparison_row(target, status=status, reason=reason)
 
 
 def _pulled(context: Context, task_id: str, key: str, index: int) -> Any:

@@ -112,7 +112,7 @@ class HumanLoops:
         """Answer a page of a flow's loops, ascending by creation time unless asked otherwise."""
         params = call.params
         filters = {key: params[key] for key in params if key not in {"NextToken", "MaxResults"}}
-        after = decode_token(params.get("NextToken"), filters)
+        after = decode_token(params.get("NextToken"), filters, (int, int))
         limit = params.get("MaxResults", DEFAULT_PAGE)
         with self._database.read() as session:
             loops = states.list_loops(

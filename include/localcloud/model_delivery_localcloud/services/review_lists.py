@@ -31,7 +31,8 @@ def answer_page(
     params = call.params
     order = table.name if params.get("SortBy") == "Name" else table.created_at
     filters = {key: params[key] for key in params if key not in {"NextToken", "MaxResults"}}
-    after = decode_token(params.get("NextToken"), filters)
+    key = (str if order is table.name else int, str)
+    after = decode_token(params.get("NextToken"), filters, key)
     limit = params.get("MaxResults", DEFAULT_PAGE)
     with database.read() as session:
         rows = states.page_of(
@@ -59,5 +60,5 @@ def _conditions(table: Any, params: Any) -> list[ColumnElement[bool]]:
     if "CreationTimeBefore" in params:
         found.append(table.created_at < to_milliseconds(params["CreationTimeBefore"]))
     if "NameContains" in params:
-        found.append(table.name.contains(params["NameContains"], autoescape=True))
+        found.append(table.name.icontains(params["NameContains"], autoescape=True))
     return found

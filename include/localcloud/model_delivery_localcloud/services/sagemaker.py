@@ -1,5 +1,6 @@
 """Amazon SageMaker: compilation jobs."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,7 +94,7 @@ class SageMaker:
         params = call.params
         wanted = _list_filter(params)
         filters = {key: params[key] for key in params if key not in {"NextToken", "MaxResults"}}
-        after = decode_token(params.get("NextToken"), filters)
+        after = decode_token(params.get("NextToken"), filters, states.sort_key_types(wanted))
         limit = params.get("MaxResults", DEFAULT_PAGE)
         with self._database.read() as session:
             jobs = states.list_compilation_jobs(
@@ -217,6 +218,9 @@ def _description(job: CompilationJob, caller: Caller) -> dict[str, Any]:
     }
     if job.artifact_digest is not None:
         answer["ModelDigests"] = {"ArtifactDigest": job.artifact_digest}
+    if job.manifest is not None and not request["InputConfig"].get("DataInputConfig"):
+        derived = {each["name"]: each["shape"] for each in job.manifest["inputs"]}
+        answer["DerivedInformation"] = {"DerivedDataInputConfig": json.dumps(derived)}
     return answer
 
 

@@ -65,7 +65,7 @@ class Tags:
     def list(self, call: Call) -> dict[str, Any]:
         """Answer a page of tags, by key."""
         arn = {"ResourceArn": call.params["ResourceArn"]}
-        after = decode_token(call.params.get("NextToken"), arn)
+        after = decode_token(call.params.get("NextToken"), arn, (str,))
         with self._database.read() as session:
             tags = sorted(_tags(self._find(session, call)).items())
         left = [tag for tag in tags if after is None or tag[0] > after[0]]
