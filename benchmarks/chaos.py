@@ -13,7 +13,8 @@ nameless service) and is started again; and one call in fifty is throttled, answ
 reset, before or after the service did it. The nameless service's clock is an hour behind.
 
 The services themselves are asked for the truth, past the proxies:
-- duplicates: jobs beyond those due (one for a run, two where the first fails);
+- duplicates: jobs beyond those due: one for a run, and one for each that failed. (localcloud too
+  fails a job, one that lost its worker three times);
 - orphans: jobs that are running when their run has ended;
 - lost waits: runs that did not succeed, within RUN_SECONDS, with the result of their own job.
 
@@ -59,18 +60,18 @@ PARTS = ("triggerer", "scheduler", "localcloud", "nameless")
 
 MINIMUM = {"runs": 200, "kills": 200, "calls spoilt": 1}
 RUNNING = frozenset({"RUNNING", "STARTING", "INPROGRESS"})
+FAILED = "FAILED"
 
 
 @dataclass
 class Plan:
-    """One run: what it does, where it is killed, how many jobs are due."""
+    """One run: what it does, and where it is killed."""
 
     model: str
     dag_id: str
     seconds: float
     outcome: str
     steps: list[str]
-    due: int
 
 
 def plans(runs: int, seed: int) -> list[Plan]:
@@ -90,7 +91,6 @@ def _plan(rng: random.Random, number: int) -> Plan:
         seconds=round(rng.uniform(1, 12), 1),
         outcome="FAILED_FIRST" if fails else "SUCCEEDED",
         steps=rng.sample(steps, rng.choices([1, 2, 3], [5, 3, 2])[0]),
-        due=2 if fails else 1,
     )
 
 
@@ -204,7 +204,8 @@ class Chaos:
         good = state == "success" and len(named) == 1
         lost = "" if good else f"{state}, {result}, try {task['try_number']}"
         running = [job for job in jobs if job["status"] in RUNNING]
-        return Verdict(plan, max(0, len(jobs) - plan.due), len(running), lost)
+        failed = [job for job in jobs if job["status"] == FAILED]
+        return Verdict(plan, _beyond_due(len(jobs), len(failed)), len(running), lost)
 
     def recounted(self) -> list[Verdict]:
         """Return the verdicts with the jobs counted once more: a create may have come late."""
@@ -214,19 +215,25 @@ class Chaos:
         ]
         made = Counter(model for model, _ in jobs)
         running = Counter(model for model, status in jobs if status in RUNNING)
+        failed = Counter(model for model, status in jobs if status == FAILED)
         return [
             replace(
                 each,
-                duplicates=max(0, made[f"{each.plan.model}!"] - each.plan.due),
-                orphans=max(each.orphans, running[f"{each.plan.model}!"]),
+                duplicates=_beyond_due(made[model], failed[model]),
+                orphans=max(each.orphans, running[model]),
             )
             for each in self.verdicts
+            for model in [f"{each.plan.model}!"]
         ]
 
     @property
     def process_kills(self) -> Counter[str]:
         """SIGKILLs of task processes, by step."""
         return Counter(step for life in self.killer.lives.values() for step in life.kills)
+
+
+def _beyond_due(made: int, failed: int) -> int:
+    return max(0, made - failed - 1)
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:

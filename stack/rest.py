@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 
 DATABASE_ATTEMPTS = 4
+# SQLite lets a writer wait for 60 s (`stack.airflow`), and a call may write more than once.
+LONGEST_ANSWER_SECONDS = 180
 
 
 class AirflowRefusedError(RuntimeError):
@@ -17,7 +19,7 @@ class AirflowRest:
     """Airflow's API v2 with a token of its own."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=60)
+        self._client = httpx.Client(base_url=url, timeout=LONGEST_ANSWER_SECONDS)
         answer = self._client.post("/auth/token", json={"username": user, "password": password})
         token = self._checked(answer)["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"

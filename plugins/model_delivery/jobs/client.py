@@ -136,17 +136,22 @@ class JobClient:
             return Stop.IMPOSSIBLE
         asked = False
 
-        def ask() -> None:
-            # A stop under way or done by now: it was the answer that was lost.
+        def ask() -> Stop:
             nonlocal asked
-            if asked and self.service.is_ending(self._look(handle)):
-                return
+            if asked:
+                description = self._look(handle)
+                ours = self.service.may_be_our_stop(description)
+                if description.state.terminal and not ours:
+                    return Stop.ENDED
+                if self.service.is_ending(description):
+                    return Stop.ASKED  # it was the answer that was lost
             asked = True
             self.run(call)
+            return Stop.ASKED
 
         try:
             # Not cut short by a kill, which is why it is asked.
-            self.patiently(ask, handle, Pause(), refusals=1)
+            return self.patiently(ask, handle, Pause(), refusals=1)
         except JobMissingError:
             return Stop.MISSING
         except (DeliveryError, JobRefusedError):
@@ -154,7 +159,6 @@ class JobClient:
             if self.describe(handle).state.terminal:
                 return Stop.ENDED
             raise
-        return Stop.ASKED
 
     def patiently(
         self,

@@ -13,6 +13,7 @@ from model_delivery import neo
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import DeliveryError, InvalidRequestError, JobRefusedError
 from model_delivery.jobs.operator import JobOperator
+from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.lineage import Lineage
 from model_delivery.links.job import console_url, is_aws
@@ -236,6 +237,7 @@ class StopCompilationJobOperator(AwsConnected, BaseOperator):
         self.wait_for_completion = wait_for_completion
         self.poll_interval = poll_interval
         self.job_timeout = job_timeout
+        check_intervals(poll_interval=poll_interval, job_timeout=job_timeout)
 
     @property
     def hook_path(self) -> str:
