@@ -14,13 +14,16 @@ PROXY = "proxy"
 
 @dataclass(frozen=True)
 class Parity:
-    """Compiled against source model on the golden inputs; all of ``kind`` measured.
+    """Compiled against source model; all of ``kind`` measured.
 
     :param max_abs: largest absolute difference over the floating-point outputs
     :param max_rel: largest difference relative to the source's value
+    :param atol: absolute tolerance; of an output's largest magnitude where ``proved`` is not empty
     :param argmax_agreement: share of samples (0 to 1) with the largest value in the same place, in
         every output with classes; None for a model without such an output
-    :param samples: golden samples compared
+    :param samples: samples compared
+    :param proved: distributions of inputs that were compared, of `probes` and the user's samples
+    :param left_out: distributions that were not, each with the reason
     """
 
     max_abs: float
@@ -30,6 +33,8 @@ class Parity:
     rtol: float
     samples: int
     kind: str = MEASURED
+    proved: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,11 @@ class Candidate:
     :param snr_db: ratio of the fp32 answers to the difference from them, decibels; None if equal
     :param metric: the user's metric, a mean over the samples; None where no samples were given
     :param drop: what the metric lost against the source, with its 95 % interval
+    :param samples: how many samples metric and drop were taken on
     :param reverted: operators kept in floating point to hold the metric, worst first
+    :param part: ``held out``: neither calibrated, searched nor ranked with; ``all`` where the
+        samples were too few to part
+    :param note: what to know of a candidate that may be used, None for nothing
     """
 
     name: str
@@ -86,6 +95,8 @@ class Candidate:
     samples: int | None = None
     reverted: tuple[str, ...] = ()
     throughput: float | None = None
+    part: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
