@@ -11,7 +11,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
-from model_delivery.conf import ARCHIVE_URI, END, URI, check_conf
+from model_delivery.conf import ARCHIVE_URI, END, URI, check_conf, shapes_json
 from model_delivery.operators.bundle import BundleModelOperator
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
@@ -51,6 +51,7 @@ with DAG(
     dagrun_timeout=timedelta(hours=6),
     default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
     tags=["model-delivery"],
+    user_defined_filters={"shapes_json": shapes_json},
     params={
         "model_uri": Param(
             f"s3://{BUCKET}/samples/digits.tar.gz",
@@ -68,15 +69,18 @@ with DAG(
         ),
         "data_input_config": Param(
             {"image": [-1, 64]},
-            type="object",
+            type=["object", "array", "string"],
             minProperties=1,
+            minItems=1,
+            minLength=1,
             additionalProperties={
                 "type": "array",
                 "minItems": 1,
                 "items": {"type": "integer", "minimum": -1, "not": {"const": 0}},
             },
             title="Input shapes",
-            description="Shape of each model input by name; -1 leaves the batch dimension open.",
+            description="Shape of each model input by name; -1 leaves the batch dimension open. "
+            "Several inputs of a PyTorch model as text or as a list, which keep their order.",
         ),
         "framework": Param(
             "ONNX",
@@ -160,7 +164,7 @@ with DAG(
         role_arn=ROLE_ARN,
         model_uri=MODEL,
         framework="{{ params.framework }}",
-        data_input_config="{{ params.data_input_config | tojson }}",
+        data_input_config="{{ params.data_input_config | shapes_json }}",
         output_uri=f"{DELIVERY}/compiled",
         target_device="{{ params.target_device }}",
         compiler_options="{{ params.compiler_options | tojson }}",
@@ -173,7 +177,7 @@ with DAG(
         artifact_uri="{{ ti.xcom_pull('compile')['output_uri'] }}",
         output_uri=f"{DELIVERY}/bundle/bundle.tar.gz",
         framework="{{ params.framework }}",
-        data_input_config="{{ params.data_input_config | tojson }}",
+        data_input_config="{{ params.data_input_config | shapes_json }}",
         target_device="{{ params.target_device }}",
         compiler_options="{{ params.compiler_options | tojson }}",
     )
