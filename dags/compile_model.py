@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, task, task_group
-from model_delivery.conf import ARCHIVE_URI, END, check_conf, shapes_json
+from model_delivery.conf import ARCHIVE_URI, END, SHAPES_TEXT, check_conf, shapes_json
 from model_delivery.operators.bundle import BundleModelOperator
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.report import CompareCompilationsOperator
@@ -51,6 +51,7 @@ with DAG(
         "data_input_config": Param(
             {"image": [-1, 64]},
             type=["object", "array", "string", "null"],
+            pattern=SHAPES_TEXT,
             title="Input shapes",
             description="Shape of each input by name; none for XGBoost. Several inputs of a "
             "PyTorch model as text or as a list, which keep their order.",

@@ -11,7 +11,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
-from model_delivery.conf import ARCHIVE_URI, END, URI, check_conf, shapes_json
+from model_delivery.conf import ARCHIVE_URI, END, SHAPES_TEXT, URI, check_conf, shapes_json
 from model_delivery.operators.bundle import BundleModelOperator
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
@@ -72,7 +72,7 @@ with DAG(
             type=["object", "array", "string"],
             minProperties=1,
             minItems=1,
-            minLength=1,
+            pattern=SHAPES_TEXT,
             additionalProperties={
                 "type": "array",
                 "minItems": 1,

@@ -14,6 +14,7 @@ CONNECTION_SUFFIX = "conn_id"
 # Python's `$` would let a newline follow; this is the same to the browser.
 END = r"$(?!\n)"
 URI = r"^(s3|abfss?|wasbs?|file)://[^{}\s]([^{}\r\n\t]*[^{}\s])?"
+SHAPES_TEXT = r"^\s*[\[{]"  # of a Param that takes shapes as JSON text too
 ARCHIVE_URI = URI + r"\.tar\.gz" + END
 
 
@@ -29,7 +30,7 @@ def check_conf(context: Context) -> None:
         order decides and is not kept.
     """
     _refuse_unknown(context)
-    _refuse_unordered(context["params"])
+    refuse_unordered(context["params"])
     for name, value in context["params"].items():
         if name.endswith(CONNECTION_SUFFIX):
             _require_connection(name, str(value))
@@ -47,8 +48,11 @@ def shapes_json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _refuse_unordered(params: Mapping[str, Any]) -> None:
-    """Refuse an object of several inputs where their order decides: Postgres sorts its names."""
+def refuse_unordered(params: Mapping[str, Any]) -> None:
+    """Refuse an object of several inputs where their order decides: Postgres sorts its names.
+
+    :raises InvalidRequestError: with the same as text
+    """
     config = params.get("data_input_config")
     if params.get("framework") == "PYTORCH" and isinstance(config, Mapping) and len(config) > 1:
         raise InvalidRequestError(
