@@ -37,6 +37,14 @@ def pytorch(folder: Path) -> None:
             return image
 
     torch.jit.save(torch.jit.script(Endless()), folder / "endless.pt")
+
+    class Positive(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            while bool(x.min() < 0.0):
+                x = x - 1.0
+            return x * 2.0
+
+    torch.jit.save(torch.jit.script(Positive()), folder / "positive.pt")
     _pytorch_operators(folder)
     _pytorch_inputs(folder)
 

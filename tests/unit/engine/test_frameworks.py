@@ -244,6 +244,15 @@ def test_an_exported_program_knows_its_types(compile_file: Compile) -> None:
     assert [spec.dtype for spec in manifest.inputs] == ["INT64", "FP32"]
 
 
+def test_inputs_on_which_a_framework_hangs_are_left_out(compile_file: Compile) -> None:
+    short = dataclasses.replace(SETTINGS, limits=Limits(seconds=60.0))
+    conversion = compile_file("PYTORCH", "pytorch", "positive.pt", SIX, short).conversion
+    assert conversion is not None
+    assert conversion.proved == ("unit",)
+    assert "signed: the framework ended or hung on it" in conversion.left_out
+    assert "edges: it was not asked any more" in conversion.left_out
+
+
 def test_random_numbers_of_a_framework_are_refused(compile_file: Compile) -> None:
     with pytest.raises(EngineError, match="draws random numbers"):
         compile_file("PYTORCH", "pytorch", "noisy.pt", SIX)

@@ -268,6 +268,41 @@ def test_a_model_that_draws_random_numbers_is_refused(tmp_path: Path, compiled: 
     assert caught.value.operator == "RandomUniformLike"
 
 
+def test_a_loop_without_end_on_some_inputs_leaves_them_out(
+    tmp_path: Path, compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doubled while the smallest is negative."""
+    monkeypatch.setattr(probes, "SECONDS", 2.0)
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["v", "v"], ["v_out"]),
+            helper.make_node("ReduceMin", ["v_out"], ["least"], keepdims=0),
+            helper.make_node("Less", ["least", "zero"], ["again"]),
+        ],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []),
+         value("v", TensorProto.FLOAT, ["n", 4])],
+        [value("again", TensorProto.BOOL, []), value("v_out", TensorProto.FLOAT, ["n", 4])],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("ReduceMin", ["features"], ["first"], keepdims=0),
+        helper.make_node("Less", ["first", "zero"], ["start"]),
+        helper.make_node("Loop", ["", "start", "features"], ["y"], body=body),
+    ]
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        nodes,
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+        {"zero": np.zeros((), np.float32)},
+    )
+    parity = compiled(model, OPEN)[0].parity
+    assert parity is not None
+    assert parity.proved == ("unit",)
+    assert len(parity.left_out) == len(probes.DISTRIBUTIONS) - 1
+
+
 def test_inputs_go_by_the_models_own_names_in_any_order() -> None:
     assert in_order(["beta", "alpha"], ["alpha", "beta"]) == ["alpha", "beta"]
     assert in_order(["image", "mask"], ["alpha", "beta"]) == ["image", "mask"]

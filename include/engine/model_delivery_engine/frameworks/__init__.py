@@ -21,6 +21,7 @@ from model_delivery_engine.frameworks.conversion import MODEL, OUTCOME, REFERENC
 from model_delivery_engine.frameworks.environment import environment_python, environment_versions
 from model_delivery_engine.frameworks.reference import Answers, read_reference
 from model_delivery_engine.frameworks.sandbox import Ended, run_sandboxed
+from model_delivery_engine.probes import SECONDS
 from model_delivery_engine.settings import CompilerSettings
 from model_delivery_engine.shapes import Shapes
 
@@ -37,6 +38,7 @@ _EXPORT_WITH = {
     "DARKNET": "pytorch-YOLOv4's darknet2onnx or another Darknet-to-ONNX converter",
     "MXNET": "mxnet.onnx.export_model (MXNet 1.9, archived since 2023)",
 }
+_PROBING = 0.25  # of the time for a conversion, for what is beyond it
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -91,6 +93,7 @@ def to_onnx(
         "dtypes": {} if isinstance(dtype, str) else dtype,
         "allow_code": settings.allow_code,
         "options": options or {},
+        "probe_seconds": min(SECONDS, settings.limits.seconds * _PROBING),
     }
     outcome = _convert(framework, python, folder, source, into, task, settings, samples or {})
     reference = read_reference(into / REFERENCE, outcome)
@@ -167,10 +170,10 @@ def _check(framework: str, ended: Ended, into: Path, settings: CompilerSettings)
     if outcome_file.is_file():
         outcome = json.loads(outcome_file.read_text())
     if outcome.get("ok") and (into / MODEL).is_file():
-        if pending := outcome.get("pending"):
-            # The model was converted; what ended is the framework, on inputs drawn for it.
-            ending = "its time" if ended.code is None else f"code {ended.code}"
-            outcome["left_out"][pending] = f"the framework's process ended on it with {ending}"
+        # The model was converted; what ended is the framework, on inputs drawn for it.
+        for place, name in enumerate(outcome.get("pending", ())):
+            why = "it was not asked any more" if place else "the framework ended or hung on it"
+            outcome["left_out"][name] = why
         return outcome
     if ended.code is None:
         raise ConversionError(

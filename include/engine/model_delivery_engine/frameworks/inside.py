@@ -65,14 +65,16 @@ def _convert(task: dict[str, Any], into: Path) -> None:
     )
     converted = module.convert(conversion)
     (into / REFERENCE).mkdir()
-    reference = Reference(converted, into / MODEL, into / REFERENCE, shapes)
+    seconds = task["probe_seconds"]
+    reference = Reference(converted, into / MODEL, into / REFERENCE, shapes, seconds)
     reference.answer_golden()
     for name, path in task["samples"].items():
         reference.answer_samples(name, Path(path))
     # What follows may break a framework, which no more than leaves those probes out: the model is
     # converted, and answers what it is meant for.
-    for name in reference.probes():
-        _write(into, {"ok": True, **reference.outcome(), "pending": name})
+    waiting = reference.probes()
+    for place, name in enumerate(waiting):
+        _write(into, {"ok": True, **reference.outcome(), "pending": waiting[place:]})
         signal.setitimer(signal.ITIMER_REAL, reference.seconds_left())
         reference.answer_probe(name)
         signal.setitimer(signal.ITIMER_REAL, 0.0)

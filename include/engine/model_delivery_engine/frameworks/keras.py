@@ -41,7 +41,7 @@ def convert(task: Conversion) -> Converted:
             arguments += ["--inputs-as-nchw", ",".join(images)]
         convert_with_tf2onnx(arguments, task)
         # tf2onnx sorts outputs by name, where output_10 comes before output_2.
-        sort_outputs(task, _place)
+        sort_outputs(task)
 
     def run(arrays: list[Any]) -> list[Any]:
         by_name = dict(zip(given_names(task), arrays, strict=True))
@@ -56,12 +56,6 @@ def convert(task: Conversion) -> Converted:
         return [answer.numpy() for answer in answers]
 
     return Converted(run)
-
-
-def _place(name: str) -> tuple[int, str]:
-    """Return an output's place among the model's: the number at the end of its name."""
-    number = name.rpartition("_")[2]
-    return (int(number), "") if number.isdigit() else (0, name)
 
 
 def _load(task: Conversion) -> Any:

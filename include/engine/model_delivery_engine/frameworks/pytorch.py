@@ -119,12 +119,9 @@ def _example(torch: Any, shape: tuple[int, ...], dtype: str) -> Any:
 
 def _from_torchscript(torch: Any, task: Conversion) -> Converted:
     model = torch.jit.load(str(task.source), map_location="cpu").eval()
-    own = [each.name.partition(".")[0] for each in model.forward.schema.arguments[1:]]
-    needed = [
-        each.name.partition(".")[0]
-        for each in model.forward.schema.arguments[1:]
-        if not each.has_default_value()
-    ]
+    arguments = model._c._get_method("forward").schema.arguments[1:]
+    own = [each.name.partition(".")[0] for each in arguments]
+    needed = [n for n, each in zip(own, arguments, strict=True) if not each.has_default_value()]
     names = in_order(list(task.shapes), own if len(task.shapes) == len(own) else needed)
     types = [task.dtypes.get(name, task.dtype) for name in names]
     if unknown := sorted(set(task.dtypes) - set(names)):

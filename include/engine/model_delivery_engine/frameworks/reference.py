@@ -2,7 +2,7 @@
 
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Reference:
 
     :param model: the ONNX model, whose inputs and outputs the answers are named after
     :param folder: for the answers, which is there
+    :param seconds: for all the probes
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Reference:
         model: Path,
         folder: Path,
         shapes: Mapping[str, tuple[int, ...]],
+        seconds: float,
     ) -> None:
         import onnx
 
@@ -45,7 +47,8 @@ class Reference:
         self._answered: list[str] = []
         self._left_out: dict[str, str] = {}
         self._silent: list[str] = []
-        self._until = float("inf")
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
 
     def answer_golden(self) -> None:
         """Answer the golden inputs.
@@ -57,7 +60,6 @@ class Reference:
         self._silent = [name for name in self._outputs if name not in expected]
         noise = probes.noise_of(inputs, expected, self._answer)
         self._keep(Probe(probes.UNIT, (Run(inputs, expected, noise),)))
-        self._until = time.monotonic() + probes.SECONDS
 
     def answer_samples(self, name: str, path: Path) -> None:
         """Answer the user's samples: all of them, the first with their noise.
@@ -82,15 +84,16 @@ class Reference:
             runs.append(Run(batch, expected, noise))
         # The host has the inputs itself, in the model's own data types.
         self._keep(Probe(name, tuple(Run({}, run.expected, run.noise) for run in runs)))
-        self._until = time.monotonic() + probes.SECONDS
 
-    def probes(self) -> Iterator[str]:
-        """Yield the names of what is left to answer."""
-        yield from (name for name in probes.DISTRIBUTIONS if name != probes.UNIT)
+    def probes(self) -> list[str]:
+        """Return the names of what is left to answer; the time for it starts."""
+        self._until = time.monotonic() + self._seconds
+        names = [name for name in probes.DISTRIBUTIONS if name != probes.UNIT]
         if self._converted.missing:
-            yield probes.MISSING
+            names.append(probes.MISSING)
         if splits.own_values(self._graph):
-            yield splits.SPLITS
+            names.append(splits.SPLITS)
+        return names
 
     def answer_probe(self, name: str) -> None:
         """Answer one of `probes`, or note why the model does not."""

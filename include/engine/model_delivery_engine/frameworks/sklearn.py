@@ -138,6 +138,7 @@ def convert(task: Conversion) -> Converted:
 
 
 # What the outputs that skl2onnx gives an estimator are called by scikit-learn, the first that it has.
+_LABELS = ("label", "output_label")
 _METHODS = {
     "label": ("predict",),
     "output_label": ("predict",),
@@ -155,7 +156,7 @@ def _answer(model: Any, output: str, place: int, rows: Any) -> Any:
     for method in methods:
         if hasattr(model, method):
             answer = _dense(getattr(model, method)(rows))
-            if answer.dtype.kind == "f":
+            if answer.dtype.kind == "f" and output not in _LABELS:
                 return answer.reshape(len(answer), -1)
             return answer.astype("int64") if answer.dtype.kind in "iub" else answer
     return None

@@ -4,7 +4,6 @@ import functools
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from model_delivery_engine.frameworks.conversion import (
 
 ENVIRONMENT = "tensorflow"
 _SAVE = "pack one SavedModel folder (saved_model.pb and variables/) or one frozen graph (.pb)"
+_NUMBERED = re.compile(r"output_(\d+)")
 _UNSUPPORTED = re.compile(
     r"(?:Tensorflow op \[|Unsupported ops: Counter\(\{')([^'\]:]+)[:\s']*([^\]']*)"
 )
@@ -94,14 +94,19 @@ def name_inputs(task: Conversion) -> None:
     onnx.save(model, task.into)
 
 
-def sort_outputs(task: Conversion, place: Callable[[str], Any]) -> None:
-    """Write the converted model's outputs in order of their names' places."""
+def sort_outputs(task: Conversion) -> None:
+    """Write the converted model's outputs in the order of their numbers, where they have them."""
     import onnx
 
     model = onnx.load(task.into)
-    outputs = sorted(model.graph.output, key=lambda node: place(node.name))
+    places = [_NUMBERED.fullmatch(node.name) for node in model.graph.output]
+    numbers = [int(place[1]) for place in places if place]
+    if len(numbers) < len(places):
+        return
+    outputs = [model.graph.output[at] for at in sorted(range(len(numbers)), key=numbers.__getitem__)]
+    copies = [type(node).FromString(node.SerializeToString()) for node in outputs]
     del model.graph.output[:]
-    model.graph.output.extend(outputs)
+    model.graph.output.extend(copies)
     onnx.save(model, task.into)
 
 
