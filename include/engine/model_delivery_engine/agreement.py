@@ -24,6 +24,8 @@ OWN_SAMPLES = ("samples", "calibration")
 _NOISES = 4.0  # how far beyond the noise that a few perturbations show rounding may go
 # Of the values of an output: near-ties that no perturbation happened to turn.
 _CHANCE = 1e-3
+# Of an output's usual magnitude: as good as zero, where all that is expected in a run is zero.
+_NOTHING = 1e-6
 _MOST_EXPLAINED = 0.05  # on the user's samples
 _ARGMAX_RANK = 2
 
@@ -73,6 +75,7 @@ def agree(answer: Answer, probes: Sequence[Probe], closeness: Closeness) -> Pari
         golden inputs or of the user's samples
     """
     proved, refused = [], []
+    usual = _usual(probes)
     largest, relative, values = 0.0, 0.0, 0
     agreements: list[float] = []
     for probe in probes:
@@ -87,7 +90,7 @@ def agree(answer: Answer, probes: Sequence[Probe], closeness: Closeness) -> Pari
             continue
         tallies: dict[str, _Tally] = {}
         for run, got in answered:
-            _compare(run, got, closeness, tallies)
+            _compare(run, got, closeness, usual, tallies)
             agreements += _argmax_agreement(run.expected, got)
         _refuse_wrong(probe.distribution, tallies)
         proved.append(probe.distribution)
@@ -108,6 +111,21 @@ def agree(answer: Answer, probes: Sequence[Probe], closeness: Closeness) -> Pari
     )
 
 
+def _usual(probes: Sequence[Probe]) -> dict[str, float]:
+    """Return each output's largest magnitude on what is asked first, the golden inputs."""
+    first = probes[0].runs if probes else ()
+    return {
+        name: max((_largest(run.expected[name]) for run in first), default=0.0)
+        for name in (first[0].expected if first else ())
+        if first[0].expected[name].dtype.kind == "f"
+    }
+
+
+def _largest(array: Array) -> float:
+    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
+    return float(finite.max(initial=0.0))
+
+
 def _may_refuse(distribution: str) -> bool:
     return distribution not in ("unit", *OWN_SAMPLES)
 
@@ -119,7 +137,11 @@ def _words(distribution: str) -> str:
 
 
 def _compare(
-    run: Run, got: Mapping[str, Array], closeness: Closeness, tallies: dict[str, _Tally]
+    run: Run,
+    got: Mapping[str, Array],
+    closeness: Closeness,
+    usual: Mapping[str, float],
+    tallies: dict[str, _Tally],
 ) -> None:
     for name, want in run.expected.items():
         tally = tallies.setdefault(name, _Tally())
@@ -130,7 +152,7 @@ def _compare(
         if noise is None or noise.shape != want.shape:
             noise = np.zeros(want.shape)
         if want.dtype.kind == "f" or (want.dtype.itemsize == 1 and closeness.steps):
-            _floats(name, answer, want, noise, closeness, tally)
+            _floats(name, answer, want, noise, closeness, usual.get(name, 0.0), tally)
         else:
             unequal = _unequal(answer, want)
             explained = unequal & ((noise > 0) | _tied(want, run.expected, closeness))
@@ -138,20 +160,26 @@ def _compare(
 
 
 def _floats(
-    name: str, got: Array, want: Array, noise: Array, closeness: Closeness, tally: _Tally
+    name: str,
+    got: Array,
+    want: Array,
+    noise: Array,
+    closeness: Closeness,
+    usual: float,
+    tally: _Tally,
 ) -> None:
     if not want.size:
         return
     whole = want.dtype.kind != "f"
     got, want = got.astype(np.float64), want.astype(np.float64)
     asked = ~np.isnan(want)  # where the original has no answer, any will do
-    finite = np.abs(want[np.isfinite(want)])
-    scale = float(finite.max()) if finite.size else 0.0
+    scale = _largest(want)
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(got == want, 0.0, np.nan_to_num(np.abs(got - want), nan=np.inf))
         apart = np.where(asked, apart, 0.0)
         bound = closeness.relative * np.nan_to_num(np.abs(want), nan=0.0, posinf=0.0)
         bound = bound + (closeness.steps if whole else closeness.scale * scale)
+        bound = bound + _NOTHING * usual
         typical = float(np.median(noise)) if noise.size else 0.0
         rounding = _NOISES * np.maximum(noise, typical if np.isfinite(typical) else 0.0)
     beyond = apart > bound

@@ -65,7 +65,8 @@ class Candidate:
     :param precision: fp32, fp16 or int8
     :param status: ``chosen``; ``kept`` (no other is at once smaller, faster and as accurate);
         ``dominated`` (some other is); ``rejected`` (it may not be used)
-    :param reason: why it was rejected or is dominated; None otherwise
+    :param reason: why it was rejected or is dominated; of one that may be delivered what its
+        figures leave open, None for nothing
     :param size_bytes: of the model file
     :param latency_ms: median time of one run, one thread
     :param speedup: the source's time on plain ONNX Runtime by this one's, measured in turns
@@ -77,7 +78,6 @@ class Candidate:
     :param reverted: operators kept in floating point to hold the metric, worst first
     :param part: ``held out``: neither calibrated, searched nor ranked with; ``all`` where the
         samples were too few to part
-    :param note: what to know of a candidate that may be used, None for nothing
     """
 
     name: str
@@ -96,7 +96,6 @@ class Candidate:
     reverted: tuple[str, ...] = ()
     throughput: float | None = None
     part: str | None = None
-    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ _WHOLE: dict[str, tuple[int, int]] = {
 DISTRIBUTIONS = (UNIT, *(name for name in _FLOATS if name != "missing"))
 MISSING = "missing"
 
-PERTURBATIONS = 3
+# All up, all down, then each value at random: a step in one value is met from both sides.
+_DIRECTIONS: tuple[tuple[float, ...], ...] = ((1.0,), (-1.0,), (-1.0, 1.0), (-1.0, 1.0))
 _BITS = 2.0**-20  # of a value: eight of single precision's last steps, as sums in a model lose them
 _BITS_OF_HALF = 2.0**-9
 _ROWS, _VALUES = 64, 4096  # in a run of an open batch: that many rows, unless they are large
@@ -140,8 +141,8 @@ def noise_of(
     noise = {name: np.zeros(array.shape) for name, array in expected.items()}
     if not any(array.dtype.kind == "f" for array in inputs.values()):
         return noise
-    for _ in range(PERTURBATIONS):
-        moved = {name: _perturbed(rng, array) for name, array in inputs.items()}
+    for directions in _DIRECTIONS:
+        moved = {name: _perturbed(rng, array, directions) for name, array in inputs.items()}
         try:
             answers = answer(moved)
         except Exception:
@@ -152,11 +153,13 @@ def noise_of(
     return noise
 
 
-def _perturbed(rng: np.random.Generator, array: Array) -> Array:
+def _perturbed(
+    rng: np.random.Generator, array: Array, directions: tuple[float, ...]
+) -> Array:
     if array.dtype.kind != "f":
         return array
     bits = _BITS_OF_HALF if array.dtype.itemsize == 2 else _BITS  # noqa: PLR2004 - bytes of a half
-    factors = 1 + bits * rng.choice([-1.0, 1.0], array.shape)
+    factors = 1 + bits * rng.choice(directions, array.shape)
     return np.asarray(array.astype(np.float64) * factors, array.dtype)
 
 

@@ -121,7 +121,7 @@ def _trains(node: Any, graph: Any) -> bool:
 
 def _random(node: Any, name: str) -> CompilationError:
     return CompilationError(
-        f"{name}: node {node.name or node.op_type!r} draws random numbers ({node.op_type}), so that "
+        f"{name}: node {node.name or node.op_type} draws random numbers ({node.op_type}), so that "
         "no two runs answer alike and nothing can be proved of the model; take the numbers as an "
         "input, or export it for inference (model.eval())",
         reason=Reason.OPERATOR_UNSUPPORTED,

