@@ -55,6 +55,7 @@ _BITS = 2.0**-20  # of a value: eight of single precision's last steps, as sums 
 _BITS_OF_HALF = 2.0**-9
 _ROWS, _VALUES = 64, 4096  # in a run of an open batch: that many rows, unless they are large
 _RUNS, _LEAST_VALUES = 8, 64  # of a closed batch: more runs where one has few values
+_WORDS = 100  # of a reason, letters
 SECONDS = 120.0  # for all that is drawn beyond the golden inputs
 
 
@@ -114,9 +115,9 @@ def answer_runs(runs: Sequence[dict[str, Array]], answer: Answer) -> tuple[Run, 
         try:
             expected = answer(inputs)
         except EngineError as error:
-            return one_line(error, 160)
+            return one_line(error, _WORDS)
         except Exception as error:  # a framework refuses inputs in ways of its own
-            return f"{type(error).__name__}: {one_line(error, 160)}"
+            return f"{type(error).__name__}: {one_line(error, _WORDS)}"
         if why := _no_answer(expected):
             return why
         answered.append(Run(inputs, expected, noise_of(inputs, expected, answer)))

@@ -245,12 +245,12 @@ def _sklearn_kinds(folder: Path) -> None:
     scaled = [StandardScaler()]
     for name, model, wanted in (
         ("mlp", make_pipeline(*scaled, MLPClassifier((8,), max_iter=50)), labels),
-        ("mlp_regressor", make_pipeline(*scaled, MLPRegressor((8,), max_iter=50)), target),
+        ("mlp_regressor", make_pipeline(*scaled, MLPRegressor(hidden_layer_sizes=(8,), max_iter=50)), target),
         ("histogram", ensemble.HistGradientBoostingClassifier(max_iter=10), labels),
         ("histogram_regressor", ensemble.HistGradientBoostingRegressor(max_iter=10), target),
         ("boosting", ensemble.GradientBoostingRegressor(n_estimators=10), target),
         ("clusters", KMeans(4, n_init=1, random_state=0), None),
-        ("outliers", ensemble.IsolationForest(10, random_state=0), None),
+        ("outliers", ensemble.IsolationForest(n_estimators=10, random_state=0), None),
         ("vectors", svm.SVC(), labels),
         ("neighbours", make_pipeline(*scaled, KNeighborsClassifier()), labels),
         ("names", make_pipeline(*scaled, linear_model.LogisticRegression()),

@@ -180,7 +180,8 @@ def _conversion_parity(
     reference: Model, asked: Sequence[Probe], answers: Answers, framework: str
 ) -> Parity:
     try:
-        parity = agree(reference.run, asked, QUANTISED if answers.quantised else CONVERTED)
+        closeness = QUANTISED if answers.quantised else CONVERTED
+        parity = agree(reference.run, asked, closeness, answers.optional)
     except ParityError as error:
         raise ParityError(
             f"the ONNX conversion differs from what {framework} itself answers: {error}; export "

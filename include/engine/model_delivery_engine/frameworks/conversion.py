@@ -54,6 +54,7 @@ class Converted:
         model is held to its answers.
     :param double: the framework is given floats in double precision, as its users give them
     :param missing: the framework takes NaN for a value that is missing
+    :param optional: distributions on which the ONNX form may differ, which is then said
     :param quantised: the model computes in 8 bits itself
     :param exact_splits: the trees' split points were carried over bit by bit
     """
@@ -61,6 +62,7 @@ class Converted:
     run: Runner
     double: bool = False
     missing: bool = False
+    optional: tuple[str, ...] = ()
     quantised: bool = False
     exact_splits: bool = False
 

@@ -121,6 +121,7 @@ class Reference:
             "left_out": self._left_out,
             "silent": self._silent,
             "quantised": self._converted.quantised,
+            "optional": self._converted.optional,
         }
 
     def _answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -163,12 +164,14 @@ class Answers:
     :param left_out: distributions that it has no answers to, each with the reason
     :param silent: outputs of the ONNX model that the framework itself does not answer
     :param quantised: it computes in 8 bits itself
+    :param optional: distributions on which the ONNX form may differ
     """
 
     probes: tuple[Probe, ...]
     left_out: tuple[str, ...]
     silent: tuple[str, ...]
     quantised: bool
+    optional: tuple[str, ...] = ()
 
 
 def read_reference(folder: Path, outcome: Mapping[str, Any]) -> Answers:
@@ -184,7 +187,13 @@ def read_reference(folder: Path, outcome: Mapping[str, Any]) -> Answers:
         ]
         left_out = [f"{name}: {why}" for name, why in outcome["left_out"].items()]
         silent = tuple(map(str, outcome["silent"]))
-        return Answers(tuple(found), tuple(left_out), silent, bool(outcome["quantised"]))
+        return Answers(
+            tuple(found),
+            tuple(left_out),
+            silent,
+            bool(outcome["quantised"]),
+            tuple(map(str, outcome["optional"])),
+        )
     except (KeyError, ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
         raise ConversionError(
             f"the framework's answers cannot be read ({one_line(error, 200)}); export the model to "

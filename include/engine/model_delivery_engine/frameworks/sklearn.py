@@ -105,6 +105,7 @@ def convert(task: Conversion) -> Converted:
             "float64",
             reason=Reason.OPTIONS_INVALID,
         )
+    _take_numpy_numbers()
     kind = getattr(data_types, _TYPES[task.dtype])
     options = {"zipmap": False} if is_classifier(model) else None
     try:
@@ -129,16 +130,19 @@ def convert(task: Conversion) -> Converted:
             operator=type(model).__name__,
         ) from error
     onnx.save(converted, task.into)
-    outputs = [node.name for node in converted.graph.output]
+    ranks = {n.name: len(n.type.tensor_type.shape.dim) for n in converted.graph.output}
 
     def run(arrays: list[Any]) -> list[Any]:
-        return [_answer(model, output, place, arrays[0]) for place, output in enumerate(outputs)]
+        return [
+            _answer(model, output, place, rank, arrays[0])
+            for place, (output, rank) in enumerate(ranks.items())
+        ]
 
-    return Converted(run, double=True, missing=True)
+    # Forests take NaN also where none was in their training; skl2onnx carries over no way for it.
+    return Converted(run, double=True, missing=True, optional=("missing",))
 
 
 # What the outputs that skl2onnx gives an estimator are called by scikit-learn, the first that it has.
-_LABELS = ("label", "output_label")
 _METHODS = {
     "label": ("predict",),
     "output_label": ("predict",),
@@ -150,16 +154,33 @@ _METHODS = {
 }
 
 
-def _answer(model: Any, output: str, place: int, rows: Any) -> Any:
+def _answer(model: Any, output: str, place: int, rank: int, rows: Any) -> Any:
     """Return what scikit-learn answers for one output, None for one that it has no method for."""
     methods = _METHODS.get(output, ("predict", "transform") if place == 0 else ())
     for method in methods:
         if hasattr(model, method):
             answer = _dense(getattr(model, method)(rows))
-            if answer.dtype.kind == "f" and output not in _LABELS:
-                return answer.reshape(len(answer), -1)
-            return answer.astype("int64") if answer.dtype.kind in "iub" else answer
+            answer = answer.astype("int64") if answer.dtype.kind in "iub" else answer
+            return answer if answer.ndim == rank else answer.reshape(len(answer), -1)
     return None
+
+
+def _take_numpy_numbers() -> None:
+    """Have skl2onnx write numbers of numpy's types, which histograms' trees have, as plain ones."""
+    from skl2onnx.common import _container
+
+    make_node = _container.make_node
+
+    def make_plain(*arguments: Any, **attributes: Any) -> Any:
+        plain = {
+            name: [each.item() if hasattr(each, "item") else each for each in value]
+            if isinstance(value, (list, tuple))
+            else value
+            for name, value in attributes.items()
+        }
+        return make_node(*arguments, **plain)
+
+    _container.make_node = make_plain
 
 
 def _dense(answer: Any) -> Any:
