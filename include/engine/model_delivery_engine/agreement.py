@@ -279,9 +279,9 @@ def _refuse_wrong(distribution: str, tallies: Mapping[str, _Tally]) -> None:
     for name, tally in tallies.items():
         if tally.explained > _MOST_EXPLAINED * tally.values:
             raise ParityError(
-                f"on the user's {distribution} {tally.explained} of {tally.values} values of output "
-                f"{name!r} are off, as far as the original's own move with the last bits of its "
-                "inputs in single precision: subtract what is common to all samples (a year, an "
+                f"on the user's {distribution} {tally.explained} of {tally.values} values of "
+                f"output {name!r} are off, as far as the original's own move with the last bits "
+                "of its inputs in single precision: subtract what is common to all samples (a year, an "
                 'offset) before the model, or for scikit-learn set "dtype": "float64"'
             )
 

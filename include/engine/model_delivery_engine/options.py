@@ -128,7 +128,9 @@ def _value(name: str, value: Any) -> Any:
             )
         return float(value)
     if name == "dtype" and isinstance(value, dict) and value:
-        kinds = {n: kind if isinstance(kind, str) else json.dumps(kind) for n, kind in value.items()}
+        kinds = {
+            n: kind if isinstance(kind, str) else json.dumps(kind) for n, kind in value.items()
+        }
         return {each: _value(name, kind) for each, kind in kinds.items()}
     choices = _CHOICES.get(name)
     if choices and (not isinstance(value, str) or value not in choices):

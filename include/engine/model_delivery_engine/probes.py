@@ -38,9 +38,7 @@ _FLOATS: dict[str, _Floats] = {
     "halves": lambda rng, shape: rng.integers(-8, 8, shape) + 0.5,
     "edges": lambda rng, shape: rng.choice(_EDGES, shape),
     # Where a framework takes NaN for a value that is missing.
-    "missing": lambda rng, shape: np.where(
-        rng.random(shape) < 0.2, np.nan, rng.normal(size=shape)
-    ),
+    "missing": lambda rng, shape: np.where(rng.random(shape) < 0.2, np.nan, rng.normal(size=shape)),
 }
 _WHOLE: dict[str, tuple[int, int]] = {
     "signed": (-8, 9), "wide": (0, 1000), "large": (-1000, 1001), "whole": (0, 17),
@@ -154,12 +152,10 @@ def noise_of(
     return noise
 
 
-def _perturbed(
-    rng: np.random.Generator, array: Array, directions: tuple[float, ...]
-) -> Array:
+def _perturbed(rng: np.random.Generator, array: Array, directions: tuple[float, ...]) -> Array:
     if array.dtype.kind != "f":
         return array
-    bits = _BITS_OF_HALF if array.dtype.itemsize == 2 else _BITS  # noqa: PLR2004 - bytes of a half
+    bits = _BITS_OF_HALF if array.dtype.itemsize == 2 else _BITS
     factors = 1 + bits * rng.choice(directions, array.shape)
     return np.asarray(array.astype(np.float64) * factors, array.dtype)
 
@@ -196,9 +192,7 @@ def _sizes(specs: Sequence[TensorSpec]) -> tuple[int, int]:
     return 1, int(np.clip(_LEAST_VALUES // max(values, 1), 1, _RUNS))
 
 
-def _drawn(
-    rng: np.random.Generator, name: str, spec: TensorSpec, rows: int, narrow: bool
-) -> Array:
+def _drawn(rng: np.random.Generator, name: str, spec: TensorSpec, rows: int, narrow: bool) -> Array:
     refuse_strings(spec)
     dtype = NUMPY_TYPES[spec.dtype]
     shape = tuple(rows if size == -1 else size for size in spec.shape)

@@ -135,7 +135,6 @@ class Model:
             ) from error
         return dict(zip(self._output_names, results, strict=True))
 
-
     def _run_within(self, seconds: float, given: dict[str, Array]) -> list[Array]:
         options = _ort.RunOptions()
         timer = threading.Timer(seconds, lambda: setattr(options, "terminate", True))

@@ -31,7 +31,7 @@ _FACTORS = frozenset(
 _FILLS = frozenset({"ConstantOfShape", "Equal", "Expand", "IsNaN", "Pad", "Where"})
 # What a lone value goes through on its way there.
 _PASSING = frozenset({"Cast", "CastLike", "Identity", "Reshape", "Unsqueeze"})
-_FLOATS = {
+_FLOATS: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT: np.dtype("<f4"),
     onnx.TensorProto.DOUBLE: np.dtype("<f8"),
     onnx.TensorProto.FLOAT16: np.dtype("<f2"),
@@ -106,12 +106,12 @@ def _graphs(graph: Any) -> Iterator[Any]:
 def _inner(attribute: Any) -> Iterable[Any]:
     if attribute.type == onnx.AttributeProto.GRAPH:
         return [attribute.g]
-    return attribute.graphs
+    return list(attribute.graphs)
 
 
 def _trains(node: Any, graph: Any) -> bool:
     """Tell whether a Dropout drops: its third input says so, where it is a constant."""
-    if len(node.input) < 3 or not node.input[2]:  # noqa: PLR2004 - data, ratio, training_mode
+    if len(node.input) < 3 or not node.input[2]:
         return False
     for tensor in getattr(graph, "initializer", ()):
         if tensor.name == node.input[2]:

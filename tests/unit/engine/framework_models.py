@@ -59,6 +59,7 @@ def _pytorch_operators(folder: Path) -> None:
         ("floor_whole", lambda x: x.to(torch.int32) // 3),
         ("logsigmoid", lambda x: functional.logsigmoid(x * 10)),
         ("trunc", lambda x: torch.trunc(x)),
+        ("angle", lambda x: torch.atan2(x, x.flip(1))),
     ):
 
         class Operator(torch.nn.Module):
@@ -245,7 +246,8 @@ def _sklearn_kinds(folder: Path) -> None:
     scaled = [StandardScaler()]
     for name, model, wanted in (
         ("mlp", make_pipeline(*scaled, MLPClassifier((8,), max_iter=50)), labels),
-        ("mlp_regressor", make_pipeline(*scaled, MLPRegressor(hidden_layer_sizes=(8,), max_iter=50)), target),
+        ("mlp_regressor",
+         make_pipeline(*scaled, MLPRegressor(hidden_layer_sizes=(8,), max_iter=50)), target),
         ("histogram", ensemble.HistGradientBoostingClassifier(max_iter=10), labels),
         ("histogram_regressor", ensemble.HistGradientBoostingRegressor(max_iter=10), target),
         ("boosting", ensemble.GradientBoostingRegressor(n_estimators=10), target),

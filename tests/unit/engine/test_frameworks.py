@@ -155,7 +155,7 @@ SIX = '{"x": [-1, 6]}'
     ("framework", "environment", "name", "config"),
     [
         *(("PYTORCH", "pytorch", f"{name}.pt", SIX)
-          for name in ("floor", "floor_whole", "logsigmoid", "trunc")),
+          for name in ("floor", "floor_whole", "logsigmoid", "trunc", "angle")),
         ("KERAS", "tensorflow", "twelve.keras", '{"x": [-1, 4]}'),
         ("KERAS", "tensorflow", "gelu.keras", '{"x": [-1, 4]}'),
         *(("XGBOOST", "xgboost", f"{name}.ubj", None)

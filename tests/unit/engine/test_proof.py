@@ -1,4 +1,4 @@
-"""What a compilation is held to: probes of every kind, sound weights, and labels that are read right."""
+"""What a compilation is held to: probes of every kind, sound weights, labels read as meant."""
 
 import dataclasses
 import json
@@ -11,19 +11,18 @@ import pytest
 from model_delivery_engine import probes
 from model_delivery_engine.agreement import CONVERTED, agree
 from model_delivery_engine.bundle import Manifest
-from model_delivery_engine.compile import CompilationRequest, compile_model
-from model_delivery_engine.compile.evidence import Evidence
+from model_delivery_engine.compile import CompilationRequest, compile_model, pipeline
 from model_delivery_engine.compile.candidates import Trial
-from model_delivery_engine.compile import pipeline
+from model_delivery_engine.compile.evidence import Evidence
 from model_delivery_engine.errors import (
     CompilationError,
+    ConversionError,
     InferenceError,
     OptionsError,
     ParityError,
     Reason,
 )
 from model_delivery_engine.frameworks.pytorch import in_order
-from model_delivery_engine.errors import ConversionError
 from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.options import CompilerOptions
 from model_delivery_engine.probes import Probe, Run, answer_probe
@@ -84,7 +83,10 @@ def test_what_differs_outside_the_golden_inputs_is_found(
 ) -> None:
     expected = probed(lambda x: single(right(x)))
     agree(of(lambda x: single(right(x))), expected, CONVERTED)
-    with np.errstate(all="ignore"), pytest.raises(ParityError, match="is expected, a difference|rounded another way"):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(ParityError, match=r"is expected, a difference|rounded another way"),
+    ):
         agree(of(lambda x: single(wrong(x))), expected, CONVERTED)
 
 
@@ -396,7 +398,7 @@ def test_a_bound_that_so_few_samples_cannot_show_is_refused(
     options = {"precision": "int8", "samples": "s3://b/s.npz", "max_accuracy_drop": 0.03}
     request = CompilationRequest("ONNX", OPEN, target, "m", "s3://b/m", json.dumps(options))
     files = {"s3://b/s.npz": tmp_path / "s.npz"}
-    with pytest.raises(OptionsError, match="15 are held out .* at least 34 must be"):
+    with pytest.raises(OptionsError, match=r"15 are held out .* at least 34 must be"):
         compile_model(archive, tmp_path / "b.tar.gz", request, files=files)
 
 

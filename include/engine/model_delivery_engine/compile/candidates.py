@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 

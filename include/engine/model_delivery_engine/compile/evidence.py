@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from model_delivery_engine import probes
-from model_delivery_engine.agreement import CONVERTED, OWN_SAMPLES, QUANTISED, agree
+from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree
 from model_delivery_engine.compile.contest import load_model
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.errors import (
@@ -118,14 +118,14 @@ def _load_own(
     reference: Model, options: CompilerOptions, files: Mapping[str, Path]
 ) -> dict[str, Samples]:
     return {
-        name: load_samples(
-            path, reference.inputs, options.labels if name == "samples" else None
-        )
+        name: load_samples(path, reference.inputs, options.labels if name == "samples" else None)
         for name, path in own_files(options, files).items()
     }
 
 
-def _drawn(reference: Model, own: Mapping[str, Samples]) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
+def _drawn(
+    reference: Model, own: Mapping[str, Samples]
+) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
     """Have the ONNX model itself answer probes: what is made of it is held to that."""
     until = time.monotonic() + probes.SECONDS
     found, left_out = [], []
@@ -220,9 +220,7 @@ def _judging(
     outputs = _original_answers(metric, reference, labelled, answers)
     metric = metric.fitted(outputs, labelled.labels[: len(outputs)])
     scores = metric.scores(outputs, labelled.labels)
-    parts = part(
-        labelled, reference.batch_size, calibrated=evidence.calibration is not None
-    )
+    parts = part(labelled, reference.batch_size, calibrated=evidence.calibration is not None)
     _refuse_few(len(parts.held_out), parts.apart, options)
     return dataclasses.replace(
         evidence,

@@ -130,7 +130,7 @@ def _source(
     return source
 
 
-def _reading_options(text: str | None) -> tuple[dict[str, str], str]:
+def _reading_options(text: str | None) -> tuple[dict[str, str], str | dict[str, str]]:
     """Return what says how to read the model; the rest of Neo's options is for its compiler."""
     parsed = json.loads(text or "{}")
     given = parsed if isinstance(parsed, dict) else {}

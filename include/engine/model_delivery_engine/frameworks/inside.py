@@ -26,8 +26,7 @@ def main() -> None:
     task: dict[str, Any] = json.loads(sys.argv[1])
     into = Path(task["into"])
     try:
-        _convert(task, into)
-        return
+        outcome = _convert(task, into)
     except EngineError as error:
         outcome = {
             "ok": False,
@@ -51,7 +50,7 @@ def _write(into: Path, outcome: dict[str, Any]) -> None:
     fresh.replace(into / OUTCOME)
 
 
-def _convert(task: dict[str, Any], into: Path) -> None:
+def _convert(task: dict[str, Any], into: Path) -> dict[str, Any]:
     module = importlib.import_module(f"model_delivery_engine.frameworks.{task['module']}")
     shapes = {name: tuple(shape) for name, shape in task["shapes"].items()}
     conversion = Conversion(
@@ -78,7 +77,7 @@ def _convert(task: dict[str, Any], into: Path) -> None:
         signal.setitimer(signal.ITIMER_REAL, reference.seconds_left())
         reference.answer_probe(name)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-    _write(into, {"ok": True, **reference.outcome()})
+    return {"ok": True, **reference.outcome()}
 
 
 if __name__ == "__main__":

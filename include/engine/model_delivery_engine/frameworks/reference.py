@@ -68,7 +68,8 @@ class Reference:
         """
         samples = load_samples(path, self._specs, exact=self._converted.double)
         size = next((s.shape[0] for s in self._specs if s.shape and s.shape[0] != -1), None)
-        runs = []
+        runs: list[Run] = []
+        seen = 0
         for batch in samples.batches(size):
             try:
                 expected = self._answer(batch)
@@ -79,8 +80,8 @@ class Reference:
                     "take",
                     reason=Reason.SAMPLES_INVALID,
                 ) from error
-            compared = sum(len(next(iter(run.inputs.values()))) for run in runs) < COMPARED
-            noise = probes.noise_of(batch, expected, self._answer) if compared else {}
+            noise = probes.noise_of(batch, expected, self._answer) if seen < COMPARED else {}
+            seen += len(next(iter(batch.values())))
             runs.append(Run(batch, expected, noise))
         # The host has the inputs itself, in the model's own data types.
         self._keep(Probe(name, tuple(Run({}, run.expected, run.noise) for run in runs)))
@@ -142,7 +143,7 @@ class Reference:
             for kind in ("inputs", "expected", "noise"):
                 for name, array in getattr(run, kind).items():
                     arrays[f"{number}:{kind}:{name}"] = array
-        np.savez(self._folder / f"{len(self._answered)}.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(self._folder / f"{len(self._answered)}.npz", **arrays)
         self._answered.append(probe.distribution)
 
 

@@ -22,8 +22,8 @@ _ML_OPSET = 3  # of ai.onnx.ml; not every converter writes the next one
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _SAVE = "save it with skops.io.dump(model, 'model.skops')"
 # What fitted estimators of scikit-learn's own hold and skops does not list as safe: data (trees,
-# kernels, losses), and functions that only compute. A forged file can give them any state, and point
-# a tree's node anywhere; in the sandbox the worst of it is a conversion that fails.
+# kernels, losses), and functions that only compute. A forged file can give them any state, and
+# point a tree's node anywhere; in the sandbox the worst of it is a conversion that fails.
 _TRUSTED = (
     "numpy.dtype",
     "sklearn._loss.loss.AbsoluteError",
@@ -142,7 +142,7 @@ def convert(task: Conversion) -> Converted:
     return Converted(run, double=True, missing=True, optional=("missing",))
 
 
-# What the outputs that skl2onnx gives an estimator are called by scikit-learn, the first that it has.
+# What scikit-learn calls the outputs that skl2onnx gives an estimator; the first that it has.
 _METHODS = {
     "label": ("predict",),
     "output_label": ("predict",),
@@ -166,21 +166,24 @@ def _answer(model: Any, output: str, place: int, rank: int, rows: Any) -> Any:
 
 
 def _take_numpy_numbers() -> None:
-    """Have skl2onnx write numbers of numpy's types, which histograms' trees have, as plain ones."""
+    """Have skl2onnx write numbers of numpy's types, and truths, as histograms' trees have them."""
     from skl2onnx.common import _container
 
     make_node = _container.make_node
 
     def make_plain(*arguments: Any, **attributes: Any) -> Any:
-        plain = {
-            name: [each.item() if hasattr(each, "item") else each for each in value]
-            if isinstance(value, (list, tuple))
-            else value
+        plain: dict[str, Any] = {
+            name: [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
             for name, value in attributes.items()
         }
         return make_node(*arguments, **plain)
 
     _container.make_node = make_plain
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if isinstance(value, bool) else value
 
 
 def _dense(answer: Any) -> Any:

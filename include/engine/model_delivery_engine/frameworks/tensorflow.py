@@ -103,7 +103,9 @@ def sort_outputs(task: Conversion) -> None:
     numbers = [int(place[1]) for place in places if place]
     if len(numbers) < len(places):
         return
-    outputs = [model.graph.output[at] for at in sorted(range(len(numbers)), key=numbers.__getitem__)]
+    outputs = [
+        model.graph.output[at] for at in sorted(range(len(numbers)), key=numbers.__getitem__)
+    ]
     copies = [type(node).FromString(node.SerializeToString()) for node in outputs]
     del model.graph.output[:]
     model.graph.output.extend(copies)

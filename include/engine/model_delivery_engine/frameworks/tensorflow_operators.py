@@ -12,7 +12,7 @@ def register_operators() -> None:
     from tf2onnx import utils
     from tf2onnx.handler import tf_op
 
-    @tf_op("Erfc")  # type: ignore[untyped-decorator]
+    @tf_op("Erfc")
     class Erfc:
         """``1 - erf(x)``."""
 

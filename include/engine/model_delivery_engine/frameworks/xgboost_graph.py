@@ -61,12 +61,8 @@ def booster_to_onnx(booster: Any, name: str, batch: int | None) -> Any:
         else helper.make_tensor_value_info(each, TensorProto.FLOAT, [batch, columns])
         for each in outputs
     ]
-    rows = helper.make_tensor_value_info(
-        name, TensorProto.FLOAT, [batch, booster.num_features()]
-    )
-    graph = helper.make_graph(
-        [*nodes, *more], "booster", [rows], values, [*constants, *further]
-    )
+    rows = helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, booster.num_features()])
+    graph = helper.make_graph([*nodes, *more], "booster", [rows], values, [*constants, *further])
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
     return helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
 

@@ -123,8 +123,8 @@ class _Accuracy:
 
     def chance(self, outputs: Array, labels: Array) -> float:
         if outputs.dtype.kind != "f":
-            return 1 / max(2, len(np.unique(_column(labels))))
-        return 1 / max(2, _rows(outputs).shape[1])
+            return 1.0 / max(2, len(np.unique(_column(labels))))
+        return 1.0 / max(2, int(_rows(outputs).shape[1]))
 
 
 def _same(answers: Array, labels: Array) -> Array:
@@ -164,7 +164,7 @@ class _Top5:
         return np.asarray((best == wanted[:, None]).any(axis=1), np.float64)
 
     def chance(self, outputs: Array, labels: Array) -> float:
-        return _TOP / _rows(outputs).shape[1]
+        return _TOP / float(_rows(outputs).shape[1])
 
 
 def _error(power: int) -> Score:
@@ -294,7 +294,7 @@ def _label_output(outputs: Sequence[TensorSpec]) -> str | None:
         if not spec.dtype.startswith("FP") and tuple(spec.shape[1:]) in ((), (1,)) and spec.shape
     ]
     scores = [spec for spec in outputs if spec.dtype.startswith("FP")]
-    return labels[0] if len(labels) == 1 and len(scores) == 1 and len(outputs) == 2 else None  # noqa: PLR2004
+    return labels[0] if len(labels) == 1 and len(scores) == 1 and len(outputs) == 2 else None
 
 
 def _output(name: str | None, outputs: tuple[TensorSpec, ...]) -> str:
