@@ -281,8 +281,8 @@ def _refuse_wrong(distribution: str, tallies: Mapping[str, _Tally]) -> None:
             raise ParityError(
                 f"on the user's {distribution} {tally.explained} of {tally.values} values of "
                 f"output {name!r} are off, as far as the original's own move with the last bits "
-                "of its inputs in single precision: subtract what is common to all samples (a year, an "
-                'offset) before the model, or for scikit-learn set "dtype": "float64"'
+                "of its inputs in single precision: subtract what all samples have in common (a "
+                'year, an offset) before the model, or for scikit-learn set "dtype": "float64"'
             )
 
 

@@ -223,8 +223,12 @@ def _from_program(torch: Any, task: Conversion) -> Converted:
 
 def _runner(torch: Any, model: Any) -> Any:
     def run(arrays: list[Any]) -> list[Any]:
-        with torch.no_grad():
-            answers = _flatten(torch, model(*(torch.from_numpy(array) for array in arrays)))
+        try:
+            with torch.no_grad():
+                answers = _flatten(torch, model(*(torch.from_numpy(array) for array in arrays)))
+        except RuntimeError as error:
+            # TorchScript says where in the program before it says what.
+            raise RuntimeError(str(error).strip().splitlines()[-1]) from error
         return [answer.numpy() for answer in answers]
 
     return run
