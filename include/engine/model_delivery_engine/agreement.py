@@ -112,7 +112,7 @@ def agree(
         relative = max([relative, *(t.max_rel for t in tallies.values())])
         if not _may_refuse(probe.distribution):  # elsewhere outputs are of any magnitude
             largest = max([largest, *(t.max_abs for t in tallies.values())])
-        values += sum(len(next(iter(run.expected.values()), ())) or 1 for run in probe.runs)
+        values += sum(max(map(_rows, run.expected.values()), default=1) for run in probe.runs)
     _refuse_other_rounding(shares)
     most = float(np.finfo(np.float64).max)
     return Parity(
@@ -140,6 +140,10 @@ def _usual(probes: Sequence[Probe]) -> dict[str, float]:
 def _largest(array: Array) -> float:
     finite = np.abs(array[np.isfinite(array)].astype(np.float64))
     return float(finite.max(initial=0.0))
+
+
+def _rows(array: Array) -> int:
+    return len(array) if array.ndim else 1
 
 
 def _may_refuse(distribution: str) -> bool:

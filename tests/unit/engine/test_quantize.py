@@ -439,6 +439,28 @@ def test_a_model_behind_an_operator_that_onnx_infers_nothing_of(
     assert (found["int8-static"].size_bytes or 0) < (found["fp32"].size_bytes or 0) / 2
 
 
+def test_a_bound_on_a_model_without_weights(tmp_path: Path, target: Target) -> None:
+    nodes = [helper.make_node("Floor", ["x"], ["f"]), helper.make_node("Mul", ["f", "f"], ["y"])]
+    save_graph(
+        tmp_path / "model" / "model.onnx",
+        nodes,
+        {"x": (TensorProto.FLOAT, ["n", 6])},
+        {"y": (TensorProto.FLOAT, ["n", 6])},
+    )
+    pack_archive(tmp_path / "model", tmp_path / "model.tar.gz")
+    x = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32) * 10
+    np.savez(tmp_path / "s.npz", x=x, labels=np.floor(x) ** 2)
+    options = {"precision": "int8", "samples": SAMPLES, "metric": "mae", "max_accuracy_drop": 0.001}
+    request = CompilationRequest(
+        "ONNX", '{"x": [-1, 6]}', target, "m", "s3://b/m", json.dumps(options)
+    )
+    files = {SAMPLES: tmp_path / "s.npz"}
+    manifest = compile_model(
+        tmp_path / "model.tar.gz", tmp_path / "bundle.tar.gz", request, files=files
+    )
+    assert manifest.quantisation == "none"
+
+
 def test_calibration_falls_back_to_the_labelled_samples(quantise: Compile) -> None:
     manifest = quantise(precision="int8", int8="static", samples=SAMPLES)
     assert named(manifest)["int8-static"].size_bytes is not None
