@@ -27,8 +27,8 @@ _TOP = 5
 class Drop:
     """How much of a metric was lost: the mean over samples with its 95 % confidence interval.
 
-    The interval is the normal one of paired differences. Where no sample changed it is the rule of
-    three: up to 3/n of them may.
+    The interval is the normal one of paired differences. Where no sample changed and scores are
+    right or wrong, it is the rule of three: up to 3/n of them may.
     """
 
     value: float
@@ -42,7 +42,8 @@ def drop_between(reference: Array, scores: Array) -> Drop:
     differences = reference.astype(np.float64) - scores.astype(np.float64)
     count, mean = len(differences), float(differences.mean())
     if not differences.any():
-        return Drop(0.0, -3 / count, 3 / count, count)
+        margin = 3 / count if np.isin(reference, (0, 1)).all() else 0.0
+        return Drop(0.0, -margin, margin, count)
     spread = float(differences.std(ddof=1)) if count > 1 else abs(mean)
     margin = _Z95 * spread / math.sqrt(count)
     return Drop(mean, mean - margin, mean + margin, count)
