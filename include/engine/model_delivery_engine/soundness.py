@@ -81,7 +81,7 @@ def _look(tensor: Any) -> tuple[bool, bool]:
     if dtype is None:
         return False, False
     if not tensor.HasField("raw_data"):
-        values = onnx.numpy_helper.to_array(tensor)
+        values = _array(tensor)
         return bool(np.isnan(values).any()), bool(np.isinf(values).any())
     has_nan = has_infinite = False
     data = memoryview(tensor.raw_data)
@@ -92,6 +92,14 @@ def _look(tensor: Any) -> tuple[bool, bool]:
             has_nan |= bool(np.isnan(values).any())
             has_infinite |= bool(np.isinf(values).any())
     return has_nan, has_infinite
+
+
+def _array(tensor: Any) -> Any:
+    """Return a tensor's values; none where it does not fit its shape, which the checker says."""
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError):
+        return np.zeros(0)
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
@@ -115,7 +123,7 @@ def _trains(node: Any, graph: Any) -> bool:
         return False
     for tensor in getattr(graph, "initializer", ()):
         if tensor.name == node.input[2]:
-            return bool(onnx.numpy_helper.to_array(tensor).any())
+            return bool(_array(tensor).any())
     return False
 
 

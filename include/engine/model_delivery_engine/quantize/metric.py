@@ -42,7 +42,8 @@ def drop_between(reference: Array, scores: Array) -> Drop:
     differences = reference.astype(np.float64) - scores.astype(np.float64)
     count, mean = len(differences), float(differences.mean())
     if not differences.any():
-        margin = 3 / count if np.isin(reference, (0, 1)).all() else 0.0
+        counted = reference.any() and np.isin(reference, (0, 1)).all()
+        margin = 3 / count if counted else 0.0
         return Drop(0.0, -margin, margin, count)
     spread = float(differences.std(ddof=1)) if count > 1 else abs(mean)
     margin = _Z95 * spread / math.sqrt(count)
