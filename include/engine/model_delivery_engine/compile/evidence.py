@@ -97,7 +97,7 @@ def gather(
     answers = imported.reference
     conversion = None
     if answers is None:
-        asked, left_out = _drawn(reference, own)
+        asked, left_out = answer_itself(reference, own)
     else:
         asked, left_out = _with_inputs(answers, own, reference), answers.left_out
         conversion = _conversion_parity(reference, asked, answers, request.framework)
@@ -123,11 +123,17 @@ def _load_own(
     }
 
 
-def _drawn(
-    reference: Model, own: Mapping[str, Samples]
+def answer_itself(
+    reference: Model, own: Mapping[str, Samples], seconds: float | None = None
 ) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
-    """Have the ONNX model itself answer probes: what is made of it is held to that."""
-    until = time.monotonic() + probes.SECONDS
+    """Have the ONNX model itself answer probes: what is made of it is held to that.
+
+    :param own: the user's samples, by what they are for
+    :param seconds: for all that is drawn (default: `probes.SECONDS`)
+    :returns: the probes, and what it has no answers to, each with the reason
+    :raises OptionsError: samples that the model itself fails on
+    """
+    until = time.monotonic() + (probes.SECONDS if seconds is None else seconds)
     found, left_out = [], []
 
     def answer(inputs: dict[str, Array]) -> dict[str, Array]:
