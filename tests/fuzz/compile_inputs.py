@@ -1,9 +1,9 @@
 """Mutated archives and models for a compilation's stages: `python -m tests.fuzz.compile_inputs`.
 
 Each input goes through what a job does with it up to the optimised graph: extraction, finding the
-model, reading, fixing shapes, a run, probes, optimisation. Only an EngineError may come of it. A process of
-its own works on many inputs and says which one it is at, so that a native crash or a hang is known
-by its number, and the next process goes on behind it.
+model, reading, fixing shapes, a run, probes, optimisation. Only an EngineError may come of it. A
+process of its own works on many inputs and says which one it is at, so that a native crash or a
+hang is known by its number, and the next process goes on behind it.
 """
 
 import argparse
