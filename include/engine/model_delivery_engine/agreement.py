@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_delivery_engine.errors import InferenceError, ParityError, one_line
+from model_delivery_engine.errors import InferenceError, ParityError, PrecisionError, one_line
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.probes import Answer, Probe, Run
 from model_delivery_engine.tensors import Array
@@ -79,7 +79,8 @@ def agree(
         were compared, and those that the model itself refuses though the original answers them:
         no wrong answer comes of a refusal
     :raises ParityError: a value that nothing explains, naming the largest difference; a refusal of
-        golden inputs or of the user's samples
+        golden inputs or of the user's samples; PrecisionError where rounding explains too many of
+        the answers to those
     """
     proved, refused = [], []
     usual = _usual(probes)
@@ -98,7 +99,9 @@ def agree(
             continue
         tallies: dict[str, _Tally] = {}
         for run, got in answered:
-            _compare(run, got, closeness, usual, tallies)
+            # The user's samples are what is usual.
+            magnitudes = {} if probe.distribution in OWN_SAMPLES else usual
+            _compare(run, got, closeness, magnitudes, tallies)
             agreements += _argmax_agreement(run.expected, got)
         try:
             _refuse_wrong(probe.distribution, tallies)
@@ -282,7 +285,7 @@ def _refuse_wrong(distribution: str, tallies: Mapping[str, _Tally]) -> None:
         return
     for name, tally in tallies.items():
         if tally.explained > _MOST_EXPLAINED * tally.values:
-            raise ParityError(
+            raise PrecisionError(
                 f"on the user's {distribution} {tally.explained} of {tally.values} values of "
                 f"output {name!r} are off, as far as the original's own move with the last bits "
                 "of its inputs in single precision: subtract what all samples have in common (a "

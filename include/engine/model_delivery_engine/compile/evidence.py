@@ -21,6 +21,7 @@ from model_delivery_engine.errors import (
     InferenceError,
     OptionsError,
     ParityError,
+    PrecisionError,
     Reason,
 )
 from model_delivery_engine.frameworks import Imported
@@ -188,6 +189,8 @@ def _conversion_parity(
     try:
         closeness = QUANTISED if answers.quantised else CONVERTED
         parity = agree(reference.run, asked, closeness, answers.optional)
+    except PrecisionError as error:
+        raise PrecisionError(f"{framework}: {error}") from error
     except ParityError as error:
         raise ParityError(
             f"the ONNX conversion differs from what {framework} itself answers: {error}; export "
