@@ -7,7 +7,8 @@ from pathlib import Path
 
 NOT_BENCHMARKS = {
     "__init__", "__main__", "record",
-    "batch_chaos_task", "batch_models", "batch_rates", "batch_shards", "ray_peer", "waiting_tasks",
+    "batch_chaos_task", "batch_models", "batch_rates", "batch_shards", "ray_peer",
+    "review_reviewers", "waiting_tasks",
 }  # fmt: skip
 
 

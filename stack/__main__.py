@@ -39,10 +39,11 @@ def demo() -> None:
 
 def up() -> None:
     """Keep the stack up until Ctrl-C or `make down`; print where to go and how to sign in."""
-    from stack.demo import upload_movielens, upload_samples
+    from stack.demo import upload_forms, upload_movielens, upload_samples
 
     with Claim(UP), Stack(UP, _say) as stack:
         upload_samples(stack, UP / "samples")
+        upload_forms(stack, UP / "samples" / "forms")
         try:
             upload_movielens(stack, UP / "samples" / "movielens")
         except StackError as error:  # needs a package index; the main job does not
@@ -55,13 +56,14 @@ def up() -> None:
 
 def _print_doors(stack: Stack) -> None:
     secrets = stack.credentials
+    dags = ", ".join(sorted(path.stem for path in (PROJECT / "dags").glob("*.py")))
     _say(f"""
 Airflow      {stack.airflow.url}   user {ADMIN}, password {secrets.airflow_admin_password}
 localcloud   {stack.cloud.url}   user {PORTAL_USER}, password {secrets.localcloud_user_password}
 S3           {stack.store_url}
 AWS clients  key id {secrets.aws_access_key_id}, its secret is in {stack.home}/secrets.json
 
-Switch `model_delivery` or `recommend_batch` on in Airflow and trigger it.
+Switch a DAG on in Airflow and trigger it: {dags}.
 Ctrl-C or `make down` stops everything.""")
 
 

@@ -114,6 +114,7 @@ def aws_connection(credentials: Credentials, cloud_url: str, store_url: str) -> 
             "region_name": REGION,
             "service_config": {
                 "sagemaker": cloud,
+                "sagemaker-a2i-runtime": cloud,
                 "personalize": cloud,
                 "greengrassv2": cloud,
                 "sts": cloud,

@@ -23,6 +23,7 @@ from stack.processes import (
     resident_bytes,
     stop_marked,
 )
+from stack.reviewers import prepare_team
 
 START_SECONDS = 180.0
 HIGHEST_PORT = 65535
@@ -98,6 +99,7 @@ class Stack:
         cloud = self._launch(self.cloud.api())
         self._launch(self.cloud.worker())
         cloud.wait_healthy(START_SECONDS)
+        prepare_team(self.cloud, self.credentials)
         self._say(f"localcloud ready at {self.cloud.url}")
         agent = device(
             THING, self.home / "devices" / THING, self.cloud, self.credentials, self.device_port

@@ -1,17 +1,21 @@
 """The sample that the main job delivers: a model of handwritten digits, and images it never saw.
 
 ``python include/samples/digits.py OUTDIR`` trains a small network on scikit-learn's copy of the UCI
-digits (1,797 images of 8 by 8 pixels), and writes ``digits.tar.gz`` (one ``model.onnx``) and
-``held_out.jsonl`` (a record an image: id, image, label).
+digits (1,797 images of 8 by 8 pixels), and writes ``digits.tar.gz`` (one ``model.onnx``),
+``held_out.jsonl`` (a record an image: id, image, label) and ``pictures/`` (a PNG an image, sixteen
+times as large, for people who review answers).
 """
 
 import argparse
 import json
+import struct
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from model_delivery_engine.archive import pack_archive
 from model_delivery_engine.tensors import Array
 from skl2onnx.common.data_types import FloatTensorType
@@ -31,6 +35,9 @@ _FloatTensorType: Any = FloatTensorType
 SEED = 7
 HELD_OUT_SHARE = 0.3
 PIXELS = 64
+SIDE = 8
+ENLARGED = 16
+INK = 16.0
 OPSET = {"": 18, "ai.onnx.ml": 3}
 DATA_INPUT_CONFIG = json.dumps({"image": [-1, PIXELS]})
 
@@ -41,6 +48,7 @@ class SampleFacts:
 
     :param archive: ``digits.tar.gz``
     :param records: ``held_out.jsonl``
+    :param pictures: folder of the pictures
     :param held_out: number of its records
     :param accuracy: share of them that the trained model gets right, before any compilation
     :param data_input_config: the archive's DataInputConfig
@@ -48,13 +56,17 @@ class SampleFacts:
 
     archive: Path
     records: Path
+    pictures: Path
     held_out: int
     accuracy: float
     data_input_config: str
 
 
-def write_samples(folder: Path) -> SampleFacts:
-    """Train the model and write the archive and the held-out images into a folder."""
+def write_samples(folder: Path, pictures_uri: str | None = None) -> SampleFacts:
+    """Train the model and write the archive and the held-out images into a folder.
+
+    :param pictures_uri: where the pictures will lie, for a field of each record (default: none)
+    """
     folder.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     train, held_out, train_labels, labels = train_test_split(
@@ -66,10 +78,13 @@ def write_samples(folder: Path) -> SampleFacts:
     )
     classifier = _train(train, train_labels)
     _write_archive(classifier, folder / "digits.tar.gz")
-    _write_records(held_out, labels, folder / "held_out.jsonl")
+    pictures = folder / "pictures"
+    _write_records(held_out, labels, folder / "held_out.jsonl", pictures_uri)
+    _write_pictures(held_out, pictures)
     return SampleFacts(
         archive=folder / "digits.tar.gz",
         records=folder / "held_out.jsonl",
+        pictures=pictures,
         held_out=len(labels),
         accuracy=float(classifier.score(held_out, labels)),
         data_input_config=DATA_INPUT_CONFIG,
@@ -93,11 +108,38 @@ def _write_archive(classifier: Any, archive: Path) -> None:
         pack_archive(Path(name), archive)
 
 
-def _write_records(images: Array, labels: Array, path: Path) -> None:
+def _write_records(images: Array, labels: Array, path: Path, uri: str | None) -> None:
     with path.open("w", encoding="utf-8") as out:
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            record = {"id": f"digit-{number:04}", "image": image.tolist(), "label": int(label)}
+            name = _name(number)
+            record = {"id": name, "image": image.tolist(), "label": int(label)}
+            if uri:
+                record["picture"] = f"{uri}/{name}.png"
             out.write(json.dumps(record) + "\n")
+
+
+def _write_pictures(images: Array, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(images):
+        ink = 255 - (image.reshape(SIDE, SIDE) * 255.0 / INK).round().astype(np.uint8)
+        large = ink.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+        (folder / f"{_name(number)}.png").write_bytes(_png(large))
+
+
+def _name(number: int) -> str:
+    return f"digit-{number:04}"
+
+
+def _png(grey: Array) -> bytes:
+    """Return an image of bytes, black to white, as PNG (ISO 15948)."""
+    height, width = grey.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in grey)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
 
 
 def main() -> None:

@@ -62,6 +62,14 @@ def refuse_unordered(params: Mapping[str, Any]) -> None:
         )
 
 
+def only_if_approval_is_asked(context: Context) -> None:
+    """Skip the approval where the run's Param `approval` is off; give it to that task."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    if not context["params"]["approval"]:
+        raise AirflowSkipException("nobody is asked: the run's Param approval is off")
+
+
 def _require_connection(name: str, conn_id: str) -> None:
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException

@@ -5,6 +5,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from model_delivery import preload
+from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JobLink
 from model_delivery.links.report import PAGES_PREFIX, DeliveryReportLink
 
@@ -24,6 +25,6 @@ class ModelDeliveryPlugin(AirflowPlugin):
     """Links and pages of the provider, and what its tasks share with the scheduler."""
 
     name = "model_delivery"
-    operator_extra_links = [JobLink(), DeliveryReportLink()]  # noqa: RUF012 - Airflow says list
+    operator_extra_links = [JobLink(), ReviewQueueLink(), DeliveryReportLink()]  # noqa: RUF012 - Airflow says list
     fastapi_apps = _apps()
     listeners = [preload]  # noqa: RUF012 - Airflow says list

@@ -16,11 +16,14 @@ log = logging.getLogger(__name__)
 HOOKS = (
     "model_delivery.hooks.compilation.CompilationJobHook",
     "model_delivery.hooks.edge.GreengrassV2Hook",
+    "model_delivery.hooks.human_review.HumanLoopHook",
+    "model_delivery.hooks.human_review.HumanReviewHook",
     "model_delivery.hooks.personalize.PersonalizeHook",
 )
 OPERATORS = (
     "model_delivery.operators.compilation",
     "model_delivery.operators.edge",
+    "model_delivery.operators.human_review",
     "model_delivery.operators.personalize",
 )
 

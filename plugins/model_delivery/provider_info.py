@@ -7,6 +7,11 @@ SERVICES = {
     "Model bundles": "bundle",
     "Amazon Personalize batch inference": "personalize",
     "Batch inference": "inference",
+    "Amazon Augmented AI": "human_review",
+    "Amazon Augmented AI flow definitions": "flow_definitions",
+    "Amazon Augmented AI human task UIs": "human_task_uis",
+    "Amazon Augmented AI human loops": "human_loops",
+    "Documents": "documents",
     "Recommender": "recommender",
     "Edge deploy": "edge",
     "Object storage": "storage",
@@ -27,7 +32,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "model-delivery",
         "name": "Model delivery",
-        "description": "Compile, batch inference and edge deploy of trained models.",
+        "description": "Compile, batch inference, review and edge deploy of trained models.",
         "integrations": [
             {
                 "integration-name": title,
@@ -36,7 +41,9 @@ def get_provider_info() -> dict[str, Any]:
             }
             for title in SERVICES
         ],
-        "hooks": _modules("hooks", "bundle", "compilation", "personalize", "edge", "storage"),
+        "hooks": _modules(
+            "hooks", "bundle", "compilation", "personalize", "human_review", "edge", "storage"
+        ),
         "operators": _modules(
             "operators",
             "bundle",
@@ -44,12 +51,17 @@ def get_provider_info() -> dict[str, Any]:
             "personalize",
             "inference",
             "recommender",
+            "human_review",
+            "flow_definitions",
+            "human_task_uis",
+            "human_loops",
+            "documents",
             "edge",
             "storage",
             "report",
         ),
-        "sensors": _modules("sensors", "compilation", "personalize", "edge"),
-        "triggers": _modules("triggers", "storage"),
+        "sensors": _modules("sensors", "compilation", "personalize", "human_review", "edge"),
+        "triggers": _modules("triggers", "human_review", "storage"),
         "connection-types": [
             {
                 "connection-type": "model_delivery_edge",
@@ -84,6 +96,7 @@ def get_provider_info() -> dict[str, Any]:
         },
         "extra-links": [
             "model_delivery.links.job.JobLink",
+            "model_delivery.links.human_review.ReviewQueueLink",
             "model_delivery.links.report.DeliveryReportLink",
         ],
     }

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
+from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
+
 if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
@@ -33,3 +35,21 @@ class StorageConnected(BaseOperator):
         from model_delivery.hooks.storage import StorageHook
 
         return StorageHook(self.aws_conn_id, self.wasb_conn_id)
+
+
+class AwsAndStorageConnected(AwsConnected):
+    """Mixin of operators that call an AWS service and work on objects: one connection for both.
+
+    :param wasb_conn_id: connection of Azure Blob URIs. (default: "wasb_default")
+    """
+
+    template_fields: Sequence[str] = (*AWS_TEMPLATE_FIELDS, "wasb_conn_id")
+
+    def __init__(self, *, wasb_conn_id: str = "wasb_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wasb_conn_id = wasb_conn_id
+
+    def _storage(self) -> "StorageHook":
+        from model_delivery.hooks.storage import StorageHook
+
+        return StorageHook(self.aws_conn_id or "aws_default", self.wasb_conn_id)

@@ -215,3 +215,129 @@ class ComparisonReport(TypedDict):
     table_uri: str
     compiled: int
     failed: int
+
+
+class HumanTaskUiResult(TypedDict):
+    """Of `CreateHumanTaskUiOperator` and `DescribeHumanTaskUiOperator`."""
+
+    version: int
+    human_task_ui_arn: str
+    human_task_ui_name: str
+    status: str
+    content_sha256: str
+
+
+class RenderedUiTemplate(TypedDict):
+    """Of `RenderUiTemplateOperator`: where the rendered page lies."""
+
+    version: int
+    output_uri: str
+
+
+class FlowDefinitionResult(TypedDict):
+    """Of the operators of flow definitions and `FlowDefinitionSensor`.
+
+    `output_uri` is the prefix of the answers.
+    """
+
+    version: int
+    flow_definition_arn: str
+    flow_definition_name: str
+    status: str
+    output_uri: str
+
+
+class ReviewResourceListing(TypedDict):
+    """Of the operators that list flow definitions and human task UIs: the first 100 names."""
+
+    version: int
+    count: int
+    names: list[str]
+    output_uri: str
+
+
+class DeletedReviewResource(TypedDict):
+    """Of the operators that delete them; `deleted` is false where there was no such thing."""
+
+    version: int
+    name: str
+    deleted: bool
+
+
+class StartedHumanLoops(TypedDict):
+    """Of `StartHumanLoopsOperator`: a batch, whose loops are numbered under a prefix.
+
+    `manifest_uri` has a line for each: its loop, its item and the digest of its input.
+    """
+
+    version: int
+    flow_definition_arn: str
+    loop_prefix: str
+    loops: int
+    created_after: str
+    manifest_uri: str
+
+
+class EndedHumanLoops(TypedDict):
+    """Of `HumanLoopSensor`: how many loops ended with each status."""
+
+    version: int
+    flow_definition_arn: str
+    loops: int
+    statuses: dict[str, int]
+
+
+class StoppedHumanLoops(TypedDict):
+    """Of `StopHumanLoopsOperator`: how many were still open and were asked to stop."""
+
+    version: int
+    flow_definition_arn: str
+    loops: int
+    stopped: int
+
+
+class HumanReviewResult(TypedDict):
+    """Of `HumanReviewOperator`; all figures lie at `report_uri`, the data set at `output_uri`.
+
+    The accuracies and `unreviewed_errors` come with their 95 % intervals, as [low, high].
+    `agreement` is the share of equal answers, -1 where no item has two.
+    """
+
+    version: int
+    output_uri: str
+    report_uri: str
+    flow_definition_arn: str
+    results: int
+    loops: int
+    answers: int
+    confirmed: int
+    corrected: int
+    undecided: int
+    unreviewed: int
+    agreement: float
+    model_accuracy: float
+    model_accuracy_interval: list[float]
+    corrected_accuracy: float
+    corrected_accuracy_interval: list[float]
+    unreviewed_errors: float
+    unreviewed_errors_interval: list[float]
+
+
+class ReadDocuments(TypedDict):
+    """Of `ReadDocumentsOperator`; a line for each document at `output_uri`."""
+
+    version: int
+    output_uri: str
+    documents: int
+    errors: int
+
+
+class CorrectedForms(TypedDict):
+    """Of `WriteFormsOperator`; a form for each document at `output_uri`."""
+
+    version: int
+    output_uri: str
+    documents: int
+    fields: int
+    corrected: int
+    undecided: int

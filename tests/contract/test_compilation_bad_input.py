@@ -66,20 +66,40 @@ def endless() -> bytes:
 
 
 def bomb() -> bytes:
-    """Return an archive that claims, and has, more than the 2 GiB that an archive may expand to."""
+    """Return an archive that claims, and has, more than the 4 GiB that an archive may expand to."""
     member = tarfile.TarInfo("zeros")
-    member.size = 2**31
+    member.size = 2**32
     block = bytes(2**20)
     compressor = zlib.compressobj(1, wbits=31)
     parts = [compressor.compress(member.tobuf())]
-    parts += [compressor.compress(block) for _ in range(2**11)]
+    parts += [compressor.compress(block) for _ in range(2**12)]
     return b"".join([*parts, compressor.compress(bytes(1024)), compressor.flush()])
+
+
+def hog(operator: str) -> bytes:
+    """Return a model that needs 64 GiB for one tensor."""
+    shape = numpy_helper.from_array(np.array([2**31, 8], np.int64))
+    nodes = [helper.make_node("Constant", [], ["shape"], value=shape)]
+    if operator == "Expand":
+        # The sum of a row keeps what is expanded from being folded into a constant.
+        nodes += [
+            helper.make_node("ReduceMax", ["pixels"], ["most"], keepdims=1),
+            helper.make_node("Expand", ["most", "shape"], ["large"]),
+        ]
+    else:
+        nodes += [helper.make_node("ConstantOfShape", ["shape"], ["large"])]
+    nodes += [
+        helper.make_node("ReduceMax", ["large"], ["top"], keepdims=1),
+        helper.make_node("Add", ["pixels", "top"], ["y"]),
+    ]
+    return model(nodes)
 
 
 RELU = model([helper.make_node("Relu", ["pixels"], ["y"])])
 NAN = np.full((8, 8), np.nan, np.float32)
 MULTIPLY = helper.make_node("MatMul", ["pixels", "w"], ["y"])
 CUSTOM = helper.make_node("Magic", ["pixels"], ["y"], "spell", domain="my.ops")
+UNKNOWN = helper.make_node("Magic", ["pixels"], ["y"], "spell", domain="com.microsoft")
 CASES: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "truncated": (archive_of(("model.onnx", RELU))[:-40], {}, "ARCHIVE_INVALID"),
     "link": (archive_of(("model.onnx", b""), kind=tarfile.SYMTYPE), {}, "is a link to"),
@@ -114,6 +134,14 @@ CASES: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "custom operator": (
         archive_of(("model.onnx", model([CUSTOM], {"": 18, "my.ops": 1}))), {},
         "OPERATOR_CUSTOM: .*my.ops.Magic",
+    ),
+    "an unknown operator of ONNX Runtime's": (
+        archive_of(("model.onnx", model([UNKNOWN], {"": 18, "com.microsoft": 1}))), {},
+        "OPERATOR_UNSUPPORTED: .*Magic.*export the model with standard operators",
+    ),
+    "memory: Expand": (archive_of(("model.onnx", hog("Expand"))), {}, "CONVERSION_MEMORY: "),
+    "memory: ConstantOfShape": (
+        archive_of(("model.onnx", hog("ConstantOfShape"))), {}, "CONVERSION_MEMORY: ",
     ),
     "loops for ever": (archive_of(("model.onnx", endless())), {}, "MaxRuntimeInSeconds"),
 }  # fmt: skip

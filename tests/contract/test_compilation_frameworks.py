@@ -1,5 +1,6 @@
 """A framework's own model through the service: environment, sandbox, and the page of its job."""
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -54,6 +55,9 @@ def test_a_booster_needs_no_shapes_and_its_page_shows_the_report(
     assert (manifest.format, manifest.source.framework) == ("ort", "XGBOOST")
     assert manifest.conversion is not None
     assert "xgboost/xgboost-cpu" in manifest.toolchain
+    # What was not given is derived, and it is what could have been given.
+    derived = json.loads(done["DerivedInformation"]["DerivedDataInputConfig"])
+    assert derived == {spec.name: list(spec.shape) for spec in manifest.inputs}
 
     with httpx.Client(base_url=cloud.url, timeout=20) as browser:
         form = re.search(r'name="csrf" value="([^"]+)"', browser.get("/sign-in").text)

@@ -1,5 +1,7 @@
 """Compilation jobs that no worker has taken yet: lists, pages, filters, stopping."""
 
+import base64
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +49,36 @@ def test_list_filters_sorts_and_pages_stably(cloud: Any, job_request: JobRequest
     assert client.list_compilation_jobs(StatusEquals="FAILED")["CompilationJobSummaries"] == []
     pages = client.get_paginator("list_compilation_jobs").paginate(PaginationConfig={"PageSize": 4})
     assert len([job for page in pages for job in page["CompilationJobSummaries"]]) == 6
+
+
+@pytest.mark.parametrize("sort", ["CreationTime", "Name", "Status"])
+@pytest.mark.parametrize(
+    "key",
+    [[], ["x"], [None, None], ["x", 1], [1.5, "a"], [True, "a"], [2**70, "a"], {"a": 1},
+     ["\x00", "a"], [5, "\ud800"], ["a" * 2000, "a"], [[1], "a"]],
+    ids=repr,
+)  # fmt: skip
+def test_a_page_token_of_somebodys_own_making_is_refused(
+    cloud: Any, job_request: JobRequest, sort: str, key: Any
+) -> None:
+    client = cloud.client("sagemaker", region_name="sa-east-1")
+    for name in ("token-a", "token-b"):
+        if name not in str(client.list_compilation_jobs()):
+            client.create_compilation_job(**job_request(NEVER, CompilationJobName=name))
+    real = client.list_compilation_jobs(SortBy=sort, MaxResults=1)["NextToken"]
+    digest, _after = json.loads(base64.urlsafe_b64decode(real))
+    forged = base64.urlsafe_b64encode(json.dumps([digest, key]).encode()).decode()
+    with pytest.raises(ClientError, match="Invalid nextToken") as refused:
+        client.list_compilation_jobs(SortBy=sort, NextToken=forged)
+    assert refused.value.response["Error"]["Code"] == "ValidationException"
+
+
+def test_name_contains_has_no_case(cloud: Any, job_request: JobRequest) -> None:
+    client = cloud.client("sagemaker", region_name="me-south-1")
+    for name in ("Digits-1", "other"):
+        client.create_compilation_job(**job_request(NEVER, CompilationJobName=name))
+    found = client.list_compilation_jobs(NameContains="dIGITS")["CompilationJobSummaries"]
+    assert [job["CompilationJobName"] for job in found] == ["Digits-1"]
 
 
 def test_a_job_that_waits_is_stopped_at_once(cloud: Any, job_request: JobRequest) -> None:

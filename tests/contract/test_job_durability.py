@@ -2,11 +2,17 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.settings import Settings
+from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.workers.worker import Worker
 
 from stack.object_store import BUCKET
 
@@ -29,8 +35,6 @@ def children(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children") as listed:
         own = [int(child) for child in listed.read().split()]
     # The slots are threads: a child belongs to the thread that started it.
-    from pathlib import Path
-
     for task in Path(f"/proc/{pid}/task").iterdir():
         own += [int(child) for child in (task / "children").read_text().split()]
     return sorted(set(own))
@@ -57,8 +61,20 @@ def eventually(true: Callable[[], Any], seconds: float = 20) -> Any:
     return found
 
 
+@pytest.fixture
+def disk(cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of the workers' temporary files."""
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setitem(cloud.local.env, "TMPDIR", str(tmp_path / "disk"))
+    return tmp_path / "disk"
+
+
+def compiling(disk: Path) -> bool:
+    return any(disk.rglob("compile-*"))
+
+
 def test_a_running_job_is_killed_by_stop(
-    cloud: Any, slow: str, job_request: Any, wait: Any
+    cloud: Any, slow: str, job_request: Any, wait: Any, disk: Path
 ) -> None:
     client = cloud.client("sagemaker")
     request = job_request(slow)
@@ -68,15 +84,17 @@ def test_a_running_job_is_killed_by_stop(
         wait(client, name, {"INPROGRESS"})
         [child] = eventually(lambda: children(worker.pid))
         eventually(lambda: niceness(child) == min(19, niceness(worker.pid) + 10))
+        eventually(lambda: compiling(disk))
         client.stop_compilation_job(CompilationJobName=name)
         stopped = wait(client, name)
         assert stopped["CompilationJobStatus"] == "STOPPED"
         eventually(lambda: gone(child))
+        eventually(lambda: not any(disk.iterdir()))
     assert outputs(cloud, request) == []
 
 
 def test_a_job_past_its_runtime_is_ended(
-    cloud: Any, slow: str, job_request: Any, wait: Any
+    cloud: Any, slow: str, job_request: Any, wait: Any, disk: Path
 ) -> None:
     client = cloud.client("sagemaker")
     request = job_request(slow, StoppingCondition={"MaxRuntimeInSeconds": 1})
@@ -87,6 +105,7 @@ def test_a_job_past_its_runtime_is_ended(
     assert done["FailureReason"].startswith("ClientError: ")
     assert "MaxRuntimeInSeconds" in done["FailureReason"]
     assert outputs(cloud, request) == []
+    assert list(disk.iterdir()) == []
 
 
 def test_a_worker_that_leaves_gives_its_job_back(
@@ -108,18 +127,86 @@ def test_a_worker_that_leaves_gives_its_job_back(
 
 
 def test_a_killed_workers_job_is_done_by_another(
-    cloud: Any, slow: str, job_request: Any, wait: Any
+    cloud: Any, put: Any, archive: Any, job_request: Any, wait: Any, disk: Path
 ) -> None:
     client = cloud.client("sagemaker")
-    request = job_request(slow)
+    request = job_request(put(archive(width=512, depth=20)))  # not one that the cache has
     name = request["CompilationJobName"]
     with cloud.worker() as worker:
         client.create_compilation_job(**request)
         wait(client, name, {"INPROGRESS"})
         [child] = eventually(lambda: children(worker.pid))
+        eventually(lambda: compiling(disk))
         os.kill(worker.pid, signal.SIGKILL)
     # Nobody is left to stop it: the child ends by itself when its worker's pipe closes.
     eventually(lambda: gone(child))
+    [left] = disk.iterdir()
     with cloud.worker():
+        eventually(lambda: not left.exists())
         assert wait(client, name)["CompilationJobStatus"] == "COMPLETED"
     assert len(outputs(cloud, request)) == 1
+    assert list(disk.iterdir()) == []
+
+
+def test_a_workers_full_disk_is_no_fault_of_the_users(
+    cloud: Any, put: Any, archive: Any, job_request: Any, wait: Any, disk: Path
+) -> None:
+    client = cloud.client("sagemaker")
+    request = job_request(put(archive(width=512, depth=6)))  # 5 MB, and as much once more unpacked
+    client.create_compilation_job(**request)
+    worker = cloud.worker()
+    small = ["bwrap", "--dev-bind", "/", "/", "--size", str(8 * 2**20), "--tmpfs", str(disk)]
+    worker.argv = [*small, "--", *worker.argv]
+    with worker:
+        done = wait(client, request["CompilationJobName"])
+    assert done["CompilationJobStatus"] == "FAILED"
+    assert done["FailureReason"].startswith("InternalServerError: DISK_FULL: ")
+
+
+class StoppedWhileUploading(ObjectStore):
+    """The object store, with somebody who stops the job once its bundle was sent."""
+
+    def __init__(self, settings: Settings, stop: Callable[[], None]) -> None:
+        super().__init__(settings)
+        self._stop = stop
+
+    def upload_if(self, path: Path, uri: str, wanted: Callable[[], bool]) -> bool:
+        def stopped() -> bool:
+            self._stop()
+            return wanted()
+
+        return super().upload_if(path, uri, stopped)
+
+
+def test_a_job_stopped_while_it_uploads_leaves_an_earlier_ones_bundle(
+    cloud: Any, put: Any, archive: Any, job_request: Any, wait: Any, disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    client, store = cloud.client("sagemaker"), cloud.store.client()
+    earlier = job_request(put(archive()))
+    client.create_compilation_job(**earlier)
+    with cloud.worker():
+        done = wait(client, earlier["CompilationJobName"])
+    key = done["ModelArtifacts"]["S3ModelArtifacts"].removeprefix(f"s3://{BUCKET}/")
+    bundle = store.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    later = job_request(put(archive(width=32)), OutputConfig=earlier["OutputConfig"])
+    name = later["CompilationJobName"]
+    client.create_compilation_job(**later)
+    for variable, value in cloud.local.env.items():
+        monkeypatch.setenv(variable, value)  # the worker runs here, its child with these
+    settings = Settings.from_environment(cloud.local.env)
+    database = Database(settings.database_url)
+    objects = StoppedWhileUploading(
+        settings, lambda: client.stop_compilation_job(CompilationJobName=name)
+    )
+    worker = Worker(database, objects, lease_seconds=4)
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        assert wait(client, name)["CompilationJobStatus"] == "STOPPED"
+    finally:
+        worker.leave()
+        running.join()
+        database.close()
+    assert store.get_object(Bucket=BUCKET, Key=key)["Body"].read() == bundle
+    assert store.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []

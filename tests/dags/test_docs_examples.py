@@ -2,10 +2,20 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import BaseOperator
+from model_delivery.operators import (
+    documents,
+    flow_definitions,
+    human_loops,
+    human_review,
+    human_task_uis,
+    quality_gate,
+)
+from model_delivery.sensors import human_review as review_sensors
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "operators").glob("*.md"))
 
@@ -26,14 +36,33 @@ def type_of(task: BaseOperator) -> str:
     return task.task_type
 
 
-def test_every_operator_of_compilation_has_a_page() -> None:
-    titles = {page.read_text().splitlines()[0].removeprefix("# ") for page in PAGES}
-    assert titles >= {
-        "BundleModelOperator",
-        "CompareCompilationsOperator",
-        "CompilationJobSensor",
-        "CreateCompilationJobOperator",
-        "DeleteCompilationJobOperator",
-        "ListCompilationJobsOperator",
-        "StopCompilationJobOperator",
+COMPILATION = {
+    "BundleModelOperator",
+    "CompareCompilationsOperator",
+    "CompilationJobSensor",
+    "CreateCompilationJobOperator",
+    "DeleteCompilationJobOperator",
+    "ListCompilationJobsOperator",
+    "StopCompilationJobOperator",
+}
+HUMAN_REVIEW = [
+    documents, flow_definitions, human_loops, human_review, human_task_uis, quality_gate,
+    review_sensors,
+]  # fmt: skip
+
+
+def operators_of(module: ModuleType) -> set[str]:
+    return {
+        name
+        for name, found in vars(module).items()
+        if isinstance(found, type)
+        and issubclass(found, BaseOperator)
+        and found.__module__ == module.__name__
+        and not name.startswith("_")
     }
+
+
+def test_every_operator_of_compilation_and_of_human_review_has_a_page() -> None:
+    titles = {page.read_text().splitlines()[0].removeprefix("# ") for page in PAGES}
+    assert titles >= COMPILATION.union(*map(operators_of, HUMAN_REVIEW))
+    assert operators_of(human_loops) == {"StartHumanLoopsOperator", "StopHumanLoopsOperator"}

@@ -1,6 +1,5 @@
 """One whole stack for all end-to-end tests: it is started once, as `make up` starts it."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,15 @@ import pytest
 
 from stack.airflow import ADMIN
 from stack.azure_store import AzureStore
-from stack.demo import COMPONENT, DAG_ID, SAMPLES, upload_samples
+from stack.demo import (
+    COMPONENT,
+    DAG_ID,
+    SAMPLES,
+    for_scripted_reviews,
+    scripted_reviewers,
+    upload_forms,
+    upload_samples,
+)
 from stack.object_store import s3_client
 from stack.rest import AirflowRest
 from stack.stack import THING, Stack
@@ -33,6 +40,8 @@ class World:
     s3: Any
     cron_at: datetime
     samples: Path
+    # What stands in the sample documents, by name and key.
+    forms: dict[str, dict[str, str]]
     # What the device answered right after the first delivery: later runs deploy again.
     device: dict[str, object] = field(default_factory=dict)
 
@@ -69,15 +78,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "MODEL_DELIVERY_CRON": f"{cron_at.minute} {cron_at.hour} * * *",
         }
         connections = {"wasb_default": azure.airflow_connection()}
-        with Stack(home, connections=connections, settings=settings) as stack:
+        made = Stack(home, connections=connections, settings=settings)
+        with for_scripted_reviews(made) as stack:
             samples = tmp_path_factory.mktemp("samples")
             upload_samples(stack, samples)
+            forms = upload_forms(stack, samples / "forms")
             s3 = s3_client(stack.store_port, stack.credentials)
-            with AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest:
+            with (
+                scripted_reviewers(stack, samples, forms),
+                AirflowRest(stack.airflow.url, ADMIN, stack.airflow.password) as rest,
+            ):
                 for dag_id in (DAG_ID, "incoming_models"):
                     rest.wait_for_dag(dag_id)
                     rest.unpause(dag_id)
-                yield World(stack, rest, azure, s3, cron_at, samples)
+                yield World(stack, rest, azure, s3, cron_at, samples, forms)
     finally:
         blobs.stop()
 
@@ -90,12 +104,3 @@ def delivered(world: World) -> tuple[str, dict[str, dict[str, Any]]]:
     assert state == "success", {name: task["state"] for name, task in tasks.items()}
     world.device = world.stack.device_model(COMPONENT)
     return run_id, tasks
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Path of the browser; the test says how to install what is missing."""
-    found = shutil.which("chromium") or os.environ.get("CHROMIUM")
-    if not found:
-        pytest.fail("chromium is missing: `apt-get install chromium`, or set CHROMIUM to its path")
-    return found

@@ -61,12 +61,15 @@ def test_each_target_has_its_row_and_a_refused_one_its_reason(world: Any, compar
     rows = json.loads(world.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
     cloud, board, accelerator = rows
     assert [row["target"] for row in rows] == ["ml_c5", "rasp4b", "ml_inf1"]
-    assert (cloud["kind"], board["kind"]) == ("measured", "proxy")
+    # This machine is neither a c5 nor a Raspberry Pi.
+    assert (cloud["kind"], board["kind"]) == ("proxy", "proxy")
+    assert cloud["machine"] == board["machine"] != ""
     for row in (cloud, board):
         assert row["speedup"] >= 1 / 1.05
         assert row["drop"] <= 0.01
         assert {each["name"] for each in row["candidates"]} >= {"source", "fp32", "int8-static"}
     assert accelerator["status"] == "REFUSED"
+    assert "Neuron" in accelerator["reason"]
     assert tasks["each_target.compile:2"]["state"] == "failed"
     assert "Neuron" in "\n".join(world.rest.log(tasks["each_target.compile:2"]))
     assert tasks["each_target.bundle:2"]["state"] == "upstream_failed"
@@ -98,6 +101,7 @@ def test_the_comparison_and_the_job_are_shown(world: Any, compared: Any, page: P
     page.goto(f"{airflow.url}{address}" if address.startswith("/") else address)
     expect(page.get_by_role("heading", name="Compilations compared")).to_be_visible()
     assert page.locator("svg").count() == 2
+    assert "Neuron" in page.inner_text("table >> nth=0")
     page.screenshot(path=SCREENS / "compile-comparison.png", full_page=True)
 
     job = world.rest.xcom(tasks["each_target.compile:0"], key="job")
@@ -108,7 +112,7 @@ def test_the_comparison_and_the_job_are_shown(world: Any, compared: Any, page: P
     page.fill("input[name=password]", world.stack.credentials.localcloud_user_password)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Candidates")).to_be_visible()
-    assert page.locator("svg.chart").count() == 4
+    assert page.locator("svg.chart").count() == 5
     assert page.locator("svg.chart .bar").first.evaluate("e => getComputedStyle(e).fill") != (
         "rgb(0, 0, 0)"
     )

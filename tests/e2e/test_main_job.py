@@ -36,8 +36,21 @@ def test_the_gate_saw_the_accuracy_of_training(world: Any, delivered: Any) -> No
     _run_id, tasks = delivered
     verdict = _result(world, tasks, "quality_gate")
     facts = write_samples(world.samples / "again")
+    # Reviewers here know the labels, so what they decide is what the data says.
     assert abs(verdict["accuracy"] - facts.accuracy) < 1e-9
     assert verdict["interval_low"] < verdict["accuracy"] < verdict["interval_high"]
+
+
+def test_two_reviewers_answered_what_the_model_was_unsure_of(world: Any, delivered: Any) -> None:
+    _run_id, tasks = delivered
+    review = _result(world, tasks, "human_review")
+    assert review["loops"] > 0
+    assert review["answers"] == 2 * review["loops"]
+    assert review["confirmed"] + review["corrected"] + review["undecided"] == review["loops"]
+    assert review["loops"] + review["unreviewed"] == review["results"]
+    low, high = review["model_accuracy_interval"]
+    facts = _result(world, tasks, "quality_gate")
+    assert low <= facts["accuracy"] <= high
 
 
 def test_xcom_has_arns_names_and_uris_right_after_submission(world: Any, delivered: Any) -> None:

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_delivery_engine.errors import InferenceError, ParityError, PrecisionError, one_line
+from model_delivery_engine.errors import (
+    InferenceError,
+    MemoryShortError,
+    ParityError,
+    PrecisionError,
+    one_line,
+)
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.probes import Answer, Probe, Run
 from model_delivery_engine.tensors import Array
@@ -92,6 +98,8 @@ def agree(
             answered = [(run, answer(run.inputs)) for run in probe.runs]
         except InferenceError as error:
             if not _may_refuse(probe.distribution):
+                if isinstance(error, MemoryShortError):
+                    raise
                 raise ParityError(
                     f"it fails on {_words(probe.distribution)}: {one_line(error, 300)}"
                 ) from error

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import ArchiveError
 
 GIB = 1024**3
@@ -64,7 +65,7 @@ class _BoundedReader:
     def _too_large(self) -> ArchiveError:
         return ArchiveError(
             f"{self._archive.name}: expands past the limit of {self._max_bytes} bytes; "
-            "pack only the model, or raise the limit"
+            "pack only the model, which may have 2 GiB"
         )
 
 
@@ -79,6 +80,7 @@ def extract_archive(
     :param max_members: limit on the number of members (default: 10,000)
     :raises ArchiveError: absent, corrupt or truncated archive; a member with an absolute path or
         ``..``; a link, device or duplicate; an archive past a limit. Names the member.
+    :raises DiskFullError: no space for a member
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise ArchiveError(f"{into}: not an empty folder; extract {archive.name} into a new one")
@@ -106,7 +108,8 @@ def _extract(archive: Path, into: Path, max_bytes: int, max_members: int) -> Non
             if path in seen:
                 raise _refusal(archive, member.name, "is there twice")
             seen.add(path)
-            with _naming(archive, repr(member.name)):
+            unpacked = f"{member.name!r} of {archive.name}"
+            with _naming(archive, repr(member.name)), disk_watched(into.parent, unpacked):
                 _write_member(tar, member, into / path)
         with _naming(archive, "its end"):
             _check_end(reader, archive)
@@ -142,8 +145,7 @@ def _naming(archive: Path, member: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise ArchiveError(
-            f"{archive.name}: cannot extract {member}: {error.strerror}; "
-            "free disk space or rename the member"
+            f"{archive.name}: cannot extract {member}: {error.strerror}; rename the member"
         ) from error
 
 

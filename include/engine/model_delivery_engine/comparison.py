@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from model_delivery_engine.manifest import Manifest
-from model_delivery_engine.measurements import Candidate
+from model_delivery_engine.measurements import MEASURED, Candidate
 from model_delivery_engine.plots import bars_figure
 from model_delivery_engine.report import page_template
 
@@ -47,6 +47,8 @@ def _figures(manifest: Manifest) -> dict[str, Any]:
         "speedup": latency.source_ms / latency.compiled_ms if latency else None,
         "kind": latency.kind if latency else None,
         "machine": latency.machine if latency else None,
+        "threads": latency.threads if latency else None,
+        "throughput": chosen.throughput if chosen else None,
         "peak_memory_bytes": profile.peak_memory_bytes if profile else None,
         "max_abs": parity.max_abs if parity else None,
         "metric_name": manifest.metric,
@@ -56,12 +58,12 @@ def _figures(manifest: Manifest) -> dict[str, Any]:
 
 
 def _metric(chosen: Candidate | None) -> dict[str, float | None]:
-    names = ("metric", "drop", "drop_low", "drop_high")
+    names = ("metric", "drop", "drop_low", "drop_high", "samples")
     return {name: getattr(chosen, name) if chosen else None for name in names}
 
 
 def _candidate(each: Candidate) -> dict[str, Any]:
-    names = ("name", "status", "reason", "size_bytes", "speedup")
+    names = ("name", "status", "reason", "size_bytes", "speedup", "throughput")
     return {name: getattr(each, name) for name in names}
 
 
@@ -78,8 +80,9 @@ def render_comparison(
     sized = [row for row in compiled if row["size_bytes"] is not None]
     figures = {}
     if timed:
-        names, times = [row["target"] for row in timed], [row["latency_ms"] for row in timed]
-        figures["Time of one run"] = Markup(bars_figure(names, times, "ms", "{:.3g}"))
+        names, times = [_marked(row) for row in timed], [row["latency_ms"] for row in timed]
+        faint = [row["kind"] != MEASURED for row in timed]
+        figures["Time of one run"] = Markup(bars_figure(names, times, "ms", "{:.3g}", faint))
     if sized:
         names, sizes = [row["target"] for row in sized], [row["size_bytes"] / 1024 for row in sized]
         figures["Size of the model"] = Markup(bars_figure(names, sizes, "KiB", "{:.4g}"))
@@ -88,8 +91,24 @@ def render_comparison(
             rows=rows,
             compiled=compiled,
             figures=figures,
+            machines=_machines(timed),
+            proxies=[row["target"] for row in timed if row["kind"] != MEASURED],
             run_id=run_id,
             title=title,
             model_uri=model_uri,
         )
     )
+
+
+def _marked(row: Mapping[str, Any]) -> str:
+    """Return how a target is called in a figure of times: one that was not timed there says so."""
+    return str(row["target"] if row["kind"] == MEASURED else f"{row['target']} ({row['kind']})")
+
+
+def _machines(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the targets timed on each machine."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
+        found.setdefault(f"{row['machine']}; {threads}", []).append(row["target"])
+    return found

@@ -12,9 +12,12 @@ EngineError
 │   └── PrecisionError      inputs that single precision is too coarse for
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
+│   └── MemoryShortError    a model that needs more memory than it may have
 ├── BatchError              a batch that cannot be planned, run or merged
-│   ├── BudgetError         more records failed than may
-│   └── DiskFullError       no space for what a batch spools
+ │   └── BudgetError         more records failed than may
+ ├── ReviewError             answers that cannot be reviewed, or reviews that cannot be used
+ │   └── ConditionsError     activation conditions that break their grammar
+ ├── DiskFullError           no space on this machine's disk: no fault of what is read
 └── ReportError             a delivery that cannot be drawn
 
 Each message names the thing (file, member, input, target) and says what to do next. `Reason` types
@@ -56,6 +59,7 @@ class Reason(StrEnum):
     PARITY_FAILED = "PARITY_FAILED"
     SANDBOX_MISSING = "SANDBOX_MISSING"
     ENVIRONMENT_FAILED = "ENVIRONMENT_FAILED"
+    DISK_FULL = "DISK_FULL"
 
 
 class EngineError(Exception):
@@ -135,6 +139,12 @@ class InferenceError(EngineError):
     """Inputs do not fit the model, or the runtime failed on them."""
 
 
+class MemoryShortError(InferenceError):
+    """A model needs more memory than this process may have."""
+
+    usual = Reason.CONVERSION_MEMORY
+
+
 class BatchError(EngineError):
     """A batch cannot be planned, run or merged."""
 
@@ -143,8 +153,18 @@ class BudgetError(BatchError):
     """More records of a batch failed than its error budget allows."""
 
 
-class DiskFullError(BatchError):
-    """No space is left on the disk for what a batch spools."""
+class DiskFullError(EngineError):
+    """No space is left on this machine's disk for what is unpacked, compiled or spooled."""
+
+    usual = Reason.DISK_FULL
+
+
+class ReviewError(EngineError):
+    """Answers cannot be reviewed, or what reviewers said cannot be used."""
+
+
+class ConditionsError(ReviewError):
+    """Human loop activation conditions break their grammar."""
 
 
 class ReportError(EngineError):

@@ -21,7 +21,7 @@ import numpy as np
 
 from model_delivery_engine.measurements import MEASURED, PROXY, Latency
 from model_delivery_engine.runtime import Model
-from model_delivery_engine.targets import Target
+from model_delivery_engine.targets import DEVICES, Target
 from model_delivery_engine.tensors import Array
 
 ROUNDS = 15
@@ -31,6 +31,19 @@ BATCH = 8  # samples in a run of the throughput, where the batch is open
 _ROUND_SECONDS = 0.01
 _MAX_RUNS = 200
 _LEAST_RUNS = 2  # of a throughput: the first may meet threads of the other model still spinning
+_SYSTEMS = {"Linux": "LINUX", "Windows": "WINDOWS"}
+# What the hardware of a device is called by itself: EC2's instances by their types.
+_HARDWARE = {
+    "ml_m5": ("m5.", "m5d."),
+    "ml_m6g": ("m6g.", "m6gd."),
+    "ml_c5": ("c5.", "c5d."),
+    "ml_c6g": ("c6g.", "c6gd."),
+    "rasp4b": ("Raspberry Pi 4 Model B",),
+}
+_VECTOR_FLAGS = (
+    "sse", "ssse", "avx", "fma", "f16c", "bmi", "amx",  # x86
+    "asimd", "sve", "sme", "i8mm", "bf16", "fphp", "dotprod",  # ARM
+)  # fmt: skip
 _ARCHITECTURES = {"x86_64": "X86_64", "AMD64": "X86_64", "aarch64": "ARM64", "arm64": "ARM64"}
 
 
@@ -40,8 +53,7 @@ def measure_latency(
     """Time both models on the same inputs, with one thread each.
 
     A round runs each model for about 10 ms, at least once; the first runs are warm-up and not
-    counted. The figure is marked measured on a machine of the target's architecture, otherwise
-    proxy.
+    counted. `kind_for` says what the figure is for the target.
 
     :param source: the model as it came, on ONNX Runtime's default settings
     :param compiled: opened with one thread, as the source is
@@ -107,8 +119,28 @@ def speedup(times: Sequence[Sequence[float]]) -> float:
 
 
 def kind_for(target: Target) -> str:
-    """Return what a figure taken on this machine is for a target: measured or proxy."""
-    return MEASURED if machine_arch() == target.arch else PROXY
+    """Return what a figure taken on this machine is for a target: measured or proxy.
+
+    A triple names any machine of its system and architecture. A device names hardware, and a
+    machine is that only where its hardware says so of itself: two processors of one architecture
+    differ by more than what any figure here is about.
+    """
+    if machine_arch() != target.arch or target.accelerator is not None:
+        return PROXY
+    if target.name not in DEVICES:
+        return MEASURED if _SYSTEMS.get(platform.system()) == target.os else PROXY
+    names = _HARDWARE.get(target.name, ())
+    return MEASURED if names and hardware().startswith(names) else PROXY
+
+
+def hardware() -> str:
+    """Return what this machine's hardware calls itself, empty where it does not say."""
+    for place in ("/proc/device-tree/model", "/sys/class/dmi/id/product_name"):
+        try:
+            return Path(place).read_text(errors="replace").strip(" \0\n")
+        except OSError:
+            continue
+    return ""
 
 
 def machine_arch() -> str | None:
@@ -137,7 +169,16 @@ def describe_machine() -> str:
 
 def has_vnni() -> bool:
     """Return whether this processor multiplies 8-bit integers without an intermediate overflow."""
-    return bool({"avx512_vnni", "avx_vnni"} & set(_cpuinfo("flags").split()))
+    return bool({"avx512_vnni", "avx_vnni"} & set(instruction_sets()))
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return this processor's instructions on vectors, by their flags: what kernels are chosen by.
+
+    A virtual machine may lack some of them that others of the same processor's name have.
+    """
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return tuple(sorted({flag for flag in flags if flag.startswith(_VECTOR_FLAGS)}))
 
 
 def _cpuinfo(field: str) -> str:

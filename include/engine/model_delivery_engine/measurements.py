@@ -1,20 +1,19 @@
 """What was measured of a model: each figure with how it was come by.
 
-``kind`` is ``measured`` (on a machine of the target's architecture), ``emulated``, or ``proxy`` (on
-another machine than the target).
+``kind`` is ``measured`` (on a machine that is what the target names) or ``proxy`` (on another one,
+even where it has the same architecture). `latency.kind_for` decides it for a target.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 MEASURED = "measured"
-EMULATED = "emulated"
 PROXY = "proxy"
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Compiled against source model; all of ``kind`` measured.
+    """Compiled against source model.
 
     :param max_abs: largest absolute difference over the floating-point outputs
     :param max_rel: largest difference relative to the source's value
@@ -45,7 +44,7 @@ class Latency:
     :param compiled_ms: the compiled model on the same machine and threads, milliseconds
     :param batch_size: samples in one run
     :param machine: processor, cores, and what ran it
-    :param kind: measured, emulated or proxy (measured on another machine than the target)
+    :param kind: measured or proxy
     """
 
     source_ms: float
@@ -121,7 +120,7 @@ class Profile:
     :param operators: the slowest operators, slowest first, as ONNX Runtime's profiler has them
     :param other_operators_ms: time of all that are not listed
     :param versions: what ran it
-    :param kinds: measured, emulated or proxy, for each of these figures
+    :param kinds: measured or proxy, for each of these figures
     """
 
     cold_load_ms: float

@@ -5,7 +5,13 @@ from typing import Any
 
 import onnxruntime
 
-from model_delivery_engine.errors import CompilationError, InferenceError, Reason
+from model_delivery_engine.disk import refuse_full
+from model_delivery_engine.errors import (
+    CompilationError,
+    InferenceError,
+    MemoryShortError,
+    Reason,
+)
 from model_delivery_engine.runtime import open_session, session_options
 from model_delivery_engine.weights import SUFFIX, THRESHOLD
 
@@ -27,6 +33,7 @@ def optimise(source: Path, into: Path, level: str = "portable") -> None:
         ``portable`` fuses operators too; ``host`` adds layouts of the processor that it runs on,
         which another could not load
     :raises CompilationError: a model that ONNX Runtime cannot load
+    :raises DiskFullError: no space for the file
     """
     options = session_options()
     options.graph_optimization_level = getattr(_LEVELS.GraphOptimizationLevel, _LEVEL[level])
@@ -40,7 +47,10 @@ def optimise(source: Path, into: Path, level: str = "portable") -> None:
             options.add_session_config_entry(f"{_EXTERNAL}_{entry}", str(value))
     try:
         open_session(source, options)
+    except MemoryShortError:
+        raise
     except InferenceError as error:
+        refuse_full(into.parent, f"{source.name}, optimised")
         raise CompilationError(
             f"{error}; export the model with operators it supports",
             reason=Reason.OPERATOR_UNSUPPORTED,

@@ -24,6 +24,8 @@ Runtime chooses kernels for the processor that it runs on.
 
 import json
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -75,7 +77,7 @@ def parse_compiler_options(text: str | None) -> CompilerOptions:
     :raises OptionsError: no JSON object, an unknown option, a value out of its range; names it
     """
     try:
-        parsed = json.loads(text or "{}")
+        parsed = json.loads(text or "{}", object_pairs_hook=_unique_names)
     except (ValueError, RecursionError) as error:
         raise OptionsError(
             f'CompilerOptions is not JSON ({error}); write it as {{"precision": "int8"}}'
@@ -85,8 +87,16 @@ def parse_compiler_options(text: str | None) -> CompilerOptions:
     for name in parsed:
         _check_name(name)
     options = CompilerOptions(**{name: _value(name, value) for name, value in parsed.items()})
-    _check_together(options)
+    _check_together(options, parsed)
     return options
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionsError(f"CompilerOptions has {name!r} twice; give it once")
+    return dict(pairs)
 
 
 def _check_name(name: str) -> None:
@@ -115,6 +125,8 @@ _CHOICES = {
     "optimise_for": HOSTS,
     "dtype": tuple(_DTYPES),
 }
+_FETCHED = ("calibration", "samples", "metric")
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+/.")
 _RANGES = {"max_accuracy_drop": (0.0, 1.0), "min_snr_db": (-20.0, 200.0)}
 
 
@@ -139,10 +151,21 @@ def _value(name: str, value: Any) -> Any:
         )
     if not isinstance(value, str) or not value:
         raise OptionsError(f"CompilerOptions: {name} is {json.dumps(value)[:50]}; give a text")
+    if name in _FETCHED and (name != "metric" or "/" in value) and not _URI.match(value):
+        raise OptionsError(
+            f"CompilerOptions: {name} is {json.dumps(value)[:100]}, which is no URI; write it as "
+            "s3://bucket/key"
+        )
     return _DTYPES[value] if name == "dtype" else value
 
 
-def _check_together(options: CompilerOptions) -> None:
+def _check_together(options: CompilerOptions, given: Mapping[str, Any]) -> None:
+    for name in ("metric", "labels", "output"):
+        if name in given and options.samples is None:
+            raise OptionsError(
+                f"CompilerOptions: {name} says how labelled samples are scored, and there are "
+                'none; give "samples": the URI of an .npz, or leave it out'
+            )
     if options.max_accuracy_drop is not None and options.samples is None:
         raise OptionsError(
             "CompilerOptions: max_accuracy_drop needs labelled samples to measure it on; give "

@@ -93,9 +93,20 @@ def stages_figure(names: Sequence[str], seconds: Sequence[float], failed: Sequen
     return _bars(names, seconds, colours, "seconds", "{:.2f}", width=10.4)
 
 
-def bars_figure(names: Sequence[str], values: Sequence[float], unit: str, form: str) -> str:
-    """Draw a value for each name, written beside its bar in the given form."""
-    return _bars(names, values, [ACCENT] * len(names), unit, form)
+def bars_figure(
+    names: Sequence[str],
+    values: Sequence[float],
+    unit: str,
+    form: str,
+    faint: Sequence[bool] | None = None,
+) -> str:
+    """Draw a value for each name, written beside its bar in the given form.
+
+    :param faint: which bars stand back, because their values are not to be taken for the others'
+        (default: none)
+    """
+    colours = [LIGHT if each else ACCENT for each in faint or [False] * len(names)]
+    return _bars(names, values, colours, unit, form)
 
 
 def _bars(

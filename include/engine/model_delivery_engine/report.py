@@ -26,6 +26,8 @@ def render_report(delivery: Mapping[str, Any]) -> str:
     - ``evaluation``: the fields of `Evaluation`
     - ``gate``: ``{"passed": bool, "reasons": [text], "min_accuracy": float (optional)}``
     - ``batch``: ``{"records", "ok", "errors"}``
+    - ``review``: ``{"loops", "confirmed", "corrected", "undecided", "unreviewed", "agreement",
+      "unreviewed_errors_interval"}``
     - ``deployment``: names to values, such as device, status, digest
     - ``stages``: ``[{"name", "seconds", "state", "details": {name: value} (optional)}]``
 
@@ -44,7 +46,7 @@ def render_report(delivery: Mapping[str, Any]) -> str:
         ) from error
 
 
-_SECTIONS = ("manifest", "evaluation", "gate", "batch", "deployment", "stages")
+_SECTIONS = ("manifest", "evaluation", "gate", "batch", "review", "deployment", "stages")
 
 
 def _sections(delivery: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +89,15 @@ def page_template(name: str) -> Any:
     )
     environment.filters["percent"] = lambda value: f"{value:.1%}"
     environment.filters["short"] = _short
+    environment.filters["size"] = _size
     return environment.get_template(name)
+
+
+def _size(value: float) -> str:
+    for unit, length in (("B", 1), ("KiB", 2**10), ("MiB", 2**20)):
+        if value < 1024 * length:
+            return f"{value / length:.0f} B" if unit == "B" else f"{value / length:.1f} {unit}"
+    return f"{value / 2**30:.1f} GiB"
 
 
 def _short(digest: str) -> str:

@@ -1,5 +1,6 @@
 """A bundle's model on ONNX Runtime, and the check that it answers as when it was compiled."""
 
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,12 @@ import onnxruntime
 
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.difference import compare_outputs
-from model_delivery_engine.errors import InferenceError, ParityError, one_line
+from model_delivery_engine.errors import (
+    InferenceError,
+    MemoryShortError,
+    ParityError,
+    one_line,
+)
 from model_delivery_engine.manifest import ONNX_RUNTIME
 from model_delivery_engine.tensors import Array, TensorSpec, spec_from_runtime
 
@@ -44,7 +50,8 @@ def open_session(model: Path | bytes, options: Any) -> Any:
     :param model: the file, or its bytes
     :param options: from `session_options`
     :returns: an ``onnxruntime.InferenceSession``
-    :raises InferenceError: a model that this ONNX Runtime cannot load
+    :raises InferenceError: a model that this ONNX Runtime cannot load; MemoryShortError where it
+        has too little memory for it
     """
     source, name = (model, "model") if isinstance(model, bytes) else (str(model), model.name)
     try:
@@ -52,6 +59,7 @@ def open_session(model: Path | bytes, options: Any) -> Any:
     except RUNTIME_ERRORS as error:
         # Its message has the path of a temporary folder, which tells nobody anything.
         text = one_line(str(error) if source is model else str(error).replace(str(source), name))
+        _refuse_memory(text, name)
         raise InferenceError(
             f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {text}"
         ) from error
@@ -114,7 +122,8 @@ class Model:
         :param settings: replacements of constants, by their names (default: none)
         :param seconds: after which the run is stopped, between two operators (default: never)
         :returns: an array for each output
-        :raises InferenceError: a missing or unknown input, another type or shape, a failed run
+        :raises InferenceError: a missing or unknown input, another type or shape, a failed run;
+            MemoryShortError where a run has too little memory
         """
         if wrong := sorted(self._input_specs.keys() ^ inputs.keys()):
             names = ", ".join(self._input_specs)
@@ -130,6 +139,7 @@ class Model:
             else:
                 results = self._run_within(seconds, given)
         except RUNTIME_ERRORS as error:
+            _refuse_memory(str(error), self.name)
             raise InferenceError(
                 f"model {self.name!r} failed on its inputs: {one_line(error)}"
             ) from error
@@ -144,6 +154,28 @@ class Model:
         finally:
             timer.cancel()
         return results
+
+
+# ONNX Runtime has no error of its own for it, only the C++ library's and its arena's words.
+_NODE = re.compile(r"running (\w+) node\. Name:'([^']*)'")
+_SIZE = re.compile(r"buffer of size (\d+)")
+_NO_MEMORY = ("bad_alloc", "failed to allocate memory", "available memory of")
+
+
+def _refuse_memory(text: str, name: str) -> None:
+    if not any(words in text.lower() for words in _NO_MEMORY):
+        return
+    node, size = _NODE.search(text), _SIZE.search(text)
+    found = ""
+    if node:
+        found += f": operator {node[1]} {node[2]!r}"
+    if size:
+        found += f" asks for {int(size[1]) >> 20} MiB at once"
+    raise MemoryShortError(
+        f"model {name!r} needs more memory than there is for it{found}; give smaller dimensions, "
+        "or the process more memory",
+        operator=node[1] if node else None,
+    )
 
 
 def _specs(nodes: list[Any]) -> list[TensorSpec]:

@@ -18,15 +18,21 @@ class Limits:
     """What one conversion in the sandbox may use.
 
     :param seconds: wall-clock time (default: 900; ``MODEL_DELIVERY_CONVERSION_SECONDS``)
-    :param memory_bytes: private memory (default: 8 GiB; ``MODEL_DELIVERY_CONVERSION_MEMORY``)
+    :param memory_bytes: private memory, of each process and of all together (default: 8 GiB;
+        ``MODEL_DELIVERY_CONVERSION_MEMORY``)
     :param file_bytes: size of each file it writes (default: 4 GiB)
     :param open_files: files open at a time (default: 1024)
+    :param processes: processes at a time (default: 256)
+    :param archive_bytes: a model's archive, unpacked (default: 4 GiB;
+        ``MODEL_DELIVERY_ARCHIVE_BYTES``)
     """
 
     seconds: float = 900.0
     memory_bytes: int = 8 * GIB
     file_bytes: int = 4 * GIB
     open_files: int = 1024
+    processes: int = 256
+    archive_bytes: int = 4 * GIB
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class CompilerSettings:
         cache folder)
     :param cache: folder of finished compilations, None to keep none
         (``MODEL_DELIVERY_COMPILE_CACHE``, empty for none; default: none)
+    :param cache_bytes: size that the cache is held to
+        (``MODEL_DELIVERY_COMPILE_CACHE_BYTES``; default: 10 GiB)
     :param sandbox: load models in bubblewrap only (``MODEL_DELIVERY_SANDBOX``; default: on)
     :param allow_code: load raw pickles and Keras layers with code of their own, which run the code
         of whoever wrote the archive (``MODEL_DELIVERY_ALLOW_CODE``; default: off)
@@ -45,6 +53,7 @@ class CompilerSettings:
 
     environments: Path
     cache: Path | None = None
+    cache_bytes: int = 10 * GIB
     sandbox: bool = True
     allow_code: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -69,12 +78,16 @@ class CompilerSettings:
         return cls(
             environments=Path(environments or (home or _user_cache(env)) / "environments"),
             cache=Path(cache) if cache else None,
+            cache_bytes=int(_number(env, "MODEL_DELIVERY_COMPILE_CACHE_BYTES", cls.cache_bytes)),
             sandbox=_switch(env, "MODEL_DELIVERY_SANDBOX", True),
             allow_code=_switch(env, "MODEL_DELIVERY_ALLOW_CODE", False),
             limits=Limits(
                 seconds=_number(env, "MODEL_DELIVERY_CONVERSION_SECONDS", usual.seconds),
                 memory_bytes=int(
                     _number(env, "MODEL_DELIVERY_CONVERSION_MEMORY", usual.memory_bytes)
+                ),
+                archive_bytes=int(
+                    _number(env, "MODEL_DELIVERY_ARCHIVE_BYTES", usual.archive_bytes)
                 ),
             ),
         )

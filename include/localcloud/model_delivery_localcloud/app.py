@@ -14,20 +14,27 @@ from starlette.routing import Route
 from model_delivery_localcloud.edge.wire import DeviceWire
 from model_delivery_localcloud.errors import ServiceError, SignatureRefused, StoreError
 from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.portal.grants import Grants
 from model_delivery_localcloud.portal.pages import Portal
 from model_delivery_localcloud.protocol.gateway import Gateway, checked_handlers
 from model_delivery_localcloud.protocol.messages import Request
 from model_delivery_localcloud.services import greengrass, sts
+from model_delivery_localcloud.services.human_loops import HumanLoops
+from model_delivery_localcloud.services.human_review import FlowDefinitions
+from model_delivery_localcloud.services.human_task_uis import HumanTaskUis
 from model_delivery_localcloud.services.personalize import Personalize
 from model_delivery_localcloud.services.sagemaker import SageMaker
+from model_delivery_localcloud.services.sagemaker_tags import Tags
 from model_delivery_localcloud.services.solution_versions import PATH as SOLUTION_VERSIONS
 from model_delivery_localcloud.services.solution_versions import read_registration, register
+from model_delivery_localcloud.services.workteams import Workteams
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.access_keys import KnownKey, find_access_key
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.sealing import Sealer
 
 LARGEST_BODY = 16 * 1024 * 1024
+TASK_COUNT = "FlowDefinitionTaskCount"
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -49,7 +56,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             Route("/healthz", partial(_healthz, database)),
             *DeviceWire(database, objects).routes(),
-            *Portal(settings, database).routes(),
+            *Portal(settings, database, objects).routes(),
             Route(
                 SOLUTION_VERSIONS,
                 partial(_register, gateway, database, objects),
@@ -70,11 +77,19 @@ def _gateway(settings: Settings, database: Database, objects: ObjectStore) -> Ga
 
     services = {
         "sts": sts.handlers(),
-        "sagemaker": SageMaker(database).handlers(),
+        "sagemaker": {
+            **SageMaker(database).handlers(),
+            **FlowDefinitions(database).handlers(),
+            **HumanTaskUis(database, Grants(settings).public_media).handlers(),
+            **Workteams(database).handlers(),
+            **Tags(database).handlers(),
+        },
         "personalize": Personalize(database).handlers(),
         "greengrassv2": greengrass.handlers(database, objects),
+        "sagemaker-a2i-runtime": HumanLoops(database).handlers(),
     }
-    return Gateway(checked_handlers(services), find_key)
+    maxima = {TASK_COUNT: settings.review_most_tasks}
+    return Gateway(checked_handlers(services), find_key, maxima)
 
 
 async def _healthz(database: Database, _request: HttpRequest) -> HttpResponse:

@@ -21,7 +21,8 @@ from model_delivery_localcloud.store.access_keys import add_access_key
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.devices import make_registration_token
 from model_delivery_localcloud.store.sealing import Sealer
-from model_delivery_localcloud.store.users import add_user
+from model_delivery_localcloud.store.users import Role, add_user
+from model_delivery_localcloud.workers.reviews import ReviewKeeper
 from model_delivery_localcloud.workers.worker import LEASE_SECONDS, Worker
 
 SECRET_VARIABLE = "LOCALCLOUD_ACCESS_KEY_SECRET"
@@ -93,6 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     users = _group(commands, "user", "people who may sign in")
     user = _add(users, "add", _add_user, f"password from {PASSWORD_VARIABLE} or standard input")
     user.add_argument("name", help="the name to sign in with")
+    user.add_argument(
+        "--role",
+        type=Role,
+        choices=list(Role),
+        default=Role.ADMIN,
+        help="what the person may see (%(default)s)",
+    )
+    user.add_argument(
+        "--group", action="append", default=[], help="a group that work teams name; repeatable"
+    )
     token = _add(
         commands, "device-token", _device_token, "print a token that registers a device once"
     )
@@ -137,10 +148,18 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
 def _work(settings: Settings, arguments: argparse.Namespace) -> None:
     database = Database(settings.database_url)
     database.check()
-    worker = Worker(database, ObjectStore(settings), arguments.concurrency, arguments.lease_seconds)
+    objects = ObjectStore(settings)
+    worker = Worker(database, objects, arguments.concurrency, arguments.lease_seconds)
+    reviews = ReviewKeeper(database, objects, settings)
+
+    def leave(_number: int, _frame: object) -> None:
+        reviews.leave()
+        worker.leave()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: worker.leave())
-    worker.run()
+        signal.signal(number, leave)
+    with reviews.running():
+        worker.run()
 
 
 def _add_access_key(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -155,8 +174,8 @@ def _add_access_key(settings: Settings, arguments: argparse.Namespace) -> None:
 def _add_user(settings: Settings, arguments: argparse.Namespace) -> None:
     password = _secret(PASSWORD_VARIABLE, "password", SHORTEST_PASSWORD)
     with _migrated(settings).write() as session:
-        add_user(session, arguments.name, password)
-    print(f"user {arguments.name} added")
+        add_user(session, arguments.name, password, arguments.role, arguments.group)
+    print(f"{arguments.role} {arguments.name} added")
 
 
 def _device_token(settings: Settings, arguments: argparse.Namespace) -> None:

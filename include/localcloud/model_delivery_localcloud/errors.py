@@ -80,12 +80,21 @@ class LeaseLost(LocalcloudError):
 
 
 class ObjectError(LocalcloudError):
-    """An object in the object store cannot be read or written."""
+    """An object in the object store cannot be read or written.
+
+    `reason` types it, as the engine's errors are typed, in a job's failure.
+    """
+
+    reason = "STORE_UNREACHABLE"
 
 
 class ObjectMissing(ObjectError):
     """A bucket or key does not exist, or these credentials may not read it."""
 
+    reason = "OBJECT_MISSING"
+
 
 class ObjectChanged(ObjectError):
     """An object is no longer what was registered."""
+
+    reason = "OBJECT_CHANGED"

@@ -1,6 +1,7 @@
 """The object store, through boto3: what the services and workers read and write."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from model_delivery_localcloud.errors import ObjectChanged, ObjectError, ObjectMissing
 from model_delivery_localcloud.settings import Settings
+
+log = logging.getLogger(__name__)
 
 CHUNK = 256 * 1024
 PART = 32 * 1024 * 1024  # of a multipart upload, which has at most 10,000: objects up to 312 GiB
@@ -100,6 +103,39 @@ class ObjectStore:
             for chunk in self.read(uri, etag=etag):
                 file.write(chunk)
 
+    def upload_if(self, path: Path, uri: str, wanted: Callable[[], bool]) -> bool:
+        """Publish a complete file if it is still wanted once all of it was sent.
+
+        Until then nothing at `uri` changes: what is there stays as it was if `wanted` says no.
+        Returns what it said; what it raises leaves nothing behind either.
+        """
+        bucket, key = split_uri(uri)
+        place = {"Bucket": bucket, "Key": key}
+        place["UploadId"] = self._call("write", uri, "create_multipart_upload")["UploadId"]
+        published = False
+        try:
+            parts: list[Any] = []
+            with path.open("rb") as file:
+                while data := file.read(PART):
+                    number = len(parts) + 1
+                    sent = self._client.upload_part(**place, PartNumber=number, Body=data)
+                    parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+            if wanted():
+                self._client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
+                published = True
+        except (BotoCoreError, ClientError) as error:
+            raise self._translate("write", uri, error) from error
+        finally:
+            if not published:
+                self._forget_upload(place)
+        return published
+
+    def _forget_upload(self, place: dict[str, str]) -> None:
+        try:
+            self._client.abort_multipart_upload(**place)
+        except (BotoCoreError, ClientError) as error:  # it costs space, and no result
+            log.warning("parts of %s are left: %s", place["Key"], error)
+
     def upload(self, path: Path, uri: str) -> None:
         """Publish a complete file: readers see the old object or the whole new one."""
         with path.open("rb") as file:
@@ -114,6 +150,10 @@ class ObjectStore:
         except Exception as error:
             # boto3's transfer wraps a ClientError in exceptions of its own.
             raise self._translate("write", uri, error) from error
+
+    def put(self, uri: str, body: bytes, content_type: str) -> None:
+        """Publish a short object in one request."""
+        self._call("write", uri, "put_object", Body=body, ContentType=content_type)
 
     def delete(self, uri: str) -> None:
         """Delete an object; one that is not there is no error."""

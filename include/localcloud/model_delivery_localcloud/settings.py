@@ -20,7 +20,12 @@ class Settings:
     the stored access keys. `s3_*`: the object store (`LOCALCLOUD_S3_ENDPOINT_URL`,
     `LOCALCLOUD_S3_ACCESS_KEY_ID`, `LOCALCLOUD_S3_SECRET_ACCESS_KEY`); unset means AWS S3 with
     boto3's own credential chain. `public_url`: where people and devices reach this server
-    (`LOCALCLOUD_PUBLIC_URL`); `https` makes the session cookie Secure.
+    (`LOCALCLOUD_PUBLIC_URL`); `https` makes the session cookie Secure. `review_most_tasks`: the
+    largest TaskCount of a flow definition (`LOCALCLOUD_REVIEW_MOST_TASKS`, default 3 as on AWS).
+    `review_undo_seconds`: how long a reviewer may take back the last answer before a human loop's
+    output is written (`LOCALCLOUD_REVIEW_UNDO_SECONDS`, default 10). `webhook_url` is posted each
+    end of a human loop (`LOCALCLOUD_REVIEW_WEBHOOK_URL`), signed under `webhook_secret`
+    (`LOCALCLOUD_REVIEW_WEBHOOK_SECRET`).
     """
 
     home: Path
@@ -30,6 +35,10 @@ class Settings:
     s3_access_key_id: str | None = field(default=None, repr=False)
     s3_secret_access_key: str | None = field(default=None, repr=False)
     public_url: str | None = None
+    review_most_tasks: int = 3
+    review_undo_seconds: float = 10.0
+    webhook_url: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -48,6 +57,13 @@ class Settings:
             raise SettingsError(
                 "set both LOCALCLOUD_S3_ACCESS_KEY_ID and LOCALCLOUD_S3_SECRET_ACCESS_KEY, or none"
             )
+        webhook_url = env.get("LOCALCLOUD_REVIEW_WEBHOOK_URL") or None
+        webhook_secret = env.get("LOCALCLOUD_REVIEW_WEBHOOK_SECRET") or None
+        if webhook_url and len(webhook_secret or "") < SHORTEST_SECRET:
+            raise SettingsError(
+                "LOCALCLOUD_REVIEW_WEBHOOK_URL needs LOCALCLOUD_REVIEW_WEBHOOK_SECRET, at least "
+                f"{SHORTEST_SECRET} characters, with which its receiver checks who posts"
+            )
         return cls(
             home=home,
             database_url=env.get("LOCALCLOUD_DATABASE_URL")
@@ -57,4 +73,19 @@ class Settings:
             s3_access_key_id=access_key,
             s3_secret_access_key=access_secret,
             public_url=env.get("LOCALCLOUD_PUBLIC_URL") or None,
+            review_most_tasks=round(_number(env, "LOCALCLOUD_REVIEW_MOST_TASKS", 3, 1, 100)),
+            review_undo_seconds=_number(env, "LOCALCLOUD_REVIEW_UNDO_SECONDS", 10, 0, 3600),
+            webhook_url=webhook_url,
+            webhook_secret=webhook_secret,
         )
+
+
+def _number(env: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
+    text = env.get(name) or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise SettingsError(f"{name} must be a number from {least:g} to {most:g}, got {text!r}")
+    return number

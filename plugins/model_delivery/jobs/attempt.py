@@ -54,6 +54,7 @@ class Attempt:
         self._is_final = is_final
         self._known = False
         self._done = False
+        client.pause.watch()
         self._timed_out = False
         self._over = False
         self._stopped = False

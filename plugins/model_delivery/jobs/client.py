@@ -1,6 +1,5 @@
 """Runs a service's calls over a hook, synchronously in a worker, asynchronously in a triggerer."""
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,19 +18,19 @@ from model_delivery.jobs.faults import (
     error_code,
     is_credential_fault,
     is_lasting,
-    is_service_error,
     reading,
 )
-from model_delivery.jobs.rate import backoff
-from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
+from model_delivery.jobs.retries import (
+    CREDENTIAL_REFUSALS,
+    MAX_FAILURES,
+    MISSING_ANSWERS,
+    Pause,
+    until_answered,
+)
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
 from model_delivery.jobs.stop import Stop
 
-log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-
-# Right after a job was made, a service may not know it yet: believed when it says so this often.
-MISSING_ANSWERS = 3
 
 
 class JobClient:
@@ -149,7 +148,7 @@ class JobClient:
             # Not cut short by a kill, which is why it is asked.
             self.patiently(ask, handle, Pause(), refusals=1)
         except JobMissingError:
-            return Stop.ENDED
+            return Stop.MISSING
         except (DeliveryError, JobRefusedError):
             # Services refuse to stop what has ended; only then is the refusal good news.
             if self.describe(handle).state.terminal:
@@ -170,23 +169,18 @@ class JobClient:
         :param refusals: how often to be refused. To look is refused in error as a rule: rights
             that were changed take some seconds to reach every host of a service.
         """
-        pause = pause or self.pause
-        failures = 0
-        while True:
+
+        def attempt() -> Answer:
             self.pause.tick()
-            try:
-                return ask()
-            except Exception as error:
-                if not is_service_error(error):
-                    raise
-                failures += 1
-                if is_credential_fault(error):
-                    self.reopen()
-                most = self._most_failures(error, refusals)
-                if failures >= most or pause.cut:
-                    raise self._clear(error, about) from error
-                log.warning("%s (%d of %d): asking again", error, failures, most)
-                pause.sleep(backoff(failures))
+            return ask()
+
+        return until_answered(
+            attempt,
+            pause or self.pause,
+            most_failures=lambda error: self._most_failures(error, refusals),
+            explained=lambda error: self._clear(error, about),
+            reopen=self.reopen,
+        )
 
     def reopen(self) -> None:
         """Look the connection up again before the next call: its key may have been replaced."""

@@ -57,6 +57,8 @@ class JobOperator(ReportsLineage, JobTask):
         self.poll_interval = poll_interval
         self.job_timeout = job_timeout
         check_intervals(poll_interval=poll_interval)
+        if job_timeout is not None:
+            check_intervals(job_timeout=job_timeout)
         self._attempt: Attempt | None = None
         self._ended: JobDescription | None = None
 
@@ -153,7 +155,12 @@ class JobOperator(ReportsLineage, JobTask):
                 kwargs={"failed_waits": failed_waits} if failed_waits else None,
                 timeout=self.time_left(context, left),
             )
-        description = attempt.wait(description, self.poll_interval, self.job_timeout)
+        limit = self.job_timeout
+        if failed_waits and self.execution_timeout:
+            # Airflow counts anew in a worker that resumes.
+            over = self.execution_timeout - self.time_taken(context)
+            limit = min(limit or float("inf"), attempt.age + over.total_seconds())
+        description = attempt.wait(description, self.poll_interval, limit)
         attempt.settle(description)
         self._ended = description
         return dict(self.result(description))

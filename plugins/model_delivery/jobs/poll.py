@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Triggers start one by one: newcomers of one moment are told of together.
 GATHER_SECONDS = 0.2
+# A triggerer takes up thousands of waits one by one: the first look waits so long for the last.
+LONGEST_GATHER_SECONDS = 5.0
 # From so many newcomers on, reading the newest pages of the list is tried first, at a cost of at
 # most one page for each 20 of them.
 LIST_NEWCOMERS_FROM = 10
@@ -64,7 +66,7 @@ class Poll:
         self._reader = ListReader(service.job_list, scope) if service.job_list else None
         self._waits = Waits()
         self._newcomers: list[WaitedJob] = []
-        self._describing: set[asyncio.Task[Exception | None]] = set()
+        self._describing: dict[asyncio.Task[Exception | None], WaitedJob] = {}
         self._arrival = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._changed_at = self._loop.time()
@@ -138,8 +140,10 @@ class Poll:
                         raise
                     await self._wait_out(error)
         finally:
-            for task in self._describing:
+            for task, job in self._describing.items():
                 task.cancel()
+                self._waits.schedule(job, self._loop.time())
+            self._describing = {}
 
     async def _round(self) -> None:
         await self._welcome()
@@ -199,7 +203,16 @@ class Poll:
 
     # Newcomers
 
+    async def _gather(self) -> None:
+        """Let newcomers come for as long as more do; nobody else is waiting yet."""
+        until, there = self._loop.time() + LONGEST_GATHER_SECONDS, 0
+        while there < len(self._newcomers) and self._loop.time() < until:
+            there = len(self._newcomers)
+            await asyncio.sleep(GATHER_SECONDS)
+
     async def _welcome(self) -> None:
+        if len(self._newcomers) == len(self._waits):
+            await self._gather()
         newcomers, self._newcomers = self._newcomers, []
         now = self._loop.time()
         for job in newcomers:
@@ -308,11 +321,13 @@ class Poll:
     async def _describe_due(self) -> None:
         most = 1 if self._failing_since is not None else DESCRIBED_AT_A_TIME
         for job in self._waits.take_due(self._loop.time(), most - len(self._describing)):
-            self._describing.add(self._loop.create_task(self._describe(job)))
+            self._describing[self._loop.create_task(self._describe(job))] = job
         if not self._describing:
             return
         # One that stalls must not keep the list, and with it all other jobs, waiting.
-        done, self._describing = await asyncio.wait(self._describing, timeout=STALLED_SECONDS)
+        done, _ = await asyncio.wait(self._describing, timeout=STALLED_SECONDS)
+        for task in done:
+            del self._describing[task]
         errors = [error for task in done if (error := task.result()) is not None]
         if done and len(errors) == len(done):
             raise errors[-1]

@@ -77,7 +77,7 @@ def interval(shortest: float, longest: float, quiet: float) -> float:
 
 
 def check_intervals(**intervals: float) -> None:
-    """Refuse an interval of no time: the service would be asked without a pause."""
+    """Refuse what is no time: of waits that share a poll, one would end all."""
     for name, seconds in intervals.items():
-        if seconds <= 0:
-            raise InvalidRequestError(f"{name} is {seconds:g}, it must be over 0 seconds")
+        if not isinstance(seconds, int | float) or not seconds > 0:
+            raise InvalidRequestError(f"{name} is {seconds!r}: give seconds, over 0")

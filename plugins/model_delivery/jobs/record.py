@@ -37,6 +37,7 @@ class Record:
     :param place: endpoint and region where the job was submitted.
     :param made_at: when the call that made the job was sent, ISO 8601.
     :param clears: how often anything of the run had been cleared when this began.
+    :param retries: the task's `retries` then.
     """
 
     max_tries: int
@@ -51,6 +52,7 @@ class Record:
     place: str = ""
     made_at: str | None = None
     clears: int = 0
+    retries: int = 0
 
     @classmethod
     def read(cls, value: Any) -> "Record":
@@ -80,7 +82,10 @@ class Record:
 
     def next_generation(self) -> "Record":
         """Return the record of the job after one that ended badly."""
-        return Record(self.max_tries, generation=self.generation + 1, clears=self.clears)
+        return Record(
+            self.max_tries, generation=self.generation + 1, clears=self.clears,
+            retries=self.retries,
+        )  # fmt: skip
 
     def salted(self) -> "Record":
         """Return the record with what makes the job's name ours alone, before it is intended."""

@@ -2,11 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
+
+from asgiref.sync import sync_to_async
 
 from model_delivery.aws import import_string
 from model_delivery.jobs.paced_client import PacedClient
@@ -16,6 +20,8 @@ from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.shared_client import OpenClient, SharedClients
 from model_delivery.jobs.waits import Bounds
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class PollKey:
@@ -23,20 +29,53 @@ class PollKey:
 
     :param service: path of the `JobService`.
     :param settings: the connection, region, verification and botocore configuration, as JSON.
+    :param generation: what the connection says, as `PollRegistry.generation` returns it: a job that
+        is made after an edit of the connection may lie elsewhere than those before it.
     :param scope: what one read of the service's list is limited to.
     """
 
     service: str
     settings: str
+    generation: str = ""
     scope: str = ""
 
     @classmethod
     def of(
-        cls, path: str, service: JobService, settings: Mapping[str, Any], handle: Handle
+        cls,
+        path: str,
+        service: JobService,
+        settings: Mapping[str, Any],
+        generation: str,
+        handle: Handle,
     ) -> "PollKey":
         """Return the key of a job."""
         scope = service.job_list.scope(handle) if service.job_list else ""
-        return cls(path, _text(settings), scope)
+        return cls(path, settings_key(settings), generation, scope)
+
+
+class SharedPoll(Protocol):
+    """What the registry needs to know of a poll."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended, and follows nothing any more."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+AnyPoll = TypeVar("AnyPoll", bound=SharedPoll)
+
+
+# Triggers that start within this time share one look-up of their connection.
+LOOK_UP_SECONDS = 0.1
+# Airflow starts all triggers that it was given in one turn of the loop. To join a poll takes some
+# 40 microseconds: ten thousand at once would keep the loop from all else for 0.4 s.
+TURN_SECONDS = 0.0001
 
 
 class PollRegistry:
@@ -45,14 +84,24 @@ class PollRegistry:
     def __init__(self) -> None:
         self._clients = SharedClients()
         self._services: dict[str, asyncio.Task[JobService]] = {}
-        self._polls: dict[PollKey, Poll] = {}
+        self._polls: dict[PollKey, SharedPoll] = {}
         self._buckets: dict[tuple[str, ...], TokenBucket] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._look_ups: dict[str, asyncio.Task[str]] = {}
+        self._last_turn = 0.0
 
     @property
     def open_clients(self) -> int:
         """How many clients are open."""
         return self._clients.open_count
+
+    async def turn(self) -> None:
+        """Wait until it is this trigger's turn to begin."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._last_turn = max(self._last_turn + TURN_SECONDS, now)
+        if self._last_turn > now:
+            await asyncio.sleep(self._last_turn - now)
 
     async def service(self, path: str) -> JobService:
         """Return a service by its path; its first import, of boto3 and more, is in a thread."""
@@ -66,12 +115,36 @@ class PollRegistry:
             self._services.pop(path, None)
             raise
 
+    async def generation(self, connection: str | None) -> str:
+        """Return a digest of what a connection says now; triggers of one moment look it up once."""
+        if connection is None:
+            return ""
+        look_up = self._look_ups.get(connection)
+        if look_up is None:
+            look_up = asyncio.create_task(self._look_up(connection))
+            self._look_ups[connection] = look_up
+        return await asyncio.shield(look_up)
+
+    async def _look_up(self, connection: str) -> str:
+        await asyncio.sleep(LOOK_UP_SECONDS)
+        del self._look_ups[connection]
+        try:
+            return await sync_to_async(_digest)(connection)
+        except Exception as error:  # whoever opens the client tells what is wrong
+            log.debug("Connection %s cannot be looked up: %s", connection, error)
+            return ""
+
     @asynccontextmanager
     async def client(
-        self, service: JobService, settings: Mapping[str, Any]
+        self, service: JobService, settings: Mapping[str, Any], generation: str | None = None
     ) -> AsyncIterator[PacedClient]:
-        """Lease the open client of a service over a connection, which polls share."""
-        text = _text(settings)
+        """Lease the open client of a service over a connection, which polls share.
+
+        :param generation: of the connection; as it is now by default.
+        """
+        if generation is None:
+            generation = await self.generation(settings["aws_conn_id"])
+        text = f"{settings_key(settings)} {generation}"
         async with self._clients.lease(service.hook_path, text, dict(settings)) as opened:
             yield PacedClient(service, opened.client, self._bucket(service, opened))
 
@@ -80,7 +153,9 @@ class PollRegistry:
         meta = getattr(opened.client, "meta", None)  # of another client than botocore's: nothing
         place = getattr(meta, "region_name", None), getattr(meta, "endpoint_url", None)
         key = (opened.account, service.hook_path, *map(str, place))
-        return self._buckets.setdefault(key, TokenBucket())
+        if key not in self._buckets:
+            self._buckets[key] = TokenBucket()
+        return self._buckets[key]
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run what outlives the trigger that asked for it."""
@@ -97,34 +172,60 @@ class PollRegistry:
         bounds: Bounds,
         *,
         doubted: bool = False,
+        generation: str | None = None,
     ) -> str:
         """Return the job's status once it ended.
 
         :param path: path of the `JobService`.
         :param settings: the four parameters of the connection.
         :param bounds: how often to look, and how long the service may be away.
+        :param generation: of the connection; as it is now by default.
         :param doubted: the list told of this job's end, and its description did not.
         :raises JobError: naming job, service and cause, when the job is gone, has a status that is
             not in its table or may not be described, or the service was away for too long.
         """
         service = await self.service(path)
-        key = PollKey.of(path, service, settings, handle)
-        poll = self._polls.get(key)
+        if generation is None:
+            generation = await self.generation(settings["aws_conn_id"])
+        key = PollKey.of(path, service, settings, generation, handle)
+
+        def make() -> Poll:
+            return Poll(service, key.scope, lambda: self.client(service, settings, generation))
+
+        with self.poll(key, make) as poll:
+            waiter = poll.join(handle, bounds, doubted=doubted)
+            try:
+                return await waiter.future
+            finally:
+                poll.leave(waiter)
+
+    @contextmanager
+    def poll(self, key: PollKey, make: Callable[[], AnyPoll]) -> Iterator[AnyPoll]:
+        """Lend the poll of a key, made when there is none that goes on; the last to leave ends it.
+
+        :param make: makes a poll; those of one key are of one kind.
+        """
+        poll = cast("AnyPoll | None", self._polls.get(key))
         if poll is None or poll.is_over:
-            poll = Poll(service, key.scope, lambda: self.client(service, settings))
-            self._polls[key] = poll
-        waiter = poll.join(handle, bounds, doubted=doubted)
+            poll = self._polls[key] = make()
         try:
-            return await waiter.future
+            yield poll
         finally:
-            poll.leave(waiter)
             if poll.is_idle and self._polls.get(key) is poll:
                 del self._polls[key]
                 poll.close()
 
 
-# Thousands of triggers start in one turn of the loop, so what each does first is kept short.
-_text = json.JSONEncoder(sort_keys=True).encode
+# Once made: an encoder for each of thousands of triggers would take most of their time.
+settings_key = json.JSONEncoder(sort_keys=True).encode
+
+
+def _digest(connection: str) -> str:
+    from airflow.sdk import BaseHook
+
+    found = BaseHook.get_connection(connection)
+    told = found.conn_type, found.host, found.port, found.login, found.password, found.extra
+    return sha256(json.dumps(told, default=str).encode()).hexdigest()
 
 
 _registries: WeakKeyDictionary[asyncio.AbstractEventLoop, PollRegistry] = WeakKeyDictionary()

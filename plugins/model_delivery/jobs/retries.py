@@ -1,14 +1,28 @@
 """How patiently a service is asked that does not answer, or answers that it is busy."""
 
+import logging
 import time
+from collections.abc import Callable
+from threading import Thread
+from typing import TypeVar
+from weakref import ref
+
+from model_delivery.jobs.faults import is_credential_fault, is_service_error
+from model_delivery.jobs.rate import backoff
+
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 # Sixteen failures in a row, with `rate.backoff` between them, are about five minutes of a service
 # that is down.
 MAX_FAILURES = 16
 # A key that is being replaced is refused for seconds; one that is wrong shall not take minutes.
 CREDENTIAL_REFUSALS = 6
+# Right after a job was made, a service may not know it yet: believed when it says so this often.
+MISSING_ANSWERS = 3
 SLICE_SECONDS = 0.25
-# No call takes so long: botocore waits 60 s for a connection, and as long for an answer.
+TICK_SECONDS = 1.0
+# Half of the time after which Airflow gives the task of a silent process to another.
 STANDSTILL_SECONDS = 150.0
 # Within this time after it Airflow tells a process whose task it has given to another.
 WAKING_SECONDS = 30.0
@@ -26,6 +40,13 @@ class Pause:
         self._made_at = _now()
         self._ticked_at = _now()
         self._woken_at = self._made_at
+        self._watch: Thread | None = None
+
+    def watch(self) -> None:
+        """Tick from a thread of its own: a call may take long, and is no standstill."""
+        if self._watch is None:
+            self._watch = Thread(target=_tick, args=(ref(self),), daemon=True)
+            self._watch.start()
 
     def tick(self) -> None:
         """Note that the process runs."""
@@ -47,6 +68,46 @@ class Pause:
         while not self.cut and (left := until - time.monotonic()) > 0:
             time.sleep(min(SLICE_SECONDS, left))
             self.tick()
+
+
+def until_answered(
+    ask: Callable[[], Answer],
+    pause: Pause,
+    *,
+    most_failures: Callable[[Exception], int],
+    explained: Callable[[Exception], Exception],
+    reopen: Callable[[], None],
+) -> Answer:
+    """Ask until there is an answer, or until it fails too often.
+
+    :param pause: sleeps between attempts; cut, the failure at hand is the last.
+    :param most_failures: how many failures in a row end it, by the newest of them.
+    :param explained: what is raised then.
+    :param reopen: looks the connection up again: its key was refused, and may have been replaced.
+    """
+    failures = 0
+    while True:
+        pause.tick()
+        try:
+            return ask()
+        except Exception as error:
+            if not is_service_error(error):
+                raise
+            failures += 1
+            if is_credential_fault(error):
+                reopen()
+            most = most_failures(error)
+            if failures >= most or pause.cut:
+                raise explained(error) from error
+            log.warning("%s (%d of %d): asking again", error, failures, most)
+            pause.sleep(backoff(failures))
+
+
+def _tick(watched: "ref[Pause]") -> None:
+    while (pause := watched()) is not None:
+        pause.tick()
+        del pause
+        time.sleep(TICK_SECONDS)
 
 
 def _now() -> float:

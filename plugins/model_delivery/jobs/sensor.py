@@ -1,13 +1,15 @@
-"""The sensor of every external job: poke, reschedule or deferrable."""
+"""The sensor of external work, and of every job: poke, reschedule or deferrable."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.bases.sensor import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import (
     AirflowFailException,
+    AirflowRescheduleException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
@@ -19,12 +21,12 @@ from model_delivery.exceptions import JobEndedError
 from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.service import Handle
 from model_delivery.jobs.status import JobState
-from model_delivery.jobs.task import JobTask
-from model_delivery.jobs.trigger import MOST_FAILED_WAITS
+from model_delivery.jobs.task import JobTask, WaitingTask
+from model_delivery.jobs.trigger import MOST_FAILED_WAITS, JobTrigger, handover_seconds
 
 
-class JobSensor(JobTask, BaseSensorOperator):
-    """Waits for a job that another task, run or system submitted.
+class ServiceSensor(WaitingTask, BaseSensorOperator):
+    """Waits for what a service does; whether in the triggerer or not, it ends in the same way.
 
     `poke_interval` is the shortest time between two looks, also while deferred.
     """
@@ -33,15 +35,28 @@ class JobSensor(JobTask, BaseSensorOperator):
         super().__init__(**kwargs)
         check_intervals(poke_interval=self.poke_interval)
 
+    @property
     @abstractmethod
-    def handle(self) -> Handle:
-        """Return the job to wait for."""
+    def label(self) -> str:
+        """What is waited for, for messages."""
+
+    @abstractmethod
+    def trigger(self, *, doubted: bool) -> JobTrigger:
+        """Return what waits in the triggerer.
+
+        :param doubted: it waited before, and what it told of the end was not so.
+        """
 
     def execute(self, context: Context) -> Any:
         """Look once before deferring: a job that ended needs no triggerer."""
         if self.deferrable:
             return self._wait_deferred(context)
-        return super().execute(context)
+        try:
+            return super().execute(context)
+        except AirflowRescheduleException as again:
+            # Sooner, Airflow may take the end of this look for that of the next, and fail it.
+            earliest = datetime.now(UTC) + timedelta(seconds=handover_seconds())
+            raise AirflowRescheduleException(max(again.reschedule_date, earliest)) from None
 
     def _wait_deferred(
         self, context: Context, failed_waits: int = 0, *, woken: bool = False
@@ -52,9 +67,7 @@ class JobSensor(JobTask, BaseSensorOperator):
             return looked.xcom_value
         left = self.timeout - self.time_taken(context).total_seconds()
         return self.defer(
-            trigger=self.job_trigger(
-                self.handle(), float(self.poke_interval), owned=False, doubted=woken
-            ),
+            trigger=self.trigger(doubted=woken),
             method_name="execute_complete",
             kwargs={"failed_waits": failed_waits} if failed_waits else None,
             timeout=self.time_left(context, left),
@@ -73,16 +86,6 @@ class JobSensor(JobTask, BaseSensorOperator):
                 return False
             raise
 
-    def poke(self, context: Context) -> bool | PokeReturnValue:
-        """Describe the job; a bad end is an error."""
-        description = self.client.describe(self.handle())
-        if description.state is JobState.RUNNING:
-            return False
-        if description.state is JobState.SUCCEEDED:
-            return PokeReturnValue(True, dict(self.result(description)))
-        reason = description.reason or "the service gave no reason"
-        raise JobEndedError(f"{self._label} ended {description.status}: {reason}")
-
     def execute_complete(self, context: Context, event: Any = None, failed_waits: int = 0) -> Any:
         """Finish after the wait: an event only says that it is time to ask the service again.
 
@@ -100,6 +103,9 @@ class JobSensor(JobTask, BaseSensorOperator):
         self.log.warning("The triggerer could not wait (%s): waiting %s", error, where)
         if again:
             return self._wait_deferred(context, failed_waits)
+        # Airflow counts anew in a worker that resumes.
+        left = self.time_left(context, self.timeout - self.time_taken(context).total_seconds())
+        self.timeout = left.total_seconds() if left else 0.0
         return super().execute(context)
 
     def resume_execution(
@@ -122,6 +128,34 @@ class JobSensor(JobTask, BaseSensorOperator):
             why = f"{type(error).__name__}: {error}"
             return self._not_waited(context, why, MOST_FAILED_WAITS)
 
+
+class JobSensor(JobTask, ServiceSensor):
+    """Waits for a job that another task, run or system submitted.
+
+    Its parameters are `ServiceSensor`'s.
+    """
+
+    @abstractmethod
+    def handle(self) -> Handle:
+        """Return the job to wait for."""
+
+    def trigger(self, *, doubted: bool) -> JobTrigger:
+        """Return what waits for the job; its end stops nothing."""
+        return self.job_trigger(
+            self.handle(), float(self.poke_interval), owned=False, doubted=doubted
+        )
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        """Describe the job; a bad end is an error."""
+        description = self.client.describe(self.handle())
+        if description.state is JobState.RUNNING:
+            return False
+        if description.state is JobState.SUCCEEDED:
+            return PokeReturnValue(True, dict(self.result(description)))
+        reason = description.reason or "the service gave no reason"
+        raise JobEndedError(f"{self.label} ended {description.status}: {reason}")
+
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
+        """The service's noun and the job's name."""
         return f"{self.service.noun} {self.handle()['name']}"

@@ -13,6 +13,7 @@ class Stop(Enum):
     ASKED = "asked"
     ENDED = "it had ended already"
     IMPOSSIBLE = "the service has no stop"
+    MISSING = "it is not known to the service (any more)"
 
     def log(self, logger: "Logger", label: str, why: str) -> None:
         """Tell the task's log; `label` names the job."""
@@ -23,3 +24,8 @@ class Stop(Enum):
                 logger.info("%s had ended before it could be stopped: %s", label, why)
             case Stop.IMPOSSIBLE:
                 logger.warning("%s goes on although %s: %s", label, why, self.value)
+            case Stop.MISSING:
+                logger.warning(
+                    "%s was not stopped though %s: %s. Somebody deleted it, or the connection "
+                    "leads to another account or region", label, why, self.value,
+                )  # fmt: skip

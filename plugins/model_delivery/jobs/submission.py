@@ -83,13 +83,19 @@ class Submission:
     def _is_cleared(self, last: Record) -> bool:
         """Tell whether the task was cleared since its last submission.
 
-        A clear sets `max_tries` to the tries so far and the task's `retries` of now. An edit of
-        `retries` before it can make that the old number; then a job that was done, and a clear of
-        something in the run, tell as much: no retry follows a job that was done.
+        A clear sets `max_tries` to the tries so far and the task's `retries` of now. Only an edit
+        of `retries` before it can make that the old number; then a job that was done, and a clear
+        of something in the run, tell as much. (A retry may follow a job that was done: of a task
+        that was killed before it could say so.)
         """
         if last.max_tries != self._ti.max_tries:
             return True
-        return last.outcome is Outcome.DONE and last.clears != self._clears
+        edited = last.retries != self._retries
+        return edited and last.outcome is Outcome.DONE and last.clears != self._clears
+
+    @property
+    def _retries(self) -> int:
+        return int(self._ti.task.retries or 0)
 
     @property
     def handle(self) -> Handle | None:
@@ -197,7 +203,7 @@ class Submission:
         """Return this submission's record; a new one where nothing was noted yet."""
         if self._number < len(self._records):
             return self._records[self._number]
-        return Record(max_tries=self._ti.max_tries, clears=self._clears)
+        return Record(self._ti.max_tries, clears=self._clears, retries=self._retries)
 
     def _save(self, record: Record) -> None:
         self._records[self._number : self._number + 1] = [record]

@@ -16,8 +16,8 @@ from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
 
 
-class JobTask(AwsConnected):
-    """The base of operators and sensors of external jobs.
+class WaitingTask(AwsConnected):
+    """The base of what waits for a service.
 
     :param deferrable: wait in the triggerer instead of a worker slot.
         (default: Airflow's `operators.default_deferrable`)
@@ -41,7 +41,38 @@ class JobTask(AwsConnected):
         self.deferrable = deferrable
         self.max_poll_interval = max_poll_interval
         self.outage_timeout = outage_timeout
-        check_intervals(max_poll_interval=max_poll_interval)
+        check_intervals(max_poll_interval=max_poll_interval, outage_timeout=outage_timeout)
+
+    def time_left(self, context: Context, seconds: float | None) -> timedelta | None:
+        """Return how long the task may stay deferred, or None for ever.
+
+        Airflow starts each deferral's time anew, and holds no deferred task to `execution_timeout`.
+
+        :param seconds: what is left of another limit; None where there is no other.
+        """
+        left = [] if seconds is None else [timedelta(seconds=seconds)]
+        if self.execution_timeout:
+            left.append(self.execution_timeout - self.time_taken(context))
+        return max(min(left), timedelta(seconds=1)) if left else None
+
+    @staticmethod
+    def time_taken(context: Context) -> timedelta:
+        """Return how long ago this try started, deferrals included."""
+        now = datetime.now(UTC)
+        return now - (getattr(context["ti"], "start_date", None) or now)
+
+    def trigger_settings(self, poll_interval: float) -> dict[str, Any]:
+        """Return what every trigger of a task takes."""
+        return {
+            "poll_interval": poll_interval,
+            "max_poll_interval": self.max_poll_interval,
+            "outage_timeout": self.outage_timeout,
+            **self.connection_settings,
+        }
+
+
+class JobTask(WaitingTask):
+    """The base of operators and sensors of external jobs."""
 
     @property
     @abstractmethod
@@ -62,24 +93,6 @@ class JobTask(AwsConnected):
     def result(self, description: JobDescription) -> Mapping[str, Any]:
         """Return what XCom gets on success."""
 
-    def time_left(self, context: Context, seconds: float | None) -> timedelta | None:
-        """Return how long the task may stay deferred, or None for ever.
-
-        Airflow starts each deferral's time anew, and holds no deferred task to `execution_timeout`.
-
-        :param seconds: what is left of another limit; None where there is no other.
-        """
-        left = [] if seconds is None else [timedelta(seconds=seconds)]
-        if self.execution_timeout:
-            left.append(self.execution_timeout - self.time_taken(context))
-        return max(min(left), timedelta(seconds=1)) if left else None
-
-    @staticmethod
-    def time_taken(context: Context) -> timedelta:
-        """Return how long ago this try started, deferrals included."""
-        now = datetime.now(UTC)
-        return now - (getattr(context["ti"], "start_date", None) or now)
-
     def job_trigger(
         self, handle: Handle, poll_interval: float, *, owned: bool, doubted: bool
     ) -> JobTrigger:
@@ -88,10 +101,7 @@ class JobTask(AwsConnected):
         return JobTrigger(
             service=f"{service.__module__}.{service.__qualname__}",
             handle=handle,
-            poll_interval=poll_interval,
-            max_poll_interval=self.max_poll_interval,
-            outage_timeout=self.outage_timeout,
             owned=owned,
             doubted=doubted,
-            **self.connection_settings,
+            **self.trigger_settings(poll_interval),
         )

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -16,8 +16,9 @@ from model_delivery.jobs.faults import (
     is_passing,
 )
 from model_delivery.jobs.paced_client import PacedClient
-from model_delivery.jobs.rate import backoff
+from model_delivery.jobs.rate import backoff, check_intervals
 from model_delivery.jobs.registry import registry
+from model_delivery.jobs.retries import MISSING_ANSWERS
 from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.waits import Bounds
@@ -89,6 +90,7 @@ class JobTrigger(BaseTrigger):
         self.verify = verify
         self.botocore_config = botocore_config
         self._stopping: asyncio.Task[None] | None = None
+        self._generation: str | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and every argument."""
@@ -119,16 +121,27 @@ class JobTrigger(BaseTrigger):
         """Wait for the job; an event never carries more than its handle and its status."""
         started = time.monotonic()
         event: dict[str, Any] = {"version": EVENT_VERSION, "handle": self.handle}
-        bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
         try:
-            status = await registry().wait(
-                self.service, self._connection_settings, self.handle, bounds, doubted=self.doubted
-            )
-            event["status"] = status
+            check_intervals(
+                poll_interval=self.poll_interval, max_poll_interval=self.max_poll_interval,
+                outage_timeout=self.outage_timeout,
+            )  # fmt: skip
+            bounds = Bounds(self.poll_interval, self.max_poll_interval, self.outage_timeout)
+            await self._connection_now()
+            await registry().turn()
+            event |= await self._wait(bounds)
         except Exception as error:  # whatever ends the wait is the task's to report
             event["error"] = cause(error)
         await asyncio.sleep(started + handover_seconds() - time.monotonic())
         yield TriggerEvent(event)
+
+    async def _wait(self, bounds: Bounds) -> dict[str, Any]:
+        """Return what the event tells of the end."""
+        status = await registry().wait(
+            self.service, self._connection_settings, self.handle, bounds,
+            doubted=self.doubted, generation=self._generation,
+        )  # fmt: skip
+        return {"status": status}
 
     async def on_kill(self) -> None:
         """Stop the job that the task made, once, when a user ends or clears the deferred task.
@@ -168,7 +181,8 @@ class JobTrigger(BaseTrigger):
             return
         try:
             async with asyncio.timeout(OUTAGE_SECONDS):
-                outcome = await self._stop(service)
+                await self._connection_now()
+                outcome = await self._stop(service, self.handle)
             outcome.log(self.log, label, "its task was killed")
         except asyncio.CancelledError:
             self.log.warning("%s may still be running: the triggerer ends", label)
@@ -176,39 +190,54 @@ class JobTrigger(BaseTrigger):
         except Exception as error:
             self.log.warning("%s may still be running: %s", label, cause(error))
 
-    async def _stop(self, service: JobService) -> Stop:
+    async def _stop(self, service: JobService, handle: Handle) -> Stop:
         """Ask until there is an answer, over a client that was opened anew after a fault."""
-        call = service.stop_call(self.handle)
+        call = service.stop_call(handle)
         if call is None:
             return Stop.IMPOSSIBLE
-        failures = 0
+        failures = missing = 0
         while True:
             try:
-                async with registry().client(service, self._connection_settings) as client:
+                async with self._client(service) as client:
                     # A stop under way or done by now: it was the answer that was lost.
-                    if not (failures and await self._is_ending(service, client)):
+                    if not (failures and await self._is_ending(service, handle, client)):
                         await client.ask(call, STOP_CALL_SECONDS)
                     return Stop.ASKED
             except Exception as error:
-                if not (is_passing(error) or is_credential_fault(error)):
-                    if await self._has_ended(service):
+                if error_code(error) in service.missing_codes:
+                    # A host of the service may be behind: believed when it is said again.
+                    missing += 1
+                    if missing >= MISSING_ANSWERS:
+                        return Stop.MISSING
+                elif not (is_passing(error) or is_credential_fault(error)):
+                    if await self._has_ended(service, handle):
                         return Stop.ENDED
                     raise
                 failures += 1
                 self.log.warning("%s fails (%d): %s", call.operation, failures, cause(error))
                 await asyncio.sleep(backoff(failures))
 
-    async def _is_ending(self, service: JobService, client: PacedClient) -> bool:
-        answers = await client.answers(service.describe_calls(self.handle), STOP_CALL_SECONDS)
-        return service.is_ending(service.description(self.handle, answers))
+    async def _connection_now(self) -> str:
+        """Return what the connection said when this trigger first needed it."""
+        if self._generation is None:
+            self._generation = await registry().generation(self.aws_conn_id)
+        return self._generation
 
-    async def _has_ended(self, service: JobService) -> bool:
+    def _client(self, service: JobService) -> AbstractAsyncContextManager[PacedClient]:
+        return registry().client(service, self._connection_settings, self._generation)
+
+    async def _is_ending(self, service: JobService, handle: Handle, client: PacedClient) -> bool:
+        answers = await client.answers(service.describe_calls(handle), STOP_CALL_SECONDS)
+        return service.is_ending(service.description(handle, answers))
+
+    async def _has_ended(self, service: JobService, handle: Handle) -> bool:
         """Tell whether a stop was refused because nothing is left to stop."""
         try:
-            async with registry().client(service, self._connection_settings) as client:
-                return await self._is_ending(service, client)
+            async with self._client(service) as client:
+                return await self._is_ending(service, handle, client)
         except Exception as error:
-            return error_code(error) in service.missing_codes
+            self.log.warning("It cannot be looked at: %s", cause(error))
+            return False
 
     async def _is_deferred_still(self) -> bool:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance

@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator, Context
 
 from model_delivery import neo
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
+from model_delivery.refusal import telling_refusal
 from model_delivery.xcom import VERSION, BundledModel
 
 
@@ -72,8 +73,12 @@ class BundleModelOperator(BaseOperator):
         self.wasb_conn_id = wasb_conn_id
 
     def execute(self, context: Context) -> BundledModel:
-        """Verify a bundle, or make one."""
-        from model_delivery_engine.errors import EngineError
+        """Verify a bundle, or make one; where it is refused, say why in XCom too."""
+        with telling_refusal(context):
+            return self._verified_or_made()
+
+    def _verified_or_made(self) -> BundledModel:
+        from model_delivery_engine.errors import DiskFullError, EngineError
 
         neo.check_target(self.target_device, self.target_platform)
         if not self.output_uri.endswith(neo.ARCHIVE_ENDING):
@@ -83,6 +88,8 @@ class BundleModelOperator(BaseOperator):
         with TemporaryDirectory(prefix="model-delivery-") as name:
             try:
                 return self._bundle(Path(name))
+            except DiskFullError:  # this worker's fault: a retry may run on another
+                raise
             except EngineError as error:
                 raise DeliveryRefusedError(f"{self.artifact_uri}: {error}") from error
 

@@ -16,6 +16,8 @@ from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.lineage import Lineage
 from model_delivery.links.job import console_url, is_aws
+from model_delivery.refusal import telling_refusal
+from model_delivery.service_errors import named_errors
 from model_delivery.xcom import (
     VERSION,
     CompilationJobListing,
@@ -111,6 +113,11 @@ class CreateCompilationJobOperator(JobOperator):
         from model_delivery.hooks.compilation import CompilationJobs
 
         return CompilationJobs()
+
+    def execute(self, context: Context) -> Any:
+        """Submit once, then wait as told; where it is refused, say why in XCom too."""
+        with telling_refusal(context):
+            return super().execute(context)
 
     def build_request(self) -> dict[str, Any]:
         """Return CreateCompilationJob's request without the name, held against the API's model."""
@@ -379,15 +386,8 @@ class DeleteCompilationJobOperator(AwsConnected, BaseOperator):
 
 def _asked(ask: Callable[[], Iterator[Any]], about: str) -> Iterator[Any]:
     """Yield what a hook yields; the service's errors name what was asked about."""
-    from model_delivery.jobs.faults import REFUSED_CODES, error_code, is_service_error
-
-    try:
+    with named_errors(about):
         yield from ask()
-    except Exception as error:
-        if not is_service_error(error):
-            raise
-        refused = error_code(error) in REFUSED_CODES
-        raise (JobRefusedError if refused else DeliveryError)(f"{about}: {error}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator, Context
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import DeliveryRefusedError
 from model_delivery.links.report import DeliveryReportLink
+from model_delivery.refusal import REFUSAL_KEY
 from model_delivery.xcom import VERSION, ComparisonReport, DeliveryReport
 
 
@@ -21,13 +22,14 @@ class DeliveryReportOperator(BaseOperator):
     :param verdict: what `QualityGateOperator` returned.
     :param deployment: what `CreateDeploymentOperator` returned.
     :param smoke_test: what `EdgeInferenceOperator` returned.
+    :param review: what `HumanReviewOperator` returned. (default: none)
     :param aws_conn_id: connection of `s3://` URIs.
     :param wasb_conn_id: connection of Azure Blob URIs.
     """
 
     template_fields: Sequence[str] = (
         "output_uri", "bundle_uri", "merged", "verdict", "deployment", "smoke_test",
-        "aws_conn_id", "wasb_conn_id",
+        "review", "aws_conn_id", "wasb_conn_id",
     )  # fmt: skip
     operator_extra_links = (DeliveryReportLink(),)
 
@@ -40,6 +42,7 @@ class DeliveryReportOperator(BaseOperator):
         verdict: Mapping[str, Any],
         deployment: Mapping[str, Any],
         smoke_test: Mapping[str, Any],
+        review: Mapping[str, Any] | None = None,
         aws_conn_id: str = "aws_default",
         wasb_conn_id: str = "wasb_default",
         **kwargs: Any,
@@ -51,6 +54,7 @@ class DeliveryReportOperator(BaseOperator):
         self.verdict = verdict
         self.deployment = deployment
         self.smoke_test = smoke_test
+        self.review = review
         self.aws_conn_id = aws_conn_id
         self.wasb_conn_id = wasb_conn_id
 
@@ -89,6 +93,7 @@ class DeliveryReportOperator(BaseOperator):
                 "reasons": [],
                 "min_accuracy": self.verdict["min_accuracy"],
             },
+            "review": dict(self.review) if self.review else None,
             "batch": {key: self.merged[key] for key in ("records", "ok", "errors")},
             "deployment": {
                 "device": device,
@@ -187,11 +192,17 @@ class CompareCompilationsOperator(AwsConnected, BaseOperator):
                 )
         job = _pulled(context, self.compile_task_id, "job", index)
         if not job:
-            why = f"the service took no job; see the log of {self.compile_task_id}[{index}]"
+            why = _pulled(context, self.compile_task_id, REFUSAL_KEY, index) or (
+                f"no job was made; see the log of {self.compile_task_id}[{index}]"
+            )
             return comparison_row(target, status="REFUSED", reason=why)
         found = self.hook.describe_job(job["job_name"])
-        reason = found.get("FailureReason") or f"see the log of {self.bundle_task_id}[{index}]"
-        return comparison_row(target, status=found["CompilationJobStatus"], reason=reason)
+        status, reason = found["CompilationJobStatus"], found.get("FailureReason")
+        if status == "COMPLETED":  # there is an artifact, and no bundle of it
+            refused = _pulled(context, self.bundle_task_id, REFUSAL_KEY, index)
+            status, reason = "NOT BUNDLED", refused
+        reason = reason or f"see the log of {self.bundle_task_id}[{index}]"
+        return comparison_row(target, status=status, reason=reason)
 
 
 def _pulled(context: Context, task_id: str, key: str, index: int) -> Any:

@@ -18,7 +18,7 @@ from model_delivery_engine.batch.formats import Compression, OutputFormat
 from model_delivery_engine.batch.images import list_objects
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
 from model_delivery_engine.bundle import Bundle, open_bundle
-from model_delivery_engine.errors import BatchError, BudgetError
+from model_delivery_engine.errors import BatchError, BudgetError, DiskFullError
 from onnx import TensorProto, helper
 
 from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
@@ -303,7 +303,7 @@ def test_the_disk_is_full(job: Job) -> None:
     (work.spool / "out-0").symlink_to("/dev/full")
     path = job.storage.path(job.storage.put(URI, jsonl()))
     part = PartData(Part(0, 0, len(jsonl())), path, 0, len(jsonl()), spooled=False)
-    with pytest.raises(BatchError, match=r"no space left on the disk .* set TMPDIR"):
+    with pytest.raises(DiskFullError, match=r"no space left on the disk .* set TMPDIR"):
         PartRunner(work).run(part, 64)
 
 

@@ -1,5 +1,7 @@
 import dataclasses
+import gzip
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from model_delivery_engine import latency
 from model_delivery_engine.archive import pack_archive
 from model_delivery_engine.bundle import Manifest, open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
@@ -20,10 +23,11 @@ from model_delivery_engine.errors import (
     one_line,
 )
 from model_delivery_engine.graph import newest_operator_set
+from model_delivery_engine.latency import machine_arch
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.parity import measure_parity
 from model_delivery_engine.runtime import Model, check_golden
-from model_delivery_engine.targets import Target
+from model_delivery_engine.targets import Target, resolve_target
 from onnx import TensorProto, helper
 
 from tests.unit.engine.conftest import WEIGHTS, linear, save_graph, save_linear
@@ -73,16 +77,45 @@ def test_the_manifest_says_what_was_compiled(
     assert manifest.latency.machine
 
 
-def test_a_figure_taken_on_another_architecture_is_marked_proxy(
-    tmp_path: Path, pack: Callable[[Path], Path], target: Target
+def test_every_figure_of_a_target_that_this_machine_is_not_is_marked_proxy(
+    tmp_path: Path, pack: Callable[[Path], Path]
 ) -> None:
     archive = pack(save_linear(tmp_path / "model" / "model.onnx"))
-    kinds = []
-    for arch in ("X86_64", "ARM64"):
-        request = request_for(dataclasses.replace(target, arch=arch))
-        manifest = compile_model(archive, tmp_path / "bundle.tar.gz", request)
-        kinds.append(manifest.latency.kind if manifest.latency else None)
-    assert sorted(map(str, kinds)) == ["measured", "proxy"]
+    kinds = {}
+    for name, target in (
+        ("here", resolve_target(None, {"Os": "LINUX", "Arch": machine_arch()})),
+        ("there", resolve_target("rasp4b" if machine_arch() == "X86_64" else "ml_c5", None)),
+        ("alike", resolve_target("x86_win64", None)),
+    ):
+        manifest = compile_model(archive, tmp_path / "b.tar.gz", request_for(target))
+        assert manifest.latency is not None
+        assert manifest.parity is not None
+        assert manifest.profile is not None
+        found = {manifest.latency.kind, manifest.parity.kind, *manifest.profile.kinds.values()}
+        (kinds[name],) = found
+    assert kinds == {"here": "measured", "there": "proxy", "alike": "proxy"}
+
+
+@pytest.mark.parametrize(
+    ("device", "hardware", "kind"),
+    [
+        ("ml_c5", "c5.2xlarge", "measured"),
+        ("ml_c5", "m5.2xlarge", "proxy"),
+        ("ml_c5", "", "proxy"),
+        ("lambda", "c5.2xlarge", "proxy"),
+        ("rasp4b", "Raspberry Pi 4 Model B Rev 1.4", "measured"),
+        ("rasp4b", "Raspberry Pi 5 Model B Rev 1.0", "proxy"),
+    ],
+)
+def test_a_machine_is_a_device_where_its_hardware_says_so(
+    monkeypatch: pytest.MonkeyPatch, device: str, hardware: str, kind: str
+) -> None:
+    target = resolve_target(device, None)
+    monkeypatch.setattr(latency, "hardware", lambda: hardware)
+    monkeypatch.setattr(latency, "machine_arch", lambda: target.arch)
+    assert latency.kind_for(target) == kind
+    monkeypatch.setattr(latency, "machine_arch", lambda: "another")
+    assert latency.kind_for(target) == "proxy"
 
 
 def test_constants_are_folded_ahead_of_time(tmp_path: Path) -> None:
@@ -271,7 +304,21 @@ def test_another_framework_is_told_what_to_export(
         compile_model(archive, tmp_path / "b", request_for(target, framework=framework))
 
 
-@pytest.mark.parametrize("options", ['{"dtype": "int8"}', "not json", "[]", '{"mcpu": "x"}'])
+@pytest.mark.parametrize(
+    "options",
+    [
+        '{"dtype": "int8"}',
+        "not json",
+        "[]",
+        '{"mcpu": "x"}',
+        '{"precision": "int8", "precision": "fp32"}',
+        '{"metric": "f1"}',
+        '{"labels": "y"}',
+        '{"calibration": "file.npz"}',
+        '{"samples": "s3:/bucket/file.npz"}',
+        '{"samples": "s3://bucket/file.npz", "metric": "metrics/f1.onnx"}',
+    ],
+)
 def test_an_unknown_compiler_option_is_refused(
     tmp_path: Path, pack: Callable[[Path], Path], target: Target, options: str
 ) -> None:
@@ -380,16 +427,35 @@ def test_weights_in_a_file_outside_the_archive_are_refused(
 
 
 def test_a_model_over_the_formats_limit_says_so_before_its_weights_are_read(
-    tmp_path: Path, compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, target: Target
 ) -> None:
-    path = save_linear(tmp_path / "model" / "model.onnx", weights=np.ones((4, 3000), np.float32))
-    onnx.save(
-        onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0
-    )
-    # The format's own limit is 2 GiB; an archive of that size says the same in a minute.
-    monkeypatch.setattr("model_delivery_engine.graph._MAX_BYTES", 20_000)
+    """It is a real one of 2.25 GiB: its archive has to pass, for its model to be refused."""
+    path = save_linear(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    weights = model.graph.initializer[0]
+    size = 9 * 2**28
+    weights.ClearField("raw_data")
+    weights.dims[:] = [4, size // 16]
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", str(size))):
+        weights.external_data.add(key=key, value=value)
+    archive = tmp_path / "large.tar.gz"
+    with gzip.open(archive, "wb", compresslevel=1) as packed:
+        for name, data, length in (
+            ("model.onnx", model.SerializeToString(), None),
+            ("weights.bin", None, size),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(data) if data is not None else length or 0
+            packed.write(member.tobuf())
+            if data is not None:
+                packed.write(data + bytes(-len(data) % 512))
+            else:
+                for _ in range(size // 2**24):
+                    packed.write(bytes(2**24))
+        packed.write(bytes(1024))
     with pytest.raises(CompilationError, match="over 2 GiB with its weights") as refused:
-        compiled(path, OPEN)
+        compile_model(archive, tmp_path / "bundle.tar.gz", request_for(target))
     assert refused.value.reason is Reason.MODEL_TOO_LARGE
 
 

@@ -83,9 +83,57 @@ def test_a_limit_ends_what_passes_it(
     assert says in ended.log
 
 
-def test_time_ends_it_with_all_it_started(run: Run) -> None:
-    code = "import os, time; os.fork(); os.setsid() if os.fork() else None; time.sleep(60)"
-    assert run(code, seconds=1.0).code is None
+HOLD = "b = bytearray(os.urandom(1024)) * (150 * 1024)"  # 150 MiB
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "passed"),
+    [
+        (f"[os.fork() for _ in range(2)]; {HOLD}; time.sleep(60)", {}, "memory_bytes"),
+        (
+            "f = os.memfd_create('a')\nfor _ in range(300): os.write(f, bytes(1024**2))\n"
+            "time.sleep(60)",
+            {},
+            "memory_bytes",
+        ),
+        ("[os.fork() for _ in range(4)]; time.sleep(60)", {"processes": 8}, "processes"),
+        ("time.sleep(60)", {"seconds": 0.5}, "seconds"),
+    ],
+    ids=["children", "a file without a folder", "processes", "time"],
+)
+def test_a_limit_holds_for_all_its_processes_together(
+    run: Run, code: str, limits: dict[str, float], passed: str
+) -> None:
+    ended = run(f"import os, time\n{code}", **{"memory_bytes": 256 * MIB, **limits})
+    assert (ended.code, ended.limit) == (None, passed)
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+def test_folders_in_memory_have_a_size(run: Run, folder: str) -> None:
+    code = f"f = open('{folder}/a', 'wb')\nfor _ in range(256): f.write(bytes(1024**2))"
+    ended = run(code, memory_bytes=256 * MIB)
+    assert (ended.code, ended.limit) == (1, None)
+    assert "No space left on device" in ended.log
+    # And what it may hold can be written.
+    assert (
+        run(f"open('{folder}/a', 'wb').write(bytes(8 * 1024**2))", memory_bytes=256 * MIB).code == 0
+    )
+
+
+@pytest.mark.parametrize("folder", ["/", "/dev", "/proc"])
+def test_no_other_folder_in_memory_is_there(run: Run, folder: str) -> None:
+    assert run(f"open('{folder}/planted', 'w')").code == 1
+
+
+def test_it_cannot_make_itself_another_room(run: Run) -> None:
+    code = "import ctypes; print(ctypes.CDLL(None).unshare(0x10000000))"  # CLONE_NEWUSER
+    assert run(code).log == "-1\n"
+
+
+def test_what_it_prints_without_end_is_cut(run: Run) -> None:
+    ended = run("for _ in range(200_000): print('x' * 99)\nprint('last')")
+    assert ended.log.endswith("last\n")
+    assert len(ended.log) <= 64 * 1024
 
 
 def test_settings_from_the_environment(tmp_path: Path) -> None:
@@ -97,7 +145,14 @@ def test_settings_from_the_environment(tmp_path: Path) -> None:
     assert (settings.sandbox, settings.limits.seconds) == (False, 7.0)
     assert settings.environments == tmp_path / "environments"
     assert settings.cache == tmp_path / "compilations"
+    assert settings.cache_bytes == 10 * 1024**3
+    sized = CompilerSettings.from_environment({"MODEL_DELIVERY_COMPILE_CACHE_BYTES": "5e6"})
+    assert sized.cache_bytes == 5_000_000
     assert CompilerSettings.from_environment({"HOME": "/h"}).cache is None
-    for name in ("MODEL_DELIVERY_SANDBOX", "MODEL_DELIVERY_CONVERSION_MEMORY"):
+    for name in (
+        "MODEL_DELIVERY_SANDBOX",
+        "MODEL_DELIVERY_CONVERSION_MEMORY",
+        "MODEL_DELIVERY_COMPILE_CACHE_BYTES",
+    ):
         with pytest.raises(ToolchainError, match=f"{name} is 'maybe'"):
             CompilerSettings.from_environment({name: "maybe"})

@@ -33,3 +33,31 @@ def test_what_was_not_measured_is_left_out() -> None:
     (bar,) = charts["speedups"].bars
     assert (bar.label, bar.text, bar.mark) == ("fp32", "1.20 times", "chosen")
     assert bar.width > (charts["speedups"].line - charts["speedups"].left)
+
+
+def test_labels_of_operators_are_whole_and_differ() -> None:
+    names = [f"/encoder/layer.{n}/attention/self/query/MatMul_quant" + "x" * 60 for n in range(3)]
+    operators = [
+        {"type": "DynamicQuantizeMatMul", "name": name + str(n), "ms": 1.0, "share": 0.3}
+        for n, name in enumerate(names)
+    ]
+    profile = {"inference_ms": [1.0], "operators": operators}
+    chart = compile_charts({"profile": profile})["operators"]
+    assert len({bar.label for bar in chart.bars}) == 3
+    assert all(bar.label.startswith("DynamicQuantizeMatMul /enc") for bar in chart.bars)
+    assert chart.above
+
+
+@pytest.mark.parametrize(
+    ("size", "unit"), [(90, "B"), (5_000, "KiB"), (2**21, "MiB"), (2**31, "GiB")]
+)
+def test_sizes_have_a_unit_that_fits_them(size: int, unit: str) -> None:
+    chart = compile_charts({"candidates": [candidate("fp32", size, 1.0)]})["size_and_speed"]
+    assert chart.unit == unit
+    assert float(chart.x_ticks[-1].text) >= 1
+
+
+def test_throughput_is_drawn_where_it_was_measured() -> None:
+    made = [{**candidate("fp32", 9, 1.2), "throughput": 1.5}, candidate("int8", 9, 1.1)]
+    (bar,) = compile_charts({"candidates": made})["throughputs"].bars
+    assert (bar.label, bar.text) == ("fp32", "1.50 times")

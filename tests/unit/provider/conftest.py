@@ -155,7 +155,7 @@ def make_task_instance(**changes: Any) -> Any:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once: the services of these tests are quick to forgive."""
-    for module in ("client", "submission"):
+    for module in ("retries", "submission"):
         monkeypatch.setattr(f"model_delivery.jobs.{module}.backoff", lambda failures: 0.0)
     # No scheduler waits for a worker's word here.
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")

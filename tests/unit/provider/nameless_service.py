@@ -40,10 +40,8 @@ class Nameless:
         return Attempt(client, submission, operator.log, lambda _error: last)
 
     def operator(self, **changes: Any) -> NamelessJobOperator:
-        request = {**REQUEST, **changes}
-        return NamelessJobOperator(
-            task_id="t", aws_conn_id="nameless", poll_interval=0.1, deferrable=False, **request
-        )
+        given = {"deferrable": False, **REQUEST, **changes}
+        return NamelessJobOperator(task_id="t", aws_conn_id="nameless", poll_interval=0.1, **given)
 
     def context(self, **ti: Any) -> Any:
         return {"ti": make_task_instance(**ti), "task_state_store": self.store}

@@ -410,8 +410,8 @@ def test_a_look_that_is_denied_stops_no_job(
 
 
 def test_after_an_outage_the_triggerer_waits_again_and_not_for_ever(nameless: Nameless) -> None:
-    nameless.submission().submit_once(request(seconds=0.5))
-    operator = nameless.operator(seconds=0.5)
+    nameless.submission().submit_once(request(seconds=4))
+    operator = nameless.operator(seconds=4)
     operator.deferrable = True
     event = {"version": 1, "error": "JobError: no usable answer for 900 s"}
     context = nameless.context()
@@ -421,6 +421,26 @@ def test_after_an_outage_the_triggerer_waits_again_and_not_for_ever(nameless: Na
             operator.execute_complete(context, event, failed_waits=failed)
         assert deferred.value.kwargs == {"failed_waits": failed + 1}
     assert operator.execute_complete(context, event, failed_waits=2)["version"] == 1
+
+
+def test_limits_count_from_the_start_also_where_a_worker_waits_in_the_end(
+    nameless: Nameless,
+) -> None:
+    context = nameless.context(start_date=datetime.now(UTC) - timedelta(seconds=58))
+    context["ti"].get_task_states = lambda **_: {}
+    event = {"version": 1, "error": "JobError: no usable answer for 900 s"}
+    limit = {"deferrable": True, "execution_timeout": timedelta(seconds=60)}
+    job = nameless.submission().submit_once(request(seconds=600)).handle["id"]
+    sensor = NamelessJobSensor(
+        task_id="s", job=job, aws_conn_id="nameless", poke_interval=0.1, **limit
+    )
+    started = time.monotonic()
+    with pytest.raises(AirflowSensorTimeout):
+        sensor.execute_complete(context, event, failed_waits=2)
+    operator = nameless.operator(seconds=600, **limit)
+    with pytest.raises(JobFailedError, match="was stopped: it took over"):
+        operator.execute_complete(context, event, failed_waits=2)
+    assert time.monotonic() - started < 10
 
 
 FLAGS: list[dict[str, bool]] = [
@@ -595,6 +615,18 @@ def test_a_process_that_stood_still_leaves_its_job_to_the_next_try(
         attempt.wait(description, 0.01, None)
     assert nameless.attempt(try_number=2).submit(REQUEST).handle == description.handle
     assert stops(nameless) == [("RUNNING", 0)]
+
+
+def test_a_call_that_takes_long_is_no_standstill(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_delivery.jobs.retries.STANDSTILL_SECONDS", 1.0)
+    monkeypatch.setattr("model_delivery.jobs.retries.TICK_SECONDS", 0.05)
+    attempt = nameless.attempt()
+    attempt.submit(REQUEST)
+    time.sleep(1.5)
+    attempt.kill()
+    assert stops(nameless) == [("STOPPED", 1)]
 
 
 def test_a_clear_stops_what_was_left_to_a_try_that_never_came(

@@ -452,10 +452,22 @@ def test_a_clear_that_fewer_retries_hide_is_told_by_the_run(case: Case) -> None:
     before = case.submission(max_tries=1)
     before.submit_once(case.request)
     before.end(Outcome.DONE)
-    task_instance = case.make_ti(try_number=2, max_tries=1)
+    edited = SimpleNamespace(retries=1)
+    task_instance = case.make_ti(try_number=2, max_tries=1, task=edited)
     cleared = Submission(case.client, case.store, task_instance, 1)
     assert cleared.submit_once(case.request).made
     assert len(case.jobs) == 2
+
+
+def test_a_retry_after_a_job_that_was_done_is_no_clear_though_another_task_was_cleared(
+    case: Case,
+) -> None:
+    before = case.submission()
+    handle = before.submit_once(case.request).handle
+    before.end(Outcome.DONE)  # and killed before Airflow heard of it
+    retried = Submission(case.client, case.store, case.make_ti(try_number=2), 1)
+    assert retried.submit_once(case.request) == Submitted(handle, made=False)
+    assert len(case.jobs) == 1
 
 
 def test_a_job_is_young_from_the_call_that_made_it(case: Case) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +68,16 @@ async def test_what_ends_the_wait_is_in_the_event(service: CompilationService) -
     json.dumps(event)
 
 
+async def test_a_limit_that_is_none_ends_this_wait_alone(service: CompilationService) -> None:
+    service.add("other")
+    other = asyncio.create_task(fired(trigger(handle={"name": "other"})))
+    await wait_until(lambda: service.described["other"] > 0)
+    event = await fired(trigger(outage_timeout=None))
+    assert "outage_timeout is None: give seconds, over 0" in event["error"]
+    service.end("other")
+    assert (await other)["status"] == "COMPLETED"
+
+
 def test_a_trigger_of_an_older_version_gets_the_defaults() -> None:
     _, kept = trigger().serialize()
     for name in ("max_poll_interval", "outage_timeout"):
@@ -83,14 +93,14 @@ def test_every_connection_setting_is_in_the_key() -> None:
         {**plain, "verify": False}, {**plain, "botocore_config": {"read_timeout": 5}},
     ]  # fmt: skip
     jobs = CompilationJobs()
-    keys = {PollKey.of(SERVICE, jobs, each, HANDLE) for each in [plain, *others]}
-    assert len(keys) == 5
+    keys = {PollKey.of(SERVICE, jobs, each, "", HANDLE) for each in [plain, *others]}
+    assert len(keys | {PollKey.of(SERVICE, jobs, plain, "edited", HANDLE)}) == 6
 
 
 def test_deployments_to_a_device_share_a_poll() -> None:
     path = "model_delivery.hooks.edge.Deployments"
     keys = {
-        PollKey.of(path, Deployments(), {}, {"name": "d", "id": identifier, "thing": thing})
+        PollKey.of(path, Deployments(), {}, "", {"name": "d", "id": identifier, "thing": thing})
         for identifier, thing in [("1", "edge-1"), ("2", "edge-1"), ("3", "edge-2")]
     }
     assert len(keys) == 2
@@ -148,6 +158,49 @@ async def test_a_kill_of_a_job_that_ended_is_no_failure(
     service.faults["StopCompilationJob"] = Fault(400, "ValidationException")
     await trigger().on_kill()
     assert "job had ended before" in capsys.readouterr().out
+
+
+async def test_a_kill_does_not_believe_one_host_that_the_job_is_not_there(
+    service: CompilationService,
+) -> None:
+    service.next_faults.extend([Fault(400, "ResourceNotFound")] * 2)
+    await trigger().on_kill()
+    assert service.stopped == {"job": 1}
+
+
+async def test_a_kill_of_a_job_that_is_not_there_says_so(
+    service: CompilationService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await trigger(handle={"name": "elsewhere"}).on_kill()
+    told = capsys.readouterr().out
+    assert "compilation job elsewhere was not stopped" in told
+    assert "the connection leads to another account or region" in told
+
+
+async def test_a_job_made_after_an_edit_of_the_connection_is_looked_for_where_it_leads_now(
+    service: CompilationService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = asyncio.create_task(fired(trigger()))
+    await wait_until(lambda: service.described["job"] > 0)
+    moved = CompilationService()
+    runner = await moved.start()
+    moved.add("new", "killed")
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_POLL", json.dumps(moved.airflow_connection()))
+    after = asyncio.create_task(fired(trigger(handle={"name": "new"})))
+    await wait_until(lambda: moved.described["new"] > 0)
+    await trigger(handle={"name": "killed"}).on_kill()
+    assert moved.stopped == {"killed": 1}
+    moved.end("new")
+    assert (await after)["status"] == "COMPLETED"
+    service.end("job")
+    assert (await before)["status"] == "COMPLETED"
+    await runner.cleanup()
+
+
+async def wait_until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SOON):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 async def test_a_kill_whose_answer_is_lost_is_not_repeated(service: CompilationService) -> None:

@@ -164,6 +164,47 @@ async def test_newcomers_that_the_newest_pages_do_not_show_are_described(
     assert service.asked["ListCompilationJobs"] < 40
 
 
+async def test_waits_that_are_taken_up_one_after_the_other_are_looked_at_together(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poll, "GATHER_SECONDS", 0.2)
+    jobs = names(400)
+    for number, name in enumerate(jobs):
+        service.add(name, age=1000 - number)
+    for first in range(0, len(jobs), 10):
+        waits.add(*jobs[first : first + 10], bounds=Bounds(60, 60, OUTAGE))
+        await asyncio.sleep(0.03)
+    await until(lambda: service.requests() >= 2)
+    service.add("late", status="COMPLETED", age=2000)
+    waits.add("late", bounds=Bounds(60, 60, OUTAGE))
+    assert await waits.result("late") == "COMPLETED"
+    # The oldest came first, and the list has the newest first: 400 of them are read at a time.
+    assert (service.described.total(), service.asked["ListCompilationJobs"]) == (1, 4)
+
+
+async def test_descriptions_that_an_outage_cuts_off_are_made_again(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poll, "STALLED_SECONDS", 0.2)
+    jobs = names(6)
+    service.add(*jobs)
+    waits.add(*jobs)
+    await looks(service, 3)
+    service.faults["ListCompilationJobs"] = BROKEN
+    for number, name in enumerate(jobs):
+        service.job_faults[name] = BROKEN if number % 2 else Fault(stall=5, reset=True)
+    service.add("late")
+    service.job_faults["late"] = Fault(stall=5, reset=True)
+    waits.add("late")
+    await asyncio.sleep(8)
+    service.faults.clear()
+    assert waits.waiting() == {*jobs, "late"}
+    service.job_faults.clear()
+    service.end(*jobs, "late")
+    for name in (*jobs, "late"):
+        assert await waits.result(name) == "COMPLETED"
+
+
 async def test_two_waits_for_one_job(service: CompilationService, waits: Waiting) -> None:
     service.add("job")
     tasks = [

@@ -71,6 +71,7 @@ SPECIAL: dict[str, Any] = {
     "uri": "s3://bucket/prefix/",
     "poll_interval": 7.5,
     "max_poll_interval": 75.5,
+    "outage_timeout": 450.5,
     "verify": False,
     "botocore_config": {"connect_timeout": 3},
     "handle": {"name": "job", "arn": "arn"},

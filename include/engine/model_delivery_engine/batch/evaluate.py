@@ -1,7 +1,7 @@
 """Accuracy of answers against the labels that their records carry."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +31,23 @@ class Evaluation:
     confusion: dict[str, dict[str, int]]
 
 
-def evaluate(records: Iterable[Mapping[str, Any]], *, output: str, label_field: str) -> Evaluation:
+def evaluate(
+    records: Iterable[Mapping[str, Any]],
+    *,
+    output: str,
+    label_field: str,
+    labels: Sequence[str] | None = None,
+) -> Evaluation:
     """Compare answers with labels.
 
     :param records: lines of results, parsed: ``input``, ``output``, ``error``
     :param output: the model's output to judge; of a list of scores the largest one's place is the
         answer
     :param label_field: the field of ``input`` with the label
+    :param labels: names of the classes, one for each score: answers and labels are then compared as
+        these texts (default: classes are their places, counted from 0)
     :raises BatchError: no record was answered; an answer without that output, a record without the
-        label; names the record
+        label, a label that cannot be an answer; names the record
     """
     confusion: dict[str, dict[str, int]] = {}
     n = correct = errors = 0
@@ -47,13 +55,14 @@ def evaluate(records: Iterable[Mapping[str, Any]], *, output: str, label_field: 
         if record["output"] is None:
             errors += 1
             continue
-        label = _label(record, label_field)
-        answer = _answer(record, output)
+        label = _label(record, label_field, labels)
+        answer = _answer(record, output, labels)
         if isinstance(label, str) != isinstance(answer, str):
             raise BatchError(
                 f"record {record['input'].get('id', record['input'])!r} has label {label!r}, and "
                 f"the model answers {answer!r}: labels must be of the answer's kind; of a list of "
-                "scores the answer is a class's place, counted from 0"
+                "scores the answer is a class's place, counted from 0, unless you name the classes "
+                "in labels"
             )
         n += 1
         correct += label == answer
@@ -67,17 +76,46 @@ def evaluate(records: Iterable[Mapping[str, Any]], *, output: str, label_field: 
     return Evaluation(n, correct, correct / n, low, high, errors, confusion)
 
 
-def _label(record: Mapping[str, Any], field: str) -> Any:
+def evaluation_of_review(
+    records: Iterable[Mapping[str, Any]], review: Mapping[str, Any]
+) -> Evaluation:
+    """Return what reviewers found of the model as an evaluation; its interval is the review's.
+
+    :param records: the reviewed lines; only those without an answer are counted here
+    :param review: figures of the review: ``results``, ``model_accuracy`` and its interval
+    :raises BatchError: no record was answered
+    """
+    errors = sum(record["output"] is None for record in records)
+    n = int(review["results"])
+    if not n:
+        raise BatchError(f"no record was answered ({errors} errors), so there is no accuracy")
+    accuracy = float(review["model_accuracy"])
+    low, high = review["model_accuracy_interval"]
+    return Evaluation(n, round(accuracy * n), accuracy, low, high, errors, {})
+
+
+def _label(record: Mapping[str, Any], field: str, labels: Sequence[str] | None) -> Any:
+    decided = (record.get("review") or {}).get("label")
+    if isinstance(decided, str):
+        return _as_answered(decided) if labels is None else decided
     fields = record["input"]
     if field not in fields:
         raise BatchError(
             f"record {fields.get('id', fields)!r} has no label field {field!r}; "
             "add labels to the input or name their field"
         )
-    return fields[field]
+    label = fields[field]
+    if labels is None or str(label) not in labels:
+        return label
+    return str(label)
 
 
-def _answer(record: Mapping[str, Any], output: str) -> Any:
+def _as_answered(label: str) -> Any:
+    """Return a reviewer's label as labels are spelt: a class's place is a number."""
+    return int(label) if label.isascii() and label.isdigit() else label
+
+
+def _answer(record: Mapping[str, Any], output: str, labels: Sequence[str] | None) -> Any:
     outputs = record["output"]
     if output not in outputs:
         raise BatchError(
@@ -87,13 +125,21 @@ def _answer(record: Mapping[str, Any], output: str) -> Any:
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, list):
-        return value
+        return value if labels is None else str(value)
     if not value or isinstance(value[0], list):
         raise BatchError(
             f"output {output!r} is neither one value nor one list of scores a record; "
             "name an output that is"
         )
-    return max(range(len(value)), key=value.__getitem__)
+    best = max(range(len(value)), key=value.__getitem__)
+    if labels is None:
+        return best
+    if len(labels) != len(value):
+        raise BatchError(
+            f"there are {len(labels)} labels, and output {output!r} has {len(value)} scores: name "
+            "each class once, in the order of the scores"
+        )
+    return labels[best]
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:

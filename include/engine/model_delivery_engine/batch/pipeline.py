@@ -47,10 +47,11 @@ from model_delivery_engine.batch.progress import EVERY_S, Progress
 from model_delivery_engine.batch.recommend import Recommendations
 from model_delivery_engine.batch.runner import PartOutcome, Work
 from model_delivery_engine.batch.shards import Shard, next_line
-from model_delivery_engine.batch.sinks import PartFile, disk_watched, part_suffix
+from model_delivery_engine.batch.sinks import PartFile, part_suffix
 from model_delivery_engine.batch.storage import Storage, read_bytes
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
+from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import TensorSpec
 

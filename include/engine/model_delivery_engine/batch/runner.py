@@ -22,8 +22,9 @@ from model_delivery_engine.batch.recommend import (
     RecommenderLines,
 )
 from model_delivery_engine.batch.records import RecordParser
-from model_delivery_engine.batch.sinks import PartFile, Sink, disk_watched, open_sink
+from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
 from model_delivery_engine.digest import digest_bytes
+from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.tensors import NUMPY_TYPES, Array

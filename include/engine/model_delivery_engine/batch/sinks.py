@@ -1,9 +1,8 @@
 """Where a part's answers go: files in the spool folder, hashed as they are written."""
 
 import contextlib
-import errno
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -13,7 +12,6 @@ from model_delivery_engine.batch.batch import Answers
 from model_delivery_engine.batch.compression import compress
 from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputFormat
 from model_delivery_engine.batch.labels import Labels
-from model_delivery_engine.errors import DiskFullError
 from model_delivery_engine.tensors import TensorSpec
 
 
@@ -153,21 +151,3 @@ def open_sink(
 def part_suffix(output: OutputFormat, compression: Compression) -> str:
     """Return the end of a part's name."""
     return ".parquet" if output == OutputFormat.PARQUET else f".jsonl{SUFFIX[compression]}"
-
-
-@contextlib.contextmanager
-def disk_watched(folder: Path, what: str) -> Iterator[None]:
-    """Say what to do where the disk of the spool folder is full.
-
-    :param what: what it has no space for
-    :raises DiskFullError: no space left
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DiskFullError(
-            f"{folder}: no space left on the disk for {what}; free some, or set TMPDIR to "
-            "another disk"
-        ) from error

@@ -15,7 +15,14 @@ from model_delivery_engine.agreement import REWRITTEN, agree
 from model_delivery_engine.compile.contest import latency, throughput
 from model_delivery_engine.compile.evidence import Evidence, Judged
 from model_delivery_engine.compile.selection import SOURCE
-from model_delivery_engine.errors import EngineError, InferenceError, ParityError, one_line
+from model_delivery_engine.errors import (
+    DiskFullError,
+    EngineError,
+    InferenceError,
+    MemoryShortError,
+    ParityError,
+    one_line,
+)
 from model_delivery_engine.graph import complete_types
 from model_delivery_engine.heap import give_back
 from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch
@@ -133,6 +140,8 @@ class Workbench:
         record = Candidate(name, precision, "kept")
         try:
             reverted = build(path)
+        except DiskFullError:  # no candidate's fault: the next one would meet it too
+            raise
         except EngineError as error:
             reason = f"it cannot be built: {one_line(error, 300)}"
             return Trial(dataclasses.replace(record, status="rejected", reason=reason))
@@ -254,6 +263,8 @@ class Workbench:
         try:
             record = self._held(trial.record, trial.path)
         except (ParityError, InferenceError) as error:
+            if trial.record.precision == "fp32" and isinstance(error, MemoryShortError):
+                raise  # there is nothing to fall back to
             reason = one_line(error, 300)
             return Trial(dataclasses.replace(trial.record, status="rejected", reason=reason))
         log.info(

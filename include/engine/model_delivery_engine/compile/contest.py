@@ -3,11 +3,17 @@
 Each comparison holds two sessions, and none longer than it needs them.
 """
 
+import re
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from model_delivery_engine.errors import CompilationError, InferenceError, Reason
+from model_delivery_engine.errors import (
+    CompilationError,
+    InferenceError,
+    MemoryShortError,
+    Reason,
+)
 from model_delivery_engine.latency import (
     CORES,
     THREADS,
@@ -24,11 +30,31 @@ _LOOKS = 3
 
 
 def load_model(path: Path, options: object) -> Model:
-    """Open a model of the compiler's own making; CompilationError where ONNX Runtime cannot."""
+    """Open a model of the compiler's own making; CompilationError where ONNX Runtime cannot.
+
+    :raises MemoryShortError: it has too little memory for the model
+    """
     try:
         return Model(open_session(path, options), path.name)
+    except MemoryShortError:
+        raise
     except InferenceError as error:
-        raise CompilationError(str(error), reason=Reason.OPERATOR_UNSUPPORTED) from error
+        found = _OPERATOR.search(str(error))
+        operator = (found[1] or found[2]).replace(":", ".") if found else None
+        text = f"operator {operator} is not in this ONNX Runtime: {error}" if operator else error
+        raise CompilationError(
+            f"{text}; export the model with standard operators only",
+            reason=Reason.OPERATOR_UNSUPPORTED,
+            operator=operator,
+        ) from error
+
+
+# What ONNX Runtime says of an operator that it does not know, or has no CPU kernel of.
+_OPERATOR = re.compile(
+    r"([\w.:]+)\(-?\d+\) is not a registered function/op"
+    r"|could not find an implementation for (?:the node \S*?:)?([\w.]+)\(",
+    re.IGNORECASE,
+)
 
 
 def latency(source: Path, candidate: Path, inputs: Mapping[str, Array]) -> tuple[float, float]:

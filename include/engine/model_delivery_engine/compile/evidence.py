@@ -19,6 +19,7 @@ from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.errors import (
     DataInputError,
     InferenceError,
+    MemoryShortError,
     OptionsError,
     ParityError,
     PrecisionError,
@@ -274,6 +275,8 @@ def answers_to(
     """Run a model on golden inputs; DataInputError where it does not take their shapes."""
     try:
         return model.run(inputs)
+    except MemoryShortError:
+        raise
     except InferenceError as error:
         raise DataInputError(
             f"the model does not run with DataInputConfig {request.data_input_config}: {error}; "

@@ -23,6 +23,7 @@ from model_delivery_engine.compile.selection import (
 )
 from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file
+from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import OptionsError, ParityError, Reason
 from model_delivery_engine.frameworks import to_onnx
 from model_delivery_engine.graph import prepare_graph
@@ -70,17 +71,23 @@ def compile_model(
         DataInputConfig is at fault, OptionsError where CompilerOptions are
     :raises ParityError: the compiled model's answers differ too much
     :raises ToolchainError: this machine lacks a sandbox or a framework's environment
+    :raises DiskFullError: no space in the folder of temporary files
     """
     settings = settings or CompilerSettings.from_environment()
     files = files or {}
     options = parse_compiler_options(request.compiler_options)
     _check_files(options, files)
-    cache = CompileCache(settings.cache) if settings.cache and archive.is_file() else None
-    key = cache_key(archive, request, files) if cache else ""
+    cache = None
+    if settings.cache and archive.is_file():
+        cache = CompileCache(settings.cache, settings.cache_bytes)
+    key = cache_key(archive, request, files, settings) if cache else ""
     if cache and (restored := cache.restore(key, bundle, request)):
         log.info("restored from the cache: %s", key)
         return restored
-    with tempfile.TemporaryDirectory(prefix="compile-") as name:
+    with (
+        disk_watched(Path(tempfile.gettempdir()), f"compiling {archive.name}"),
+        tempfile.TemporaryDirectory(prefix="compile-") as name,
+    ):
         manifest = _compile(archive, bundle, request, options, settings, files, Path(name))
     if cache:
         cache.keep(key, bundle)
@@ -106,7 +113,7 @@ def _compile(
     work: Path,
 ) -> Manifest:
     shapes = parse_data_input_config(request.data_input_config, request.framework)
-    extract_archive(archive, work / "archive")
+    extract_archive(archive, work / "archive", max_bytes=settings.limits.archive_bytes)
     extra = {"signature_def_key": options.signature_def_key} if options.signature_def_key else {}
     imported = to_onnx(
         request.framework,
@@ -220,7 +227,7 @@ def _describe(
         outputs=model.outputs,
         golden=Golden("", 0, tolerance.atol, tolerance.rtol),
         quantisation="none" if exact else chosen.record.name,
-        parity=parity,
+        parity=dataclasses.replace(parity, kind=kind_for(request.target)),
         latency=measure_latency(baseline, model, evidence.golden, request.target),
     )
     return manifest, outputs

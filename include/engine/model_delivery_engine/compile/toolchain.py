@@ -1,10 +1,27 @@
-"""The packages that make a bundle, by version."""
+"""The packages that make a bundle, by version, and this one by what its files hold."""
 
 import functools
+import hashlib
 import importlib.metadata
 import platform
+from pathlib import Path
 
 _PACKAGES = ("model-delivery-engine", "numpy", "onnx", "onnxruntime")
+
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@functools.cache
+def engine_digest(package: Path = _PACKAGE) -> str:
+    """Return a digest over this package's own files: two states of it may have one version."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            data = path.read_bytes()
+            digest.update(f"{path.relative_to(package).as_posix()} {len(data)}\n".encode())
+            digest.update(data)
+    return f"sha256:{digest.hexdigest()}"
 
 
 @functools.cache

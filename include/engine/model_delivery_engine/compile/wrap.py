@@ -23,7 +23,7 @@ from model_delivery_engine.digest import digest_file
 from model_delivery_engine.errors import BundleError, EngineError
 from model_delivery_engine.frameworks import Imported, to_onnx
 from model_delivery_engine.graph import prepare_graph
-from model_delivery_engine.latency import THREADS, measure_latency
+from model_delivery_engine.latency import THREADS, kind_for, measure_latency
 from model_delivery_engine.manifest import NEO, ONNX_RUNTIME, Golden, Manifest, Source
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.options import CompilerOptions, parse_compiler_options
@@ -54,6 +54,7 @@ def wrap_artifact(
     :param settings: what this machine allows (default: from the environment)
     :raises ArchiveError: an archive that is missing, corrupt or unsafe
     :raises CompilationError: a model that cannot be read here, so that nothing can be held to it
+    :raises BundleError: an artifact with nothing in it, or of another model
     :raises ParityError: an artifact that ONNX Runtime opens, whose answers differ too much
     """
     settings = settings or CompilerSettings.from_environment()
@@ -77,6 +78,7 @@ def wrap_artifact(
             conversion=conversion,
         )
         extract_archive(artifact, work / "artifact")
+        _refuse_empty(work / "artifact", artifact.name)
         member, model = artifact, _openable(work / "artifact", reference)
         if model is not None:
             member, opened = model
@@ -88,7 +90,10 @@ def wrap_artifact(
                 outputs=opened.outputs,
                 format=member.suffix.removeprefix("."),
                 golden=Golden("", 0, SINGLE.atol, SINGLE.rtol),
-                parity=measure_parity(answers, expected, tolerance=VENDOR),
+                parity=dataclasses.replace(
+                    measure_parity(answers, expected, tolerance=VENDOR),
+                    kind=kind_for(request.target),
+                ),
                 latency=measure_latency(
                     load_model(source, session_options(THREADS)), opened, golden, request.target
                 ),
@@ -114,6 +119,14 @@ def wrap_artifact(
         )
 
 
+def _refuse_empty(folder: Path, name: str) -> None:
+    if not any(path.is_file() and path.stat().st_size for path in folder.rglob("*")):
+        raise BundleError(
+            f"{name} holds no file with anything in it: no compiler made that; compile the model "
+            "again"
+        )
+
+
 def is_bundle(artifact: Path) -> bool:
     """Tell whether an artifact is a bundle already, of localcloud's making; it is verified.
 
@@ -132,7 +145,7 @@ def _source(
     archive: Path, request: CompilationRequest, settings: CompilerSettings, work: Path
 ) -> tuple[Path, Imported]:
     shapes = parse_data_input_config(request.data_input_config, request.framework)
-    extract_archive(archive, work / "archive")
+    extract_archive(archive, work / "archive", max_bytes=settings.limits.archive_bytes)
     options = _reading_options(request.compiler_options)
     imported = to_onnx(
         request.framework, work / "archive", shapes, work / "imported", settings, *options

@@ -143,6 +143,9 @@ def _convert(
         files = {name: str(path.resolve()) for name, path in samples.items()}
         inside, paths = {}, {"source": str(source), "into": str(into), "samples": files}
         engine = str(library)
+    # Inside the sandbox /tmp is its own; without it, what is left there would outlive the job.
+    own = into / "tmp"
+    own.mkdir()
     place = python.parent.parent
     read = {k: v for k, v in inside.items() if k != into} | {place: str(place)}
     ended = run_sandboxed(
@@ -150,7 +153,8 @@ def _convert(
         read=read,
         write={into: "/result"},
         environ={
-            "HOME": "/tmp",
+            "HOME": "/tmp" if settings.sandbox else str(own),
+            "TMPDIR": "/tmp" if settings.sandbox else str(own),
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": engine,
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -175,18 +179,31 @@ def _check(framework: str, ended: Ended, into: Path, settings: CompilerSettings)
             why = "it was not asked any more" if place else "the framework ended or hung on it"
             outcome["left_out"][name] = why
         return outcome
-    if ended.code is None:
+    limits = settings.limits
+    if ended.limit == "seconds":
         raise ConversionError(
-            f"the {framework} model was not converted within {settings.limits.seconds:g} s; it may "
+            f"the {framework} model was not converted within {limits.seconds:g} s; it may "
             "loop for ever: export it to ONNX yourself, or raise MODEL_DELIVERY_CONVERSION_SECONDS",
             reason=Reason.CONVERSION_TIMEOUT,
         )
-    if not outcome or outcome.get("memory"):
+    if ended.limit == "processes":
+        raise ConversionError(
+            f"the {framework} model started more than {limits.processes} processes while it was "
+            "loaded; export it to ONNX yourself",
+            reason=Reason.UNTRUSTED_CODE,
+        )
+    if ended.limit == "memory_bytes" or outcome.get("memory"):
+        raise ConversionError(
+            f"the conversion of the {framework} model needs more than the "
+            f"{limits.memory_bytes >> 20} MiB of MODEL_DELIVERY_CONVERSION_MEMORY; give smaller "
+            "dimensions, export it to ONNX yourself, or raise it",
+            reason=Reason.CONVERSION_MEMORY,
+        )
+    if not outcome:
         raise ConversionError(
             f"the conversion of the {framework} model ended with code {ended.code} "
             f"({' '.join(ended.log.split())[-300:]}); it may need more than the "
-            f"{settings.limits.memory_bytes >> 20} MiB of MODEL_DELIVERY_CONVERSION_MEMORY",
-            reason=Reason.CONVERSION_MEMORY if outcome else Reason.CONVERSION_FAILED,
+            f"{limits.memory_bytes >> 20} MiB of MODEL_DELIVERY_CONVERSION_MEMORY",
         )
     reason = Reason(outcome["reason"]) if outcome.get("reason") else None
     text = str(outcome.get("error", "no message"))

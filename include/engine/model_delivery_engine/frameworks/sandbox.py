@@ -3,32 +3,50 @@
 Loading a model can run its author's code (a pickle, a TensorFlow graph, a Keras layer), and a model
 made to break a loader can run code through the loader's own faults. So it is loaded in bubblewrap:
 namespaces of its own, an empty network, the system's libraries read-only, nothing of the user's.
+
+Memory has two bounds. The kernel's is for each process, and gives a loader the chance to say so
+itself. A watch over all that was started, a few times a second, holds their sum; folders in memory
+have a size of their own.
 """
 
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from model_delivery_engine.errors import Reason, ToolchainError, one_line
+from model_delivery_engine.process_tree import end_tree, follow_parent, memory_of, tree_of
 from model_delivery_engine.settings import Limits
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
 _PROCESSOR = "/sys/devices/system/cpu"
 _LOG_BYTES = 64 * 1024
+_TICK_SECONDS = 0.05
+_WATCH_SECONDS = 0.2
+# Folders in memory, and their share of the memory: a model's files lie on the disk.
+_IN_MEMORY = {"/tmp": 1 / 4, "/dev/shm": 1 / 16}
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a sandboxed process ended: ``code`` as in `subprocess`, None past its time."""
+    """How a sandboxed process ended.
+
+    :param code: as in `subprocess`, None where a limit ended it
+    :param log: the last of what it printed
+    :param limit: the limit that all its processes together passed: ``seconds``, ``memory_bytes`` or
+        ``processes``; None where it ended by itself
+    """
 
     code: int | None
     log: str
+    limit: str | None = None
 
 
 def check_sandbox() -> None:
@@ -38,8 +56,8 @@ def check_sandbox() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ToolchainError(
-            f"bubblewrap does not work as this user ({one_line(done.stderr)}); allow unprivileged "
-            f"user namespaces, or {_WITHOUT}",
+            f"bubblewrap does not work as this user ({one_line(done.stderr)}); it has to be 0.8 or "
+            f"newer: allow unprivileged user namespaces, or {_WITHOUT}",
             reason=Reason.SANDBOX_MISSING,
         )
 
@@ -47,10 +65,11 @@ def check_sandbox() -> None:
 _WITHOUT = (
     "set MODEL_DELIVERY_SANDBOX=off to load models without it, where every archive is your own"
 )
-# Namespaces of its own, no terminal to write into, and an end with the process that started it.
+# Namespaces of its own and no more of them inside (each could hold a folder in memory), no terminal
+# to write into, and an end with the process that started it.
 _ROOM = (
-    "--unshare-all", "--die-with-parent", "--new-session", "--clearenv",
-    "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
+    "--unshare-user", "--unshare-all", "--disable-userns", "--die-with-parent", "--new-session",
+    "--clearenv", "--proc", "/proc", "--dev", "/dev",
 )  # fmt: skip
 
 
@@ -74,44 +93,84 @@ def run_sandboxed(
     """
     wrapped = list(command)
     if sandbox:
-        wrapped = [*_wrapping(read, write, environ), "--", *command]
+        wrapped = [*_wrapping(read, write, environ, limits), "--", *command]
         environ = {"PATH": "/usr/bin:/bin"}
-    with subprocess.Popen(
-        wrapped,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(environ),
-        start_new_session=True,
-        preexec_fn=lambda: limit_process(limits),  # only sets limits, between fork and exec
-    ) as process:
+    # A file, not a pipe: what is printed without end has the size of a file, not of our memory.
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            wrapped,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=dict(environ),
+            start_new_session=True,
+            preexec_fn=_prepare(limits),  # between fork and exec
+        )
         try:
-            output, _ = process.communicate(timeout=limits.seconds)
-            code: int | None = process.returncode
-        except subprocess.TimeoutExpired:
-            code = None
+            passed = _watch(process.pid, limits)
         finally:
-            _kill(process)
-        if code is None:
-            output, _ = process.communicate()
-    log = output[-_LOG_BYTES:].decode("utf-8", "replace")
-    if sandbox and code == 1 and log.startswith("bwrap: "):
+            end_tree(process.pid)
+            process.wait()
+        text = _last(log)
+    if sandbox and process.returncode == 1 and text.startswith("bwrap: "):
         check_sandbox()
-    return Ended(code, log)
+    return Ended(None if passed else process.returncode, text, passed)
+
+
+def _prepare(limits: Limits) -> Callable[[], None]:
+    follow = follow_parent()
+
+    def prepare() -> None:
+        follow()
+        limit_process(limits)
+
+    return prepare
+
+
+def _watch(pid: int, limits: Limits) -> str | None:
+    """Wait for a process; return the limit that it passed with all it started, None if none."""
+    deadline = time.monotonic() + limits.seconds
+    looked = 0.0
+    # It stays a zombie meanwhile, so that its number is no other's when its tree is ended.
+    look = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while os.waitid(os.P_PID, pid, look) is None:
+        now = time.monotonic()
+        if now > deadline:
+            return "seconds"
+        if now - looked > _WATCH_SECONDS:
+            looked = now
+            members = tree_of(pid)
+            if len(members) > limits.processes:
+                return "processes"
+            if memory_of(members) > limits.memory_bytes:
+                return "memory_bytes"
+        time.sleep(_TICK_SECONDS)
+    return None
+
+
+def _last(log: IO[bytes]) -> str:
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
+    return log.read().decode("utf-8", "replace")
 
 
 def _wrapping(
-    read: Mapping[Path, str], write: Mapping[Path, str], environ: Mapping[str, str]
+    read: Mapping[Path, str],
+    write: Mapping[Path, str],
+    environ: Mapping[str, str],
+    limits: Limits,
 ) -> list[str]:
     python = Path(sys.base_prefix)
     arguments = [_bwrap(), *_ROOM, *_read_only((*_SYSTEM, _PROCESSOR, str(python)))]
+    for folder, share in _IN_MEMORY.items():
+        arguments += ["--size", str(max(1, int(limits.memory_bytes * share))), "--tmpfs", folder]
     for outside, inside in read.items():
         arguments += ["--ro-bind", str(outside), inside]
     for outside, inside in write.items():
         arguments += ["--bind", str(outside), inside]
     for name, value in environ.items():
         arguments += ["--setenv", name, value]
-    return arguments
+    # What is left of its own root lies in memory too.
+    return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
 def _read_only(paths: Sequence[str]) -> list[str]:
@@ -141,11 +200,3 @@ def limit_process(limits: Limits) -> None:
         _, hard = resource.getrlimit(kind)
         most = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (most, most))
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    # bubblewrap's process namespace ends with it, whatever was started inside.
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -17,7 +17,9 @@ LABELS = 170
 MOST_OPERATORS = 12
 RIGHT_HALF = 0.6
 LABEL_WIDTH, LINE = 140, 14
-_MEBIBYTE = 2**20
+VALUES = 110  # room for the text of a bar
+LONGEST_LABEL = 76  # characters above a bar
+_UNITS = (("B", 1), ("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30))
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,17 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar chart; `line` is the place of a reference value, None for none."""
+    """A bar chart; `line` is the place of a reference value, None for none.
+
+    `above`: each label stands above its bar, where there is room for the whole of it.
+    """
 
     bars: Sequence[Bar]
     height: float
     line: float | None
     width: int = WIDTH
     left: int = LABELS
+    above: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,9 @@ class Tick:
 
 @dataclass(frozen=True)
 class Scatter:
-    """A scatter plot with its axes."""
+    """A scatter plot with its axes; `unit` is that of the one across."""
 
+    unit: str
     points: Sequence[Point]
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
@@ -90,6 +97,20 @@ def compile_charts(manifest: Mapping[str, Any]) -> dict[str, Any]:
             ],
             reference=1.0,
         )
+    answered = [each for each in measured if each.get("throughput") is not None]
+    if answered:
+        charts["throughputs"] = _bars(
+            [
+                (
+                    each["name"],
+                    each["throughput"],
+                    f"{each['throughput']:.2f} times",
+                    each["status"],
+                )
+                for each in answered
+            ],
+            reference=1.0,
+        )
     profile = manifest.get("profile")
     if profile:
         times = profile["inference_ms"]
@@ -97,10 +118,10 @@ def compile_charts(manifest: Mapping[str, Any]) -> dict[str, Any]:
             [(f"run {n + 1}", ms, f"{ms:.3f} ms", "kept") for n, ms in enumerate(times)]
         )
         operators = profile["operators"][:MOST_OPERATORS]
-        charts["operators"] = _bars(
+        charts["operators"] = _bars_below(
             [
                 (
-                    f"{each['type']} {each['name']}"[:26],
+                    _shortened(f"{each['type']} {each['name']}"),
                     each["ms"],
                     f"{each['ms']:.3f} ms, {each['share']:.0%}",
                     "kept",
@@ -111,8 +132,26 @@ def compile_charts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return charts
 
 
+def _bars_below(rows: Sequence[tuple[str, float, str, str]]) -> Bars:
+    """Return a chart whose labels are too long to stand beside their bars."""
+    most = max((value for _, value, _, _ in rows), default=0.0) or 1.0
+    bars = [
+        Bar(label, text, (2 * n + 1) * ROW, max(1.0, value / most * (WIDTH - VALUES)), mark)
+        for n, (label, value, text, mark) in enumerate(rows)
+    ]
+    return Bars(bars, 2 * len(rows) * ROW, None, left=0, above=True)
+
+
+def _shortened(label: str) -> str:
+    """Leave out the middle of a label that is too long: names differ at their ends."""
+    if len(label) <= LONGEST_LABEL:
+        return label
+    half = (LONGEST_LABEL - 1) // 2
+    return f"{label[:half]}…{label[-half:]}"
+
+
 def _bars(rows: Sequence[tuple[str, float, str, str]], reference: float | None = None) -> Bars:
-    room = WIDTH - LABELS - 110
+    room = WIDTH - LABELS - VALUES
     most = max([value for _, value, _, _ in rows] + [reference or 0.0]) or 1.0
     bars = [
         Bar(label, text, n * ROW + 4, max(1.0, value / most * room), mark)
@@ -123,7 +162,9 @@ def _bars(rows: Sequence[tuple[str, float, str, str]], reference: float | None =
 
 
 def _size_and_speed(candidates: Sequence[Mapping[str, Any]]) -> Scatter:
-    sizes = [each["size_bytes"] / _MEBIBYTE for each in candidates]
+    most = max(each["size_bytes"] for each in candidates)
+    unit, length = next(each for each in reversed(_UNITS) if most >= each[1] or each[1] == 1)
+    sizes = [each["size_bytes"] / length for each in candidates]
     speeds = [each["speedup"] for each in candidates]
     x_ticks, x_end = _ticks(max(sizes))
     y_ticks, y_end = _ticks(max(speeds))
@@ -135,6 +176,7 @@ def _size_and_speed(candidates: Sequence[Mapping[str, Any]]) -> Scatter:
         label_y = _free_height(x, y - 8, points)
         points.append(Point(each["name"], x, y, each["status"], anchor, label_y))
     return Scatter(
+        unit,
         points,
         [Tick(LEFT + value / x_end * across, f"{value:g}") for value in x_ticks],
         [Tick(HEIGHT - BOTTOM - value / y_end * up, f"{value:g}") for value in y_ticks],

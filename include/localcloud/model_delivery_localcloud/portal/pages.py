@@ -11,33 +11,54 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.charts import compile_charts
+from model_delivery_localcloud.portal.grants import FRAME, MEDIA, Grants
+from model_delivery_localcloud.portal.media import Media
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
-from model_delivery_localcloud.portal.sessions import HOME, Endpoint, SignIn, session_middleware
+from model_delivery_localcloud.portal.review_admin import AdminPage
+from model_delivery_localcloud.portal.review_api import ReviewApi
+from model_delivery_localcloud.portal.review_desk import Desk
+from model_delivery_localcloud.portal.review_items import Items
+from model_delivery_localcloud.portal.review_lead import LeadPages
+from model_delivery_localcloud.portal.review_pages import ReviewPages
+from model_delivery_localcloud.portal.sessions import Endpoint, SignIn, session_middleware
+from model_delivery_localcloud.portal.template_frame import TemplateFrame
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import compilation, devices, personalize
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import progress_of
 from model_delivery_localcloud.store.tables import BatchInferenceJob, CompilationJob, Device
+from model_delivery_localcloud.store.users import Role
 
 MOST_ROWS = 200
-STATIC = {"portal.css": "text/css", "icon.svg": "image/svg+xml"}
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+STATIC = {path.name: TYPES[path.suffix] for path in (FOLDER / "static").iterdir()}
 
 
 class Portal:
     """The pages over the store; each but sign-in and the style sheet needs a signed-in person."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, objects: ObjectStore) -> None:
         self._database = database
         self._renderer = Renderer()
         self._sign_in = SignIn(database, self._renderer)
         self._middleware = [session_middleware(settings)]
+        grants = Grants(settings)
+        items = Items(database, grants)
+        desk = Desk(settings, database, items)
+        self._review = ReviewApi(desk, self._sign_in, is_sqlite=database.is_sqlite)
+        self._review_pages = ReviewPages(self._renderer, self._sign_in, desk)
+        self._lead = LeadPages(database, self._renderer, self._sign_in, desk)
+        self._admin = AdminPage(database, self._renderer, self._sign_in)
+        self._media = Media(objects, grants)
+        self._frame = TemplateFrame(database, items, grants)
 
     def routes(self) -> list[Route]:
         """Return the portal's routes."""
         guarded = self._sign_in.guarded
         return [
-            self._route("/", guarded(self.home)),
+            self._route("/", guarded(self.home, *Role)),
             self._route("/sign-in", self._sign_in.show),
             self._route("/sign-in", self._sign_in.submit, "POST"),
             self._route("/sign-out", self._sign_in.leave, "POST"),
@@ -46,12 +67,20 @@ class Portal:
             self._route("/jobs/batch-inference", guarded(self.batch_jobs)),
             self._route("/jobs/batch-inference/{account}/{region}/{name}", guarded(self.batch_job)),
             self._route("/devices", guarded(self.devices)),
+            *self._review.routes(self._route),
+            *self._review_pages.routes(self._route),
+            *self._lead.routes(self._route),
+            *self._admin.routes(self._route),
+            # These two carry their right in their path: a template's frame has no session.
+            Route(f"{MEDIA}/{{token}}", self._media.show, methods=["GET"]),
+            Route(f"{FRAME}/{{token}}", self._frame.show, methods=["GET"]),
             Route("/static/{name}", _static, methods=["GET"]),
         ]
 
-    async def home(self, _request: Request) -> Response:
-        """Send people to the list of jobs."""
-        return RedirectResponse(HOME, status_code=303)
+    async def home(self, request: Request) -> Response:
+        """Send people to what they are here for."""
+        admin = request.state.user.role == Role.ADMIN
+        return RedirectResponse("/jobs/compilation" if admin else "/review", status_code=303)
 
     async def jobs(self, request: Request) -> Response:
         """List the newest compilation jobs of all accounts and regions."""
@@ -145,4 +174,6 @@ async def _static(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in STATIC:
         return Response("no such file", 404, media_type="text/plain")
-    return FileResponse(FOLDER / "static" / name, media_type=STATIC[name])
+    # A page's modules must be those of the page: a browser asks again each time.
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(FOLDER / "static" / name, media_type=STATIC[name], headers=headers)

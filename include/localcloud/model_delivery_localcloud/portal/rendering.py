@@ -14,8 +14,9 @@ from model_delivery_localcloud.clock import now_ms, to_datetime
 FOLDER = Path(__file__).parent
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -34,15 +35,29 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(moment=_moment, ago=_ago, digest=_digest, size=_size)
+        self._templates.filters.update(
+            moment=_moment, ago=_ago, age=_age, digest=_digest, size=_size, span=_span
+        )
 
     def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
         """Return a template as a page, with the session's user and form token."""
-        csrf = str(request.session.setdefault("csrf", secrets.token_urlsafe(24)))
         text = self._templates.get_template(name).render(
-            user=request.session.get("user"), csrf=csrf, path=request.url.path, **values
+            user=request.session.get("user"),
+            csrf=csrf_token(request),
+            path=request.url.path,
+            **{"role": _role(request), **values},
         )
         return HTMLResponse(text, status_code=status, headers=SECURITY_HEADERS)
+
+
+def _role(request: Request) -> str:
+    user = getattr(request.state, "user", None)
+    return user.role if user is not None else ""
+
+
+def csrf_token(request: Request) -> str:
+    """Return the token that forms and calls of this session carry."""
+    return str(request.session.setdefault("csrf", secrets.token_urlsafe(24)))
 
 
 def _moment(value: int | None) -> str:
@@ -56,11 +71,21 @@ def _utc(moment: datetime) -> str:
 def _ago(value: int | None) -> str:
     if value is None:
         return "never"
-    seconds = max(0, (now_ms() - value) // 1000)
+    return f"{_span(now_ms() - value)} ago"
+
+
+def _age(value: int | None) -> str:
+    return _span(None if value is None else now_ms() - value)
+
+
+def _span(milliseconds: int | None) -> str:
+    if milliseconds is None:
+        return "-"
+    seconds = max(0, milliseconds // 1000)
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
-            return f"{seconds // length} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
 
 
 def _digest(value: str) -> str:

@@ -11,14 +11,17 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from model_delivery_localcloud.portal.remembered import Remembered
 from model_delivery_localcloud.portal.rendering import Renderer
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import users
 from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.tables import User
+from model_delivery_localcloud.store.users import Role
 
 SESSION_SECONDS = 12 * 3600
 LARGEST_FORM = 16 * 1024
-HOME = "/jobs/compilation"
+HOME = "/"
 THROTTLED = "Too many wrong passwords for this name. Try again in five minutes."
 WRONG = "Name and password do not belong together."
 STALE = "This form was open for too long. Try again."
@@ -45,18 +48,35 @@ class SignIn:
     def __init__(self, database: Database, renderer: Renderer) -> None:
         self._database = database
         self._renderer = renderer
+        self._known = Remembered(self._find)
 
-    def guarded(self, page: Endpoint) -> Endpoint:
-        """Return the page for people who are signed in; others are sent to sign in first."""
+    def guarded(self, page: Endpoint, *roles: Role) -> Endpoint:
+        """Return the page for people of these roles who are signed in; default administrators.
+
+        Others are sent to sign in first. A page finds who asks in `request.state.user`.
+        """
+        allowed = roles or (Role.ADMIN,)
 
         async def guard(request: Request) -> Response:
-            name = request.session.get("user")
-            if name is None or not await run_in_threadpool(self._known, name):
+            user = await run_in_threadpool(self.user_of, request)
+            if user is None:
                 wanted = request.url.path
                 return RedirectResponse(f"/sign-in?next={quote(wanted)}", status_code=303)
+            if user.role not in allowed:
+                return self._renderer.page(request, "forbidden.html", status=403, role=user.role)
+            request.state.user = user
             return await page(request)
 
         return guard
+
+    def user_of(self, request: Request) -> User | None:
+        """Return who is signed in, None for nobody, or somebody who is gone."""
+        name = request.session.get("user")
+        return None if name is None else self._known.get(name)
+
+    def _find(self, name: str) -> User | None:
+        with self._database.read() as session:
+            return users.find_user(session, name)
 
     async def show(self, request: Request) -> Response:
         """Show the form."""
@@ -90,10 +110,6 @@ class SignIn:
             request, "sign_in.html", status=status, problem=problem, next=wanted
         )
 
-    def _known(self, name: str) -> bool:
-        with self._database.read() as session:
-            return users.user_exists(session, name)
-
     def _check(self, name: str, password: str) -> str | None:
         # The attempt counts before it is checked, so that many at once cannot all slip through.
         with self._database.write() as session:
@@ -105,7 +121,7 @@ class SignIn:
         if not right:
             return WRONG
         with self._database.write() as session:
-            users.forget_attempt(session, attempt)
+            users.forget_attempt(session, attempt, name, password)
         return None
 
 

@@ -25,6 +25,7 @@ from model_delivery_localcloud.protocol.models import (
     REST_JSON,
     Service,
     load_service,
+    with_maxima,
 )
 from model_delivery_localcloud.protocol.parse import parse_json_body, parse_query, parse_rest_json
 from model_delivery_localcloud.protocol.serialise import serialise, serialise_error
@@ -59,15 +60,17 @@ class Gateway:
     """Answers AWS requests with the given handlers.
 
     `handlers`: service name → operation name → handler. `find_key` gives an access key by id.
+    `maxima`: shape name → a maximum of ours in place of the model's.
     """
 
     def __init__(
         self,
         handlers: Mapping[str, Mapping[str, Handler]],
         find_key: Callable[[str], KnownKey | None],
+        maxima: Mapping[str, int] | None = None,
     ) -> None:
         self._handlers = handlers
-        self._services = [load_service(name) for name in handlers]
+        self._services = [with_maxima(load_service(name), maxima or {}) for name in handlers]
         self._find_key = find_key
 
     def caller(self, request: Request, service: str) -> Caller:

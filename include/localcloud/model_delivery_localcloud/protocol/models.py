@@ -1,6 +1,7 @@
 """The service models, read from the installed botocore when they are first needed."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -55,6 +56,20 @@ class Service:
 def load_service(name: str) -> Service:
     """Return the service `name` as botocore spells it, e.g. `greengrassv2`."""
     return Service(botocore.session.get_session().get_service_model(name))
+
+
+def with_maxima(service: Service, maxima: Mapping[str, int]) -> Service:
+    """Return the service with other maxima of some shapes; unchanged where it has none of them."""
+    model = service.model
+    ours = {name: limit for name, limit in maxima.items() if name in model.shape_names}
+    if not ours:
+        return service
+    loader = botocore.session.get_session().get_component("data_loader")
+    description = loader.load_service_model(model.service_name, "service-2")
+    shapes = dict(description["shapes"])
+    for name, limit in ours.items():
+        shapes[name] = {**shapes[name], "max": limit}
+    return Service(ServiceModel({**description, "shapes": shapes}, model.service_name))
 
 
 def _routes(model: ServiceModel) -> list[Route]:

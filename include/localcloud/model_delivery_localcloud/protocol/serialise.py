@@ -7,7 +7,7 @@ against its output shape before it leaves.
 import base64
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree
 
@@ -47,7 +47,7 @@ def serialise(
     if protocol == QUERY:
         body = _xml_result(result, operation, request_id)
     else:
-        body = json.dumps(_to_json(result)).encode()
+        body = json.dumps(_to_json(result, operation.output_shape)).encode()
     status = int(operation.http.get("responseCode", 200))
     return Response(status, _headers(protocol, request_id), body)
 
@@ -111,16 +111,25 @@ def _check_structure(value: Mapping[str, Any], shape: StructureShape, path: str)
         _check(item, member, f"{path}.{name}")
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(value: Any, shape: Shape | None) -> Any:
     if isinstance(value, Mapping):
-        return {key: _to_json(item) for key, item in value.items()}
+        members = shape.members if isinstance(shape, StructureShape) else {}
+        member = shape.value if isinstance(shape, MapShape) else None
+        return {key: _to_json(item, members.get(key, member)) for key, item in value.items()}
     if isinstance(value, list):
-        return [_to_json(item) for item in value]
+        member = shape.member if isinstance(shape, ListShape) else None
+        return [_to_json(item, member) for item in value]
     if isinstance(value, datetime):
-        return round(value.timestamp(), 3)
+        return _timestamp(value, shape)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value
+
+
+def _timestamp(value: datetime, shape: Shape | None) -> float | str:
+    if shape is not None and shape.serialization.get("timestampFormat") == "iso8601":
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return round(value.timestamp(), 3)
 
 
 def _xml_result(result: Mapping[str, Any], operation: OperationModel, request_id: str) -> bytes:

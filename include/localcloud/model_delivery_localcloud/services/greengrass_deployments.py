@@ -95,7 +95,7 @@ class Deployments:
                 call.caller.region,
                 params.get("targetArn"),
                 params.get("historyFilter", "LATEST_ONLY") == "LATEST_ONLY",
-                decode_token(params.get("nextToken"), filters),
+                decode_token(params.get("nextToken"), filters, (int, str)),
                 limit + 1,
             )
         page = rows[:limit]

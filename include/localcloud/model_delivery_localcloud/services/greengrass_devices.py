@@ -50,7 +50,7 @@ class CoreDevices:
         refuse_members(params, ["thingGroupArn", "runtime"])
         status = params.get("status")
         filters = {"status": status}
-        after = decode_token(params.get("nextToken"), filters)
+        after = decode_token(params.get("nextToken"), filters, (str,))
         limit = params.get("maxResults", DEFAULT_PAGE)
         with self._database.read() as session:
             rows = devices.list_core_devices(
@@ -142,7 +142,7 @@ def _page(
 ) -> dict[str, Any]:
     # These lists are short and made whole: a page starts after the item that the token names.
     filters = {"coreDeviceThingName": params["coreDeviceThingName"], "list": member}
-    after = decode_token(params.get("nextToken"), filters)
+    after = decode_token(params.get("nextToken"), filters, (str,))
     names = [item[key] for item in items]
     start = names.index(after[0]) + 1 if after and after[0] in names else 0
     end = start + params.get("maxResults", DEFAULT_PAGE)

@@ -113,7 +113,7 @@ class Personalize:
             with self._database.read() as session:
                 _version(session, call.caller, version)
         filters = {"solutionVersionArn": version}
-        after = decode_token(params.get("nextToken"), filters, bad_token)
+        after = decode_token(params.get("nextToken"), filters, (int, str), bad_token)
         limit = params.get("maxResults", DEFAULT_PAGE)
         with self._database.read() as session:
             jobs = states.list_batch_jobs(session, scope_of(call.caller), version, after, limit + 1)

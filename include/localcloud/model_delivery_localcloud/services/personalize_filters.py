@@ -85,7 +85,7 @@ class Filters:
         if "datasetGroupArn" in params:
             (group,) = resource(params["datasetGroupArn"], caller, DATASET_GROUP).names
         wanted = {"group": group}
-        after = decode_token(params.get("nextToken"), wanted, bad_token)
+        after = decode_token(params.get("nextToken"), wanted, (int, str), bad_token)
         limit = params.get("maxResults", DEFAULT_PAGE)
         with self._database.read() as session:
             scope = caller.account, caller.region

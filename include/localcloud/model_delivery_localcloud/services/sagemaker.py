@@ -1,5 +1,6 @@
 """Amazon SageMaker: compilation jobs."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.paging import decode_token, encode_token
 from model_delivery_localcloud.services.refusals import refuse_members
-from model_delivery_localcloud.services.sagemaker_tags import Tags, check_tags
+from model_delivery_localcloud.services.sagemaker_tags import check_tags
 from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.compilation import ListFilter
 from model_delivery_localcloud.store.database import Database
@@ -51,7 +52,6 @@ class SageMaker:
             "ListCompilationJobs": self.list,
             "StopCompilationJob": self.stop,
             "DeleteCompilationJob": self.delete,
-            **Tags(self._database, _arn).handlers(),
         }
 
     def create(self, call: Call) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class SageMaker:
         params = call.params
         wanted = _list_filter(params)
         filters = {key: params[key] for key in params if key not in {"NextToken", "MaxResults"}}
-        after = decode_token(params.get("NextToken"), filters)
+        after = decode_token(params.get("NextToken"), filters, states.sort_key_types(wanted))
         limit = params.get("MaxResults", DEFAULT_PAGE)
         with self._database.read() as session:
             jobs = states.list_compilation_jobs(
@@ -218,6 +218,9 @@ def _description(job: CompilationJob, caller: Caller) -> dict[str, Any]:
     }
     if job.artifact_digest is not None:
         answer["ModelDigests"] = {"ArtifactDigest": job.artifact_digest}
+    if job.manifest is not None and not request["InputConfig"].get("DataInputConfig"):
+        derived = {each["name"]: each["shape"] for each in job.manifest["inputs"]}
+        answer["DerivedInformation"] = {"DerivedDataInputConfig": json.dumps(derived)}
     return answer
 
 

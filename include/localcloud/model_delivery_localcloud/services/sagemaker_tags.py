@@ -1,33 +1,48 @@
-"""Amazon SageMaker: the tags of compilation jobs."""
+"""Amazon SageMaker: the tags of compilation jobs and of Augmented AI's resources."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.errors import validation_error
 from model_delivery_localcloud.protocol.gateway import Handler
-from model_delivery_localcloud.protocol.messages import Call, Caller
+from model_delivery_localcloud.protocol.messages import Call
 from model_delivery_localcloud.services.paging import decode_token, encode_token
-from model_delivery_localcloud.store.compilation import find_compilation_job
+from model_delivery_localcloud.services.review_names import (
+    FLOW_DEFINITION,
+    HUMAN_TASK_UI,
+    WORKTEAM,
+    arn_of,
+)
 from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanTaskUi, Workteam
 from model_delivery_localcloud.store.tables import CompilationJob
 
 MOST_TAGS = 50
 PAGE = 50
 _RESERVED = "aws:"
-Arn = Callable[[Caller, str], str]
+COMPILATION_JOB = "compilation-job"
+_TABLES: Mapping[str, Any] = {
+    COMPILATION_JOB: CompilationJob,
+    FLOW_DEFINITION: FlowDefinition,
+    HUMAN_TASK_UI: HumanTaskUi,
+    WORKTEAM: Workteam,
+}
+
+
+class Tagged(Protocol):
+    """A resource that keeps its tags in the request that made it."""
+
+    name: Any
+    request: Any
 
 
 class Tags:
-    """AddTags, ListTags and DeleteTags.
+    """AddTags, ListTags and DeleteTags."""
 
-    :param arn: makes a job's ARN of its name
-    """
-
-    def __init__(self, database: Database, arn: Arn) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._arn = arn
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return the operations."""
@@ -37,20 +52,20 @@ class Tags:
         """Add tags, or give those that are there new values."""
         given = call.params["Tags"]
         with self._database.write() as session:
-            job = self._find(session, call)
-            tags = {**_tags(job), **check_tags(given)}
+            found = self._find(session, call)
+            tags = {**_tags(found), **check_tags(given)}
             if len(tags) > MOST_TAGS:
                 raise validation_error(
-                    f"{job.name} would have {len(tags)} tags, at most {MOST_TAGS} are allowed: "
+                    f"{found.name} would have {len(tags)} tags, at most {MOST_TAGS} are allowed: "
                     "delete some first."
                 )
-            _set(job, tags)
+            _set(found, tags)
         return {"Tags": given}
 
     def list(self, call: Call) -> dict[str, Any]:
         """Answer a page of tags, by key."""
         arn = {"ResourceArn": call.params["ResourceArn"]}
-        after = decode_token(call.params.get("NextToken"), arn)
+        after = decode_token(call.params.get("NextToken"), arn, (str,))
         with self._database.read() as session:
             tags = sorted(_tags(self._find(session, call)).items())
         left = [tag for tag in tags if after is None or tag[0] > after[0]]
@@ -64,18 +79,20 @@ class Tags:
     def delete(self, call: Call) -> dict[str, Any]:
         """Delete tags by key; one that is not there is no error."""
         with self._database.write() as session:
-            job = self._find(session, call)
+            found = self._find(session, call)
             gone = set(call.params["TagKeys"])
-            _set(job, {key: value for key, value in _tags(job).items() if key not in gone})
+            _set(found, {key: value for key, value in _tags(found).items() if key not in gone})
         return {}
 
-    def _find(self, session: Session, call: Call) -> CompilationJob:
+    def _find(self, session: Session, call: Call) -> Tagged:
         arn, caller = call.params["ResourceArn"], call.caller
-        name = arn.rpartition("/")[2]
-        job = find_compilation_job(session, caller.account, caller.region, name)
-        if job is None or arn != self._arn(caller, name):
-            raise validation_error(f"Could not find a compilation job {arn}.")
-        return job
+        path, _, name = arn.rpartition("/")
+        for kind, table in _TABLES.items():
+            if f"{path}/" == arn_of(caller, kind, ""):
+                found: Tagged | None = session.get(table, (caller.account, caller.region, name))
+                if found is not None:
+                    return found
+        raise validation_error(f"Could not find a resource {arn} that has tags.")
 
 
 def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
@@ -88,10 +105,10 @@ def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
     return found
 
 
-def _tags(job: CompilationJob) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in job.request.get("Tags", [])}
+def _tags(found: Tagged) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in found.request.get("Tags", [])}
 
 
-def _set(job: CompilationJob, tags: Mapping[str, str]) -> None:
+def _set(found: Tagged, tags: Mapping[str, str]) -> None:
     # A new dictionary: SQLAlchemy sees no change inside a JSON value.
-    job.request = {**job.request, "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
+    found.request = {**found.request, "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}

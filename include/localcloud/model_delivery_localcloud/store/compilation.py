@@ -78,6 +78,11 @@ def sort_key(job: CompilationJob, wanted: ListFilter) -> list[Any]:
     return [getattr(job, _SORT_COLUMNS[wanted.sort_by].key), job.name]
 
 
+def sort_key_types(wanted: ListFilter) -> tuple[type, type]:
+    """Return the types of `sort_key`'s parts."""
+    return (int if wanted.sort_by == "CreationTime" else str), str
+
+
 def _conditions(wanted: ListFilter) -> list[ColumnElement[bool]]:
     job = CompilationJob
     found: list[ColumnElement[bool]] = []
@@ -90,7 +95,8 @@ def _conditions(wanted: ListFilter) -> list[ColumnElement[bool]]:
     if wanted.modified_before is not None:
         found.append(job.modified_at < wanted.modified_before)
     if wanted.name_contains:
-        found.append(job.name.contains(wanted.name_contains, autoescape=True))
+        # Without case on every database: LIKE has one on Postgres and none on SQLite.
+        found.append(job.name.icontains(wanted.name_contains, autoescape=True))
     if wanted.status is not None:
         found.append(job.status == wanted.status)
     return found

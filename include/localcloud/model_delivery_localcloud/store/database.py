@@ -1,8 +1,10 @@
 """Connections and transactions, and the migrations that the package ships."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from alembic import command
@@ -10,12 +12,16 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.errors import StoreError
 
 BUSY_TIMEOUT_MS = 10_000
+# Kept open, and at most: as many as a server has threads.
+CONNECTIONS = 12
+MOST_CONNECTIONS = 48
+IDLE_SECONDS = 1.0
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -23,7 +29,8 @@ class Database:
     """The store at a SQLAlchemy URL.
 
     On SQLite: write-ahead log, a busy time-out of 10 s, and writers that begin IMMEDIATE, so that
-    two of them queue up and neither fails when it upgrades from reading to writing.
+    two of them queue up and neither fails when it upgrades from reading to writing. Writers of one
+    process queue up at a lock: SQLite's own wait polls, which is slow and unfair among many.
     """
 
     def __init__(self, url: str) -> None:
@@ -33,20 +40,39 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite)
+        self.engine = create_engine(
+            parsed,
+            pool_size=CONNECTIONS,
+            max_overflow=MOST_CONNECTIONS - CONNECTIONS,
+        )
+        # Each statement sees what is committed, as within a transaction there; the two requests
+        # that begin and end one are saved.
+        self._reading = self.engine
+        if not self.is_sqlite:
+            self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._writer: AbstractContextManager[Any] = nullcontext()
         if self.is_sqlite:
+            self._writer = Lock()
             _prepare_sqlite(self.engine)
+        else:
+            _prepare_postgres(self.engine)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Give a session whose changes are not kept."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """Give a session for reading; nothing that is changed in it is kept."""
+        with Session(self._reading, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    @contextmanager
+    def stream(self) -> Iterator[Session]:
+        """Give a session for reading more than memory holds: within one transaction."""
+        with Session(self.engine, expire_on_commit=False, autoflush=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Give a session in one transaction: kept when the block ends, undone if it raises."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with self._writer, Session(self.engine, expire_on_commit=False) as session:
             session.connection(execution_options={"localcloud_write": True})
             yield session
             session.commit()
@@ -102,6 +128,35 @@ def _prepare_sqlite(engine: Engine) -> None:
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("localcloud_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgres(engine: Engine) -> None:
+    """Let queues be read in the order of their index.
+
+    A table that was filled a moment ago has no statistics yet. The planner then believes a queue of
+    100,000 to be one of 200, and would for each item read it whole and sort it: 230 ms, not 0.1.
+    """
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.execute("SET enable_bitmapscan = off")
+        connection.commit()
+
+    @event.listens_for(engine, "checkin")
+    def left(_connection: Any, record: Any) -> None:
+        record.info["left_at"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def taken(connection: Any, record: Any, _proxy: Any) -> None:
+        # A server that was started anew has closed what lay in the pool. What was in use a moment
+        # ago is not asked: that would be a quarter of all requests.
+        if time.monotonic() - record.info.get("left_at", 0.0) < IDLE_SECONDS:
+            return
+        try:
+            connection.execute("SELECT 1")
+            connection.rollback()
+        except Exception as error:
+            raise DisconnectionError(f"the connection is lost: {error}") from error
 
 
 def _alembic_config() -> Config:

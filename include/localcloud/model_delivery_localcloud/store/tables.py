@@ -25,13 +25,18 @@ class AccessKey(Base):
 
 
 class User(Base):
-    """A person who may sign in to the portal; `password_hash` is scrypt with its own salt."""
+    """A person who may sign in to the portal; `password_hash` is argon2id with its own salt.
+
+    `worker_id` is what outputs call the person: it says nothing about them and never changes.
+    """
 
     __tablename__ = "users"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     password_hash: Mapped[str]
     created_at: Mapped[int]
+    role: Mapped[str] = mapped_column(server_default="admin")
+    worker_id: Mapped[str] = mapped_column(server_default="")
 
 
 class SignInFailure(Base):

@@ -93,20 +93,25 @@ class BatchInferenceWork:
         counts = patiently(work, tell)
         return {name: counts[name] for name in ("records", "ok", "errors", "skipped")}
 
-    def publish(self, task: Task, outcome: Outcome, folder: Path, objects: ObjectStore) -> None:
-        """Clear the parts away: the results are published already.
+    def publish(
+        self,
+        task: Task,
+        outcome: Outcome,
+        folder: Path,
+        objects: ObjectStore,
+        wanted: Callable[[], bool],
+    ) -> bool:
+        """Clear the parts away: the results are published already, and Personalize has no stop.
 
         The journal stays until the job is recorded as done, so that a worker killed before that
         leaves the next one nothing to do again.
         """
         _delete_parts(task, objects, journals=False)
+        return True
 
     def clear(self, task: Task, objects: ObjectStore) -> None:
         """Delete the journal."""
         _delete_parts(task, objects, journals=True)
-
-    def withdraw(self, task: Task, objects: ObjectStore) -> None:
-        """Do nothing: Personalize has no stop."""
 
     def end(self, session: Session, lease: Lease, outcome: Outcome, stopped: bool) -> None:
         """Set the job ACTIVE or CREATE FAILED with what it left behind."""

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
+from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import (
     ArchiveError,
     BatchError,
@@ -25,9 +26,15 @@ from model_delivery_engine.errors import (
     Reason,
 )
 from model_delivery_engine.frameworks.sandbox import limit_process
+from model_delivery_engine.process_tree import end_tree
 from model_delivery_engine.settings import CompilerSettings
 
-from model_delivery_localcloud.errors import LocalcloudError, ObjectChanged, ObjectMissing
+from model_delivery_localcloud.errors import (
+    LocalcloudError,
+    ObjectChanged,
+    ObjectError,
+    ObjectMissing,
+)
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.workers.kinds import WORK
@@ -63,9 +70,10 @@ def main() -> None:
 def _do(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         objects = ObjectStore(Settings.from_environment())
-        return {"result": WORK[task["kind"]].run(task["params"], folder, objects)}
+        with disk_watched(folder, "the job's files"):
+            return {"result": WORK[task["kind"]].run(task["params"], folder, objects)}
     except DiskFullError as error:
-        return {"fault": INTERNAL_ERROR, "reason": str(error)}
+        return {"fault": INTERNAL_ERROR, "reason": _reason(error)}
     except _USERS_FAULT as error:
         return {"fault": CLIENT_ERROR, "reason": _reason(error)}
     except MemoryError:
@@ -80,6 +88,8 @@ def _reason(error: Exception) -> str:
     """Return what went wrong; the engine's errors are typed, and the type comes first."""
     if isinstance(error, EngineError):
         return f"{error.reason.value}: {error}"
+    if isinstance(error, ObjectError):
+        return f"{error.reason}: {error}"
     known = isinstance(error, LocalcloudError)
     return str(error) if known else f"{type(error).__name__}: {error}"
 
@@ -87,6 +97,7 @@ def _reason(error: Exception) -> str:
 def _leave_with_the_worker(pipe: TextIO) -> None:
     while pipe.readline():
         pass
+    end_tree(os.getpid(), spare=os.getpid())
     os._exit(ORPHANED)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,16 @@ class CompilationWork:
             "digest": digest_file(folder / BUNDLE),
         }
 
-    def publish(self, task: Task, outcome: Outcome, folder: Path, objects: ObjectStore) -> None:
-        """Upload the whole bundle; a reader never sees part of one."""
-        objects.upload(folder / BUNDLE, task.params["output_uri"])
-
-    def withdraw(self, task: Task, objects: ObjectStore) -> None:
-        """Delete the bundle of a job that was stopped while it was uploaded."""
-        objects.delete(task.params["output_uri"])
+    def publish(
+        self,
+        task: Task,
+        outcome: Outcome,
+        folder: Path,
+        objects: ObjectStore,
+        wanted: Callable[[], bool],
+    ) -> bool:
+        """Upload the whole bundle: an earlier job's may lie at the same place until then."""
+        return objects.upload_if(folder / BUNDLE, task.params["output_uri"], wanted)
 
     def clear(self, task: Task, objects: ObjectStore) -> None:
         """Do nothing: a compilation leaves its bundle only."""
@@ -103,8 +106,13 @@ class CompilationWork:
 
 def _fetch(uris: Sequence[str], folder: Path, objects: ObjectStore) -> dict[str, Path]:
     """Download what the options name, each into a folder of its own: two may be called alike."""
+    # Only the child reads options: the worker itself stays free of the engine.
+    from model_delivery_engine.errors import OptionsError
+
     files = {}
     for number, uri in enumerate(uris):
+        if not uri.startswith("s3://"):
+            raise OptionsError(f"CompilerOptions names {uri}, which is no s3:// URI; upload it")
         place = folder / f"_file{number}"
         place.mkdir()
         files[uri] = place / uri.rpartition("/")[2][-LONGEST_NAME:]

@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from model_delivery_engine.process_tree import end_tree
+
 from model_delivery_localcloud.workers.child import OUTCOME
+from model_delivery_localcloud.workers.folders import TEMPORARY
 from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR, Outcome, Task
 
 TICK = 0.1
@@ -51,7 +54,8 @@ def _start(task: Task, folder: Path, log: int) -> "subprocess.Popen[bytes]":
             stderr=log,
             cwd=folder,
             process_group=0,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            # All that it writes goes with the job's folder, however it ends.
+            env={**os.environ, "PYTHONSAFEPATH": "1", "TMPDIR": str(folder / TEMPORARY)},
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -64,7 +68,7 @@ def _start(task: Task, folder: Path, log: int) -> "subprocess.Popen[bytes]":
 
 def _kill(child: "subprocess.Popen[bytes]") -> None:
     if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
+        end_tree(child.pid)  # a converter has a session of its own
         child.wait()
 
 
@@ -88,7 +92,10 @@ def _outcome(code: int, folder: Path, log: str) -> Outcome:
 
 
 def _too_long(task: Task) -> str:
-    return "the job ran longer than its StoppingCondition.MaxRuntimeInSeconds and was ended"
+    return (
+        "RUNTIME_EXCEEDED: the job ran longer than its StoppingCondition.MaxRuntimeInSeconds and "
+        "was ended; give it more time, or a smaller model"
+    )
 
 
 def _tail(path: Path) -> str:

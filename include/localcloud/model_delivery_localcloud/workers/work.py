@@ -1,5 +1,6 @@
 """What a kind of job has to provide, and how a child process says how it went."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,11 +63,19 @@ class Work(Protocol):
     def run(self, params: dict[str, Any], folder: Path, objects: ObjectStore) -> dict[str, Any]:
         """Do the work in `folder` and return its result."""
 
-    def publish(self, task: Task, outcome: Outcome, folder: Path, objects: ObjectStore) -> None:
-        """Put the finished files where readers find them."""
+    def publish(
+        self,
+        task: Task,
+        outcome: Outcome,
+        folder: Path,
+        objects: ObjectStore,
+        wanted: Callable[[], bool],
+    ) -> bool:
+        """Put the finished files where readers find them; returns whether it did.
 
-    def withdraw(self, task: Task, objects: ObjectStore) -> None:
-        """Take back what `publish` put: the job was stopped meanwhile."""
+        `wanted` says, as late as can be, whether the job is still to have a result. What it raises
+        is passed on. Where it says no, readers find what they found before.
+        """
 
     def clear(self, task: Task, objects: ObjectStore) -> None:
         """Remove what nobody needs once the outcome is recorded; a kill may keep this from it."""

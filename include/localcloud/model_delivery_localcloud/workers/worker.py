@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from model_delivery_localcloud.store import jobs
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import Lease
 from model_delivery_localcloud.workers.execution import execute
+from model_delivery_localcloud.workers.folders import job_folder, sweep_folders
 from model_delivery_localcloud.workers.kinds import WORK
 from model_delivery_localcloud.workers.work import (
     CLIENT_ERROR,
@@ -57,6 +57,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until `leave` is called; running jobs go back to the queue then."""
+        sweep_folders()
         slots = [
             threading.Thread(target=self._slot, args=(f"{self._name}:{number}",))
             for number in range(self._concurrency)
@@ -94,8 +95,8 @@ class Worker:
                 return False
             task = WORK[lease.kind].begin(session, lease)
         log.info("%s %s: attempt %d", lease.kind, lease.name, lease.attempt)
-        with tempfile.TemporaryDirectory(prefix="localcloud-job-") as folder:
-            self._do(lease, task, Path(folder))
+        with job_folder() as folder:
+            self._do(lease, task, folder)
         return True
 
     def _do(self, lease: Lease, task: Task, folder: Path) -> None:
@@ -116,26 +117,30 @@ class Worker:
         work = WORK[task.kind]
         published = False
         if outcome.fault is None and not held.renew():
-            outcome = self._publish(held, task, outcome, folder)
-            published = outcome.fault is None
+            outcome, published = self._publish(held, task, outcome, folder)
         with self._database.write() as session:
-            stopped = jobs.finish(session, held.lease)
-            if stopped and published:
-                work.withdraw(task, self._objects)
+            # A stop that comes when the result is out comes too late.
+            stopped = jobs.finish(session, held.lease) and not published
             work.end(session, held.lease, outcome, stopped)
         log.info("%s %s: %s", task.kind, held.lease.name, outcome.failure_reason or "done")
         if published:
             work.clear(task, self._objects)
 
-    def _publish(self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path) -> Outcome:
+    def _publish(
+        self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path
+    ) -> tuple[Outcome, bool]:
         try:
             with held.kept():
-                WORK[task.kind].publish(task, outcome, folder, self._objects)
+                published = WORK[task.kind].publish(
+                    task, outcome, folder, self._objects, lambda: not held.renew()
+                )
         except ObjectMissing as error:
-            return Outcome(CLIENT_ERROR, str(error), log=outcome.log)
+            reason = f"{error.reason}: {error}"
+            return Outcome(CLIENT_ERROR, reason, log=outcome.log), False
         except ObjectError as error:
-            return Outcome(INTERNAL_ERROR, str(error), log=outcome.log)
-        return outcome
+            reason = f"{error.reason}: {error}"
+            return Outcome(INTERNAL_ERROR, reason, log=outcome.log), False
+        return outcome, published
 
 
 class _HeldLease:

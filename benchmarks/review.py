@@ -1,0 +1,282 @@
+"""Human review at size: how fast a queue of 100,000 loops gives the next item, and loops start.
+
+Method. A real localcloud (API and worker) over SQLite, then over Postgres, with a flow definition
+of two answers a loop and LOOPS open loops of random confidence in one queue, written into the
+tables as StartHumanLoop writes them. PEOPLE signed-in reviewers in a process of their own post
+answers; each answer brings the next item, least certain first, and the time of that call is what
+counts. First they answer at RATE a second together, as people do who think a while: the 99th
+percentile is of these calls. Then they answer as fast as they can: the throughput. One process
+serves all of it, on the machine that the clients run on too.
+
+Starting: 10,000 loops through the provider's hook, over HTTP and signed, from one process of
+STARTERS threads. Waiting: pages that one listing of their flow takes, a call a page. Conditions:
+items a second and core through the engine's conditions over a classifier's scores.
+
+`REVIEW_LOOPS`, `REVIEW_STARTS`, `REVIEW_SECONDS` change the sizes, `REVIEW_ROUNDS` the rounds.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from model_delivery_engine.review.conditions import parse_conditions
+from model_delivery_engine.review.inferences import Source, classification
+from model_delivery_localcloud.review.facts import digest_of
+from model_delivery_localcloud.store import human_loops, review_resources
+from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop, HumanLoopInput
+from model_delivery_localcloud.store.users import Role, add_user
+from sqlalchemy import insert, select
+
+from benchmarks.record import Measure, median_and_spread, write
+from stack.credentials import load_or_create
+from stack.localcloud import LocalCloud
+from stack.object_store import object_store
+from stack.ports import free_ports
+from stack.review_desk import Reviewer
+from tests.contract.review_world import LABELS, PASSWORD, Flow, make_flow
+from tests.local_cloud import Cloud, Store
+from tests.postgres import installed, postgres
+
+LOOPS = int(os.environ.get("REVIEW_LOOPS", "100000"))
+STARTS = int(os.environ.get("REVIEW_STARTS", "10000"))
+SECONDS = float(os.environ.get("REVIEW_SECONDS", "20"))
+ROUNDS = int(os.environ.get("REVIEW_ROUNDS", "3"))
+PEOPLE = 50
+RATE = 210.0
+STARTERS = 8
+PAGE = 100
+ITEMS = 50_000
+CHUNK = 5_000
+PACKAGES = ["sqlalchemy", "starlette", "uvicorn", "psycopg", "python-liquid", "boto3"]
+CONDITIONS = {
+    "Conditions": [
+        {"ConditionType": "ConfidenceCheck", "ConditionParameters": {"ConfidenceLessThan": 60}},
+        {"ConditionType": "Sampling", "ConditionParameters": {"RandomSamplingPercentage": 5}},
+    ]
+}
+
+
+@dataclass
+class Round:
+    """What one round of answering measured."""
+
+    p99_ms: float
+    paced: float
+    most: float
+
+
+def main() -> Path:
+    """Measure all of it and write the figures."""
+    measures = []
+    databases = ["SQLite", *(["Postgres"] if installed() else [])]
+    for name in databases:
+        with cloud_over(name) as (cloud, database):
+            rounds = answering(cloud, database)
+            measures += _answering_measures(name, rounds)
+            if name == "SQLite":
+                measures += starting(cloud)
+    measures.append(conditions())
+    return write("review", measures, PACKAGES)
+
+
+@contextmanager
+def cloud_over(name: str) -> Iterator[tuple[Cloud, Database]]:
+    """Start localcloud over a new database of that kind."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="review-bench-")))
+        port, store_port = free_ports(2)
+        store = Store(store_port, load_or_create(home / "secrets.json"))
+        stack.enter_context(object_store(home, store.credentials, store_port))
+        local = LocalCloud(home / "localcloud", store.credentials, port, store_port)
+        url = f"sqlite:///{local.home / 'localcloud.db'}"
+        if name == "Postgres":
+            url = stack.enter_context(postgres())
+            local.env["LOCALCLOUD_DATABASE_URL"] = url
+        local.prepare()
+        stack.enter_context(local.api())
+        stack.enter_context(local.worker("--concurrency", "1"))
+        yield Cloud(local, store), Database(url)
+
+
+def answering(cloud: Cloud, database: Database) -> list[Round]:
+    """Fill the queue and let the reviewers work, in rounds."""
+    flow = make_flow(cloud, config={"TaskCount": 2})
+    fill(database, flow)
+    people = sign_in(cloud, database, flow)
+    plan = {"url": cloud.url, "flow": flow.id, "people": people, "seconds": SECONDS}
+    rounds = []
+    for _ in range(ROUNDS):
+        paced = _reviewers({**plan, "rate": RATE})
+        flat = _reviewers({**plan, "rate": 0, "seconds": SECONDS / 2})
+        p99 = statistics.quantiles(paced["times"], n=100)[98] * 1000
+        rounds.append(
+            Round(
+                p99,
+                len(paced["times"]) / paced["seconds"],
+                len(flat["times"]) / flat["seconds"],
+            )
+        )
+    return rounds
+
+
+def fill(database: Database, flow: Flow) -> None:
+    """Write LOOPS open loops into the flow definition's queue."""
+    random = np.random.default_rng(7)
+    confidences = random.random(LOOPS).round(4).tolist()
+    now = time.time_ns() // 1_000_000
+    later = now + 10 * 86_400_000
+    with database.read() as session:
+        found = session.scalars(
+            select(FlowDefinition).where(FlowDefinition.name == flow.name)
+        ).one()
+    assert found.status == review_resources.ACTIVE
+    for start in range(0, LOOPS, CHUNK):
+        rows, inputs = [], []
+        for number in range(start, min(start + CHUNK, LOOPS)):
+            content = json.dumps(
+                {"taskObject": "s3://bench/digit.png", "labels": LABELS, "initialValue": "7",
+                 "confidence": confidences[number], "number": number}
+            )  # fmt: skip
+            rows.append({
+                "id": number + 1, "account": found.account, "region": found.region,
+                "name": f"loop-{number}", "flow_id": found.id, "flow_name": found.name,
+                "status": human_loops.IN_PROGRESS, "phase": human_loops.OPEN, "queue": found.id,
+                "priority": confidences[number], "task_count": 2, "free_slots": 2, "answers": 0,
+                "input_digest": digest_of(content), "model_label": "7",
+                "confidence": confidences[number], "created_at": now + number,
+                "modified_at": now, "expires_at": later, "due_at": later, "attempts": 0,
+                "output_uri": "", "failure_code": "", "failure_reason": "",
+            })  # fmt: skip
+            inputs.append({"loop_id": number + 1, "content": content, "attributes": {}})
+        with database.write() as session:
+            session.execute(insert(HumanLoop), rows)
+            session.execute(insert(HumanLoopInput), inputs)
+
+
+def sign_in(cloud: Cloud, database: Database, flow: Flow) -> list[dict[str, str]]:
+    """Add PEOPLE reviewers and sign them in."""
+    names = [f"reviewer-{number}" for number in range(PEOPLE)]
+    with database.write() as session:
+        for name in names:
+            add_user(session, name, PASSWORD, Role.REVIEWER, [flow.group])
+    people = []
+    for name in names:
+        with Reviewer(cloud.url, name, PASSWORD) as person:
+            cookie = "; ".join(f"{key}={value}" for key, value in person.http.cookies.items())
+            people.append({"cookie": cookie, "csrf": person.csrf})
+    return people
+
+
+def _reviewers(plan: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(json.dumps(plan))
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.review_reviewers", file.name],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    found = dict(json.loads(done.stdout))
+    assert not found["problems"], found["problems"][:3]
+    return found
+
+
+def _answering_measures(name: str, rounds: list[Round]) -> list[Measure]:
+    p99, p99_spread = median_and_spread([each.p99_ms for each in rounds])
+    paced, paced_spread = median_and_spread([each.paced for each in rounds])
+    most, most_spread = median_and_spread([each.most for each in rounds])
+    nobody = "no peer starts and awaits such loops; Augmented AI takes no new customers"
+    common = {
+        "peer": None, "peer_name": None, "limit": None, "limit_name": None, "rounds": len(rounds),
+        "note": nobody,
+    }  # fmt: skip
+    return [
+        Measure(
+            what=f"{name}: next item, 99th percentile, {PEOPLE} reviewers at {RATE:.0f} answers/s",
+            unit="ms", better="lower", ours=p99, spread=p99_spread, goal="≤ 100 ms",
+            passed=p99 <= 100, **common,
+        ),
+        Measure(
+            what=f"{name}: answers taken while it was measured", unit="answers/s",
+            better="higher", ours=paced, spread=paced_spread, goal="≥ 200 answers/s",
+            passed=paced >= 200, **common,
+        ),
+        Measure(
+            what=f"{name}: answers as fast as they come", unit="answers/s", better="higher",
+            ours=most, spread=most_spread, goal="≥ 200 answers/s", passed=most >= 200, **common,
+        ),
+    ]  # fmt: skip
+
+
+def starting(cloud: Cloud) -> list[Measure]:
+    """Start STARTS loops as one task does, and list them as a wait does."""
+    flow = make_flow(cloud)
+    runtime = cloud.client("sagemaker-a2i-runtime")
+    prefix = uuid4().hex[:8]
+
+    def start(number: int) -> None:
+        content = {"taskObject": "s3://bench/digit.png", "labels": LABELS, "number": number}
+        runtime.start_human_loop(
+            HumanLoopName=f"{prefix}-{number}",
+            FlowDefinitionArn=flow.arn,
+            HumanLoopInput={"InputContent": json.dumps(content)},
+        )
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(STARTERS) as starters:
+        list(starters.map(start, range(STARTS)))
+    seconds = time.monotonic() - began
+    pages = runtime.get_paginator("list_human_loops").paginate(
+        FlowDefinitionArn=flow.arn, PaginationConfig={"PageSize": PAGE}
+    )
+    calls = [len(page["HumanLoopSummaries"]) for page in pages]
+    assert sum(calls) == STARTS
+    least = -(-STARTS // PAGE)
+    return [
+        Measure(
+            what=f"starting {STARTS:,} loops from one process", unit="s", better="lower",
+            ours=seconds, peer=None, peer_name=None, limit=None, limit_name=None,
+            goal="10,000 loops ≤ 60 s", rounds=1, spread=(seconds, seconds),
+            note="no peer: moto and LocalStack's free edition have no human loops",
+            passed=seconds <= 60 * STARTS / 10_000,
+        ),
+        Measure(
+            what="list calls that one poll of them takes", unit="calls", better="lower",
+            ours=len(calls), peer=None, peer_name=None, limit=least,
+            limit_name="loops ÷ page, rounded up", goal="≤ ⌈open loops ÷ page⌉", rounds=1,
+            spread=(len(calls), len(calls)), passed=len(calls) <= least,
+        ),
+    ]  # fmt: skip
+
+
+def conditions() -> Measure:
+    """Evaluate conditions over a classifier's scores on one core."""
+    random = np.random.default_rng(11)
+    scores = random.dirichlet(np.ones(10), size=ITEMS)
+    read = [classification(str(number).encode(), row.tolist()) for number, row in enumerate(scores)]
+    parsed = parse_conditions(CONDITIONS, Source.CLASSIFIER)
+    rates = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        for inference in read:
+            parsed.evaluate(inference)
+        rates.append(ITEMS / (time.process_time() - began))
+    rate, spread = median_and_spread(rates)
+    return Measure(
+        what="conditions: a confidence check and sampling, on one core", unit="items/s",
+        better="higher", ours=rate, peer=None, peer_name=None, limit=None, limit_name=None,
+        goal="≥ 50,000 items/s", rounds=ROUNDS, spread=spread, passed=rate >= 50_000,
+        note="no peer evaluates Augmented AI's conditions",
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""One label out of several reviewers' answers, or none: an item is never decided by default."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from model_delivery_engine.errors import ReviewError
+from model_delivery_engine.review.answers import Answer, votes
+from model_delivery_engine.review.dawid_skene import dawid_skene
+
+Items = Mapping[str, Sequence[Answer]]
+
+
+class Method(StrEnum):
+    """How answers become one label."""
+
+    MAJORITY = "majority"
+    QUORUM = "quorum"
+    DAWID_SKENE = "dawid-skene"
+    ADJUDICATOR = "adjudicator"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What came of an item's answers.
+
+    :param label: None where the answers decide nothing
+    :param support: share of the answers for the label, or its probability with Dawid and Skene
+    :param method: by which it was decided
+    """
+
+    label: str | None
+    support: float
+    method: Method
+    votes: Mapping[str, int]
+
+
+def majority(answers: Sequence[Answer]) -> Decision:
+    """More than half of the answers decide."""
+    return _voted(answers, Method.MAJORITY, lambda first, total: 2 * first > total)
+
+
+def quorum(answers: Sequence[Answer], least: int) -> Decision:
+    """So many equal answers decide, where no other label has as many."""
+    return _voted(answers, Method.QUORUM, lambda first, _total: first >= least)
+
+
+def adjudicated(answers: Sequence[Answer], ruling: Answer) -> Decision:
+    """Decide by the adjudicator's answer, whatever the others said."""
+    counts = votes(answers)
+    support = counts.get(ruling.label, 0) / len(answers) if answers else 0.0
+    return Decision(ruling.label, support, Method.ADJUDICATOR, counts)
+
+
+def consolidate(
+    items: Items, method: Method, *, quorum_size: int = 2, least_probability: float = 0.5
+) -> dict[str, Decision]:
+    """Decide every item.
+
+    :param items: answers of each item, each reviewer's once
+    :param quorum_size: equal answers that a quorum needs (default: 2)
+    :param least_probability: that Dawid and Skene's label must exceed (default: 0.5)
+    :raises ReviewError: a method that needs an adjudicator's answers, a quorum under 1
+    """
+    if method is Method.MAJORITY:
+        return {item: majority(answers) for item, answers in items.items()}
+    if method is Method.QUORUM:
+        if quorum_size < 1:
+            raise ReviewError(
+                f"a quorum of {quorum_size} decides without an answer: give 1 or more"
+            )
+        return {item: quorum(answers, quorum_size) for item, answers in items.items()}
+    if method is Method.DAWID_SKENE:
+        return _by_reliability(items, least_probability)
+    raise ReviewError("an adjudicator rules on items that another method left undecided")
+
+
+def open_items(items: Items, decisions: Mapping[str, Decision]) -> list[str]:
+    """Return the items that one more reviewer should see: those that are not decided.
+
+    This is adaptive overlap: a third opinion is paid for only where two differ.
+    """
+    return [item for item in items if decisions[item].label is None]
+
+
+def _voted(
+    answers: Sequence[Answer], method: Method, enough: Callable[[int, int], bool]
+) -> Decision:
+    counts = votes(answers)
+    ranking = [*counts.items()]
+    if not ranking:
+        return Decision(None, 0.0, method, counts)
+    label, first = ranking[0]
+    tied = len(ranking) > 1 and ranking[1][1] == first
+    support = first / len(answers)
+    if tied or not enough(first, len(answers)):
+        return Decision(None, support, method, counts)
+    return Decision(label, support, method, counts)
+
+
+def _by_reliability(items: Items, least: float) -> dict[str, Decision]:
+    estimate = dawid_skene(items)
+    decisions = {}
+    for item, answers in items.items():
+        label, probability = estimate.best(item)
+        decided = label if probability > least else None
+        decisions[item] = Decision(decided, probability, Method.DAWID_SKENE, votes(answers))
+    return decisions

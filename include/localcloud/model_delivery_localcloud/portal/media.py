@@ -1,0 +1,80 @@
+"""Objects that reviewers look at: images only, of a size that a browser can take.
+
+A picture of a few kilobytes may claim to be gigapixels wide; what its header says is checked before
+any of it is sent, and what is sent is what was checked.
+"""
+
+import io
+
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from model_delivery_localcloud.errors import ObjectError, ObjectMissing
+from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.portal.grants import Grants
+
+LARGEST_BYTES = 32 * 1024 * 1024
+MOST_PIXELS = 64_000_000
+MOST_FRAMES = 100
+FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "private, max-age=3600",
+    "Content-Disposition": "inline",
+}
+
+
+class Media:
+    """Serves the objects that grants name."""
+
+    def __init__(self, objects: ObjectStore, grants: Grants) -> None:
+        self._objects = objects
+        self._grants = grants
+
+    async def show(self, request: Request) -> Response:
+        """Answer an image, or one line on why not."""
+        uri = self._grants.read_media(request.path_params["token"])
+        if uri is None:
+            return _problem(404, "this link is not valid any more: reload the page")
+        return await run_in_threadpool(self._answer, uri)
+
+    def _answer(self, uri: str) -> Response:
+        try:
+            size = self._objects.describe(uri).size
+            if size > LARGEST_BYTES:
+                return _problem(
+                    413, f"the image has {size} bytes, at most {LARGEST_BYTES} are shown"
+                )
+            body = b"".join(self._objects.read(uri))
+        except ObjectMissing as error:
+            return _problem(404, str(error))
+        except ObjectError:
+            return _problem(503, "the object store does not answer: try again")
+        kind = image_type(body)
+        if kind is None:
+            return _problem(
+                415, f"this is no {', '.join(FORMATS)} image of at most {MOST_PIXELS} pixels"
+            )
+        return Response(body, media_type=kind, headers=HEADERS)
+
+
+def image_type(body: bytes) -> str | None:
+    """Return the media type of an image that may be shown, None for anything else."""
+    try:
+        with Image.open(io.BytesIO(body), formats=list(FORMATS)) as image:
+            width, height = image.size
+            frames = getattr(image, "n_frames", 1)
+            kind = image.format
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        return None
+    if width * height > MOST_PIXELS or frames > MOST_FRAMES or kind is None:
+        return None
+    return FORMATS.get(kind)
+
+
+def _problem(status: int, message: str) -> Response:
+    return Response(message, status, media_type="text/plain", headers=HEADERS)

@@ -1,0 +1,155 @@
+"""The portal's JSON interface for reviewers: `/review/api/…`, behind the session cookie.
+
+Whoever posts sends the session's token in `X-CSRF-Token`; `GET /review/api/session` tells it.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from model_delivery_localcloud import strict_json
+from model_delivery_localcloud.portal.rendering import SECURITY_HEADERS, csrf_token
+from model_delivery_localcloud.portal.review_desk import Desk, Refused
+from model_delivery_localcloud.portal.sessions import SignIn, valid_csrf
+from model_delivery_localcloud.store.tables import User
+
+LARGEST_BODY = 2 * 1024 * 1024
+MOST_AT_ONCE = 100
+# Calls are mostly Python: more threads only take turns at the interpreter, or on Postgres wait.
+THREADS = 4
+THREADS_ON_POSTGRES = 8
+Work = Callable[[User, str, dict[str, Any]], dict[str, Any]]
+MakeRoute = Callable[[str, Callable[[Request], Awaitable[Response]], str], Route]
+
+
+class ReviewApi:
+    """What a reviewer does, as calls; each acts for who is signed in and nobody else."""
+
+    def __init__(self, desk: Desk, sign_in: SignIn, *, is_sqlite: bool) -> None:
+        self._desk = desk
+        self._sign_in = sign_in
+        self._threads = CapacityLimiter(THREADS if is_sqlite else THREADS_ON_POSTGRES)
+
+    def routes(self, route: MakeRoute) -> list[Route]:
+        """Return the routes."""
+        desk = self._desk
+        works: dict[str, Work] = {
+            "next": lambda user, flow, body: desk.next(user, flow, _count(body)),
+            "open": lambda user, flow, body: desk.open(user, flow, _loop(body)),
+            "answer": lambda user, flow, body: desk.answer(
+                user, flow, _loop(body), _object(body, "answer"), _spent(body),
+                more=bool(body.get("next")),
+            ),
+            "draft": lambda user, flow, body: desk.draft(
+                user, flow, _loop(body), _object(body, "draft")
+            ),
+            "skip": lambda user, flow, body: desk.skip(
+                user, flow, _loop(body), more=bool(body.get("next"))
+            ),
+            "release": lambda user, flow, body: desk.release(user, flow, _loops(body)),
+            "undo": lambda user, flow, _body: desk.undo(user, flow),
+            "recall": lambda user, flow, _body: desk.recall(user, flow),
+            "accept": lambda user, flow, body: desk.accept(user, flow, _loops(body), _spent(body)),
+            "counts": lambda user, flow, _body: desk.counts(user, flow),
+        }  # fmt: skip
+        return [
+            route("/review/api/session", self.session, "GET"),
+            route("/review/api/queues", self.queues, "GET"),
+            *(
+                route(f"/review/api/{{flow}}/{name}", self._endpoint(work), "POST")
+                for name, work in works.items()
+            ),
+        ]
+
+    async def session(self, request: Request) -> Response:
+        """Tell who is signed in, and the token that posts need."""
+        user = await run_in_threadpool(self._sign_in.user_of, request)
+        if user is None:
+            return _problem(401, "sign in first")
+        return _json({"user": user.name, "role": user.role, "csrf": csrf_token(request)})
+
+    async def queues(self, request: Request) -> Response:
+        """List the queues of the person's teams, with counts."""
+        user = await run_in_threadpool(self._sign_in.user_of, request)
+        if user is None:
+            return _problem(401, "sign in first")
+        return _json({"queues": await run_in_threadpool(self._desk.queues, user)})
+
+    def _endpoint(self, work: Work) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            if not valid_csrf(request, request.headers.get("x-csrf-token")):
+                return _problem(403, "this page was open for too long: reload it")
+            body = await _body(request)
+            if body is None:
+                return _problem(413, f"send a JSON object of at most {LARGEST_BODY} bytes")
+            return await to_thread.run_sync(self._run, work, request, body, limiter=self._threads)
+
+        return endpoint
+
+    def _run(self, work: Work, request: Request, body: dict[str, Any]) -> Response:
+        user = self._sign_in.user_of(request)
+        if user is None:
+            return _problem(401, "sign in first")
+        try:
+            return _json(work(user, request.path_params["flow"], body))
+        except Refused as refused:
+            return _problem(refused.status, str(refused))
+
+
+async def _body(request: Request) -> dict[str, Any] | None:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > LARGEST_BODY:
+            return None
+        chunks.append(chunk)
+    try:
+        value = strict_json.loads(b"".join(chunks) or b"{}")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _loop(body: dict[str, Any]) -> int:
+    return _number(body.get("loop"), "loop")
+
+
+def _loops(body: dict[str, Any]) -> list[int]:
+    loops = body.get("loops")
+    if not isinstance(loops, list) or not 0 < len(loops) <= MOST_AT_ONCE:
+        raise Refused(400, f"loops must be a list of 1 to {MOST_AT_ONCE} numbers")
+    return [_number(each, "loops") for each in loops]
+
+
+def _count(body: dict[str, Any]) -> int:
+    return min(max(_number(body.get("count", 1), "count"), 1), MOST_AT_ONCE)
+
+
+def _spent(body: dict[str, Any]) -> int:
+    return max(_number(body.get("spent_ms", 0), "spent_ms"), 0)
+
+
+def _number(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**53:
+        raise Refused(400, f"{name} must be a whole number")
+    return value
+
+
+def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+    value = body.get(name)
+    if not isinstance(value, dict):
+        raise Refused(400, f"{name} must be a JSON object")
+    return value
+
+
+def _json(value: dict[str, Any]) -> Response:
+    return JSONResponse(value, headers=SECURITY_HEADERS)
+
+
+def _problem(status: int, message: str) -> Response:
+    return JSONResponse({"problem": message}, status, headers=SECURITY_HEADERS)

@@ -1,0 +1,171 @@
+"""Items as pages show them: their template filled in, the model's answer, why they are here."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+
+from model_delivery_localcloud.portal.grants import Grants
+from model_delivery_localcloud.review.facts import MODEL_ANSWER, read_content, without_known_answer
+from model_delivery_localcloud.review.reasons import reasons_of
+from model_delivery_localcloud.review.template import TemplateRefused, render_template
+from model_delivery_localcloud.review.views import CLASSIFY, FRAME, view_of
+from model_delivery_localcloud.store import review_resources as resources
+from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.review_slots import Held
+from model_delivery_localcloud.store.review_tables import (
+    Assignment,
+    FlowDefinition,
+    HumanLoop,
+    HumanLoopInput,
+    HumanTaskUi,
+)
+from model_delivery_localcloud.store.tables import User
+
+BROKEN = "broken"
+REMEMBERED_SECONDS = 3600.0
+MOST_REMEMBERED = 2_000
+
+
+# One prepared statement: an item that is shown for the first time is read for each answer.
+_LOOP: Any = HumanLoop.__table__
+_INPUT: Any = HumanLoopInput.__table__
+_SHOWN = (
+    select(_LOOP.c.model_label, _INPUT.c.content)
+    .join(_INPUT, _INPUT.c.loop_id == _LOOP.c.id)
+    .where(_LOOP.c.id == bindparam("loop"), _LOOP.c.flow_id == bindparam("flow"))
+)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is the same for everybody who is shown an item, and never changes."""
+
+    flow_id: str
+    content: Any
+    model_label: str | None
+    view: dict[str, Any]
+    since: float
+
+
+def held_by(session: Session, loop: HumanLoop, user: User) -> Held:
+    """Return an item that a reviewer has just taken."""
+    mine = session.get_one(Assignment, (loop.id, user.name))
+    return Held(loop.id, loop.name, loop.model_label, loop.confidence, mine.draft, mine.lease_until)
+
+
+class Items:
+    """Makes items of human loops."""
+
+    def __init__(self, database: Database, grants: Grants) -> None:
+        self._database = database
+        self._grants = grants
+        # A flow definition's template never changes, and cannot go before it does.
+        self._template = lru_cache(maxsize=256)(_TemplateOf(database))
+        self._remembered: dict[int, _Shown] = {}
+        self._lock = Lock()
+
+    def item(self, flow: FlowDefinition, held: Held) -> dict[str, Any]:
+        """Return what a page shows of an item that its reviewer holds."""
+        shown = self._shown(flow, held.loop)
+        if shown is None:
+            return {"loop": held.loop, "name": held.name, "view": _broken("it is gone")}
+        return {
+            "loop": held.loop,
+            "name": held.name,
+            "input": shown.content,
+            "model": {"answer": held.model_label, "confidence": held.confidence},
+            "why": reasons_of(shown.content),
+            "view": shown.view,
+            "draft": held.draft,
+            "held_until": held.held_until,
+        }
+
+    def rendered(self, session: Session, flow: FlowDefinition, loop: HumanLoop) -> str:
+        """Return an item's template, filled in; raises TemplateRefused where it cannot be."""
+        return self._render(flow, _content(session, loop.id))
+
+    def model_answer(self, flow: FlowDefinition, loop_id: int) -> dict[str, Any] | None:
+        """Return the answer that accepting the model's would be, None where there is none."""
+        shown = self._shown(flow, loop_id)
+        if shown is None or shown.view["kind"] != CLASSIFY or shown.model_label is None:
+            return None
+        name, known = shown.view["name"], shown.view["labels"]
+        if not shown.view["multiple"]:
+            label = shown.model_label
+            return {name: {"label": label}} if label in known else None
+        chosen = shown.content[MODEL_ANSWER]
+        labels = [str(each) for each in (chosen if isinstance(chosen, list) else [chosen])]
+        return {name: {"labels": labels}} if set(labels) <= set(known) else None
+
+    def fault_of(self, flow: FlowDefinition, loop_id: int, answer: dict[str, Any]) -> str | None:
+        """Tell what is wrong with an answer of one of the portal's own pages, None if nothing."""
+        shown = self._shown(flow, loop_id)
+        if shown is None or shown.view["kind"] != CLASSIFY:
+            return None
+        view = shown.view
+        of_task = answer.get(view["name"])
+        member = "labels" if view["multiple"] else "label"
+        value = of_task.get(member) if isinstance(of_task, dict) else None
+        chosen = value if view["multiple"] else [value]
+        if not isinstance(chosen, list) or not set(map(str, chosen)) <= set(view["labels"]):
+            return f"the answer must name a category under {view['name']}.{member}"
+        return None
+
+    def _shown(self, flow: FlowDefinition, loop_id: int) -> _Shown | None:
+        """Return an item of this flow definition, None for one that is not."""
+        found = self._remembered.get(loop_id)
+        if found is None or time.monotonic() - found.since > REMEMBERED_SECONDS:
+            with self._database.read() as session:
+                row = session.execute(_SHOWN, {"loop": loop_id, "flow": flow.id}).first()
+            if row is None:
+                return None
+            content = without_known_answer(read_content(row.content))
+            view = self._view(flow, loop_id, content)
+            found = _Shown(flow.id, content, row.model_label, view, time.monotonic())
+            with self._lock:
+                if len(self._remembered) >= MOST_REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[loop_id] = found
+        return found if found.flow_id == flow.id else None
+
+    def _view(self, flow: FlowDefinition, loop_id: int, content: Any) -> dict[str, Any]:
+        try:
+            view = view_of(self._render(flow, content), content)
+        except TemplateRefused as refused:
+            return _broken(str(refused))
+        if view["kind"] == FRAME:
+            view["src"] = self._grants.frame(flow.id, loop_id)
+        return view
+
+    def _render(self, flow: FlowDefinition, content: Any) -> str:
+        return render_template(self._template(flow.id), content, self._grants.media)
+
+
+def _broken(problem: str) -> dict[str, Any]:
+    return {"kind": BROKEN, "problem": problem}
+
+
+class _TemplateOf:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __call__(self, flow_id: str) -> str:
+        with self._database.read() as session:
+            flow = resources.find_flow(session, flow_id)
+            if flow is None:
+                raise TemplateRefused("the flow definition is gone")
+            scope = flow.account, flow.region
+            ui = resources.find(session, HumanTaskUi, scope, flow.human_task_ui)
+        if ui is None:
+            raise TemplateRefused("the human task UI is gone")
+        return ui.content
+
+
+def _content(session: Session, loop_id: int) -> Any:
+    stored = session.get_one(HumanLoopInput, loop_id)
+    return without_known_answer(read_content(stored.content))

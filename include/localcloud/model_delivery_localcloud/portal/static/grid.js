@@ -1,0 +1,101 @@
+// Many items at once: leave out what the model got wrong, accept the rest.
+
+import { Problem, flow, post } from "./calls.js";
+import { fill, h } from "./dom.js";
+import { percent } from "./tasks.js";
+
+const PAGE = 24;
+const cards = document.getElementById("cards");
+const accept = document.getElementById("accept");
+const status = document.getElementById("status");
+const problem = document.getElementById("problem");
+const left = document.getElementById("left");
+const state = { items: [], out: new Set(), shownAt: 0, aside: 0 };
+
+async function load(said = "") {
+  const { items } = await post("next", { count: PAGE + state.aside });
+  const fit = items.filter((item) => item.view.kind === "classify" && item.model.answer !== null);
+  // What was left out before, or has no answer to accept, stays for the desk.
+  state.items = fit.filter((item) => !state.out.has(item.loop)).slice(0, PAGE);
+  state.aside = items.length - state.items.length;
+  state.shownAt = performance.now();
+  fill(cards, ...state.items.map(card));
+  show(said);
+}
+
+function card(item) {
+  const { answer, confidence } = item.model;
+  const certain = confidence === null ? "" : percent(confidence);
+  const button = h(
+    "button",
+    { type: "button", class: "card-item", "aria-pressed": "true", onclick: () => toggle(item, button) },
+    item.view.image
+      ? h("img", { src: item.view.image, alt: item.view.alt || "", loading: "lazy" })
+      : h("span", { class: "snippet" }, item.view.text || JSON.stringify(item.view.json)),
+    h("span", { class: "verdict" }, h("strong", {}, answer), h("span", { class: "hint" }, certain)),
+  );
+  button.setAttribute("aria-label", `${item.view.text || item.name}: ${answer}, ${certain}`);
+  return button;
+}
+
+function toggle(item, button) {
+  const out = !state.out.delete(item.loop);
+  if (out) state.out.add(item.loop);
+  button.setAttribute("aria-pressed", String(!out));
+  show("");
+}
+
+function show(said) {
+  const kept = state.items.filter((item) => !state.out.has(item.loop)).length;
+  accept.disabled = kept === 0;
+  accept.textContent = kept ? `Accept ${kept}` : "Nothing to accept";
+  const out = state.items.length - kept + state.aside;
+  left.hidden = out === 0;
+  left.textContent = `Review the other ${out} one by one`;
+  if (!state.items.length) fill(cards, h("p", { class: "note" }, "No item with an answer of the model is waiting."));
+  status.textContent = said;
+}
+
+async function acceptAll() {
+  const loops = state.items.filter((item) => !state.out.has(item.loop)).map((item) => item.loop);
+  if (!loops.length) return;
+  accept.disabled = true;
+  try {
+    const spent = Math.round(performance.now() - state.shownAt);
+    const { accepted } = await post("accept", { loops, spent_ms: spent });
+    problem.hidden = true;
+    await load(`${accepted} accepted.`);
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    problem.textContent = `${error.message}.`;
+    problem.hidden = false;
+    if (error.status === 409) await load("");
+    else accept.disabled = false;
+  }
+}
+
+/** Give back what is held and left alone, so that others need not wait for it. */
+function leave() {
+  const loops = state.items.filter((item) => !state.out.has(item.loop)).map((item) => item.loop);
+  if (loops.length) post("release", { loops }, { keepalive: true }).catch(() => {});
+}
+
+accept.addEventListener("click", acceptAll);
+left.addEventListener("click", async () => {
+  leave();
+  state.items = [];
+  location.assign(`/review/${flow}`);
+});
+addEventListener("pagehide", leave);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.target.closest("button, a")) acceptAll();
+  const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!move) return;
+  const all = [...cards.querySelectorAll("button")];
+  all[Math.min(Math.max(all.indexOf(document.activeElement) + move, 0), all.length - 1)]?.focus();
+  event.preventDefault();
+});
+load().catch((error) => {
+  problem.textContent = error.message;
+  problem.hidden = false;
+});

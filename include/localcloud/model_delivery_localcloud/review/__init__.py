@@ -1,0 +1,1 @@
+"""What a human loop is about: its input read, its template, its output."""

@@ -1,0 +1,117 @@
+"""What localcloud reads from a human loop's InputContent, whatever else it holds.
+
+Custom task types: `initialValue` is the model's answer, `confidence` its confidence (0 to 1, or
+0 to 100), `knownAnswer` the right answer of a honeypot, which no reviewer is sent. Built-in task
+types bring the AI service's own response, whose least confident part decides the order.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model_delivery_localcloud import strict_json
+
+KNOWN_ANSWER = "knownAnswer"
+MODEL_ANSWER = "initialValue"
+CONFIDENCE = "confidence"
+# Where nothing is known of the model's confidence, items come in the order they were started.
+UNKNOWN_PRIORITY = 1.0
+LONGEST_LABEL = 256
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`confidence` from 0 to 1, labels as text; None where the input says nothing of it."""
+
+    confidence: float | None
+    model_label: str | None
+    known_answer: str | None
+
+    @property
+    def priority(self) -> float:
+        """The place in the queue, least certain first."""
+        return UNKNOWN_PRIORITY if self.confidence is None else self.confidence
+
+
+def read_content(text: str) -> Any:
+    """Parse InputContent; raises ValueError where it is not JSON."""
+    return strict_json.loads(text)
+
+
+def facts_of(content: Any) -> Facts:
+    """Read the facts of a parsed InputContent."""
+    if not isinstance(content, Mapping):
+        return Facts(None, None, None)
+    confidence = _fraction(content.get(CONFIDENCE))
+    if confidence is None:
+        confidence = min(_service_confidences(content), default=None)
+    return Facts(
+        confidence, as_label(content.get(MODEL_ANSWER)), as_label(content.get(KNOWN_ANSWER))
+    )
+
+
+def without_known_answer(content: Any) -> Any:
+    """Return the input as reviewers may see it."""
+    if isinstance(content, Mapping) and KNOWN_ANSWER in content:
+        return {key: value for key, value in content.items() if key != KNOWN_ANSWER}
+    return content
+
+
+def as_label(value: Any) -> str | None:
+    """Return an answer as a label: of an answer's content, the one label that it holds.
+
+    A crowd element answers `{"label": …}` or `{"labels": […]}` under its own name.
+    """
+    if isinstance(value, Mapping):
+        parts = {each for each in map(as_label, _labels(value)) if each is not None}
+        return parts.pop() if len(parts) == 1 else None
+    if isinstance(value, list):
+        named = sorted(str(each) for each in value if isinstance(each, str | int))
+        return ", ".join(named)[:LONGEST_LABEL] if named else None
+    if isinstance(value, bool | int | float | str):
+        text = value if isinstance(value, str) else json.dumps(value)
+        return text.strip()[:LONGEST_LABEL] or None
+    return None
+
+
+def digest_of(*parts: Any) -> str:
+    """Return a digest that is the same for the same JSON values."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _labels(value: Mapping[str, Any]) -> Iterator[Any]:
+    for name in ("label", "labels"):
+        if name in value:
+            yield value[name]
+            return
+    for each in value.values():
+        if isinstance(each, Mapping) and ("label" in each or "labels" in each):
+            yield from _labels(each)
+
+
+def _service_confidences(content: Mapping[str, Any]) -> Iterator[float]:
+    for name in ("selectedAiServiceResponse", "aiServiceResponse"):
+        response = content.get(name)
+        if isinstance(response, Mapping):
+            for part in ("blocks", "Blocks", "moderationLabels", "ModerationLabels"):
+                yield from _confidences(response.get(part))
+            return
+
+
+def _confidences(blocks: Any) -> Iterator[float]:
+    for block in blocks if isinstance(blocks, list) else ():
+        if isinstance(block, Mapping):
+            found = _fraction(block.get("confidence", block.get("Confidence")))
+            if found is not None:
+                yield found
+
+
+def _fraction(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    fraction = value / 100 if value > 1 else value
+    return min(max(float(fraction), 0.0), 1.0)

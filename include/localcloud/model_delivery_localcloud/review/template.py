@@ -1,0 +1,159 @@
+"""Worker task templates: Liquid around `crowd-*` elements.
+
+Source: "Create Custom Worker Task Templates" and "Crowd HTML Elements Reference" of the SageMaker
+developer guide. Like there, values are escaped unless a template says `skip_autoescape`, and
+`grant_read_access` turns an object's URI into one that the reviewer's browser can open.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urlsplit
+
+from liquid import BoundTemplate, Environment
+from liquid.exceptions import LiquidError, UnknownFilterError
+from markupsafe import Markup
+
+from model_delivery_localcloud.errors import LocalcloudError
+from model_delivery_localcloud.review.liquid_input import as_json, liquid_input
+
+FORM = "crowd-form"
+TASKS = frozenset(
+    {
+        "crowd-classifier", "crowd-classifier-multi-select", "crowd-image-classifier",
+        "crowd-image-classifier-multi-select", "crowd-textract-analyze-document",
+        "crowd-rekognition-detect-moderation-labels",
+    }
+)  # fmt: skip
+INPUTS = frozenset(
+    {
+        "crowd-bounding-box", "crowd-checkbox", "crowd-input", "crowd-radio-button",
+        "crowd-radio-group", "crowd-text-area",
+    }
+)  # fmt: skip
+LAYOUT = frozenset(
+    {
+        FORM, "crowd-button", "crowd-image", "crowd-instructions", "crowd-tab", "crowd-tabs",
+        "classification-target", "detailed-instructions", "full-instructions",
+        "negative-example", "positive-example", "short-instructions", "short-summary",
+    }
+)  # fmt: skip
+ELEMENTS = TASKS | INPUTS | LAYOUT
+_S3_HOST = "s3.amazonaws.com"
+Grant = Callable[[str], str]
+
+
+class TemplateRefused(LocalcloudError):
+    """A template that reviewers could not work with; the message names what is wrong."""
+
+
+class _Environment(Environment):
+    """Liquid with limits: a template is somebody's program, and runs for every item."""
+
+    context_depth_limit = 20
+    loop_iteration_limit = 10_000
+    output_stream_limit = 8 * 1024 * 1024
+    local_namespace_limit = 4 * 1024 * 1024
+
+
+def check_template(content: str) -> None:
+    """Raise TemplateRefused unless the template parses, has a form, and elements that we have."""
+    template = _parsed(content)
+    try:
+        template.render(task={"input": {}}, _grant=str)
+    except UnknownFilterError as error:
+        raise TemplateRefused(f"the template does not render: {_line(error)}") from error
+    except LiquidError:
+        pass  # it may need an input that is not there yet
+    found = _Elements()
+    found.feed(content)
+    found.close()
+    unknown = sorted(found.custom - ELEMENTS)
+    if unknown:
+        names = ", ".join(f"<{name}>" for name in unknown)
+        raise TemplateRefused(
+            f"localcloud has no element {names}; it has: {', '.join(sorted(ELEMENTS))}"
+        )
+    if FORM not in found.custom:
+        raise TemplateRefused(f"the template has no <{FORM}>: nobody could submit an answer")
+
+
+def render_template(content: str, task_input: Any, grant: Grant) -> str:
+    """Return the template with a human loop's input filled in.
+
+    :param grant: returns the URL under which a browser may read an object
+    :raises TemplateRefused: Liquid cannot render it with this input
+    """
+    return _render(content, {"task": {"input": liquid_input(task_input)}}, grant)
+
+
+def object_uri(text: str) -> str:
+    """Return the `s3://` URI that a template means; raises TemplateRefused for any other place.
+
+    Templates of Augmented AI write objects as `s3://bucket/key` or
+    `http(s)://s3.amazonaws.com/bucket/key`.
+    """
+    parts = urlsplit(text.strip())
+    if parts.scheme == "s3":
+        bucket, key = parts.netloc, parts.path.lstrip("/")
+    elif parts.scheme in {"http", "https"} and parts.netloc == _S3_HOST:
+        bucket, _, key = parts.path.lstrip("/").partition("/")
+    else:
+        raise TemplateRefused(f"{text[:200]!r} is not the URI of an object: s3://bucket/key")
+    odd = any(part in {".", ".."} for part in key.split("/")) or "\\" in key or "\0" in key
+    if not bucket or not key or odd or parts.query or parts.fragment or "@" in bucket:
+        raise TemplateRefused(f"{text[:200]!r} names no object plainly: use s3://bucket/key")
+    return f"s3://{bucket}/{key}"
+
+
+def _render(content: str, values: dict[str, Any], grant: Grant) -> str:
+    try:
+        return str(_parsed(content).render(**values, _grant=grant))
+    except LiquidError as error:
+        raise TemplateRefused(f"the template does not render: {_line(error)}") from error
+
+
+def _line(error: LiquidError) -> str:
+    return str(error).partition("\n")[0]
+
+
+@lru_cache(maxsize=64)
+def _parsed(content: str) -> BoundTemplate:
+    try:
+        return _environment().from_string(content)
+    except LiquidError as error:
+        raise TemplateRefused(f"the template is not Liquid: {_line(error)}") from error
+
+
+@lru_cache(maxsize=1)
+def _environment() -> _Environment:
+    environment = _Environment(autoescape=True)
+    environment.add_filter("to_json", as_json)
+    environment.add_filter("skip_autoescape", Markup)
+    environment.add_filter("grant_read_access", _GrantReadAccess())
+    return environment
+
+
+class _GrantReadAccess:
+    """The filter whose grant comes with each rendering."""
+
+    with_context = True
+
+    def __call__(self, value: object, *, context: Any) -> str:
+        grant: Grant = context.resolve("_grant")
+        # Liquid has escaped a captured text: the URI is what it was before.
+        text = value.unescape() if isinstance(value, Markup) else str(value)
+        return grant(text)
+
+
+class _Elements(HTMLParser):
+    """Collects the custom elements of a template, Liquid tags and all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.custom: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if "-" in tag:
+            self.custom.add(tag)

@@ -1,0 +1,199 @@
+"""Reviewers' side of human loops: slots taken under a lease, answered once, skipped, undone.
+
+Two constraints hold whatever the code does: an assignment's key is loop and reviewer, so that
+nobody answers a loop twice, and a loop's free slots cannot fall below zero, so that nobody takes a
+slot that is taken. Whoever changes an assignment locks its loop first. Times come from the caller,
+and a clock that goes back never makes one earlier than what it follows.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from model_delivery_localcloud.store.human_loops import (
+    ANSWERED,
+    LAPSED,
+    OPEN,
+    SKIPPED,
+    SUBMITTED,
+    WORKING,
+)
+from model_delivery_localcloud.store.review_slots import (
+    Held,
+    Lease,
+    Taken,
+    take_free,
+    take_held,
+)
+from model_delivery_localcloud.store.review_tables import Assignment, HumanLoop
+
+_LAPSE_AT_ONCE = 200
+
+
+def take_next(
+    session: Session, flow_id: str, worker: str, now: int, lease: Lease, *, count: int = 1
+) -> list[Held]:
+    """Take slots for a reviewer, the least certain first; fewer than `count` where few are free.
+
+    What the reviewer holds already comes first, so that a reload gives the same item again.
+    """
+    held = take_held(session, flow_id, worker, count)
+    if len(held) < count:
+        held += take_free(session, flow_id, worker, now, lease, count - len(held))
+    if len(held) < count and free_lapsed(session, now):
+        session.flush()
+        held += take_free(session, flow_id, worker, now, lease, count - len(held))
+    return held
+
+
+def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
+    """Take a slot of one loop, a skipped or lapsed one too, or hold it for longer."""
+    loop = lock(session, loop_id)
+    if loop is None or loop.phase != OPEN:
+        return Taken.CLOSED
+    mine = session.get(Assignment, (loop_id, worker))
+    if mine is None:
+        mine = Assignment(
+            loop_id=loop.id, worker=worker, flow_id=loop.flow_id, accepted_at=now, state=LAPSED
+        )
+        session.add(mine)
+    if mine.state == SUBMITTED:
+        return Taken.ANSWERED_ALREADY
+    if mine.state != WORKING:
+        if loop.free_slots < 1:
+            return Taken.NO_SLOT
+        _occupy(loop)
+        mine.accepted_at = now
+    mine.state = WORKING
+    mine.lease_until = now + lease.hold_ms
+    return loop
+
+
+def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
+    """Take an answer back into the draft, until the loop's output is being written."""
+    loop = lock(session, loop_id)
+    mine = session.get(Assignment, (loop_id, worker)) if loop else None
+    if loop is None or mine is None or mine.state != SUBMITTED:
+        return Taken.NOT_YOURS
+    if loop.phase == ANSWERED and loop.attempts == 0:
+        loop.phase = OPEN
+        loop.due_at = loop.expires_at
+        loop.answered_at = None
+    elif loop.phase != OPEN:
+        return Taken.CLOSED
+    loop.answers -= 1
+    mine.draft, mine.answer, mine.label, mine.submitted_at = mine.answer, None, None, None
+    mine.state = WORKING
+    mine.lease_until = now + lease.hold_ms
+    return loop
+
+
+def let_go(session: Session, loop_id: int, worker: str, state: str = SKIPPED) -> HumanLoop | Taken:
+    """Free a reviewer's slot: a skipped loop is not given to them again unless they ask."""
+    loop = lock(session, loop_id)
+    mine = session.get(Assignment, (loop_id, worker)) if loop else None
+    if loop is None or mine is None or mine.state == SUBMITTED:
+        return Taken.NOT_YOURS
+    if mine.state == WORKING:
+        _vacate(loop)
+    mine.state = state
+    mine.lease_until = None
+    return loop
+
+
+def save_draft(session: Session, loop_id: int, worker: str, draft: dict[str, Any] | None) -> bool:
+    """Keep what a reviewer has entered so far; False where there is no such open assignment."""
+    mine = session.get(Assignment, (loop_id, worker))
+    if mine is None or mine.state == SUBMITTED:
+        return False
+    mine.draft = draft
+    return True
+
+
+def recall_skipped(session: Session, flow_id: str, worker: str) -> int:
+    """Let a reviewer's skipped loops come up again; returns how many."""
+    mine = Assignment.worker == worker, Assignment.flow_id == flow_id, Assignment.state == SKIPPED
+    found = list(session.scalars(select(Assignment).where(*mine)))
+    for each in found:
+        each.state = LAPSED
+    return len(found)
+
+
+def free_lapsed(session: Session, now: int) -> int:
+    """Free the slots whose lease ran out; returns how many."""
+    query = (
+        select(HumanLoop, Assignment)
+        .join(Assignment, Assignment.loop_id == HumanLoop.id)
+        .where(Assignment.lease_until <= now)
+        .limit(_LAPSE_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    found = session.execute(query).all()
+    for loop, assignment in found:
+        assignment.state = LAPSED
+        assignment.lease_until = None
+        _vacate(loop)
+    return len(found)
+
+
+def lock(session: Session, loop_id: int) -> HumanLoop | None:
+    """Return a loop that nobody else can change until the transaction ends, or None."""
+    query = select(HumanLoop).where(HumanLoop.id == loop_id).with_for_update()
+    return session.scalars(query.execution_options(populate_existing=True)).first()
+
+
+def last_submitted(session: Session, flow_id: str, worker: str) -> Assignment | None:
+    """Return a reviewer's newest answer in a flow, or None."""
+    query = select(Assignment).where(
+        Assignment.worker == worker, Assignment.flow_id == flow_id, Assignment.state == SUBMITTED
+    )
+    return session.scalars(query.order_by(Assignment.submitted_at.desc()).limit(1)).first()
+
+
+def counts(session: Session, flow_id: str, worker: str) -> dict[str, int]:
+    """Return how many items a reviewer can still take, has answered, holds, has skipped."""
+    open_loops = select(func.count()).where(HumanLoop.queue == flow_id)
+    by_state = (
+        select(Assignment.state, func.count())
+        .where(Assignment.worker == worker, Assignment.flow_id == flow_id)
+        .group_by(Assignment.state)
+    )
+    mine: dict[str, int] = {state: number for state, number in session.execute(by_state)}
+    # Loops that are queued although this reviewer has had their turn with them.
+    had = select(func.count()).where(
+        HumanLoop.queue == flow_id,
+        HumanLoop.id == Assignment.loop_id,
+        Assignment.worker == worker,
+        Assignment.state.in_((SUBMITTED, SKIPPED, WORKING)),
+    )
+    waiting = (session.scalar(open_loops) or 0) - (session.scalar(had) or 0 if mine else 0)
+    return {
+        "waiting": waiting + mine.get(WORKING, 0),
+        "answered": mine.get(SUBMITTED, 0),
+        "skipped": mine.get(SKIPPED, 0),
+    }
+
+
+def answers_of(session: Session, loop_ids: Sequence[int]) -> dict[int, list[Assignment]]:
+    """Return the answers of loops, the earliest first."""
+    query = select(Assignment).where(
+        Assignment.loop_id.in_(loop_ids), Assignment.state == SUBMITTED
+    )
+    found: dict[int, list[Assignment]] = {number: [] for number in loop_ids}
+    for each in session.scalars(query.order_by(Assignment.submitted_at, Assignment.worker)):
+        found[each.loop_id].append(each)
+    return found
+
+
+def _occupy(loop: HumanLoop) -> None:
+    loop.free_slots -= 1
+    if loop.free_slots < 1:
+        loop.queue = None
+
+
+def _vacate(loop: HumanLoop) -> None:
+    if loop.phase == OPEN:
+        loop.free_slots += 1
+        loop.queue = loop.flow_id

@@ -1,0 +1,251 @@
+"""One review of a batch's results: its rounds, their objects in storage, and what comes of them."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_delivery_engine.batch.lines import read_lines
+from model_delivery_engine.review.answers import Answer, by_item
+from model_delivery_engine.review.conditions import Conditions
+from model_delivery_engine.review.consolidation import (
+    Decision,
+    Method,
+    adjudicated,
+    consolidate,
+    open_items,
+)
+from model_delivery_engine.review.outputs import answers, field_of
+from model_delivery_engine.review.reviewed import (
+    ReviewedItem,
+    estimate_of,
+    outcome,
+    review_document,
+    reviewed_lines,
+)
+from model_delivery_engine.review.selection import ResultsLayout, Selection, SelectionCounts
+
+from model_delivery.exceptions import InvalidRequestError
+from model_delivery.hooks.storage import StorageHook
+from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.human_loops.watch import EndedLoop
+from model_delivery.human_loops.worker import HumanLoopWorker, LoopInput
+
+log = logging.getLogger(__name__)
+
+REVIEW, TIE_BREAK, ADJUDICATION = "review", "tie-break", "adjudication"
+
+
+@dataclass(frozen=True)
+class ReviewObjects:
+    """Where a review's objects lie: below one folder, so that any worker can go on with it."""
+
+    folder: str
+
+    @property
+    def items(self) -> str:
+        """The items that were chosen: what the model says of each."""
+        return f"{self.folder}/items.jsonl"
+
+    @property
+    def reviewed(self) -> str:
+        """The results, each with what reviewers made of it."""
+        return f"{self.folder}/reviewed.jsonl"
+
+    @property
+    def report(self) -> str:
+        """All figures."""
+        return f"{self.folder}/review.json"
+
+    def inputs(self, number: int) -> str:
+        """Return where a round's inputs lie, a line for each loop."""
+        return f"{self.folder}/round-{number}/inputs.jsonl"
+
+    def manifest(self, number: int) -> str:
+        """Which loop of a round is about which item, with the digest of its input."""
+        return f"{self.folder}/round-{number}/loops.jsonl"
+
+    def answers(self, number: int) -> str:
+        """Answers of a round, a line each."""
+        return f"{self.folder}/round-{number}/answers.jsonl"
+
+
+@dataclass
+class Answers:
+    """All answers so far, and the adjudicators' apart from the others'."""
+
+    given: list[Answer] = field(default_factory=list)
+    rulings: dict[str, Answer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Review:
+    """What does the work of `HumanReviewOperator`, between its waits.
+
+    :param quorum: equal answers that the quorum needs
+    """
+
+    storage: StorageHook
+    objects: ReviewObjects
+    results_uri: str
+    layout: ResultsLayout
+    method: Method
+    quorum: int
+
+    def select(self, conditions: Conditions, most_loops: int) -> SelectionCounts:
+        """Choose the items and write them with the inputs of the first round.
+
+        :raises InvalidRequestError: the conditions choose more items than are allowed
+        """
+        selection = Selection(self.layout, conditions)
+        chosen: list[bytes] = []
+        inputs: list[bytes] = []
+        for item in selection.items(self._records()):
+            if len(chosen) == most_loops:
+                raise InvalidRequestError(
+                    f"the conditions choose more than {most_loops} items of {self.results_uri} "
+                    "for review: make them narrower, or raise max_loops"
+                )
+            about = {
+                "item": item.identity,
+                "model_answer": item.model_answer,
+                "sampled": item.evaluation.sampled_only,
+            }
+            chosen.append(json.dumps(about).encode() + b"\n")
+            content = selection.content(item)
+            inputs.append(b'{"item":%b,"content":%b}\n'
+                          % (json.dumps(item.identity).encode(), content))  # fmt: skip
+        self.storage.write_stream(self.objects.items, chosen)
+        self.storage.write_stream(self.objects.inputs(0), inputs)
+        return selection.counts
+
+    def start(
+        self,
+        worker: HumanLoopWorker,
+        number: int,
+        flow_definition_arn: str,
+        prefix: str,
+        attributes: Mapping[str, Any],
+    ) -> int:
+        """Start a round's loops and write its manifest; return how many there are."""
+        inputs = (
+            LoopInput(each["item"], json.dumps(each["content"], ensure_ascii=False))
+            for each in self._lines(self.objects.inputs(number))
+        )
+        started = list(worker.start(flow_definition_arn, prefix, inputs, attributes))
+        self.storage.write_stream(
+            self.objects.manifest(number), (loop.line() + b"\n" for loop in started)
+        )
+        return len(started)
+
+    def collect(
+        self,
+        worker: HumanLoopWorker,
+        number: int,
+        ended: Iterable[EndedLoop],
+        flow: Mapping[str, Any],
+    ) -> int:
+        """Read the answers of a round's completed loops and keep them; return how many."""
+        items = {each["loop"]: each["item"] for each in self._lines(self.objects.manifest(number))}
+        kept: list[bytes] = []
+        for name, output in worker.outputs(ended, flow, self.storage):
+            for answer in answers(items[name], output, self.layout.source):
+                line = [answer.item, answer.reviewer, answer.label, answer.seconds]
+                kept.append(json.dumps(line).encode() + b"\n")
+        self.storage.write_stream(self.objects.answers(number), kept)
+        return len(kept)
+
+    def open(self, rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the items that were answered and are not decided."""
+        found = self._answers(rounds)
+        decided = self._decide(found)
+        units = by_item(found.given)
+        undecided = {field_of(each)[0] for each in open_items(units, decided)}
+        return [each["item"] for each in self._lines(self.objects.items)
+                if each["item"] in undecided]  # fmt: skip
+
+    def unanswered(self, rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the chosen items that nobody answered."""
+        answered = {field_of(each.item)[0] for each in self._answers(rounds).given}
+        return [each["item"] for each in self._lines(self.objects.items)
+                if each["item"] not in answered]  # fmt: skip
+
+    def ask_again(self, number: int, items: Iterable[str]) -> None:
+        """Write the inputs of another round: those of the first round, of these items."""
+        wanted = set(items)
+        self.storage.write_stream(
+            self.objects.inputs(number),
+            (
+                json.dumps(each).encode() + b"\n"
+                for each in self._lines(self.objects.inputs(0))
+                if each["item"] in wanted
+            ),
+        )
+
+    def finish(
+        self, rounds: Sequence[Mapping[str, Any]], counts: SelectionCounts
+    ) -> dict[str, Any]:
+        """Decide, write the reviewed data set and the figures, and return these."""
+        found = self._answers(rounds)
+        units, decided = by_item(found.given), self._decide(found)
+        asked: dict[str, list[str]] = {}
+        for each in decided:
+            item, name = field_of(each)
+            asked.setdefault(item, []).append(name)
+        chosen = [
+            ReviewedItem(each["item"], each["model_answer"], each["sampled"])
+            for each in self._lines(self.objects.items)
+        ]
+        outcomes = {
+            item.identity: outcome(item, decided, asked.get(item.identity, ())) for item in chosen
+        }
+        document = review_document(
+            counts, outcomes, units, decided, estimate_of(chosen, outcomes, counts)
+        )
+        self.storage.write_stream(
+            self.objects.reviewed,
+            (
+                json.dumps(line, ensure_ascii=False).encode() + b"\n"
+                for line in reviewed_lines(self._records(), outcomes, self.layout.id_field)
+            ),
+        )
+        self.storage.write_bytes(self.objects.report, json.dumps(document, indent=2).encode())
+        return document
+
+    def _decide(self, found: Answers) -> dict[str, Decision]:
+        units = by_item(found.given)
+        if not units:
+            return {}
+        decided = consolidate(units, self.method, quorum_size=self.quorum)
+        for each, ruling in found.rulings.items():
+            decided[each] = adjudicated(units.get(each, []), ruling)
+        return decided
+
+    def _answers(self, rounds: Sequence[Mapping[str, Any]]) -> Answers:
+        found = Answers()
+        for number, each in enumerate(rounds):
+            for item, reviewer, label, seconds in self._lines(self.objects.answers(number)):
+                answer = Answer(item, reviewer, label, seconds)
+                if each["purpose"] == ADJUDICATION:
+                    found.rulings.setdefault(item, answer)
+                else:
+                    found.given.append(answer)
+        return found
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        return self._lines(self.results_uri)
+
+    def _lines(self, uri: str) -> Iterator[Any]:
+        import orjson
+
+        for _offset, line in read_lines(self.storage.read(uri)):
+            if line:
+                yield orjson.loads(line)
+
+
+def wait_here(
+    worker: HumanLoopWorker, batch: LoopBatch, wait: Callable[[int], bool]
+) -> list[EndedLoop]:
+    """Return the loops of a batch that have ended, once all have or the wait is over."""
+    return list(worker.ended(batch, wait))

@@ -1,0 +1,75 @@
+"""The trigger of a batch of human loops."""
+
+import asyncio
+import json
+from typing import Any
+
+from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.human_loops.polls import wait_for_batch
+from model_delivery.jobs.faults import cause
+from model_delivery.jobs.registry import registry
+from model_delivery.jobs.stop import Stop
+from model_delivery.jobs.trigger import OUTAGE_SECONDS, JobTrigger
+from model_delivery.jobs.waits import Bounds
+
+SERVICE = "model_delivery.hooks.human_review.HumanLoops"
+_STOPPED_AT_A_TIME = 8
+
+
+class HumanLoopTrigger(JobTrigger):
+    """Fires once when every loop of a batch ended; batches of a flow definition share its list.
+
+    The event holds `version`, `handle`, and `statuses` (how many loops ended with each) or `error`.
+    Its parameters are `JobTrigger`'s; `handle` is made by `batch_handle`.
+    """
+
+    async def _wait(self, bounds: Bounds) -> dict[str, Any]:
+        batch, settings = read_handle(self.handle), self._connection_settings
+        generation = await self._connection_now()
+        statuses = await wait_for_batch(
+            registry(), self.service, settings, generation, batch, bounds
+        )
+        return {"statuses": statuses}
+
+    async def _stop_job(self) -> None:
+        """Stop what is open of the batch, as far as Airflow gives time for it."""
+        if await self._is_deferred_still():
+            self.log.info("The human loops go on: their task is waited for elsewhere")
+            return
+        service = await registry().service(self.service)
+        await self._connection_now()
+        batch = read_handle(self.handle)
+        names, stopped = iter(batch), 0
+
+        async def stop_some() -> None:
+            nonlocal stopped
+            for name in names:
+                stopped += await self._stop(service, {"name": name}) is Stop.ASKED
+
+        try:
+            async with (
+                asyncio.timeout(OUTAGE_SECONDS),
+                self._client(service),  # kept open for all
+                asyncio.TaskGroup() as stops,
+            ):
+                for _ in range(_STOPPED_AT_A_TIME):
+                    stops.create_task(stop_some())
+        except Exception as error:
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            self.log.warning(
+                "%d of %d human loops were stopped, then: %s; the task, cleared, stops the rest",
+                stopped, len(batch), cause(error),
+            )  # fmt: skip
+        else:
+            self.log.info("Asked to stop %d human loops: their task was killed", stopped)
+
+
+def batch_handle(batch: LoopBatch) -> dict[str, str]:
+    """Return a batch as a trigger keeps it."""
+    return {"name": batch.prefix or batch.flow_definition_arn, "batch": json.dumps(batch.written())}
+
+
+def read_handle(handle: dict[str, str]) -> LoopBatch:
+    """Return the batch that a trigger keeps."""
+    return LoopBatch.read(json.loads(handle["batch"]))

@@ -1,0 +1,445 @@
+"""Whole reviews in real Chromium: by mouse, by keyboard alone, at phone width, and what axe says.
+
+Screenshots go to build/screens; the docs keep some of them.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.contract.review_world import PASSWORD, make_flow
+from tests.review_portal import TEXT_TEMPLATE, Portal, running_portal
+
+SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+DESKTOP = {"width": 1400, "height": 860}
+PHONE = {"width": 390, "height": 780}
+SERIOUS = {"serious", "critical"}
+
+
+@pytest.fixture(scope="module")
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+    with running_portal(
+        tmp_path_factory.mktemp("portal"), LOCALCLOUD_REVIEW_UNDO_SECONDS="3"
+    ) as built:
+        groups = [part for flow in built.flows.values() for part in ("--group", flow.group)]
+        for name, role in (("ana", "reviewer"), ("bob", "reviewer"), ("cyd", "reviewer"),
+                           ("lea", "lead")):  # fmt: skip
+            built.cloud.run("user", "add", name, "--role", role, *groups, secret=PASSWORD)
+        yield built
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Person:
+    """Somebody at a browser; the page's own errors fail the test."""
+
+    def __init__(self, browser: Browser, portal: Portal, name: str, size: Any, **more: Any) -> None:
+        self.portal = portal
+        self.context = browser.new_context(viewport=size, **more)
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"{portal.cloud.url}/sign-in?next=/review")
+        self.page.fill("#name", name)
+        self.page.fill("#password", PASSWORD)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_url(f"{portal.cloud.url}/review")
+
+    def open(self, about: str, page: str = "") -> Page:
+        self.page.goto(f"{self.portal.cloud.url}/review/{self.portal.flow(about).id}{page}")
+        if not page:
+            expect(self.page.locator("#work")).to_be_visible()
+        return self.page
+
+    def screenshot(self, name: str) -> None:
+        self.page.screenshot(path=SCREENS / f"review-{name}.png")
+
+    def check(self) -> None:
+        found = Axe().run(self.page).response["violations"]
+        bad = [
+            f"{each['id']}: {each['nodes'][0]['html'][:200]}"
+            for each in found
+            if each["impact"] in SERIOUS
+        ]
+        assert not bad, bad
+
+    def leave(self) -> None:
+        assert not self.errors, self.errors
+        self.context.close()
+
+
+@pytest.fixture
+def person(browser: Browser, portal: Portal) -> Iterator[Any]:
+    people: list[Person] = []
+
+    def come(name: str, size: Any = DESKTOP, **more: Any) -> Person:
+        people.append(Person(browser, portal, name, size, **more))
+        return people[-1]
+
+    yield come
+    for each in people:
+        each.leave()
+
+
+def answers(portal: Portal, about: str, loop: str) -> list[Any]:
+    return [each["answerContent"] for each in portal.flow(about).output(loop)["humanAnswers"]]
+
+
+def settled(page: Page, name: str) -> None:
+    """Wait until the desk shows another item than `name`."""
+    expect(page.locator("#item-name")).not_to_have_text(name)
+
+
+def test_a_review_by_mouse_with_zoom_skip_and_undo(person: Any) -> None:
+    ana = person("ana")
+    expect(ana.page.get_by_role("heading", name="Read the digit")).to_be_visible()
+    ana.check()
+    ana.screenshot("queues")
+    page = ana.open("digits")
+    first = page.locator("#item-name").inner_text()
+    assert first == "digit-000", "the least certain comes first"
+    expect(page.locator("#model")).to_have_text("The model says 4, 32 % sure")
+    expect(page.get_by_text("Confidence check: confidence less than 0.6")).to_be_visible()
+    ana.check()
+    ana.screenshot("digits")
+    page.get_by_role("button", name="Zoom in").click()
+    expect(page.locator(".level")).to_have_text("130 %")
+    stage = page.locator(".stage").bounding_box()
+    before = page.locator(".canvas").get_attribute("style")
+    page.mouse.move(stage["x"] + 300, stage["y"] + 300)
+    page.mouse.down()
+    page.mouse.move(stage["x"] + 380, stage["y"] + 340, steps=4)
+    page.mouse.up()
+    assert page.locator(".canvas").get_attribute("style") != before
+    page.locator(".label", has_text="0").click()
+    settled(page, first)
+    expect(page.locator("#progress")).to_contain_text("1 answered")
+    page.locator("#undo").click()
+    expect(page.locator("#item-name")).to_have_text(first)
+    expect(page.locator(".label[aria-pressed=true]")).to_have_text("0")
+    page.locator(".label", has_text="0").click()
+    settled(page, first)
+    second = page.locator("#item-name").inner_text()
+    page.locator("#skip").click()
+    settled(page, second)
+
+
+def test_a_review_by_keyboard_alone(person: Any, portal: Portal) -> None:
+    bob = person("bob")
+    page = bob.page
+    page.get_by_role("link", name="Begin with Read the digit").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#item-name")).to_have_text("digit-000")
+    page.keyboard.press("0")
+    expect(page.locator("#item-name")).to_have_text("digit-001")
+    page.keyboard.press("Enter")
+    expect(page.locator("#item-name")).to_have_text("digit-002")
+    page.keyboard.press("s")
+    expect(page.locator("#item-name")).to_have_text("digit-003")
+    page.keyboard.press("u")
+    expect(page.locator("#item-name")).to_have_text("digit-001")
+    page.keyboard.press("+")
+    expect(page.locator(".level")).to_have_text("130 %")
+    page.keyboard.press("?")
+    expect(page.locator("dialog#keys")).to_be_visible()
+    bob.check()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    settled(page, "digit-001")
+    assert answers(portal, "digits", "digit-000") == [{"digit": {"label": "0"}}] * 2
+
+
+def test_text_by_keys_on_a_phone(person: Any, portal: Portal) -> None:
+    ana = person("ana", PHONE, has_touch=True, is_mobile=True)
+    page = ana.open("texts")
+    expect(page.get_by_role("region", name="The item's text")).to_contain_text("The hinge broke")
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= PHONE["width"], "the page must not scroll sideways"
+    ana.check()
+    ana.screenshot("phone-text")
+    page.locator(".label", has_text="Neutral").tap()
+    expect(page.locator("#item-name")).to_have_text("text-1")
+    page.locator("#submit").tap()
+    expect(page.locator("#item-name")).to_have_text("text-2")
+    page.locator("#submit").tap()
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    ana.check()
+    assert answers(portal, "texts", "text-0") == [{"mood": {"label": "Neutral"}}]
+    page = ana.open("digits")
+    ana.screenshot("phone-digit")
+
+
+def test_a_draft_is_there_after_a_reload(person: Any) -> None:
+    cyd = person("cyd")
+    page = cyd.open("digits")
+    page.locator("#once").uncheck()
+    page.locator(".label", has_text="9").click()
+    expect(page.locator("#status")).to_have_text("Draft kept.")
+    name = page.locator("#item-name").inner_text()
+    page.reload()
+    expect(page.locator("#item-name")).to_have_text(name)
+    expect(page.locator(".label[aria-pressed=true]")).to_have_text("9")
+
+
+def test_a_form_with_boxes_is_corrected(person: Any, portal: Portal) -> None:
+    ana = person("ana")
+    page = ana.open("forms")
+    field = page.get_by_label("Date of birth", exact=True)
+    expect(field).to_be_focused()
+    expect(page.locator(".box.marked")).to_have_count(2)
+    ana.check()
+    ana.screenshot("form")
+    field.fill("10/04/1985")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Town", exact=True)).to_be_focused()
+    page.keyboard.type("Bristol")
+    page.locator(".box.value").last.click()
+    expect(page.get_by_label("Name", exact=True)).to_be_focused()
+    page.keyboard.press("Control+Enter")
+    settled(page, "form-0")
+    (given,) = answers(portal, "forms", "form-0")
+    blocks = given["AWS/Textract/AnalyzeDocument/Forms/V1"]["blocks"]
+    texts = {block["id"]: block["text"] for block in blocks}
+    assert texts["value-1"] == "10/04/1985"
+    assert texts["value-3"] == "Bristol"
+    assert texts["key-0"] == "Name"
+
+
+def test_moderation_keeps_what_is_true(person: Any, portal: Portal) -> None:
+    page = person("ana").open("moderation")
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    assert answers(portal, "moderation", "upload-1") == [
+        {
+            "AWS/Rekognition/DetectModerationLabels/Image/V3": {
+                "moderationLabels": [{"name": "Alcohol", "parentName": "Drugs"}]
+            }
+        }
+    ]
+
+
+def test_many_are_accepted_at_once_and_the_wrong_left_out(person: Any) -> None:
+    cyd = person("cyd")
+    page = cyd.open("digits", "/grid")
+    expect(page.locator("#accept")).to_have_text("Accept 24")
+    page.locator(".card-item").nth(8).click()
+    page.locator(".card-item").nth(3).focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#accept")).to_have_text("Accept 22")
+    cyd.check()
+    cyd.screenshot("grid")
+    page.locator("#accept").click()
+    expect(page.locator("#status")).to_have_text("22 accepted.")
+    expect(page.locator("#left")).to_contain_text("Review the other")
+    page.locator("#left").click()
+    expect(page.locator("#work")).to_be_visible()
+
+
+def test_a_template_with_every_element_is_filled_in_and_submitted(
+    person: Any, portal: Portal
+) -> None:
+    ana = person("ana")
+    page = ana.open("elements")
+    frame = page.frame_locator("iframe.template")
+    expect(frame.get_by_role("heading", name="The meadow")).to_be_visible()
+    ana.check()
+    stage = frame.locator(".box-stage img").bounding_box()
+    page.mouse.move(stage["x"] + 100, stage["y"] + 240)
+    page.mouse.down()
+    page.mouse.move(stage["x"] + 220, stage["y"] + 310, steps=5)
+    page.mouse.up()
+    expect(frame.get_by_text("1 box")).to_be_visible()
+    frame.locator(".box-stage").focus()
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+    page.keyboard.press("n")
+    expect(frame.get_by_text("2 boxes")).to_be_visible()
+    ana.screenshot("template")
+    frame.get_by_role("button", name="Submit").click()
+    expect(frame.get_by_role("alert")).to_have_text("The weather?: choose one first.")
+    frame.get_by_role("button", name="sun").click()
+    frame.get_by_role("button", name="cow").last.click()
+    frame.get_by_role("button", name="dog").click()
+    frame.get_by_role("button", name="Submit").click()
+    expect(frame.get_by_role("alert")).to_contain_text("Where is it?")
+    frame.get_by_label("Where is it?").fill("<script>alert(1)</script>")
+    frame.get_by_label("Remarks").fill("none")
+    frame.get_by_role("radio", name="Sharp").check()
+    frame.get_by_label("It was taken at night").check()
+    frame.get_by_role("button", name="Full size").click()
+    frame.get_by_role("button", name="View instructions").click()
+    expect(frame.get_by_text("A box around two cows.")).to_be_visible()
+    frame.get_by_role("button", name="Close").click()
+    frame.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    flow = portal.flow("elements")
+    name = flow.runtime.list_human_loops(FlowDefinitionArn=flow.arn)["HumanLoopSummaries"][0]
+    (given,) = answers(portal, "elements", name["HumanLoopName"])
+    boxes = given.pop("annotatedResult")
+    assert given == {
+        "weather": {"label": "sun"},
+        "animals": {"labels": ["cow", "dog"]},
+        "place": "<script>alert(1)</script>",
+        "remarks": "none",
+        "sharpness": {"sharp": True, "blurred": False},
+        "night": {"yes": True},
+    }
+    assert boxes["inputImageProperties"] == {"height": 400, "width": 640}
+    drawn, placed = boxes["boundingBoxes"]
+    assert (drawn["label"], placed["label"]) == ("cow", "calf")
+    assert abs(drawn["left"] - 100) <= 2
+    assert abs(drawn["width"] - 120) <= 2
+
+
+def test_a_template_cannot_reach_the_session_or_the_network(
+    person: Any, portal: Portal, browser: Browser
+) -> None:
+    spy = make_flow(
+        portal.cloud,
+        """
+      <crowd-form><crowd-input name="what" label="What"></crowd-input></crowd-form>
+      <p id="found">nothing</p>
+      <script>
+        const found = [];
+        const attempt = (name, work) => {
+          try { found.push(name + "=" + work()); }
+          catch (error) { found.push(name + "!" + error.name); }
+        };
+        attempt("cookie", () => document.cookie || "none");
+        attempt("parent", () => parent.document.body.innerHTML.length);
+        attempt("storage", () => localStorage.length);
+        attempt("top", () => {
+          if (top !== self) top.location = "about:blank";
+          return "self";
+        });
+        fetch("/review/api/session")
+          .then(() => found.push("fetch=done"), () => found.push("fetch!refused"))
+          .finally(() => { document.getElementById("found").textContent = found.join(" "); });
+      </script>
+    """,
+    )
+    spy.start()
+    portal.cloud.run(
+        "user", "add", "eve", "--role", "reviewer", "--group", spy.group, secret=PASSWORD
+    )
+    portal.flows["spy"] = spy
+    page = person("eve").open("spy")
+    found = page.frame_locator("iframe.template").locator("#found")
+    expect(found).to_contain_text("fetch!")
+    assert found.inner_text() == (
+        "cookie!SecurityError parent!SecurityError storage!SecurityError top!SecurityError "
+        "fetch!refused"
+    )
+    # Opened by itself, it is as locked up: its own header says so.
+    alone = page.context.new_page()
+    source = page.locator("iframe.template").get_attribute("src")
+    alone.goto(f"{portal.cloud.url}{source}")
+    expect(alone.locator("#found")).to_contain_text("cookie!SecurityError")
+    del portal.flows["spy"]
+
+
+def test_who_looks_and_leaves_keeps_nobody_waiting(person: Any, portal: Portal) -> None:
+    alone = make_flow(portal.cloud, TEXT_TEMPLATE)
+    alone.start("alone", text="Good.", initialValue="Positive", confidence=0.5)
+    for name in ("fay", "gus"):
+        portal.cloud.run(
+            "user", "add", name, "--role", "reviewer", "--group", alone.group, secret=PASSWORD
+        )
+    portal.flows["alone"] = alone
+    fay, gus = person("fay"), person("gus")
+    fay.open("alone")
+    expect(fay.page.locator("#undo")).to_be_disabled()
+    gus.page.goto(f"{portal.cloud.url}/review/{alone.id}")
+    expect(gus.page.get_by_role("heading", name="Nothing waits here")).to_be_visible()
+    fay.page.goto(f"{portal.cloud.url}/review")
+    expect(fay.page.get_by_role("link", name="Begin with")).to_be_visible()
+    page = gus.open("alone")
+    page.locator("#once").uncheck()
+    page.locator(".label", has_text="Neutral").click()
+    expect(page.locator("#status")).to_have_text("Draft kept.")
+    # What was worked on stays with who worked on it.
+    page.goto(f"{portal.cloud.url}/review")
+    expect(page.get_by_role("link", name="Begin with")).to_be_visible()
+    fay.page.reload()
+    expect(fay.page.get_by_role("link", name="Open with")).to_be_visible()
+    del portal.flows["alone"]
+
+
+def test_an_administrator_sees_teams_and_queues(person: Any, portal: Portal) -> None:
+    portal.cloud.run("user", "add", "ada", "--role", "admin", secret=PASSWORD)
+    ada = person("ada", {"width": 1400, "height": 1500})
+    ada.page.get_by_role("link", name="Teams").click()
+    expect(ada.page.get_by_role("heading", name="Teams and queues")).to_be_visible()
+    digits = ada.page.get_by_role("row", name=portal.flow("digits").name).first
+    expect(digits).to_contain_text("Read the digit")
+    ada.check()
+    ada.screenshot("teams")
+    digits.get_by_role("link").click()
+    expect(ada.page.get_by_role("heading", name="Agreement")).to_be_visible()
+
+
+def test_script_in_an_items_data_stays_text(person: Any, portal: Portal) -> None:
+    evil = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
+    flow = portal.flow("texts")
+    flow.start("evil", text=evil, initialValue=evil, confidence=0.001)
+    page = person("cyd").open("texts")
+    expect(page.get_by_role("region", name="The item's text")).to_have_text(evil)
+    expect(page.locator("#model")).to_contain_text("onerror")
+    assert page.title() != "1"
+    page.locator("#submit").click()
+    expect(page.locator("#problem")).to_have_text("Choose a label first.")
+
+
+def test_the_lead_sees_how_it_goes_and_exports(person: Any, portal: Portal) -> None:
+    lea = person("lea", {"width": 1400, "height": 1500})
+    page = lea.open("digits", "/lead")
+    expect(page.get_by_role("heading", name="Agreement")).to_be_visible()
+    for name in ("ana", "bob", "cyd"):
+        expect(page.get_by_role("rowheader", name=name, exact=True)).to_be_visible()
+    lea.check()
+    lea.screenshot("lead")
+    with page.expect_download() as started:
+        page.get_by_role("link", name="JSON").click()
+    rows = json.loads(Path(started.value.path()).read_text())
+    zero = [row for row in rows if row["loop"] == "digit-000"]
+    assert {row["label"] for row in zero} == {"0"}
+    with page.expect_download() as started:
+        page.get_by_role("link", name="CSV").click()
+    assert Path(started.value.path()).read_text().startswith("loop,worker,label")
+
+
+def test_a_reviewer_has_no_leads_page(person: Any, portal: Portal) -> None:
+    ana = person("ana")
+    page = ana.page
+    answer = page.goto(f"{portal.cloud.url}/review/{portal.flow('digits').id}/lead")
+    assert answer.status == 403
+    answer = page.goto(f"{portal.cloud.url}/jobs/compilation")
+    assert answer.status == 403
+
+
+def test_what_was_entered_is_kept_while_the_server_is_away(person: Any, portal: Portal) -> None:
+    bob = person("bob")
+    page = bob.open("digits")
+    name = page.locator("#item-name").inner_text()
+    page.context.set_offline(True)
+    page.keyboard.press("3")
+    expect(page.locator("#problem")).to_contain_text("What you entered is kept")
+    expect(page.locator(".label[aria-pressed=true]")).to_have_attribute("data-label", "3")
+    page.context.set_offline(False)
+    page.keyboard.press("Enter")
+    settled(page, name)
+    expect(page.locator("#problem")).to_be_hidden()

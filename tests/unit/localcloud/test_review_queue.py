@@ -1,0 +1,315 @@
+"""Slots, leases and answers in the store, with the caller's own clock."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from model_delivery_localcloud.store import human_loops, review_completion
+from model_delivery_localcloud.store import review_queue as queue
+from model_delivery_localcloud.store import review_slots as slots
+from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.review_slots import Lease, Taken
+from model_delivery_localcloud.store.review_tables import (
+    Assignment,
+    FlowDefinition,
+    HumanLoop,
+    WebhookEvent,
+)
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from tests.postgres import installed, postgres
+
+FLOW = "f" * 32
+NOON = 1_800_000_000_000
+MINUTE = 60_000
+LEASE = Lease(hold_ms=MINUTE, undo_ms=10_000)
+SEVEN = {"digit": {"label": "7"}}
+ONE = {"digit": {"label": "1"}}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    if not installed():
+        pytest.skip("Postgres is missing: `apt-get install postgresql`")
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["SQLite", "Postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "SQLite":
+        url = f"sqlite:///{tmp_path / 'store.db'}"
+    else:
+        url = new_database(request.getfixturevalue("cluster"))
+    built = Database(url)
+    built.migrate()
+    with built.write() as session:
+        session.add(
+            FlowDefinition(
+                account="0" * 12, region="eu-west-1", name="flow", id=FLOW, workteam="t",
+                human_task_ui="u", request={"OutputConfig": {"S3OutputPath": "s3://b/"}},
+                status="Active", created_at=NOON,
+            )
+        )  # fmt: skip
+    yield built
+    built.close()
+
+
+def new_database(url: str) -> str:
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+def add(database: Database, name: str, priority: float = 0.5, tasks: int = 1) -> int:
+    with database.write() as session:
+        loop = HumanLoop(
+            account="0" * 12, region="eu-west-1", name=name, flow_id=FLOW, flow_name="flow",
+            status="InProgress", phase="open", queue=FLOW, priority=priority, task_count=tasks,
+            free_slots=tasks, input_digest="d", created_at=NOON, modified_at=NOON,
+            expires_at=NOON + 60 * MINUTE, due_at=NOON + 60 * MINUTE,
+        )  # fmt: skip
+        human_loops.add_loop(session, loop, "{}", {})
+        return loop.id
+
+
+def take(database: Database, worker: str, now: int = NOON) -> list[str]:
+    with database.write() as session:
+        return [each.name for each in queue.take_next(session, FLOW, worker, now, LEASE)]
+
+
+def submit(database: Database, loop: int, worker: str, answer: Any = SEVEN, now: int = NOON) -> Any:
+    with database.write() as session:
+        return slots.submit(session, FLOW, loop, worker, answer, "7", 1_000, now, LEASE)
+
+
+def one(database: Database, loop: int) -> HumanLoop:
+    with database.read() as session:
+        return session.get_one(HumanLoop, loop)
+
+
+def assignment(session: Session, loop: int, worker: str) -> Assignment:
+    return session.get_one(Assignment, (loop, worker))
+
+
+def test_the_least_certain_comes_first_and_a_reload_gives_the_same(database: Database) -> None:
+    add(database, "sure", 0.9)
+    add(database, "unsure", 0.1)
+    assert take(database, "ana") == ["unsure"]
+    assert take(database, "ana") == ["unsure"]
+    assert take(database, "bob") == ["sure"]
+    assert take(database, "cyd") == []
+
+
+def test_a_lapsed_slot_is_free_again_and_its_draft_is_kept(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    with database.write() as session:
+        assert queue.save_draft(session, loop, "ana", SEVEN)
+    assert take(database, "bob", NOON + MINUTE - 1) == []
+    assert take(database, "bob", NOON + MINUTE) == ["one"]
+    with database.read() as session:
+        mine = assignment(session, loop, "ana")
+        assert (mine.state, mine.draft) == ("lapsed", SEVEN)
+
+
+def test_an_answer_after_its_lease_counts_while_the_slot_is_free(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    late = NOON + 10 * MINUTE
+    with database.write() as session:
+        assert queue.free_lapsed(session, late) == 1
+    assert one(database, loop).free_slots == 1
+    assert not isinstance(submit(database, loop, "ana", now=late), Taken)
+    assert one(database, loop).phase == "answered"
+
+
+def test_an_answer_after_its_lease_is_refused_once_the_slot_is_taken(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    assert take(database, "bob", NOON + MINUTE) == ["one"]
+    assert submit(database, loop, "ana", now=NOON + MINUTE) is Taken.NO_SLOT
+    assert not isinstance(submit(database, loop, "bob", ONE, NOON + MINUTE), Taken)
+    assert one(database, loop).answers == 1
+
+
+def test_the_same_answer_twice_counts_once(database: Database) -> None:
+    loop = add(database, "one", tasks=2)
+    take(database, "ana")
+    for _ in range(2):
+        assert not isinstance(submit(database, loop, "ana"), Taken)
+    assert submit(database, loop, "ana", ONE) is Taken.ANSWERED_ALREADY
+    assert one(database, loop).answers == 1
+
+
+def test_undo_opens_a_loop_again_until_its_output_is_being_written(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    submit(database, loop, "ana")
+    with database.write() as session:
+        assert review_completion.claim_finished(session, NOON + 9_999, 10) == []
+        assert not isinstance(queue.undo(session, loop, "ana", NOON, LEASE), Taken)
+        assert assignment(session, loop, "ana").draft == SEVEN
+    assert one(database, loop).phase == "open"
+    submit(database, loop, "ana", ONE)
+    with database.write() as session:
+        (claimed,) = review_completion.claim_finished(session, NOON + 10_000, 10)
+        assert assignment(session, claimed.id, "ana").answer == ONE
+    with database.write() as session:
+        assert queue.undo(session, loop, "ana", NOON, LEASE) is Taken.CLOSED
+
+
+def test_a_clock_that_goes_back_makes_no_time_negative(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    submit(database, loop, "ana", now=NOON - 60 * MINUTE)
+    with database.read() as session:
+        mine = assignment(session, loop, "ana")
+        assert mine.submitted_at == mine.accepted_at == NOON
+        assert mine.spent_ms == 0
+        assert session.get_one(HumanLoop, loop).modified_at == NOON
+
+
+def test_a_clock_that_jumps_ahead_takes_no_answer_away(database: Database) -> None:
+    loop = add(database, "one", tasks=2)
+    take(database, "ana")
+    ahead = NOON + 24 * 60 * MINUTE
+    with database.write() as session:
+        queue.free_lapsed(session, ahead)
+    # Set right again: the reviewer never noticed.
+    assert not isinstance(submit(database, loop, "ana", now=NOON + 1_000), Taken)
+    found = one(database, loop)
+    assert (found.answers, found.free_slots) == (1, 1)
+
+
+def test_what_expires_keeps_its_answers_but_gets_none_by_default(database: Database) -> None:
+    loop = add(database, "one", tasks=2)
+    take(database, "ana")
+    submit(database, loop, "ana")
+    take(database, "bob")
+    after = NOON + 60 * MINUTE
+    with database.write() as session:
+        assert review_completion.expire_due(session, after - 1, 10) == 0
+        assert review_completion.expire_due(session, after, 10) == 1
+    found = one(database, loop)
+    assert (found.status, found.failure_code) == ("Failed", "Expired")
+    assert "1 of 2 answers" in found.failure_reason
+    assert submit(database, loop, "bob", now=after) is Taken.CLOSED
+    with database.read() as session:
+        assert session.scalars(select(WebhookEvent)).one().body["status"] == "Failed"
+
+
+def test_the_database_itself_holds_slots_and_answers(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    refused = (
+        f"UPDATE human_loops SET free_slots = -1 WHERE id = {loop}",
+        f"UPDATE human_loops SET answers = 2 WHERE id = {loop}",
+        f"INSERT INTO review_assignments (loop_id, worker, flow_id, state, accepted_at, spent_ms) "
+        f"VALUES ({loop}, 'ana', '{FLOW}', 'answered', 0, 0)",
+    )
+    for statement in refused:
+        with pytest.raises(IntegrityError), database.write() as session:
+            session.execute(text(statement))
+
+
+def test_a_writer_that_was_slow_does_not_complete_twice(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    submit(database, loop, "ana")
+    with database.write() as session:
+        (slow,) = review_completion.claim_finished(session, NOON + 10_000, 10)
+    later = NOON + 10_000 + review_completion.CLAIM_MS
+    with database.write() as session:
+        (quick,) = review_completion.claim_finished(session, later, 10)
+    with database.write() as session:
+        assert review_completion.still_claimed(session, [slow]) == {}
+        (ours,) = review_completion.still_claimed(session, [quick]).values()
+        review_completion.record_written(session, ours, "s3://b/quick", later)
+    with database.write() as session:
+        assert review_completion.still_claimed(session, [slow, quick]) == {}
+    assert one(database, loop).output_uri == "s3://b/quick"
+
+
+def test_an_output_that_cannot_be_written_is_tried_again_later(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    submit(database, loop, "ana")
+    now = NOON + 10_000
+    for attempt, pause in ((1, 1_000), (2, 2_000), (3, 4_000)):
+        with database.write() as session:
+            (claimed,) = review_completion.claim_finished(session, now, 10)
+            assert claimed.attempts == attempt
+            review_completion.record_unwritten(claimed, "store away", now)
+        assert one(database, loop).status == "InProgress"
+        with database.write() as session:
+            assert review_completion.claim_finished(session, now + pause - 1, 10) == []
+        now += pause
+
+
+def test_skipped_items_come_back_when_they_are_asked_for(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    with database.write() as session:
+        queue.let_go(session, loop, "ana")
+    assert take(database, "ana") == []
+    with database.write() as session:
+        assert queue.recall_skipped(session, FLOW, "ana") == 1
+    assert take(database, "ana") == ["one"]
+
+
+def test_the_next_item_is_found_without_reading_the_queue(database: Database) -> None:
+    """A table that was filled a moment ago has no statistics yet."""
+    for number in range(3):
+        add(database, f"loop-{number}", priority=number / 10)
+    row = (
+        "INSERT INTO human_loops (id, account, region, name, flow_id, flow_name, status, phase, "
+        "queue, priority, task_count, free_slots, answers, input_digest, created_at, modified_at, "
+        "expires_at, attempts, output_uri, failure_code, failure_reason) VALUES (:id, 'a', 'r', "
+        f":name, '{FLOW}', 'flow', 'InProgress', 'open', '{FLOW}', 0.9, 1, 1, 0, '', {NOON}, "
+        f"{NOON}, {NOON + MINUTE}, 0, '', '', '')"
+    )
+    with database.write() as session:
+        rows = [{"id": 1_000 + number, "name": f"more-{number}"} for number in range(20_000)]
+        session.execute(text(row), rows)
+    compiled = slots._FREE.compile(dialect=database.engine.dialect)
+    values = compiled.construct_params({"who": "ana", "flow": FLOW, "now": NOON, "count": 1})
+    plan, given = f"EXPLAIN {compiled}", values
+    if compiled.positiontup:
+        plan, given = f"EXPLAIN QUERY PLAN {compiled}", tuple(map(values.get, compiled.positiontup))
+    with database.write() as session:
+        steps = session.connection().exec_driver_sql(plan, given).all()
+    shown = "\n".join(str(step) for step in steps)
+    assert "human_loops_queue" in shown
+    assert "Sort" not in shown
+    assert "TEMP B-TREE" not in shown
+    assert take(database, "ana") == ["loop-0"]
+
+
+def test_a_server_that_was_started_anew_costs_no_request(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_delivery_localcloud.store.database.IDLE_SECONDS", 0.0)
+    database = Database(new_database(cluster))
+    database.migrate()
+    with database.read() as session:
+        (mine,) = session.execute(text("SELECT pg_backend_pid()")).one()
+    with psycopg.connect(cluster, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", (mine,))
+    with database.write() as session:
+        assert session.execute(text("SELECT pg_backend_pid()")).one() != (mine,)
+    database.close()
+
+
+def test_what_is_changed_while_reading_is_not_kept(database: Database) -> None:
+    loop = add(database, "one")
+    with database.read() as session:
+        session.get_one(HumanLoop, loop).status = "Failed"
+        assert session.scalars(select(HumanLoop.status)).all() == ["InProgress"]
+    assert one(database, loop).status == "InProgress"

@@ -1,0 +1,200 @@
+"""Templates, what they may name, and which page an item gets."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from model_delivery_localcloud.portal.media import image_type
+from model_delivery_localcloud.portal.template_frame import document
+from model_delivery_localcloud.review.facts import as_label, facts_of
+from model_delivery_localcloud.review.reasons import reasons_of
+from model_delivery_localcloud.review.template import (
+    TemplateRefused,
+    check_template,
+    object_uri,
+    render_template,
+)
+from model_delivery_localcloud.review.views import view_of
+from PIL import Image
+
+FORM = "<crowd-form>{}</crowd-form>"
+
+
+def view(content: str, **task_input: Any) -> dict[str, Any]:
+    return view_of(render_template(content, task_input, lambda uri: f"/media/{uri}"), task_input)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (FORM.format("<crowd-slider></crowd-slider>"), "no element <crowd-slider>"),
+        (FORM.format("<x-Evil></x-Evil><crowd-line>"), "<crowd-line>, <x-evil>"),
+        ("<p>nothing to fill in</p>", "no <crowd-form>"),
+        (FORM.format("{% if %}"), "is not Liquid"),
+        (FORM.format("{{ task.input.x | made_up }}"), "unknown filter 'made_up'"),
+    ],
+)
+def test_a_template_that_cannot_work_is_refused_by_name(content: str, said: str) -> None:
+    with pytest.raises(TemplateRefused, match=said):
+        check_template(content)
+
+
+def test_a_template_reads_no_file() -> None:
+    with pytest.raises(TemplateRefused, match="does not render"):
+        render_template(FORM.format("{% include '/etc/passwd' %}"), {}, str)
+
+
+def test_a_template_that_never_ends_is_stopped() -> None:
+    loops = FORM.format("{% for a in (1..9999) %}{% for b in (1..9999) %}x{% endfor %}{% endfor %}")
+    with pytest.raises(TemplateRefused, match="does not render"):
+        render_template(loops, {}, str)
+
+
+def test_values_are_escaped_and_json_is_safe_anywhere() -> None:
+    content = FORM.format('<p title="{{ task.input.x }}">{{ task.input.y | to_json }}</p>')
+    evil = '"><script>alert(1)</script>'
+    text = render_template(content, {"x": evil, "y": [evil]}, str)
+    assert "<script" not in text
+    assert "\\u003cscript" in text
+    raw = render_template(FORM.format("{{ task.input.x | skip_autoescape }}"), {"x": "<b>"}, str)
+    assert "<b>" in raw
+
+
+def test_objects_are_named_plainly() -> None:
+    assert object_uri("s3://bucket/a/b c.png") == "s3://bucket/a/b c.png"
+    assert object_uri("http://s3.amazonaws.com/bucket/a.png") == "s3://bucket/a.png"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///etc/passwd", "http://169.254.169.254/latest/meta-data", "s3://bucket/../other/key",
+        "s3://bucket/a/./b", "s3://bucket", "s3:///key", "s3://user@bucket/key", "s3://b/k?x=1",
+        "s3://b/k#x", "s3://b/a\\..\\b", "https://s3.amazonaws.com.evil.example/b/k", "b/k", "",
+        "s3://b/k\0.png", "javascript:alert(1)", "//s3.amazonaws.com/b/k",
+    ],
+)  # fmt: skip
+def test_path_tricks_in_uris_are_refused(uri: str) -> None:
+    with pytest.raises(TemplateRefused):
+        object_uri(uri)
+
+
+def test_a_lone_classifier_gets_the_portals_own_page() -> None:
+    content = FORM.format(
+        '<crowd-classifier name="c" categories="{{ task.input.labels | to_json | escape }}">'
+        '<classification-target><img src="{{ task.input.uri | grant_read_access }}">'
+        "<p>{{ task.input.text }}</p></classification-target></crowd-classifier>"
+    )
+    found = view(content, labels=["a", "b"], uri="s3://b/k", text="<i>")
+    assert (found["kind"], found["labels"], found["text"]) == ("classify", ["a", "b"], "<i>")
+    assert found["image"] == "/media/s3://b/k"
+    as_json = view(
+        FORM.format(
+            "<crowd-classifier name=c categories=\"['x']\"><classification-target>"
+            "{{ task.input.o }}</classification-target></crowd-classifier>"
+        ),
+        o={"amount": 3},
+    )
+    assert as_json["json"] == {"amount": 3}
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<crowd-input name=a></crowd-input>",
+        "<crowd-classifier name=a categories='[\"x\"]'><classification-target><video></video>"
+        "</classification-target></crowd-classifier>",
+        "<crowd-classifier name=a categories='[\"x\"]'><classification-target>t"
+        "</classification-target></crowd-classifier><script>1</script>",
+        "<crowd-classifier name=a categories='nonsense'><classification-target>t"
+        "</classification-target></crowd-classifier>",
+    ],
+)
+def test_other_templates_run_in_their_frame(inside: str) -> None:
+    assert view(FORM.format(inside))["kind"] == "frame"
+
+
+def test_the_frames_document_has_our_script_in_place_of_the_crowds() -> None:
+    text = document('<script src="https://assets.crowd.aws/crowd-html-elements.js"></script><p>x')
+    assert "assets.crowd.aws" not in text
+    assert "/static/crowd-form.js" in text
+
+
+def png(width: int, height: int) -> bytes:
+    """Return a picture of a few bytes that claims a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 1000)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def test_images_are_known_by_what_they_are() -> None:
+    for kind in ("PNG", "JPEG", "GIF", "WEBP"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4)).save(buffer, kind)
+        assert image_type(buffer.getvalue()) == f"image/{kind.lower()}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        png(60_000, 60_000), png(20_000, 4_000), b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"<html><script>alert(1)</script>", b"%PDF-1.7", b"", b"\x89PNG\r\n\x1a\n",
+    ],
+)  # fmt: skip
+def test_bombs_and_what_is_no_image_are_not_shown(body: bytes) -> None:
+    assert image_type(body) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "confidence", "label"),
+    [
+        ({"confidence": 0.4, "initialValue": "7"}, 0.4, "7"),
+        ({"confidence": 40}, 0.4, None),
+        ({"confidence": True, "initialValue": 7}, None, "7"),
+        ({"confidence": -3, "initialValue": {"label": " x "}}, 0.0, "x"),
+        ({"aiServiceResponse": {"moderationLabels": [{"confidence": 90}, {"Confidence": 60}]}},
+         0.6, None),
+        ([1, 2], None, None),
+    ],
+)  # fmt: skip
+def test_facts_of_an_input(content: Any, confidence: float | None, label: str | None) -> None:
+    facts = facts_of(content)
+    assert facts.confidence == (None if confidence is None else pytest.approx(confidence))
+    assert facts.model_label == label
+
+
+def test_labels_of_answers() -> None:
+    assert as_label({"digit": {"label": "7"}}) == "7"
+    assert as_label({"animals": {"labels": ["dog", "cow"]}}) == "cow, dog"
+    assert as_label({"a": {"label": "1"}, "b": {"label": "2"}}) is None
+    assert as_label({"text": "free"}) is None
+
+
+def test_why_an_item_is_here() -> None:
+    record = {
+        "Conditions": [
+            {
+                "EvaluationResult": True,
+                "Or": [
+                    {"ConditionType": "ModerationLabelConfidenceCheck", "EvaluationResult": True,
+                     "ConditionParameters": {"ModerationLabelName": "Suggestive",
+                                             "ConfidenceLessThan": 98}},
+                    {"ConditionType": "Sampling", "EvaluationResult": False},
+                ],
+            },
+            "nonsense",
+        ]
+    }  # fmt: skip
+    assert reasons_of({"humanTaskActivationConditionResults": record}) == [
+        "Moderation label confidence check: moderation label name Suggestive, "
+        "confidence less than 98"
+    ]
