@@ -128,7 +128,7 @@ class Workbench:
     def _int8(self) -> Iterator[tuple[str, str, Callable[[Path], tuple[str, ...]]]]:
         if self._options.int8 in ("dynamic", "both"):
             yield "int8-dynamic", "int8", self._dynamic
-        samples = self._evidence.samples
+        samples = self._evidence.calibration
         if self._options.int8 in ("static", "both") and samples is not None:
             for name, what in STATIC.items():
                 yield name, "int8", functools.partial(self._static, samples=samples, what=what)
@@ -370,7 +370,7 @@ class Workbench:
         return float(10 * np.log10(max(signal, 1e-300) / noise))
 
     def _batches(self, model: Model) -> Iterator[dict[str, Array]]:
-        samples = self._evidence.samples
+        samples = self._evidence.calibration
         if samples is None:
             yield dict(self._evidence.golden)
         else:

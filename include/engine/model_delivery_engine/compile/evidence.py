@@ -72,11 +72,6 @@ class Evidence:
     apart: bool = False
     metric: Metric | None = None
 
-    @property
-    def samples(self) -> Samples | None:
-        """What to calibrate on."""
-        return self.calibration
-
 
 def gather(
     source: Path,
