@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, task, task_group
-from model_delivery.conf import ARCHIVE_URI, END, check_conf
+from model_delivery.conf import ARCHIVE_URI, END, SHAPES_TEXT, check_conf, shapes_json
 from model_delivery.operators.bundle import BundleModelOperator
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.report import CompareCompilationsOperator
@@ -21,7 +21,7 @@ ROLE_ARN = os.environ.get(
 )
 RUN = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
 MODEL = f"{RUN}/model/model.tar.gz"
-CONFIG = "{{ params.data_input_config | tojson if params.data_input_config else '' }}"
+CONFIG = "{{ params.data_input_config | shapes_json }}"
 OPTIONS = "{{ params.compiler_options | tojson }}"
 ARTIFACT = "{{ ti.xcom_pull('each_target.compile', map_indexes=ti.map_index)['output_uri'] }}"
 
@@ -33,6 +33,7 @@ with DAG(
     dagrun_timeout=timedelta(hours=6),
     default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
     tags=["model-delivery"],
+    user_defined_filters={"shapes_json": shapes_json},
     params={
         "model_uri": Param(
             f"s3://{BUCKET}/samples/digits.tar.gz",
@@ -49,9 +50,11 @@ with DAG(
         ),
         "data_input_config": Param(
             {"image": [-1, 64]},
-            type=["object", "array", "null"],
+            type=["object", "array", "string", "null"],
+            pattern=SHAPES_TEXT,
             title="Input shapes",
-            description="Shape of each input by name; a list for PyTorch, none for XGBoost.",
+            description="Shape of each input by name; none for XGBoost. Several inputs of a "
+            "PyTorch model as text or as a list, which keep their order.",
         ),
         "target_devices": Param(
             ["ml_c5", "rasp4b"],

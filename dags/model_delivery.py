@@ -13,7 +13,15 @@ from datetime import timedelta
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
-from model_delivery.conf import ARCHIVE_URI, END, URI, check_conf, only_if_approval_is_asked
+from model_delivery.conf import (
+    ARCHIVE_URI,
+    END,
+    SHAPES_TEXT,
+    URI,
+    check_conf,
+    only_if_approval_is_asked,
+    shapes_json,
+)
 from model_delivery.operators.bundle import BundleModelOperator
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 from model_delivery.operators.edge import (
@@ -77,6 +85,7 @@ with DAG(
     dagrun_timeout=timedelta(hours=6),
     default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
     tags=["model-delivery"],
+    user_defined_filters={"shapes_json": shapes_json},
     params={
         "model_uri": Param(
             f"s3://{BUCKET}/samples/digits.tar.gz",
@@ -94,15 +103,18 @@ with DAG(
         ),
         "data_input_config": Param(
             {"image": [-1, 64]},
-            type="object",
+            type=["object", "array", "string"],
             minProperties=1,
+            minItems=1,
+            pattern=SHAPES_TEXT,
             additionalProperties={
                 "type": "array",
                 "minItems": 1,
                 "items": {"type": "integer", "minimum": -1, "not": {"const": 0}},
             },
             title="Input shapes",
-            description="Shape of each model input by name; -1 leaves the batch dimension open.",
+            description="Shape of each model input by name; -1 leaves the batch dimension open. "
+            "Several inputs of a PyTorch model as text or as a list, which keep their order.",
         ),
         "framework": Param(
             "ONNX",
@@ -239,7 +251,7 @@ with DAG(
         role_arn=ROLE_ARN,
         model_uri=MODEL,
         framework="{{ params.framework }}",
-        data_input_config="{{ params.data_input_config | tojson }}",
+        data_input_config="{{ params.data_input_config | shapes_json }}",
         output_uri=f"{DELIVERY}/compiled",
         target_device="{{ params.target_device }}",
         compiler_options="{{ params.compiler_options | tojson }}",
@@ -252,7 +264,7 @@ with DAG(
         artifact_uri="{{ ti.xcom_pull('compile')['output_uri'] }}",
         output_uri=f"{DELIVERY}/bundle/bundle.tar.gz",
         framework="{{ params.framework }}",
-        data_input_config="{{ params.data_input_config | tojson }}",
+        data_input_config="{{ params.data_input_config | shapes_json }}",
         target_device="{{ params.target_device }}",
         compiler_options="{{ params.compiler_options | tojson }}",
     )

@@ -128,7 +128,8 @@ CASES: dict[str, tuple[bytes, dict[str, Any], str]] = {
         "SHAPE_MISMATCH: .*pixels",
     ),
     "NaN weights": (
-        archive_of(("model.onnx", model([MULTIPLY], weights=NAN))), {}, "OUTPUT_NAN: .*NaN weights",
+        archive_of(("model.onnx", model([MULTIPLY], weights=NAN))), {},
+        "WEIGHTS_NOT_FINITE: .*has NaN values",
     ),
     "custom operator": (
         archive_of(("model.onnx", model([CUSTOM], {"": 18, "my.ops": 1}))), {},

@@ -1,5 +1,6 @@
 """Every DAG file: it imports, is light, and its params make a form that refuses bad values."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
+from model_delivery.conf import refuse_unordered
+from model_delivery.exceptions import InvalidRequestError
 
 PROJECT = Path(__file__).resolve().parents[2]
 DAG_FILES = sorted((PROJECT / "dags").glob("*.py"))
@@ -53,6 +56,8 @@ def test_a_dag_file_imports_nothing_heavy(path: Path) -> None:
         ("input_uri", "held_out.jsonl"),
         ("data_input_config", {"image": [-2, 64]}),
         ("data_input_config", {}),
+        ("data_input_config", "image"),
+        ("data_input_config", []),
         ("data_input_config", {"image": []}),
         ("data_input_config", {"image": [0, 64]}),
         ("framework", "CAFFE"),
@@ -97,6 +102,46 @@ def _refuses(bag: DagBag, dag_id: str, name: str, value: object) -> None:
     param.resolve()
     with pytest.raises(ParamValidationError):
         param.resolve(value)
+
+
+CONFIGURED = [("compile_model", "each_target.compile"), ("compile_model", "each_target.bundle"),
+              ("model_delivery", "compile"), ("model_delivery", "bundle")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dag_id", "task_id"), CONFIGURED)
+@pytest.mark.parametrize(
+    ("value", "rendered"),
+    [
+        ({"x_first": [-1, 4], "a_second": [1, 4]}, '{"x_first": [-1, 4], "a_second": [1, 4]}'),
+        ('{"x": [-1, 4], "a": [1, 4]}', '{"x": [-1, 4], "a": [1, 4]}'),
+        ([[-1, 4], [1, 4]], "[[-1, 4], [1, 4]]"),
+        (None, ""),
+    ],
+)
+def test_shapes_keep_their_order(
+    bag: DagBag, dag_id: str, task_id: str, value: object, rendered: str
+) -> None:
+    """The order of inputs decides with PyTorch."""
+    dag = bag.dags[dag_id]
+    task = dag.get_task(task_id)
+    template = getattr(task, "data_input_config", None) or task.partial_kwargs["data_input_config"]
+    found = dag.get_template_env().from_string(template).render(params={"data_input_config": value})
+    assert found == rendered
+
+
+def test_an_object_of_several_inputs_is_refused_where_their_order_decides() -> None:
+    """Postgres gives the names of an object back in an order of its own."""
+    config = {"x_first": [-1, 4], "a_second": [-1, 4]}
+    with pytest.raises(InvalidRequestError, match=r"give it as text, .*x_first"):
+        refuse_unordered({"framework": "PYTORCH", "data_input_config": config})
+    for params in (
+        {"framework": "PYTORCH", "data_input_config": json.dumps(config)},
+        {"framework": "PYTORCH", "data_input_config": [[-1, 4], [-1, 4]]},
+        {"framework": "PYTORCH", "data_input_config": {"x": [-1, 4]}},
+        {"framework": "ONNX", "data_input_config": config},
+        {},
+    ):
+        refuse_unordered(params)
 
 
 @pytest.mark.parametrize(

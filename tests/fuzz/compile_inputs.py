@@ -1,9 +1,9 @@
 """Mutated archives and models for a compilation's stages: `python -m tests.fuzz.compile_inputs`.
 
 Each input goes through what a job does with it up to the optimised graph: extraction, finding the
-model, reading, fixing shapes, a run, optimisation. Only an EngineError may come of it. A process of
-its own works on many inputs and says which one it is at, so that a native crash or a hang is known
-by its number, and the next process goes on behind it.
+model, reading, fixing shapes, a run, probes, optimisation. Only an EngineError may come of it. A
+process of its own works on many inputs and says which one it is at, so that a native crash or a
+hang is known by its number, and the next process goes on behind it.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 
 from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.compile.contest import load_model
+from model_delivery_engine.compile.evidence import answer_itself
 from model_delivery_engine.errors import EngineError
 from model_delivery_engine.frameworks import to_onnx
 from model_delivery_engine.golden import draw_inputs
@@ -32,6 +33,7 @@ from tests.fuzz.mutations import MAKERS
 MEMORY = 3 * 2**30
 EXPANDED = 64 * 2**20
 HANG_SECONDS = 30.0
+PROBE_SECONDS = 5.0
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -58,6 +60,7 @@ def compile_input(data: bytes, folder: Path, settings: CompilerSettings) -> str:
         prepare_graph(imported.model, {}, source)
         reference = load_model(source, unoptimised_options())
         reference.run(draw_inputs(reference.inputs))
+        answer_itself(reference, {}, PROBE_SECONDS)
         optimise(source, folder / "optimised.onnx")
     except EngineError as error:
         return error.reason.value

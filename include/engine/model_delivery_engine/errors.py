@@ -9,6 +9,7 @@ EngineError
 │   └── ConversionError     a framework's model that cannot be turned into ONNX
 ├── ToolchainError          this machine lacks what compiling needs: no fault of the model
 ├── ParityError             outputs that miss what they are held to
+│   └── PrecisionError      inputs that single precision is too coarse for
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
 │   └── MemoryShortError    a model that needs more memory than it may have
@@ -50,6 +51,7 @@ class Reason(StrEnum):
     DATA_INPUT_INVALID = "DATA_INPUT_INVALID"
     SHAPE_MISMATCH = "SHAPE_MISMATCH"
     TENSOR_UNSUPPORTED = "TENSOR_UNSUPPORTED"
+    WEIGHTS_NOT_FINITE = "WEIGHTS_NOT_FINITE"
     OUTPUT_NAN = "OUTPUT_NAN"
     TARGET_INVALID = "TARGET_INVALID"
     OPTIONS_INVALID = "OPTIONS_INVALID"
@@ -123,6 +125,10 @@ class ParityError(EngineError):
     """A model's outputs differ from the expected ones by more than the tolerance."""
 
     usual = Reason.PARITY_FAILED
+
+
+class PrecisionError(ParityError):
+    """A model cannot answer the user's samples in single precision, whoever converts it."""
 
 
 class BundleError(EngineError):

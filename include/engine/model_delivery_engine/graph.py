@@ -13,6 +13,7 @@ from model_delivery_engine.errors import CompilationError, InferenceError, Reaso
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.runtime import open_session, session_options
 from model_delivery_engine.shapes import Shapes, fix_shapes
+from model_delivery_engine.soundness import refuse_unsound
 
 # The domains whose operators ONNX Runtime's published builds carry.
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -31,6 +32,7 @@ def prepare_graph(path: Path, shapes: Shapes, into: Path) -> None:
     if shapes:
         fix_shapes(graph, shapes)
     constants_to_weights(graph)
+    refuse_unsound(graph, path.name)
     name_nodes(graph)
     weights.save(graph, into)
     # The checker reads the file: given the message, it would copy it twice.

@@ -113,6 +113,12 @@ def _optional(kind: type[Any]) -> Callable[[Any, str], Any]:
     return lambda value, where: None if value is None else _build(kind, value, where)
 
 
+def _parity(value: Any, where: str) -> Parity | None:
+    if value is None:
+        return None
+    return _build(Parity, _with_tuples(value, "proved", "left_out"), where)
+
+
 def _candidates(value: Any, where: str) -> tuple[Candidate, ...]:
     return tuple(
         _build(Candidate, _with_tuples(each, "reverted"), f"{where}[{number}]")
@@ -144,9 +150,9 @@ _PARTS: dict[str, Callable[[Any, str], Any]] = {
     "source": _record(Source),
     "target": _record(Target),
     "golden": _record(Golden),
-    "parity": _optional(Parity),
+    "parity": _parity,
     "latency": _optional(Latency),
-    "conversion": _optional(Parity),
+    "conversion": _parity,
     "candidates": _candidates,
     "profile": _profile,
     "inputs": _tensors,

@@ -13,13 +13,16 @@ PROXY = "proxy"
 
 @dataclass(frozen=True)
 class Parity:
-    """Compiled against source model on the golden inputs.
+    """Compiled against source model.
 
     :param max_abs: largest absolute difference over the floating-point outputs
     :param max_rel: largest difference relative to the source's value
+    :param atol: absolute tolerance; of an output's largest magnitude where ``proved`` is not empty
     :param argmax_agreement: share of samples (0 to 1) with the largest value in the same place, in
         every output with classes; None for a model without such an output
-    :param samples: golden samples compared
+    :param samples: samples compared
+    :param proved: distributions of inputs that were compared, of `probes` and the user's samples
+    :param left_out: distributions that were not, each with the reason
     """
 
     max_abs: float
@@ -29,6 +32,8 @@ class Parity:
     rtol: float
     samples: int
     kind: str = MEASURED
+    proved: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Candidate:
     :param precision: fp32, fp16 or int8
     :param status: ``chosen``; ``kept`` (no other is at once smaller, faster and as accurate);
         ``dominated`` (some other is); ``rejected`` (it may not be used)
-    :param reason: why it was rejected or is dominated; None otherwise
+    :param reason: why it was rejected or is dominated; of one that may be delivered what its
+        figures leave open, None for nothing
     :param size_bytes: of the model file
     :param latency_ms: median time of one run, one thread
     :param speedup: the source's time on plain ONNX Runtime by this one's, measured in turns
@@ -67,7 +73,10 @@ class Candidate:
     :param snr_db: ratio of the fp32 answers to the difference from them, decibels; None if equal
     :param metric: the user's metric, a mean over the samples; None where no samples were given
     :param drop: what the metric lost against the source, with its 95 % interval
+    :param samples: how many samples metric and drop were taken on
     :param reverted: operators kept in floating point to hold the metric, worst first
+    :param part: ``held out``: neither calibrated, searched nor ranked with; ``all`` where the
+        samples were too few to part
     """
 
     name: str
@@ -85,6 +94,7 @@ class Candidate:
     samples: int | None = None
     reverted: tuple[str, ...] = ()
     throughput: float | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)

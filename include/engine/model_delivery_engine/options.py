@@ -14,7 +14,8 @@
 | ``format`` | ``onnx`` or ``ort`` (ONNX Runtime's own, for small devices) | ``onnx`` |
 | ``objective`` | ``latency``, ``throughput`` or ``size``: what decides | ``latency`` |
 | ``optimise_for`` | ``portable``, or ``host``: machines like the compiling one | ``portable`` |
-| ``dtype`` | ``float32`` or ``int64``: inputs of a PyTorch model (Neo's) | ``float32`` |
+| ``dtype`` | data type of a TorchScript or scikit-learn model's inputs (Neo's), or an object of one
+  for each input | ``float32`` |
 | ``signature_def_key`` | signature of a TensorFlow SavedModel (Neo's) | ``serving_default`` |
 
 What Neo's options say of its own code generator (``mcpu``, ``mattr`` …) is refused by name: ONNX
@@ -35,7 +36,10 @@ INT8_METHODS = ("dynamic", "static", "both")
 FORMATS = ("onnx", "ort")
 OBJECTIVES = ("latency", "throughput", "size")
 HOSTS = ("portable", "host")
-_DTYPES = {"float": "float32", "float32": "float32", "long": "int64", "int64": "int64"}
+_DTYPES = {
+    "float": "float32", "float32": "float32", "double": "float64", "float64": "float64",
+    "int": "int32", "int32": "int32", "long": "int64", "int64": "int64",
+}  # fmt: skip
 _CODE_GENERATOR = ("mcpu", "mattr", "llvm_target", "ANDROID_PLATFORM")
 _ACCELERATOR = ("gpu-code", "gpu_code", "trt-ver", "cuda-ver", "class_labels")
 
@@ -56,7 +60,7 @@ class CompilerOptions:
     format: str = "onnx"
     objective: str = "latency"
     optimise_for: str = "portable"
-    dtype: str = "float32"
+    dtype: str | dict[str, str] = "float32"
     signature_def_key: str | None = None
 
     @property
@@ -135,8 +139,13 @@ def _value(name: str, value: Any) -> Any:
                 f"to {high:g}"
             )
         return float(value)
+    if name == "dtype" and isinstance(value, dict) and value:
+        kinds = {
+            n: kind if isinstance(kind, str) else json.dumps(kind) for n, kind in value.items()
+        }
+        return {each: _value(name, kind) for each, kind in kinds.items()}
     choices = _CHOICES.get(name)
-    if choices and value not in choices:
+    if choices and (not isinstance(value, str) or value not in choices):
         raise OptionsError(
             f"CompilerOptions: {name} is {json.dumps(value)[:50]}; use one of {', '.join(choices)}"
         )

@@ -72,8 +72,8 @@ def refuse_nan(outputs: Mapping[str, Array]) -> None:
     for name, array in outputs.items():
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise CompilationError(
-                f"output {name!r} of the source model is NaN on golden inputs in [0, 1); "
-                "look for NaN weights, and train or export it again",
+                f"output {name!r} of the source model is NaN on golden inputs in [0, 1), and its "
+                "weights are finite; look for a division by zero, a root or a logarithm in it",
                 reason=Reason.OUTPUT_NAN,
             )
 

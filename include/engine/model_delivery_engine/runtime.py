@@ -1,6 +1,7 @@
 """A bundle's model on ONNX Runtime, and the check that it answers as when it was compiled."""
 
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -109,12 +110,17 @@ class Model:
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
     def run(
-        self, inputs: Mapping[str, Array], settings: Mapping[str, Array] | None = None
+        self,
+        inputs: Mapping[str, Array],
+        settings: Mapping[str, Array] | None = None,
+        *,
+        seconds: float | None = None,
     ) -> dict[str, Array]:
         """Run the model once.
 
         :param inputs: an array for each input, of its data type and shape
         :param settings: replacements of constants, by their names (default: none)
+        :param seconds: after which the run is stopped, between two operators (default: never)
         :returns: an array for each output
         :raises InferenceError: a missing or unknown input, another type or shape, a failed run;
             MemoryShortError where a run has too little memory
@@ -126,14 +132,28 @@ class Model:
             )
         for name, array in inputs.items():
             self._input_specs[name].check(array)
+        given = {**inputs, **(settings or {})}
         try:
-            results = self._session.run(self._output_names, {**inputs, **(settings or {})})
+            if seconds is None:
+                results = self._session.run(self._output_names, given)
+            else:
+                results = self._run_within(seconds, given)
         except RUNTIME_ERRORS as error:
             _refuse_memory(str(error), self.name)
             raise InferenceError(
                 f"model {self.name!r} failed on its inputs: {one_line(error)}"
             ) from error
         return dict(zip(self._output_names, results, strict=True))
+
+    def _run_within(self, seconds: float, given: dict[str, Array]) -> list[Array]:
+        options = _ort.RunOptions()
+        timer = threading.Timer(seconds, lambda: setattr(options, "terminate", True))
+        timer.start()
+        try:
+            results: list[Array] = self._session.run(self._output_names, given, options)
+        finally:
+            timer.cancel()
+        return results
 
 
 # ONNX Runtime has no error of its own for it, only the C++ library's and its arena's words.

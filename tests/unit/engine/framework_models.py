@@ -38,9 +38,79 @@ def pytorch(folder: Path) -> None:
 
     torch.jit.save(torch.jit.script(Endless()), folder / "endless.pt")
 
+    class Positive(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            while bool(x.min() < 0.0):
+                x = x - 1.0
+            return x * 2.0
+
+    torch.jit.save(torch.jit.script(Positive()), folder / "positive.pt")
+    _pytorch_operators(folder)
+    _pytorch_inputs(folder)
+
+
+def _pytorch_operators(folder: Path) -> None:
+    """Write operators whose conversion differs on some inputs alone."""
+    import torch
+    from torch.nn import functional
+
+    for name, function in (
+        ("floor", lambda x: torch.floor_divide(x, 0.3)),
+        ("floor_whole", lambda x: x.to(torch.int32) // 3),
+        ("logsigmoid", lambda x: functional.logsigmoid(x * 10)),
+        ("trunc", lambda x: torch.trunc(x)),
+        ("angle", lambda x: torch.atan2(x, x.flip(1))),
+    ):
+
+        class Operator(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return function(x)  # noqa: B023 - traced before the next one
+
+        example = torch.rand(2, 6)
+        torch.jit.save(torch.jit.trace(Operator().eval(), example), folder / f"{name}.pt")
+
+    class Noisy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.rand_like(x)
+
+    noisy = torch.jit.trace(Noisy().eval(), torch.rand(2, 6), check_trace=False)
+    torch.jit.save(noisy, folder / "noisy.pt")
+
+
+def _pytorch_inputs(folder: Path) -> None:
+    """Write models of two inputs that are not to be confused."""
+    import torch
+
+    class Apart(torch.nn.Module):
+        def forward(self, alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+            return alpha * 2.0 - beta * 5.0
+
+    pair = (torch.rand(3, 4), torch.rand(3, 4))
+    batch = torch.export.Dim("batch")
+    shapes = {"alpha": {0: batch}, "beta": {0: batch}}
+    program = torch.export.export(Apart(), pair, dynamic_shapes=shapes)
+    torch.export.save(program, folder / "apart.pt2")
+    torch.jit.save(torch.jit.script(Apart()), folder / "apart.pt")
+
+    class Mixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(50, 16)
+            self.dense = torch.nn.Linear(20, 4)
+
+        def forward(self, ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+            return self.dense(torch.cat([self.table(ids).mean(1), features], 1))
+
+    torch.manual_seed(0)
+    mixed = Mixed().eval()
+    torch.jit.save(torch.jit.script(mixed), folder / "mixed.pt")
+    example = (torch.zeros(2, 7, dtype=torch.int64), torch.rand(2, 4))
+    torch.export.save(torch.export.export(mixed, example), folder / "mixed.pt2")
+
 
 def tensorflow(folder: Path) -> None:
     import keras
+    import numpy as np
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
@@ -64,6 +134,23 @@ def tensorflow(folder: Path) -> None:
     with graph.as_default():
         tf.raw_ops.Betainc(a=x, b=x, x=x, name="z")
     (folder / "unsupported.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 10], name="x")
+        tf.raw_ops.TopKV2(input=x * 3.0, k=3, sorted=True, name="best")
+        tf.constant(1.0, name="left_over")
+    (folder / "best.pb").write_bytes(graph.as_graph_def().SerializeToString())
+
+    rows = keras.layers.Input((4,), name="x")
+    outputs = [keras.layers.Dense(number % 3 + 1)(rows) for number in range(12)]
+    keras.Model(rows, outputs).save(folder / "twelve.keras")
+    hidden = keras.layers.Dense(8, activation="gelu")(rows)
+    keras.Model(rows, keras.layers.Dense(2)(hidden)).save(folder / "gelu.keras")
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    images = np.random.default_rng(0).random((20, 1, 8, 8, 3)).astype(np.float32)
+    converter.representative_dataset = lambda: ([image] for image in images)
+    (folder / "integers.tflite").write_bytes(converter.convert())
 
 
 def xgboost(folder: Path) -> None:
@@ -82,6 +169,42 @@ def xgboost(folder: Path) -> None:
         booster = xgb.train(params, xgb.DMatrix(features, labels), 5)
         booster.save_model(folder / f"{name}.ubj")
         booster.save_model(folder / f"{name}.json")
+    _xgboost_kinds(folder)
+
+
+def _xgboost_kinds(folder: Path) -> None:
+    """Write a booster of each kind and objective, on features far from zero and with holes."""
+    import numpy as np
+    import xgboost as xgb
+
+    rng = np.random.default_rng(0)
+    features = np.c_[rng.integers(0, 1000, (400, 2)), rng.normal(size=(400, 3)) * 50]
+    target = features[:, 0] / 100 + (features[:, 3] > 10)
+    features[rng.random(features.shape) < 0.1] = np.nan
+    positive = target > 6
+    for name, params, labels, more in (
+        ("rank", {"objective": "rank:pairwise"}, positive, {"group": [200, 200]}),
+        ("cox", {"objective": "survival:cox"}, target + 1, {}),
+        ("logistic", {"objective": "reg:logistic"}, target / 12, {}),
+        ("hinge", {"objective": "binary:hinge"}, positive, {}),
+        ("raw", {"objective": "binary:logitraw"}, positive, {}),
+        ("quantile", {"objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.9]}, target, {}),
+        ("poisson", {"objective": "count:poisson"}, np.round(target), {}),
+        ("tweedie", {"objective": "reg:tweedie"}, target, {}),
+        ("both", {"objective": "reg:squarederror"}, np.c_[target, -target], {}),
+        ("vector", {"objective": "reg:squarederror", "multi_strategy": "multi_output_tree"},
+         np.c_[target, -target], {}),
+        ("dart", {"booster": "dart", "rate_drop": 0.3}, target, {}),
+        ("linear", {"booster": "gblinear"}, target, {}),
+        ("forest", {"num_parallel_tree": 3, "subsample": 0.5}, target, {}),
+    ):  # fmt: skip
+        matrix = xgb.DMatrix(features, labels, **more)
+        xgb.train({"max_depth": 4, **params}, matrix, 6).save_model(folder / f"{name}.ubj")
+    frame = xgb.DMatrix(
+        rng.integers(0, 5, (400, 2)).astype(np.float32), target, feature_types=["c", "c"],
+        enable_categorical=True,
+    )  # fmt: skip
+    xgb.train({"max_cat_to_onehot": 1}, frame, 3).save_model(folder / "categories.ubj")
 
 
 def sklearn(folder: Path) -> None:
@@ -101,6 +224,48 @@ def sklearn(folder: Path) -> None:
     skops.io.dump(LinearRegression().fit(features, features[:, 1]), folder / "linear.skops")
     with_code = make_pipeline(FunctionTransformer(np.square), LinearRegression())
     skops.io.dump(with_code.fit(features, features[:, 1]), folder / "code.skops")
+    _sklearn_kinds(folder)
+
+
+def _sklearn_kinds(folder: Path) -> None:
+    """Write one estimator of each kind, fitted on doubles of any magnitude."""
+    import numpy as np
+    import skops.io
+    from sklearn import ensemble, linear_model, svm
+    from sklearn.cluster import KMeans
+    from sklearn.impute import SimpleImputer
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    features = np.c_[rng.integers(0, 1000, (400, 3)), rng.normal(size=(400, 2)) * 50]
+    labels = (features[:, 0] > 500) + 1 * (features[:, 3] > 10)
+    target = features[:, 0] * 2 + features[:, 4]
+    scaled = [StandardScaler()]
+    for name, model, wanted in (
+        ("mlp", make_pipeline(*scaled, MLPClassifier((8,), max_iter=50)), labels),
+        ("mlp_regressor",
+         make_pipeline(*scaled, MLPRegressor(hidden_layer_sizes=(8,), max_iter=50)), target),
+        ("histogram", ensemble.HistGradientBoostingClassifier(max_iter=10), labels),
+        ("histogram_regressor", ensemble.HistGradientBoostingRegressor(max_iter=10), target),
+        ("boosting", ensemble.GradientBoostingRegressor(n_estimators=10), target),
+        ("clusters", KMeans(4, n_init=1, random_state=0), None),
+        ("outliers", ensemble.IsolationForest(n_estimators=10, random_state=0), None),
+        ("vectors", svm.SVC(), labels),
+        ("neighbours", make_pipeline(*scaled, KNeighborsClassifier()), labels),
+        ("names", make_pipeline(*scaled, linear_model.LogisticRegression()),
+         np.array(["cat", "dog", "eel"])[labels]),
+        ("holes", make_pipeline(SimpleImputer(), linear_model.Ridge()), target),
+        ("forest_of_many", ensemble.RandomForestClassifier(20, random_state=0), labels),
+    ):  # fmt: skip
+        skops.io.dump(model.fit(features, wanted), folder / f"{name}.skops")
+    # Seconds since 1970 need eleven digits, single precision has seven.
+    times = np.c_[1.7e9 + rng.integers(0, 3000, 400), rng.random(400)]
+    model = linear_model.LinearRegression().fit(times, times[:, 0] - 1.7e9)
+    skops.io.dump(model, folder / "times.skops")
+    np.savez(folder / "times.npz", input=times, labels=model.predict(times))
 
 
 if __name__ == "__main__":

@@ -394,8 +394,20 @@ def test_an_operator_set_too_new_is_named(tmp_path: Path, compiled: Compiled, op
 def test_weights_of_nan_are_blamed_on_the_source(tmp_path: Path, compiled: Compiled) -> None:
     weights = np.where(WEIGHTS > 0.9, np.nan, WEIGHTS).astype(np.float32)
     model = save_linear(tmp_path / "model" / "model.onnx", weights=weights)
-    with pytest.raises(CompilationError, match="'scores' of the source model is NaN"):
+    with pytest.raises(CompilationError, match="weight 'weights' has NaN values"):
         compiled(model, OPEN)
+
+
+def test_answers_of_nan_are_blamed_on_the_source(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("Neg", ["features"], ["n"]), helper.make_node("Sqrt", ["n"], ["scores"])],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"scores": (TensorProto.FLOAT, ["n", 4])},
+    )
+    with pytest.raises(CompilationError, match="'scores' of the source model is NaN") as caught:
+        compiled(model, OPEN)
+    assert caught.value.reason is Reason.OUTPUT_NAN
 
 
 def test_weights_in_a_file_outside_the_archive_are_refused(

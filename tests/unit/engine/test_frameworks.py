@@ -1,6 +1,7 @@
 """Every framework's models through its own environment and the sandbox, as a job would."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -61,6 +62,7 @@ def compile_file(
         config: str | None,
         settings: CompilerSettings = SETTINGS,
         options: str | None = None,
+        files: dict[str, Path] | None = None,
     ) -> Manifest:
         source, folder = made(environment) / name, tmp_path / "packed"
         if source.is_dir():
@@ -71,7 +73,8 @@ def compile_file(
         pack_archive(folder, tmp_path / "model.tar.gz")
         request = CompilationRequest(framework, config, target, "m", "s3://b/m.tar.gz", options)
         bundle = tmp_path / "bundle.tar.gz"
-        return compile_model(tmp_path / "model.tar.gz", bundle, request, settings=settings)
+        archive = tmp_path / "model.tar.gz"
+        return compile_model(archive, bundle, request, settings=settings, files=files)
 
     return _compile
 
@@ -127,6 +130,7 @@ def test_a_model_answers_as_in_its_framework(
         ("SKLEARN", "sklearn", "code.skops", None, None, "FunctionTransformer"),
         ("SKLEARN", "sklearn", "forest.skops", '{"x": [1, 4]}', Reason.SHAPE_MISMATCH, "[-1, 5]"),
         ("XGBOOST", "sklearn", "forest.joblib", None, Reason.UNTRUSTED_CODE, "save_model"),
+        ("XGBOOST", "xgboost", "categories.ubj", None, Reason.OPERATOR_UNSUPPORTED, "categorical"),
     ],
 )
 def test_what_cannot_be_converted_says_what_to_do(
@@ -142,6 +146,150 @@ def test_what_cannot_be_converted_says_what_to_do(
         compile_file(framework, environment, name, config)
     assert says in str(caught.value)
     assert reason in (None, caught.value.reason)
+
+
+SIX = '{"x": [-1, 6]}'
+
+
+@pytest.mark.parametrize(
+    ("framework", "environment", "name", "config"),
+    [
+        *(("PYTORCH", "pytorch", f"{name}.pt", SIX)
+          for name in ("floor", "floor_whole", "logsigmoid", "trunc", "angle")),
+        ("KERAS", "tensorflow", "twelve.keras", '{"x": [-1, 4]}'),
+        ("KERAS", "tensorflow", "gelu.keras", '{"x": [-1, 4]}'),
+        *(("XGBOOST", "xgboost", f"{name}.ubj", None)
+          for name in ("rank", "cox", "logistic", "hinge", "raw", "quantile", "poisson", "tweedie",
+                       "both", "vector", "dart", "linear", "forest")),
+        *(("SKLEARN", "sklearn", f"{name}.skops", None)
+          for name in ("mlp", "mlp_regressor", "histogram", "histogram_regressor", "boosting",
+                       "clusters", "outliers", "vectors", "neighbours", "names", "holes",
+                       "forest_of_many")),
+    ],
+)  # fmt: skip
+def test_a_common_model_is_right_on_inputs_of_every_kind(
+    compile_file: Compile, framework: str, environment: str, name: str, config: str | None
+) -> None:
+    conversion = compile_file(framework, environment, name, config).conversion
+    assert conversion is not None
+    wanted = {"unit", "signed", "wide", "large", "whole", "halves", "edges"}
+    assert wanted <= set(conversion.proved), conversion.left_out
+    if framework == "XGBOOST":
+        assert "missing" in conversion.proved
+        assert ("splits" in conversion.proved) == (name != "linear.ubj")
+
+
+def test_a_model_of_eight_bits_is_held_to_its_own_steps(compile_file: Compile) -> None:
+    config = '{"image": [1, 8, 8, 3]}'
+    conversion = compile_file("TFLITE", "tensorflow", "integers.tflite", config).conversion
+    assert conversion is not None
+    assert {"signed", "large", "edges"} <= set(conversion.proved)
+
+
+def _answers(tmp_path: Path, **inputs: np.ndarray) -> np.ndarray:
+    model = Model.load(open_bundle(tmp_path / "bundle.tar.gz", tmp_path / "opened"))
+    return next(iter(model.run(inputs).values()))
+
+
+@pytest.mark.parametrize("name", ["apart.pt", "apart.pt2"])
+@pytest.mark.parametrize(
+    ("config", "first", "second"),
+    [
+        ('{"alpha": [-1, 4], "beta": [-1, 4]}', "alpha", "beta"),
+        ('{"beta": [-1, 4], "alpha": [-1, 4]}', "alpha", "beta"),
+        ('{"left": [-1, 4], "right": [-1, 4]}', "left", "right"),
+        ("[[-1, 4], [-1, 4]]", "input0", "input1"),
+    ],
+)
+def test_inputs_of_like_shape_are_not_confused(
+    tmp_path: Path, compile_file: Compile, name: str, config: str, first: str, second: str
+) -> None:
+    compile_file("PYTORCH", "pytorch", name, config)
+    one, other = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    got = _answers(tmp_path, **{first: one, second: other})
+    np.testing.assert_allclose(got, one * 2 - other * 5, rtol=1e-5, atol=1e-5)
+
+
+MIXED = '{"ids": [-1, 7], "features": [-1, 4]}'
+
+
+def test_inputs_of_several_types(tmp_path: Path, compile_file: Compile) -> None:
+    options = '{"dtype": {"ids": "int64", "features": "float32"}}'
+    manifest = compile_file("PYTORCH", "pytorch", "mixed.pt", MIXED, options=options)
+    assert [spec.dtype for spec in manifest.inputs] == ["INT64", "FP32"]
+    assert manifest.conversion is not None
+    proved = manifest.conversion.proved
+    # Ids beyond the table are out of the model's domain; the floats beside them are not.
+    assert "large (whole numbers 0 and 1)" in proved
+    assert "whole" in proved
+    rng = np.random.default_rng(0)
+    ids, features = rng.integers(0, 50, (3, 7)), rng.normal(size=(3, 4)).astype(np.float32)
+    assert _answers(tmp_path, ids=ids, features=features).shape == (3, 4)
+
+
+def test_types_that_are_not_said_are_asked_for(compile_file: Compile) -> None:
+    with pytest.raises(EngineError, match=r"features takes floats too.*torch\.export"):
+        compile_file("PYTORCH", "pytorch", "mixed.pt", MIXED, options='{"dtype": "int64"}')
+
+
+def test_types_that_the_model_does_not_take_are_named(compile_file: Compile) -> None:
+    with pytest.raises(EngineError, match=r"\(ids float32, features float32\).*dtype") as caught:
+        compile_file("PYTORCH", "pytorch", "mixed.pt", MIXED)
+    assert caught.value.reason is Reason.DATA_INPUT_INVALID
+
+
+def test_an_exported_program_knows_its_types(compile_file: Compile) -> None:
+    config = '{"ids": [2, 7], "features": [2, 4]}'
+    manifest = compile_file("PYTORCH", "pytorch", "mixed.pt2", config)
+    assert [spec.dtype for spec in manifest.inputs] == ["INT64", "FP32"]
+
+
+def test_inputs_on_which_a_framework_hangs_are_left_out(compile_file: Compile) -> None:
+    short = dataclasses.replace(SETTINGS, limits=Limits(seconds=60.0))
+    conversion = compile_file("PYTORCH", "pytorch", "positive.pt", SIX, short).conversion
+    assert conversion is not None
+    assert conversion.proved == ("unit",)
+    assert "signed: the framework ended or hung on it" in conversion.left_out
+    assert "edges: it was not asked any more" in conversion.left_out
+
+
+def test_random_numbers_of_a_framework_are_refused(compile_file: Compile) -> None:
+    with pytest.raises(EngineError, match="draws random numbers"):
+        compile_file("PYTORCH", "pytorch", "noisy.pt", SIX)
+
+
+def test_a_frozen_graph_keeps_every_output_and_no_left_over(compile_file: Compile) -> None:
+    manifest = compile_file("TENSORFLOW", "tensorflow", "best.pb", '{"x": [-1, 10]}')
+    assert [(spec.dtype, spec.shape) for spec in manifest.outputs] == [
+        ("FP32", (-1, 3)), ("INT32", (-1, 3))
+    ]  # fmt: skip
+
+
+def test_the_framework_answers_the_users_samples_and_scores_them(
+    compile_file: Compile, made: Callable[[str], Path]
+) -> None:
+    uri = "s3://b/times.npz"
+    files = {uri: made("sklearn") / "times.npz"}
+    options = {"samples": uri, "metric": "mae"}
+    with pytest.raises(EngineError, match=r'user.s samples .* "dtype": "float64"') as caught:
+        compile_file("SKLEARN", "sklearn", "times.skops", None, files=files,
+                     options=json.dumps(options))  # fmt: skip
+    assert caught.value.reason is Reason.PARITY_FAILED
+
+
+def test_a_model_in_double_precision(compile_file: Compile, made: Callable[[str], Path]) -> None:
+    uri = "s3://b/times.npz"
+    files = {uri: made("sklearn") / "times.npz"}
+    options = {"samples": uri, "metric": "mae", "dtype": "float64"}
+    manifest = compile_file(
+        "SKLEARN", "sklearn", "times.skops", None, files=files, options=json.dumps(options)
+    )
+    assert manifest.inputs[0].dtype == "FP64"
+    assert manifest.conversion is not None
+    assert "samples" in manifest.conversion.proved
+    source = next(each for each in manifest.candidates if each.name == "source")
+    # Against the estimator's own answers, which are the labels here.
+    assert source.metric == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_signature_that_is_not_there_is_named(compile_file: Compile) -> None:

@@ -155,7 +155,10 @@ def test_an_accuracy_bound_reverts_the_operator_that_breaks_it(quantise: Compile
     assert found.drop_low is not None
     assert found.drop_high is not None
     assert found.drop_low <= found.drop <= found.drop_high
-    assert found.samples == 400
+    # A quarter of 400 calibrated, half of the rest was searched on.
+    assert (found.samples, found.part) == (150, "held out")
+    assert found.drop_high > 0.01
+    assert "more samples say more" in (found.reason or "") or found.status == "dominated"
     assert bounded.metric == "accuracy"
     assert 0.9 < (named(bounded)["source"].metric or 0) <= 1
 
@@ -434,6 +437,30 @@ def test_a_model_behind_an_operator_that_onnx_infers_nothing_of(
     assert {"fp16", "int8-dynamic", "int8-static", "int8-static-weighted"} <= set(found)
     assert all(each.size_bytes is not None for each in manifest.candidates), manifest.candidates
     assert (found["int8-static"].size_bytes or 0) < (found["fp32"].size_bytes or 0) / 2
+
+
+def test_a_bound_on_a_model_without_weights(tmp_path: Path, target: Target) -> None:
+    nodes = [helper.make_node("Floor", ["x"], ["f"]), helper.make_node("Mul", ["f", "f"], ["y"])]
+    save_graph(
+        tmp_path / "model" / "model.onnx",
+        nodes,
+        {"x": (TensorProto.FLOAT, ["n", 6])},
+        {"y": (TensorProto.FLOAT, ["n", 6])},
+    )
+    pack_archive(tmp_path / "model", tmp_path / "model.tar.gz")
+    x = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32) * 10
+    np.savez(tmp_path / "s.npz", x=x, labels=np.floor(x) ** 2)
+    options = {"precision": "int8", "samples": SAMPLES, "metric": "mae", "max_accuracy_drop": 0.001}
+    request = CompilationRequest(
+        "ONNX", '{"x": [-1, 6]}', target, "m", "s3://b/m", json.dumps(options)
+    )
+    files = {SAMPLES: tmp_path / "s.npz"}
+    manifest = compile_model(
+        tmp_path / "model.tar.gz", tmp_path / "bundle.tar.gz", request, files=files
+    )
+    chosen = next(each for each in manifest.candidates if each.status == "chosen")
+    # No sample changed, which says nothing of the size of an error on others.
+    assert (chosen.drop, chosen.drop_high, chosen.reason) == (0.0, 0.0, None)
 
 
 def test_calibration_falls_back_to_the_labelled_samples(quantise: Compile) -> None:

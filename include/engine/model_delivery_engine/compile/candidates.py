@@ -4,14 +4,16 @@ import dataclasses
 import functools
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from model_delivery_engine import weights
+from model_delivery_engine.agreement import REWRITTEN, agree
 from model_delivery_engine.compile.contest import latency, throughput
+from model_delivery_engine.compile.evidence import Evidence, Judged
 from model_delivery_engine.compile.selection import SOURCE
 from model_delivery_engine.errors import (
     DiskFullError,
@@ -41,7 +43,7 @@ from model_delivery_engine.quantize.integers import (
     raise_operator_set,
     scheme_for,
 )
-from model_delivery_engine.quantize.metric import Drop, Metric, drop_between
+from model_delivery_engine.quantize.metric import Drop, drop_between
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.rewrite import PASSES, Pass, rewrite
 from model_delivery_engine.runtime import Model, open_session, session_options
@@ -51,33 +53,6 @@ from model_delivery_engine.tensors import Array
 log = logging.getLogger(__name__)
 
 SNR_SAMPLES = 64
-CALIBRATION_SAMPLES = 128  # of labelled ones: more change the ranges of activations little
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What candidates are held to.
-
-    :param golden: the golden inputs, which are also what latency is measured on
-    :param expected: the source model's answers to them, unoptimised
-    :param samples: the user's samples, labelled or to calibrate on; None where none were given
-    :param metric: the user's metric, with ``scores`` of the source model on the labelled samples
-    """
-
-    golden: Mapping[str, Array]
-    expected: Mapping[str, Array]
-    calibration: Samples | None = None
-    labelled: Samples | None = None
-    metric: Metric | None = None
-    scores: Array | None = None
-
-    @property
-    def samples(self) -> Samples | None:
-        """What to calibrate on: the user's samples for it, or the first of the labelled ones."""
-        if self.calibration is None and self.labelled is not None:
-            batch = max((len(array) for array in self.golden.values() if array.ndim), default=1)
-            return self.labelled.first(max(CALIBRATION_SAMPLES, batch))
-        return self.calibration
 
 
 @dataclass(frozen=True)
@@ -153,7 +128,7 @@ class Workbench:
     def _int8(self) -> Iterator[tuple[str, str, Callable[[Path], tuple[str, ...]]]]:
         if self._options.int8 in ("dynamic", "both"):
             yield "int8-dynamic", "int8", self._dynamic
-        samples = self._evidence.samples
+        samples = self._evidence.calibration
         if self._options.int8 in ("static", "both") and samples is not None:
             for name, what in STATIC.items():
                 yield name, "int8", functools.partial(self._static, samples=samples, what=what)
@@ -258,25 +233,29 @@ class Workbench:
 
     def _answers_alike(self, path: Path) -> bool:
         try:
-            answers = self._model(path).run(self._evidence.golden)
-            measure_parity(answers, self._evidence.expected)
+            self._hold(self._model(path))
         except (InferenceError, ParityError) as error:
             log.info("a rewritten graph is left out: %s", one_line(error, 300))
             return False
         return True
 
+    def _hold(self, model: Model) -> None:
+        """Hold a model of the source's precision to its answers, on golden inputs and beyond."""
+        measure_parity(model.run(self._evidence.golden), self._evidence.expected)
+        agree(model.run, self._evidence.probes, REWRITTEN)
+
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)
 
     def _drop(self, path: Path) -> Drop:
-        return self._drop_of(self._model(path))
+        """Return what a model loses where the search looks, apart from where it is judged."""
+        search = self._evidence.search
+        assert search is not None
+        return self._drop_on(self._model(path), search)
 
-    def _drop_of(self, model: Model) -> Drop:
-        evidence = self._evidence
-        assert evidence.metric is not None
-        assert evidence.labelled is not None
-        assert evidence.scores is not None
-        return drop_between(evidence.scores, evidence.metric.of(model, evidence.labelled))
+    def _drop_on(self, model: Model, judged: Judged) -> Drop:
+        assert self._evidence.metric is not None
+        return drop_between(judged.scores, self._evidence.metric.of(model, judged.samples))
 
     def _measured(self, trial: Trial) -> Trial:
         if trial.path is None:
@@ -309,33 +288,45 @@ class Workbench:
         model = self._model(path)
         record = dataclasses.replace(record, size_bytes=weights.size_of(path))
         if record.precision == "fp32":
-            measure_parity(model.run(self._evidence.golden), self._evidence.expected)
+            self._hold(model)
         if record.name != SOURCE:
             record = dataclasses.replace(record, snr_db=self._snr(model, references))
         return self._with_metric(record, model)
 
     def _with_metric(self, record: Candidate, model: Model) -> Candidate:
-        scores = self._evidence.scores
-        if scores is None:
+        held_out = self._evidence.held_out
+        if held_out is None:
             return record
-        drop = Drop(0.0, 0.0, 0.0, len(scores)) if record.name == SOURCE else self._drop_of(model)
+        # The source too: its scores are held to those of the framework's own model.
+        drop = self._drop_on(model, held_out)
         return dataclasses.replace(
             record,
-            metric=float(scores.mean()) - drop.value,
+            metric=float(held_out.scores.mean()) - drop.value,
             drop=drop.value,
             drop_low=drop.low,
             drop_high=drop.high,
             samples=drop.samples,
+            part="held out" if self._evidence.apart else "all",
+            reason=self._open_question(drop) if record.precision != "fp32" else None,
+        )
+
+    def _open_question(self, drop: Drop) -> str | None:
+        bound = self._options.max_accuracy_drop
+        if bound is None or not drop.value <= bound < drop.high:
+            return None
+        return (
+            f"it holds max_accuracy_drop {bound:g} on the {drop.samples} samples held out; with "
+            f"95 % confidence up to {drop.high:.4f} may be lost on others: more samples say more"
         )
 
     def _fault(self, record: Candidate) -> str | None:
         bound, options = self._options.max_accuracy_drop, self._options
-        if record.precision == "fp32":
+        if record.name == SOURCE:
             return None
         if record.snr_db is not None and record.snr_db < options.min_snr_db:
             return (
-                f"its answers have a signal-to-noise ratio of {record.snr_db:.1f} dB to the fp32 "
-                f"ones, min_snr_db is {options.min_snr_db:g}"
+                f"its answers have a signal-to-noise ratio of {record.snr_db:.1f} dB to the "
+                f"source's, min_snr_db is {options.min_snr_db:g}"
             )
         if bound is not None and record.drop is not None and record.drop > bound:
             return f"{options.metric} drops by {record.drop:.4f}, max_accuracy_drop is {bound:g}"
@@ -379,7 +370,7 @@ class Workbench:
         return float(10 * np.log10(max(signal, 1e-300) / noise))
 
     def _batches(self, model: Model) -> Iterator[dict[str, Array]]:
-        samples = self._evidence.samples
+        samples = self._evidence.calibration
         if samples is None:
             yield dict(self._evidence.golden)
         else:

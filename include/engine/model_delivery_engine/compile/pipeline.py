@@ -6,33 +6,26 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from model_delivery_engine import weights
+from model_delivery_engine.agreement import REWRITTEN, agree
 from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import write_bundle
 from model_delivery_engine.compile.cache import CompileCache, cache_key
-from model_delivery_engine.compile.candidates import Evidence, Trial, Workbench
+from model_delivery_engine.compile.candidates import Trial, Workbench
 from model_delivery_engine.compile.contest import holds_its_own, load_model
+from model_delivery_engine.compile.evidence import Evidence, answers_to, gather, own_files
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.compile.selection import (
     SOURCE,
     by_preference,
+    fallback,
     mark_dominated,
 )
 from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file
 from model_delivery_engine.disk import disk_watched
-from model_delivery_engine.errors import (
-    DataInputError,
-    InferenceError,
-    MemoryShortError,
-    OptionsError,
-    ParityError,
-    Reason,
-)
-from model_delivery_engine.frameworks import Imported, to_onnx
-from model_delivery_engine.golden import draw_inputs
+from model_delivery_engine.errors import OptionsError, ParityError, Reason
+from model_delivery_engine.frameworks import to_onnx
 from model_delivery_engine.graph import prepare_graph
 from model_delivery_engine.heap import give_back
 from model_delivery_engine.latency import (
@@ -42,23 +35,14 @@ from model_delivery_engine.latency import (
     measure_latency,
 )
 from model_delivery_engine.manifest import Golden, Manifest, Source
-from model_delivery_engine.measurements import Candidate, Operator, Parity, Profile
-from model_delivery_engine.optimise import unoptimised_options
+from model_delivery_engine.measurements import Candidate, Operator, Profile
 from model_delivery_engine.options import CompilerOptions, parse_compiler_options
-from model_delivery_engine.parity import (
-    Tolerance,
-    difference,
-    measure_parity,
-    refuse_nan,
-    tolerance_for,
-)
+from model_delivery_engine.parity import difference, measure_parity, tolerance_for
 from model_delivery_engine.profiling import profile_model
-from model_delivery_engine.quantize.metric import make_metric
-from model_delivery_engine.quantize.samples import load_samples
-from model_delivery_engine.runtime import Model, session_options
+from model_delivery_engine.runtime import session_options
 from model_delivery_engine.settings import CompilerSettings
 from model_delivery_engine.shapes import parse_data_input_config
-from model_delivery_engine.tensors import Array, TensorSpec
+from model_delivery_engine.tensors import Array
 
 log = logging.getLogger(__name__)
 
@@ -139,10 +123,11 @@ def _compile(
         settings,
         extra,
         options.dtype,
+        own_files(options, files),
     )
     source = work / "source.onnx"
     prepare_graph(imported.model, shapes, source)
-    evidence, conversion, specs = _gather(source, imported, request, options, files)
+    evidence, conversion, specs = gather(source, imported, request, options, files)
     (work / "candidates").mkdir()
     workbench = Workbench(source, work / "candidates", options, request.target, evidence)
     trials = list(workbench.trials())
@@ -170,59 +155,15 @@ def _compile(
     )
 
 
-def _gather(
-    source: Path,
-    imported: Imported,
-    request: CompilationRequest,
-    options: CompilerOptions,
-    files: Mapping[str, Path],
-) -> tuple[Evidence, Parity | None, tuple[TensorSpec, ...]]:
-    """Run the source model unoptimised: golden answers, and the framework's answers met."""
-    reference = load_model(source, unoptimised_options())
-    golden = draw_inputs(reference.inputs)
-    expected = _answers(reference, golden, request)
-    refuse_nan(expected)
-    conversion = None
-    if imported.reference is not None:
-        conversion = _conversion_parity(reference, imported.reference, request.framework)
-    evidence = Evidence(golden, expected)
-    if options.calibration:
-        samples = load_samples(files[options.calibration], reference.inputs)
-        evidence = dataclasses.replace(evidence, calibration=samples)
-    if options.samples:
-        labelled = load_samples(files[options.samples], reference.inputs, options.labels)
-        metric = make_metric(
-            options.metric, files.get(options.metric), options.output, reference.outputs
-        )
-        scores = metric.of(reference, labelled)
-        evidence = dataclasses.replace(evidence, labelled=labelled, metric=metric, scores=scores)
-    return evidence, conversion, reference.inputs
-
-
-def _conversion_parity(model: Model, reference: Path, framework: str) -> Parity:
-    with np.load(reference, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    inputs = _named(arrays, "input:")
-    expected = _named(arrays, "output:")
-    try:
-        return measure_parity(model.run(inputs), expected, tolerance=Tolerance(1e-3, 1e-2))
-    except ParityError as error:
-        raise ParityError(
-            f"the ONNX conversion differs from what {framework} itself answers: {error}"
-        ) from error
-
-
-def _named(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
-
-
 def _choose(
     trials: list[Trial], source: Path, options: CompilerOptions, evidence: Evidence
 ) -> tuple[Trial, list[Candidate]]:
     """Return the one to deliver and all records.
 
     Figures taken beside many others flatter the winner, so it is timed again before it wins; the
-    next one follows where plain ONNX Runtime turns out faster, in latency or in throughput.
+    next one follows where plain ONNX Runtime turns out faster, in latency or in throughput. Where
+    none is left the source is delivered, also if others dominate it; in ORT's format, which has no
+    source, fp32.
     """
     records = mark_dominated([trial.record for trial in trials])
     paths = {trial.record.name: trial.path for trial in trials}
@@ -230,21 +171,24 @@ def _choose(
     if not ordered:
         reasons = "; ".join(f"{record.name}: {record.reason}" for record in records)
         raise ParityError(f"no candidate may be delivered: {reasons}")
-    winner = ordered[0]
+    chosen = None
     for candidate in ordered:
         path = paths[candidate.name]
         assert path is not None
         lost = None if candidate.name == SOURCE else holds_its_own(source, path, evidence.golden)
         if lost is None:
-            winner = candidate
+            chosen = dataclasses.replace(candidate, status="chosen")
             break
         slower = f"on a second look its {lost} is worse than on plain ONNX Runtime"
         rejected = dataclasses.replace(candidate, status="rejected", reason=slower)
         records = [rejected if r.name == candidate.name else r for r in records]
-    chosen = dataclasses.replace(winner, status="chosen", reason=None)
-    records = [chosen if record.name == winner.name else record for record in records]
+    if chosen is None:
+        last = fallback(records)
+        reason = None if last.name == SOURCE else f"{last.reason}; nothing else may be delivered"
+        chosen = dataclasses.replace(last, status="chosen", reason=reason)
+    records = [chosen if record.name == chosen.name else record for record in records]
     log.info("chosen: %s", chosen.name)
-    return Trial(chosen, paths[winner.name]), records
+    return Trial(chosen, paths[chosen.name]), records
 
 
 def _describe(
@@ -261,11 +205,16 @@ def _describe(
     """
     assert chosen.path is not None
     model = load_model(chosen.path, session_options(THREADS))
-    outputs = _answers(model, evidence.golden, request)
+    outputs = answers_to(model, evidence.golden, request)
     exact = chosen.record.precision == "fp32"
     parity = difference(outputs, evidence.expected)
     if exact:
-        parity = measure_parity(outputs, evidence.expected)
+        beyond = agree(model.run, evidence.probes, REWRITTEN)
+        parity = dataclasses.replace(
+            measure_parity(outputs, evidence.expected),
+            proved=beyond.proved,
+            left_out=(*evidence.left_out, *beyond.left_out),
+        )
     tolerance = tolerance_for(chosen.record.precision, outputs)
     baseline = load_model(source, session_options(THREADS))
     manifest = Manifest(
@@ -302,18 +251,3 @@ def _profile(path: Path, inputs: Mapping[str, Array], request: CompilationReques
         versions=toolchain(),
         kinds=kinds,
     )
-
-
-def _answers(
-    model: Model, inputs: Mapping[str, Array], request: CompilationRequest
-) -> dict[str, Array]:
-    try:
-        return model.run(inputs)
-    except MemoryShortError:
-        raise
-    except InferenceError as error:
-        raise DataInputError(
-            f"the model does not run with DataInputConfig {request.data_input_config}: {error}; "
-            "check the dimensions against the model",
-            reason=Reason.SHAPE_MISMATCH,
-        ) from error

@@ -64,6 +64,20 @@ def by_preference(candidates: Sequence[Candidate], objective: str) -> list[Candi
     return [*_ordered(fast, objective), *_ordered([e for e in usable if _is_slower(e)], objective)]
 
 
+def fallback(candidates: Sequence[Candidate]) -> Candidate:
+    """Return what is delivered where every other choice turned out slower than doing nothing.
+
+    The source as it came; without one fp32, which was held to the same answers; without that the
+    most accurate of those that were measured.
+    """
+    measured = [each for each in candidates if each.speedup is not None]
+    for name in (SOURCE, "fp32"):
+        for each in measured:
+            if each.name == name:
+                return each
+    return max(measured, key=lambda each: _merits(each)[-1])
+
+
 def _is_slower(candidate: Candidate) -> bool:
     slowest = min(candidate.speedup or 0.0, candidate.throughput or 0.0)
     return slowest < 1 / (1 + TOLERANCE)

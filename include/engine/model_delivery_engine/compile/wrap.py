@@ -12,21 +12,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_delivery_engine.agreement import CONVERTED, agree
 from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import open_bundle, write_bundle
 from model_delivery_engine.compile.contest import load_model
+from model_delivery_engine.compile.evidence import gather
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file
 from model_delivery_engine.errors import BundleError, EngineError
-from model_delivery_engine.frameworks import to_onnx
-from model_delivery_engine.golden import draw_inputs
+from model_delivery_engine.frameworks import Imported, to_onnx
 from model_delivery_engine.graph import prepare_graph
 from model_delivery_engine.latency import THREADS, kind_for, measure_latency
 from model_delivery_engine.manifest import NEO, ONNX_RUNTIME, Golden, Manifest, Source
 from model_delivery_engine.optimise import unoptimised_options
-from model_delivery_engine.options import parse_compiler_options
-from model_delivery_engine.parity import SINGLE, Tolerance, measure_parity, refuse_nan
+from model_delivery_engine.options import CompilerOptions, parse_compiler_options
+from model_delivery_engine.parity import SINGLE, Tolerance, measure_parity
 from model_delivery_engine.runtime import Model, session_options
 from model_delivery_engine.settings import CompilerSettings
 from model_delivery_engine.shapes import parse_data_input_config
@@ -59,11 +60,10 @@ def wrap_artifact(
     settings = settings or CompilerSettings.from_environment()
     with tempfile.TemporaryDirectory(prefix="wrap-") as name:
         work = Path(name)
-        source = _source(archive, request, settings, work)
+        source, imported = _source(archive, request, settings, work)
         reference = load_model(source, unoptimised_options())
-        golden = draw_inputs(reference.inputs)
-        expected = reference.run(golden)
-        refuse_nan(expected)
+        evidence, conversion, _ = gather(source, imported, request, CompilerOptions(), {})
+        golden, expected = evidence.golden, evidence.expected
         manifest = Manifest(
             name=request.name,
             model_digest="",
@@ -75,6 +75,7 @@ def wrap_artifact(
             golden=Golden("", 0, VENDOR.atol, VENDOR.rtol),
             runtime=NEO,
             format="neo",
+            conversion=conversion,
         )
         extract_archive(artifact, work / "artifact")
         _refuse_empty(work / "artifact", artifact.name)
@@ -97,6 +98,17 @@ def wrap_artifact(
                     load_model(source, session_options(THREADS)), opened, golden, request.target
                 ),
             )
+            # Held to are the golden inputs; of the others it is said where it differs, since a
+            # vendor's arithmetic need not have single precision's range.
+            drawn = [probe.distribution for probe in evidence.probes]
+            beyond = agree(opened.run, evidence.probes, CONVERTED, optional=drawn)
+            assert manifest.parity is not None
+            proof = dataclasses.replace(
+                manifest.parity,
+                proved=beyond.proved,
+                left_out=(*evidence.left_out, *beyond.left_out),
+            )
+            manifest = dataclasses.replace(manifest, parity=proof)
             expected = answers
         return write_bundle(
             bundle,
@@ -131,7 +143,7 @@ def is_bundle(artifact: Path) -> bool:
 
 def _source(
     archive: Path, request: CompilationRequest, settings: CompilerSettings, work: Path
-) -> Path:
+) -> tuple[Path, Imported]:
     shapes = parse_data_input_config(request.data_input_config, request.framework)
     extract_archive(archive, work / "archive", max_bytes=settings.limits.archive_bytes)
     options = _reading_options(request.compiler_options)
@@ -140,10 +152,10 @@ def _source(
     )
     source = work / "source.onnx"
     prepare_graph(imported.model, shapes, source)
-    return source
+    return source, imported
 
 
-def _reading_options(text: str | None) -> tuple[dict[str, str], str]:
+def _reading_options(text: str | None) -> tuple[dict[str, str], str | dict[str, str]]:
     """Return what says how to read the model; the rest of Neo's options is for its compiler."""
     parsed = json.loads(text or "{}")
     given = parsed if isinstance(parsed, dict) else {}

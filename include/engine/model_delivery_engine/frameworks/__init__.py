@@ -1,6 +1,7 @@
 """From a framework's archive to one ONNX file; a file a framework."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,9 @@ from model_delivery_engine.frameworks import (
 )
 from model_delivery_engine.frameworks.conversion import MODEL, OUTCOME, REFERENCE
 from model_delivery_engine.frameworks.environment import environment_python, environment_versions
+from model_delivery_engine.frameworks.reference import Answers, read_reference
 from model_delivery_engine.frameworks.sandbox import Ended, run_sandboxed
+from model_delivery_engine.probes import SECONDS
 from model_delivery_engine.settings import CompilerSettings
 from model_delivery_engine.shapes import Shapes
 
@@ -35,6 +38,7 @@ _EXPORT_WITH = {
     "DARKNET": "pytorch-YOLOv4's darknet2onnx or another Darknet-to-ONNX converter",
     "MXNET": "mxnet.onnx.export_model (MXNet 1.9, archived since 2023)",
 }
+_PROBING = 0.25  # of the time for a conversion, for what is beyond it
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -43,12 +47,12 @@ class Imported:
     """A model as ONNX.
 
     :param model: the ONNX file
-    :param reference: inputs and the framework's own answers to them (``.npz``), None for ONNX
+    :param reference: the framework's own answers, None for ONNX
     :param toolchain: version of each package that converted it, by name
     """
 
     model: Path
-    reference: Path | None
+    reference: Answers | None
     toolchain: dict[str, str]
 
 
@@ -59,7 +63,8 @@ def to_onnx(
     into: Path,
     settings: CompilerSettings,
     options: dict[str, str] | None = None,
-    dtype: str = "float32",
+    dtype: str | dict[str, str] = "float32",
+    samples: Mapping[str, Path] | None = None,
 ) -> Imported:
     """Turn an extracted archive into one ONNX file.
 
@@ -68,7 +73,8 @@ def to_onnx(
     :param shapes: DataInputConfig, from `parse_data_input_config`
     :param into: folder for the result, made here
     :param options: options of the framework: ``signature_def_key`` of TENSORFLOW
-    :param dtype: data type of a PyTorch model's inputs, ``float32`` or ``int64``
+    :param dtype: data type of a PyTorch or scikit-learn model's inputs, or one for each by name
+    :param samples: the user's samples for the framework to answer, ``samples`` and ``calibration``
     :raises ConversionError: no model in the archive, several, or one that cannot be converted
     :raises ToolchainError: bubblewrap or the framework's environment cannot be had
     """
@@ -83,14 +89,15 @@ def to_onnx(
     task = {
         "module": module.__name__.rpartition(".")[2],
         "shapes": shapes,
-        "dtype": dtype,
+        "dtype": dtype if isinstance(dtype, str) else "float32",
+        "dtypes": {} if isinstance(dtype, str) else dtype,
         "allow_code": settings.allow_code,
         "options": options or {},
+        "probe_seconds": min(SECONDS, settings.limits.seconds * _PROBING),
     }
-    _convert(framework, python, folder, source, into, task, settings)
-    reference = into / REFERENCE
-    toolchain = environment_versions(module.ENVIRONMENT)
-    return Imported(into / MODEL, reference if reference.is_file() else None, toolchain)
+    outcome = _convert(framework, python, folder, source, into, task, settings, samples or {})
+    reference = read_reference(into / REFERENCE, outcome)
+    return Imported(into / MODEL, reference, environment_versions(module.ENVIRONMENT))
 
 
 def _framework(name: str) -> ModuleType:
@@ -116,18 +123,25 @@ def _convert(
     into: Path,
     task: dict[str, Any],
     settings: CompilerSettings,
-) -> None:
-    """Run the converter in the sandbox, and read how it went."""
+    samples: Mapping[str, Path],
+) -> dict[str, Any]:
+    """Run the converter in the sandbox; return how it went."""
     # The engine alone is laid out for the process: its folder may hold the host's packages too.
     library = into / "library"
     library.mkdir()
     if settings.sandbox:
         inside = {folder: "/source", into: "/result", _PACKAGE: "/engine/model_delivery_engine"}
-        paths = {"source": f"/source/{source.relative_to(folder)}", "into": "/result"}
+        inside |= {path: f"/samples/{n}/{path.name}" for n, path in enumerate(samples.values())}
+        paths: dict[str, Any] = {
+            "source": f"/source/{source.relative_to(folder)}",
+            "into": "/result",
+            "samples": {name: inside[path] for name, path in samples.items()},
+        }
         engine = "/engine"
     else:
         (library / "model_delivery_engine").symlink_to(_PACKAGE)
-        inside, paths = {}, {"source": str(source), "into": str(into)}
+        files = {name: str(path.resolve()) for name, path in samples.items()}
+        inside, paths = {}, {"source": str(source), "into": str(into), "samples": files}
         engine = str(library)
     # Inside the sandbox /tmp is its own; without it, what is left there would outlive the job.
     own = into / "tmp"
@@ -151,10 +165,20 @@ def _convert(
         limits=settings.limits,
         sandbox=settings.sandbox,
     )
-    _check(framework, ended, into, settings)
+    return _check(framework, ended, into, settings)
 
 
-def _check(framework: str, ended: Ended, into: Path, settings: CompilerSettings) -> None:
+def _check(framework: str, ended: Ended, into: Path, settings: CompilerSettings) -> dict[str, Any]:
+    outcome_file = into / OUTCOME
+    outcome: dict[str, Any] = {}
+    if outcome_file.is_file():
+        outcome = json.loads(outcome_file.read_text())
+    if outcome.get("ok") and (into / MODEL).is_file():
+        # The model was converted; what ended is the framework, on inputs drawn for it.
+        for place, name in enumerate(outcome.get("pending", ())):
+            why = "it was not asked any more" if place else "the framework ended or hung on it"
+            outcome["left_out"][name] = why
+        return outcome
     limits = settings.limits
     if ended.limit == "seconds":
         raise ConversionError(
@@ -168,12 +192,6 @@ def _check(framework: str, ended: Ended, into: Path, settings: CompilerSettings)
             "loaded; export it to ONNX yourself",
             reason=Reason.UNTRUSTED_CODE,
         )
-    outcome_file = into / OUTCOME
-    outcome: dict[str, Any] = {}
-    if ended.code == 0 and outcome_file.is_file():
-        outcome = json.loads(outcome_file.read_text())
-    if outcome.get("ok") and (into / MODEL).is_file():
-        return
     if ended.limit == "memory_bytes" or outcome.get("memory"):
         raise ConversionError(
             f"the conversion of the {framework} model needs more than the "

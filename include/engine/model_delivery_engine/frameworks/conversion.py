@@ -15,7 +15,7 @@ OPSET = 18  # the newest that every converter here writes
 BATCH_NAME = "batch"
 # What the process in the sandbox leaves in its folder.
 MODEL = "model.onnx"
-REFERENCE = "reference.npz"
+REFERENCE = "reference"  # a folder: `<distribution>.npz` for each
 OUTCOME = "outcome.json"
 
 
@@ -28,6 +28,7 @@ class Conversion:
     :param shapes: DataInputConfig: input name to dimensions, in the framework's order; empty where
         the framework's models know their own
     :param dtype: data type of the inputs, for a framework whose models do not say
+    :param dtypes: the same by input, where they differ
     :param allow_code: whether formats that run code of the archive may be loaded
     :param options: further options of the framework
     """
@@ -38,6 +39,7 @@ class Conversion:
     dtype: str = "float32"
     allow_code: bool = False
     options: dict[str, str] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
 
 
 Runner = Callable[[list[Any]], Sequence[Any]]
@@ -48,11 +50,21 @@ class Converted:
     """A model that was converted.
 
     :param run: the framework's own model: takes the ONNX model's inputs in order, returns arrays in
-        the order of its outputs. The ONNX model is held to its answers. None where the framework
-        cannot run it.
+        the order of its outputs, None for one that the framework itself does not answer. The ONNX
+        model is held to its answers.
+    :param double: the framework is given floats in double precision, as its users give them
+    :param missing: the framework takes NaN for a value that is missing
+    :param optional: distributions on which the ONNX form may differ, which is then said
+    :param quantised: the model computes in 8 bits itself
+    :param exact_splits: the trees' split points were carried over bit by bit
     """
 
-    run: Runner | None = None
+    run: Runner
+    double: bool = False
+    missing: bool = False
+    optional: tuple[str, ...] = ()
+    quantised: bool = False
+    exact_splits: bool = False
 
 
 def only(files: Sequence[Path], folder: Path, what: str, how: str) -> Path:

@@ -9,7 +9,12 @@ from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason, one_line
 from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
-from model_delivery_engine.frameworks.tensorflow import convert_with_tf2onnx
+from model_delivery_engine.frameworks.tensorflow import (
+    convert_with_tf2onnx,
+    given_names,
+    output_names,
+    sort_outputs,
+)
 
 ENVIRONMENT = "tensorflow"
 _SAVE = "save the whole model with model.save('model.keras') and pack that one file"
@@ -35,19 +40,18 @@ def convert(task: Conversion) -> Converted:
         if images:
             arguments += ["--inputs-as-nchw", ",".join(images)]
         convert_with_tf2onnx(arguments, task)
+        # tf2onnx sorts outputs by name, where output_10 comes before output_2.
+        sort_outputs(task)
 
     def run(arrays: list[Any]) -> list[Any]:
-        import onnx
-
-        given = [node.name for node in onnx.load(task.into).graph.input]
-        by_name = dict(zip(given, arrays, strict=True))
+        by_name = dict(zip(given_names(task), arrays, strict=True))
         inputs = [
             by_name[name].transpose(_TO_NHWC) if _is_image(tensor) else by_name[name]
             for name, tensor in zip(names, model.inputs, strict=True)
         ]
         answers = model(inputs if len(inputs) > 1 else inputs[0], training=False)
         if isinstance(answers, dict):
-            answers = [answers[node.name] for node in onnx.load(task.into).graph.output]
+            answers = [answers[name] for name in output_names(task)]
         answers = answers if isinstance(answers, (list, tuple)) else [answers]
         return [answer.numpy() for answer in answers]
 

@@ -5,10 +5,11 @@ none that can be read without running it, and is refused with what to save inste
 """
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.errors import ConversionError, Reason, one_line
 from model_delivery_engine.frameworks.conversion import (
     BATCH_NAME,
     OPSET,
@@ -17,12 +18,18 @@ from model_delivery_engine.frameworks.conversion import (
     only,
     with_suffix,
 )
+from model_delivery_engine.frameworks.pytorch_operators import register_operators
 
 ENVIRONMENT = "pytorch"
 _SAVE = (
     "save it with torch.jit.save(torch.jit.trace(model.eval(), example), 'model.pt') "
     "or torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
 )
+_TYPES = (
+    'say each input\'s, CompilerOptions {"dtype": {"ids": "int64", "features": "float32"}}, or use '
+    "torch.export, whose programs know theirs"
+)
+_FLOATS = ("float32", "float64")
 _OPEN_BATCH_EXAMPLE = 2  # 1 would be taken for a dimension that is broadcast
 
 
@@ -69,29 +76,72 @@ def convert(task: Conversion) -> Converted:
     import torch
 
     torch.set_num_threads(1)
-    examples = tuple(_example(torch, shape, task.dtype) for shape in task.shapes.values())
     if kind_of(task.source) == "torchscript":
-        return _from_torchscript(torch, task, examples)
-    return _from_program(torch, task, examples)
+        return _from_torchscript(torch, task)
+    return _from_program(torch, task)
+
+
+def in_order(given: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Return the names of DataInputConfig in the order of the model's own inputs.
+
+    Names that are the model's own say which input is meant, in whatever order they come. Names that
+    are none of them are attached by their position.
+
+    :raises ConversionError: another number of inputs, or names of which some are the model's and
+        stand where another input is
+    """
+    listing = ", ".join(own)
+    if len(given) != len(own):
+        raise ConversionError(
+            f"DataInputConfig gives {len(given)} inputs, the model takes {len(own)} ({listing}); "
+            "give each one",
+            reason=Reason.DATA_INPUT_INVALID,
+        )
+    if set(given) == set(own):
+        return list(own)
+    wrong = [n for n, theirs in zip(given, own, strict=True) if n in own and n != theirs]
+    if wrong:
+        raise ConversionError(
+            f"DataInputConfig names {', '.join(given)}, the model's inputs are {listing}: "
+            f"{wrong[0]!r} stands where another input is; give the model's own names, or others",
+            reason=Reason.DATA_INPUT_INVALID,
+        )
+    return list(given)
 
 
 def _example(torch: Any, shape: tuple[int, ...], dtype: str) -> Any:
     sizes = [_OPEN_BATCH_EXAMPLE if size == -1 else size for size in shape]
-    if dtype == "int64":
-        return torch.zeros(sizes, dtype=torch.int64)
-    return torch.rand(sizes, generator=torch.Generator().manual_seed(0))
+    kind = getattr(torch, dtype)
+    if not kind.is_floating_point:
+        return torch.zeros(sizes, dtype=kind)
+    return torch.rand(sizes, generator=torch.Generator().manual_seed(0), dtype=kind)
 
 
-def _from_torchscript(torch: Any, task: Conversion, examples: tuple[Any, ...]) -> Converted:
+def _from_torchscript(torch: Any, task: Conversion) -> Converted:
     model = torch.jit.load(str(task.source), map_location="cpu").eval()
-    names = list(task.shapes)
-    with torch.no_grad():
-        answers = _flatten(torch, model(*examples))
+    arguments = model._c._get_method("forward").schema.arguments[1:]
+    own = [each.name.partition(".")[0] for each in arguments]
+    needed = [n for n, each in zip(own, arguments, strict=True) if not each.has_default_value()]
+    names = in_order(list(task.shapes), own if len(task.shapes) == len(own) else needed)
+    types = [task.dtypes.get(name, task.dtype) for name in names]
+    if unknown := sorted(set(task.dtypes) - set(names)):
+        raise ConversionError(
+            f'CompilerOptions: "dtype" names {unknown[0]!r}, which is no input; they are '
+            f"{', '.join(names)}",
+            reason=Reason.OPTIONS_INVALID,
+        )
+    examples = tuple(
+        _example(torch, task.shapes[name], dtype) for name, dtype in zip(names, types, strict=True)
+    )
+    answers = _tried(torch, model, names, examples)
+    if len(names) > 1 and not task.dtypes and task.dtype not in _FLOATS:
+        _refuse_mixed(torch, model, names, examples, task.dtype)
     outputs = [f"output{n}" for n in range(len(answers))]
-    open_names = [name for name, shape in task.shapes.items() if shape[:1] == (-1,)]
+    open_names = [name for name in names if task.shapes[name][:1] == (-1,)]
     axes = {name: {0: BATCH_NAME} for name in open_names}
     if open_names:
         axes |= {name: {0: BATCH_NAME} for name, a in zip(outputs, answers, strict=True) if a.dim()}
+    register_operators()
     torch.onnx.export(
         model,
         examples,
@@ -105,18 +155,67 @@ def _from_torchscript(torch: Any, task: Conversion, examples: tuple[Any, ...]) -
     return Converted(_runner(torch, model))
 
 
-def _from_program(torch: Any, task: Conversion, examples: tuple[Any, ...]) -> Converted:
-    program = torch.export.load(str(task.source))
-    exported = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, verbose=False)
-    model = exported.model
-    if len(model.graph.inputs) != len(task.shapes):
-        taken = ", ".join(str(value.name) for value in model.graph.inputs)
+def _tried(torch: Any, model: Any, names: list[str], examples: tuple[Any, ...]) -> list[Any]:
+    """Run the model on examples; a data type that it does not take is said with the option."""
+    try:
+        with torch.no_grad():
+            return _flatten(torch, model(*examples))
+    except RuntimeError as error:
+        text = str(error)
+        if "scalar type" not in text and "dtype" not in text and "indices" not in text:
+            raise
+        given = ", ".join(
+            f"{name} {str(example.dtype).removeprefix('torch.')}"
+            for name, example in zip(names, examples, strict=True)
+        )
+        last = one_line(text.strip().splitlines()[-1], 200)
         raise ConversionError(
-            f"DataInputConfig gives {len(task.shapes)} inputs, the exported program takes "
-            f"{len(model.graph.inputs)} ({taken}); give each one, in order",
+            f"the model does not take inputs of these data types ({given}): {last}; {_TYPES}",
+            reason=Reason.DATA_INPUT_INVALID,
+        ) from error
+
+
+def _refuse_mixed(
+    torch: Any, model: Any, names: list[str], examples: tuple[Any, ...], dtype: str
+) -> None:
+    """Refuse one integer type for inputs of which some may be floats: TorchScript does not say.
+
+    An input that takes floats while another takes none was likely meant to: as an integer it could
+    not be given them any more.
+    """
+    floats = []
+    for place, name in enumerate(names):
+        tried = list(examples)
+        tried[place] = torch.rand(tried[place].shape)
+        try:
+            with torch.no_grad():
+                model(*tried)
+        except Exception:  # each operator refuses a type in its own way
+            continue
+        floats.append(name)
+    if floats and len(floats) < len(names):
+        others = [name for name in names if name not in floats]
+        raise ConversionError(
+            f"dtype {dtype} would hold for every input, but {', '.join(floats)} takes floats too, "
+            f"which {', '.join(others)} does not; {_TYPES}",
             reason=Reason.DATA_INPUT_INVALID,
         )
-    for value, name in zip(model.graph.inputs, task.shapes, strict=True):
+
+
+def _from_program(torch: Any, task: Conversion) -> Converted:
+    program = torch.export.load(str(task.source))
+    own = list(program.graph_signature.user_inputs)
+    names = in_order(list(task.shapes), own)
+    exported = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, verbose=False)
+    taken = [str(value.name) for value in exported.model.graph.inputs]
+    if len(taken) != len(names):
+        raise ConversionError(
+            f"the exported program takes {', '.join(own)}, of which its ONNX form has "
+            f"{', '.join(taken) or 'none'}: an input that nothing depends on; leave it out of the "
+            "model",
+            reason=Reason.DATA_INPUT_INVALID,
+        )
+    for value, name in zip(exported.model.graph.inputs, names, strict=True):
         value.name = name
     exported.save(str(task.into))
     return Converted(_runner(torch, program.module()))
@@ -124,8 +223,12 @@ def _from_program(torch: Any, task: Conversion, examples: tuple[Any, ...]) -> Co
 
 def _runner(torch: Any, model: Any) -> Any:
     def run(arrays: list[Any]) -> list[Any]:
-        with torch.no_grad():
-            answers = _flatten(torch, model(*(torch.from_numpy(array) for array in arrays)))
+        try:
+            with torch.no_grad():
+                answers = _flatten(torch, model(*(torch.from_numpy(array) for array in arrays)))
+        except RuntimeError as error:
+            # TorchScript says where in the program before it says what.
+            raise RuntimeError(str(error).strip().splitlines()[-1]) from error
         return [answer.numpy() for answer in answers]
 
     return run

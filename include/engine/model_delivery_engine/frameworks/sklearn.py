@@ -18,11 +18,59 @@ from model_delivery_engine.frameworks.conversion import (
 
 ENVIRONMENT = "sklearn"
 INPUT = "input"
+_ML_OPSET = 3  # of ai.onnx.ml; not every converter writes the next one
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _SAVE = "save it with skops.io.dump(model, 'model.skops')"
-# Fitted trees hold node indices that a forged file can point anywhere; in the sandbox the worst of
-# it is a conversion that fails.
-_TRUSTED = ["sklearn.tree._tree.Tree"]
+# What fitted estimators of scikit-learn's own hold and skops does not list as safe: data (trees,
+# kernels, losses), and functions that only compute. A forged file can give them any state, and
+# point a tree's node anywhere; in the sandbox the worst of it is a conversion that fails.
+_TRUSTED = (
+    "numpy.dtype",
+    "sklearn._loss.loss.AbsoluteError",
+    "sklearn._loss.loss.ExponentialLoss",
+    "sklearn._loss.loss.HalfBinomialLoss",
+    "sklearn._loss.loss.HalfGammaLoss",
+    "sklearn._loss.loss.HalfMultinomialLoss",
+    "sklearn._loss.loss.HalfPoissonLoss",
+    "sklearn._loss.loss.HalfSquaredError",
+    "sklearn._loss.loss.HalfTweedieLoss",
+    "sklearn._loss.loss.HalfTweedieLossIdentity",
+    "sklearn._loss.loss.HuberLoss",
+    "sklearn._loss.loss.PinballLoss",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.cluster._bisect_k_means._BisectingTree",
+    "sklearn.cluster._kmeans._kmeans_single_elkan",
+    "sklearn.cluster._kmeans._kmeans_single_lloyd",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.feature_selection._mutual_info.mutual_info_classif",
+    "sklearn.feature_selection._mutual_info.mutual_info_regression",
+    "sklearn.feature_selection._univariate_selection.chi2",
+    "sklearn.feature_selection._univariate_selection.f_classif",
+    "sklearn.feature_selection._univariate_selection.f_regression",
+    "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+    "sklearn.gaussian_process.kernels.ConstantKernel",
+    "sklearn.gaussian_process.kernels.DotProduct",
+    "sklearn.gaussian_process.kernels.ExpSineSquared",
+    "sklearn.gaussian_process.kernels.Matern",
+    "sklearn.gaussian_process.kernels.Product",
+    "sklearn.gaussian_process.kernels.RBF",
+    "sklearn.gaussian_process.kernels.RationalQuadratic",
+    "sklearn.gaussian_process.kernels.Sum",
+    "sklearn.gaussian_process.kernels.WhiteKernel",
+    "sklearn.metrics._dist_metrics.EuclideanDistance",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.metrics._dist_metrics.ManhattanDistance",
+    "sklearn.metrics._dist_metrics.ManhattanDistance64",
+    "sklearn.metrics._dist_metrics.MinkowskiDistance",
+    "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+    "sklearn.neighbors._ball_tree.BallTree",
+    "sklearn.neighbors._kd_tree.KDTree",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.tree._tree.Tree",
+)
+_TYPES = {"float32": "FloatTensorType", "float64": "DoubleTensorType"}
 
 
 def find(folder: Path) -> Path:
@@ -45,42 +93,101 @@ def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
     import onnx
     from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType
-    from skl2onnx.common.exceptions import MissingShapeCalculator
+    from skl2onnx.common import data_types
+    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
     from sklearn.base import is_classifier
 
     model = _load(task)
     name, batch, features = _input(task, model)
+    if task.dtype not in _TYPES:
+        raise ConversionError(
+            f"scikit-learn's models take floats: dtype {task.dtype!r} is none; use float32 or "
+            "float64",
+            reason=Reason.OPTIONS_INVALID,
+        )
+    _take_numpy_numbers()
+    kind = getattr(data_types, _TYPES[task.dtype])
     options = {"zipmap": False} if is_classifier(model) else None
     try:
         converted = to_onnx(
             model,
-            initial_types=[(name, FloatTensorType([batch, features]))],
+            initial_types=[(name, kind([batch, features]))],
             options=options,
-            target_opset=OPSET,
+            target_opset={"": OPSET, "ai.onnx.ml": _ML_OPSET},
         )
-    except MissingShapeCalculator as error:
+    except (MissingShapeCalculator, MissingConverter) as error:
         text = one_line(error)
         raise ConversionError(
             f"skl2onnx has no converter: {text[:300]}; replace this step of the pipeline",
             reason=Reason.OPERATOR_UNSUPPORTED,
             operator=text.partition("<class '")[2].partition("'")[0] or None,
         ) from error
+    except Exception as error:  # converters of single estimators fail in ways of their own
+        raise ConversionError(
+            f"skl2onnx cannot convert {type(model).__name__}: {type(error).__name__}: "
+            f"{one_line(error, 300)}; replace that step of the pipeline by a like one",
+            reason=Reason.OPERATOR_UNSUPPORTED,
+            operator=type(model).__name__,
+        ) from error
     onnx.save(converted, task.into)
+    ranks = {n.name: len(n.type.tensor_type.shape.dim) for n in converted.graph.output}
 
     def run(arrays: list[Any]) -> list[Any]:
-        if is_classifier(model):
-            answers = [model.predict(arrays[0])]
-            if hasattr(model, "predict_proba"):
-                answers.append(model.predict_proba(arrays[0]).astype("float32"))
-            return answers if len(answers) == len(converted.graph.output) else []
-        if hasattr(model, "predict"):
-            answer = model.predict(arrays[0])
-            return [answer.reshape(len(answer), -1).astype("float32")]
-        return [model.transform(arrays[0]).astype("float32")]
+        return [
+            _answer(model, output, place, rank, arrays[0])
+            for place, (output, rank) in enumerate(ranks.items())
+        ]
 
-    comparable = hasattr(model, "predict_proba") or not is_classifier(model)
-    return Converted(run if comparable and len(converted.graph.output) <= 2 else None)
+    # Forests take NaN also where none was in their training; skl2onnx carries over no way for it.
+    return Converted(run, double=True, missing=True, optional=("missing",))
+
+
+# What scikit-learn calls the outputs that skl2onnx gives an estimator; the first that it has.
+_METHODS = {
+    "label": ("predict",),
+    "output_label": ("predict",),
+    "probabilities": ("predict_proba", "decision_function"),
+    "output_probability": ("predict_proba", "decision_function"),
+    "scores": ("decision_function", "transform"),
+    "variable": ("predict", "transform"),
+    "std": (),
+}
+
+
+def _answer(model: Any, output: str, place: int, rank: int, rows: Any) -> Any:
+    """Return what scikit-learn answers for one output, None for one that it has no method for."""
+    methods = _METHODS.get(output, ("predict", "transform") if place == 0 else ())
+    for method in methods:
+        if hasattr(model, method):
+            answer = _dense(getattr(model, method)(rows))
+            answer = answer.astype("int64") if answer.dtype.kind in "iub" else answer
+            return answer if answer.ndim == rank else answer.reshape(len(answer), -1)
+    return None
+
+
+def _take_numpy_numbers() -> None:
+    """Have skl2onnx write numbers of numpy's types, and truths, as histograms' trees have them."""
+    from skl2onnx.common import _container
+
+    make_node = _container.make_node
+
+    def make_plain(*arguments: Any, **attributes: Any) -> Any:
+        plain: dict[str, Any] = {
+            name: [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+            for name, value in attributes.items()
+        }
+        return make_node(*arguments, **plain)
+
+    _container.make_node = make_plain
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if isinstance(value, bool) else value
+
+
+def _dense(answer: Any) -> Any:
+    return answer.toarray() if hasattr(answer, "toarray") else answer
 
 
 def _load(task: Conversion) -> Any:
@@ -92,12 +199,13 @@ def _load(task: Conversion) -> Any:
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        return skops.io.load(task.source, trusted=_TRUSTED)
+        return skops.io.load(task.source, trusted=list(_TRUSTED))
     except UntrustedTypesFoundException as error:
         types = [t for t in skops.io.get_untrusted_types(file=task.source) if t not in _TRUSTED]
         raise ConversionError(
             f"{task.source.name} holds {', '.join(types[:5])}, which skops does not know to be "
-            "safe; build the model of scikit-learn's own estimators",
+            "safe; replace them by estimators of scikit-learn's own that hold no function of "
+            "yours",
             reason=Reason.UNTRUSTED_CODE,
             operator=types[0] if types else None,
         ) from error

@@ -1,5 +1,6 @@
 """TensorFlow: a SavedModel folder or a frozen graph (``.pb``), through tf2onnx."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from model_delivery_engine.frameworks.conversion import (
 
 ENVIRONMENT = "tensorflow"
 _SAVE = "pack one SavedModel folder (saved_model.pb and variables/) or one frozen graph (.pb)"
+_NUMBERED = re.compile(r"output_(\d+)")
 _UNSUPPORTED = re.compile(
     r"(?:Tensorflow op \[|Unsupported ops: Counter\(\{')([^'\]:]+)[:\s']*([^\]']*)"
 )
@@ -48,7 +50,8 @@ def convert_with_tf2onnx(arguments: list[str], task: Conversion) -> None:
 
     :raises ConversionError: the operator that it cannot convert, or its last words
     """
-    command = [sys.executable, "-m", "tf2onnx.convert", *arguments]
+    more = "model_delivery_engine.frameworks.tensorflow_operators"
+    command = [sys.executable, "-m", more, *arguments]
     command += ["--output", str(task.into), "--opset", str(OPSET)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     text = done.stdout + done.stderr
@@ -91,6 +94,41 @@ def name_inputs(task: Conversion) -> None:
     onnx.save(model, task.into)
 
 
+def sort_outputs(task: Conversion) -> None:
+    """Write the converted model's outputs in the order of their numbers, where they have them."""
+    import onnx
+
+    model = onnx.load(task.into)
+    places = [_NUMBERED.fullmatch(node.name) for node in model.graph.output]
+    numbers = [int(place[1]) for place in places if place]
+    if len(numbers) < len(places):
+        return
+    outputs = [
+        model.graph.output[at] for at in sorted(range(len(numbers)), key=numbers.__getitem__)
+    ]
+    copies = [type(node).FromString(node.SerializeToString()) for node in outputs]
+    del model.graph.output[:]
+    model.graph.output.extend(copies)
+    onnx.save(model, task.into)
+
+
+def given_names(task: Conversion) -> list[str]:
+    """Return the names of the converted model's inputs, in order."""
+    return [node.name for node in _converted(task.into).input]
+
+
+def output_names(task: Conversion) -> list[str]:
+    """Return the names of the converted model's outputs, in order."""
+    return [node.name for node in _converted(task.into).output]
+
+
+@functools.cache
+def _converted(path: Path) -> Any:
+    import onnx
+
+    return onnx.load(path).graph
+
+
 def _nodes(graph: Any) -> Any:
     for node in graph.node:
         yield node
@@ -120,13 +158,10 @@ def _saved_model(task: Conversion, signature: str) -> Any:
     names = list(function.structured_input_signature[1])
 
     def run(arrays: list[Any], keep: Any = loaded) -> list[Any]:
-        import onnx
-
-        graph = onnx.load(task.into).graph
-        given = dict(zip((node.name for node in graph.input), arrays, strict=True))
+        given = dict(zip(given_names(task), arrays, strict=True))
         tensors = {name: tf.constant(given[name]) for name in names}
         answers = function(**tensors)
-        return [answers[_answer_name(node.name, answers)].numpy() for node in graph.output]
+        return [answers[_answer_name(name, answers)].numpy() for name in output_names(task)]
 
     return run
 
@@ -151,21 +186,25 @@ def _frozen(task: Conversion) -> Converted:
     arguments = ["--graphdef", str(task.source), "--inputs", ",".join(shapes)]
     convert_with_tf2onnx([*arguments, "--outputs", ",".join(outputs)], task)
 
-    def run(arrays: list[Any]) -> list[Any]:
-        import onnx
+    given = given_names(task)
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(definition, name="")
+    session = tf.compat.v1.Session(graph=graph)
 
-        given = [node.name for node in onnx.load(task.into).graph.input]
-        with tf.Graph().as_default() as graph:
-            tf.import_graph_def(definition, name="")
-            with tf.compat.v1.Session(graph=graph) as session:
-                feed = {inputs[name]: a for name, a in zip(given, arrays, strict=True)}
-                return list(session.run(outputs, feed))
+    def run(arrays: list[Any]) -> list[Any]:
+        feed = {inputs[name]: a for name, a in zip(given, arrays, strict=True)}
+        return list(session.run(outputs, feed))
 
     return Converted(run)
 
 
 def _frozen_ends(definition: Any, task: Conversion) -> tuple[dict[str, str], list[str]]:
-    """Return the placeholders by the names of DataInputConfig, and what no other node consumes."""
+    """Return the placeholders by the names of DataInputConfig, and the graph's results.
+
+    A result is every output of a node that no other consumes and that depends on an input. What
+    depends on none (a constant left over from training) is no answer to anything.
+    """
     placeholders = {node.name for node in definition.node if node.op == "Placeholder"}
     inputs = {given: f"{given.partition(':')[0]}:0" for given in task.shapes}
     unknown = [given for given, name in inputs.items() if name[:-2] not in placeholders]
@@ -175,8 +214,50 @@ def _frozen_ends(definition: Any, task: Conversion) -> tuple[dict[str, str], lis
             f"{', '.join(sorted(placeholders)) or 'none'}: name each of them",
             reason=Reason.DATA_INPUT_INVALID,
         )
-    used = {name.lstrip("^").partition(":")[0] for node in definition.node for name in node.input}
+    sources = {
+        node.name: [name.lstrip("^").partition(":")[0] for name in node.input]
+        for node in definition.node
+    }
+    used = {name for names in sources.values() for name in names}
+    depending = _depending(sources, placeholders)
     ends = [
-        n for n in definition.node if n.name not in used and n.op not in ("NoOp", "Placeholder")
+        node
+        for node in definition.node
+        if node.name not in used | placeholders and node.name in depending and node.op != "NoOp"
     ]
-    return inputs, [f"{node.name}:0" for node in ends]
+    outputs = [name for node in ends for name in _outputs(definition, node)]
+    if not outputs:
+        raise ConversionError(
+            f"{task.source.name}: nothing in the graph depends on its inputs; freeze it with the "
+            "nodes that answer",
+            reason=Reason.MODEL_INVALID,
+        )
+    return inputs, outputs
+
+
+def _depending(sources: dict[str, list[str]], placeholders: set[str]) -> set[str]:
+    """Return the nodes that depend on a placeholder."""
+    takers: dict[str, list[str]] = {}
+    for name, given in sources.items():
+        for source in given:
+            takers.setdefault(source, []).append(name)
+    found, waiting = set(placeholders), list(placeholders)
+    while waiting:
+        for name in takers.get(waiting.pop(), ()):
+            if name not in found:
+                found.add(name)
+                waiting.append(name)
+    return found
+
+
+def _outputs(definition: Any, node: Any) -> list[str]:
+    """Return the names of a node's outputs."""
+    import tensorflow as tf
+
+    # In inference a normalisation's further outputs are its own statistics.
+    if node.op.startswith("FusedBatchNorm"):
+        return [f"{node.name}:0"]
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(definition, name="")
+    return [tensor.name for tensor in graph.get_operation_by_name(node.name).outputs]

@@ -5,7 +5,7 @@ from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason
 from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
-from model_delivery_engine.frameworks.tensorflow import convert_with_tf2onnx
+from model_delivery_engine.frameworks.tensorflow import convert_with_tf2onnx, given_names
 
 ENVIRONMENT = "tensorflow"
 _SAVE = "pack one .tflite file: tar -czf model.tar.gz -C folder model.tflite"
@@ -26,17 +26,18 @@ def find(folder: Path) -> Path:
 
 def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
-    convert_with_tf2onnx(["--tflite", str(task.source)], task)
-    return Converted(_runner(task))
-
-
-def _runner(task: Conversion) -> Any:
-    import onnx
     import tensorflow as tf
 
+    convert_with_tf2onnx(["--tflite", str(task.source)], task)
     interpreter = tf.lite.Interpreter(model_path=str(task.source))
+    tensors = interpreter.get_tensor_details()
+    quantised = any(tensor["quantization_parameters"]["scales"].size for tensor in tensors)
+    return Converted(_runner(task, interpreter), quantised=quantised)
+
+
+def _runner(task: Conversion, interpreter: Any) -> Any:
     details = interpreter.get_input_details()
-    names = [node.name for node in onnx.load(task.into).graph.input]
+    names = given_names(task)
 
     def run(arrays: list[Any]) -> list[Any]:
         given = dict(zip(names, arrays, strict=True))

@@ -6,11 +6,11 @@ from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason
 from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
+from model_delivery_engine.frameworks.xgboost_graph import booster_to_onnx
 
 ENVIRONMENT = "xgboost"
 INPUT = "input"
 _SAVE = "save it with booster.save_model('model.ubj') or 'model.json'"
-_ML_OPSET = 15
 
 
 def find(folder: Path) -> Path:
@@ -27,9 +27,7 @@ def find(folder: Path) -> Path:
 def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
     import onnx
-    import onnxmltools
     import xgboost
-    from onnxmltools.convert.common.data_types import FloatTensorType
 
     booster = xgboost.Booster()
     try:
@@ -40,22 +38,22 @@ def convert(task: Conversion) -> Converted:
             f"{str(error).splitlines()[0][-200:]}; {_SAVE}",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
-    features = booster.num_features()
-    # onnxmltools knows columns by the names f0, f1, …; a booster trained on a table has its own.
+    # A booster trained on a table asks for its columns by name; ours are in their order.
     booster.feature_names = None
-    # The same trees, but onnxmltools takes softmax to want the sums of leaves for probabilities.
+    booster.feature_types = None
+    # The same trees; where softmax answers classes alone, softprob has their scores too.
     if json.loads(booster.save_config())["learner"]["objective"]["name"] == "multi:softmax":
         booster.set_param({"objective": "multi:softprob"})
-    name, batch = _input(task, features)
-    types = [(name, FloatTensorType([batch, features]))]
-    model = onnxmltools.convert_xgboost(booster, initial_types=types, target_opset=_ML_OPSET)
+    name, batch = _input(task, booster.num_features())
+    model = booster_to_onnx(booster, name, batch)
     onnx.save(model, task.into)
     outputs = [node.name for node in model.graph.output]
 
     def run(arrays: list[Any]) -> list[Any]:
-        return _answers(booster.predict(xgboost.DMatrix(arrays[0])), outputs)
+        scores = booster.predict(xgboost.DMatrix(arrays[0]), strict_shape=False)
+        return _answers(scores, outputs)
 
-    return Converted(run)
+    return Converted(run, missing=True, exact_splits=True)
 
 
 def _answers(scores: Any, outputs: list[str]) -> list[Any]:

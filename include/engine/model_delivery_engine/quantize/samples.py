@@ -12,6 +12,9 @@ from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 MOST_BYTES = 2**30  # expanded, of all arrays together
 BATCH = 32  # samples in one run, where the model leaves its batch open
+_CALIBRATION = 128  # more change the ranges of activations little
+_LEAST = 8  # in a part
+_SEED = 20_240_426
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,28 @@ class Samples:
 
     def first(self, count: int) -> "Samples":
         """Return the first samples alone."""
-        labels = None if self.labels is None else self.labels[:count]
-        return Samples({name: array[:count] for name, array in self.inputs.items()}, labels)
+        return self.take(np.arange(min(count, len(self))))
+
+    def take(self, places: Array) -> "Samples":
+        """Return the samples at these places."""
+        labels = None if self.labels is None else self.labels[places]
+        return Samples({name: array[places] for name, array in self.inputs.items()}, labels)
 
 
-def load_samples(path: Path, inputs: Sequence[TensorSpec], labels: str | None = None) -> Samples:
+def load_samples(
+    path: Path, inputs: Sequence[TensorSpec], labels: str | None = None, *, exact: bool = False
+) -> Samples:
     """Read samples and hold them against the model's inputs.
 
     :param path: the ``.npz``; nothing in it may need a pickle
     :param inputs: the model's inputs, in the compiled graph's shapes
     :param labels: name of the array of right answers, None if there need be none
+    :param exact: keep floats as precise as they were given, for a framework that computes so
+        (default: in the data type of the input)
     :raises OptionsError: not readable, an array missing, or of a shape that does not fit; names it
     """
     arrays = _read(path)
-    given = {spec.name: _fitting(path.name, spec, arrays) for spec in inputs}
+    given = {spec.name: _fitting(path.name, spec, arrays, exact) for spec in inputs}
     counts = {name: len(array) for name, array in given.items()}
     answers = None
     if labels is not None:
@@ -84,7 +95,7 @@ def _read(path: Path) -> dict[str, Array]:
         ) from error
 
 
-def _fitting(file: str, spec: TensorSpec, arrays: Mapping[str, Array]) -> Array:
+def _fitting(file: str, spec: TensorSpec, arrays: Mapping[str, Array], exact: bool) -> Array:
     if spec.name not in arrays:
         raise _refusal(
             f"{file} has no array for input {spec.name!r}; it has {', '.join(arrays) or 'none'}"
@@ -104,6 +115,8 @@ def _fitting(file: str, spec: TensorSpec, arrays: Mapping[str, Array]) -> Array:
         raise _refusal(f"{file}: {spec.name!r} is {array.dtype}, the model takes {spec.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise _refusal(f"{file}: {spec.name!r} has NaN or infinite values; remove those samples")
+    if exact and array.dtype.kind == "f" and dtype.kind == "f":
+        return array
     return array.astype(dtype, copy=False)
 
 
@@ -115,3 +128,37 @@ def _check_batch(file: str, samples: Samples, inputs: Sequence[TensorSpec]) -> N
 
 def _refusal(text: str) -> OptionsError:
     return OptionsError(text, reason=Reason.SAMPLES_INVALID)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Labelled samples, parted so that what a candidate is judged on took no part in making it.
+
+    :param calibration: to calibrate on; None where the user gives other samples for that
+    :param search: for the search that holds an accuracy bound
+    :param held_out: where they lie in the samples, also to judge on and to report
+    :param apart: False where the samples are too few to part: then all three are all of them
+    """
+
+    calibration: Samples | None
+    search: Array
+    held_out: Array
+    apart: bool
+
+
+def part(samples: Samples, batch_size: int | None, *, calibrated: bool) -> Parts:
+    """Part labelled samples at random, the same each time: files are often sorted by label.
+
+    :param batch_size: samples in a run of the model; a part is whole runs
+    :param calibrated: there are other samples to calibrate on, so that none are spent on it
+    """
+    unit = batch_size or 1
+    usable = len(samples) // unit * unit
+    places = np.random.default_rng(_SEED).permutation(usable)
+    spent = 0 if calibrated else min(max(_CALIBRATION, unit), usable // 4) // unit * unit
+    half = (usable - spent) // 2 // unit * unit
+    if half < max(unit, _LEAST) or not (calibrated or spent):
+        everything = np.arange(usable)
+        return Parts(None if calibrated else samples, everything, everything, False)
+    calibration = None if calibrated else samples.take(places[:spent])
+    return Parts(calibration, places[spent : spent + half], places[spent + half :], True)

@@ -1,0 +1,328 @@
+"""Whether a model agrees with the one it was made from, on every probe.
+
+A value agrees within a thousandth of its output's largest magnitude in that run and a thousandth of
+itself: sums in another order cost single precision that much at most, at any magnitude. A value
+beyond that is explained where the original itself moves as far when its inputs move by their last
+bits (a step, a tie, a difference of large numbers). One that nothing explains is a wrong answer.
+
+On the user's own samples few values may need the explanation: where many do, the model cannot be
+computed from inputs of this precision, whoever computes it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_delivery_engine.errors import (
+    InferenceError,
+    MemoryShortError,
+    ParityError,
+    PrecisionError,
+    one_line,
+)
+from model_delivery_engine.measurements import Parity
+from model_delivery_engine.probes import Answer, Probe, Run
+from model_delivery_engine.tensors import Array
+
+# Distributions whose answers are the user's own samples.
+OWN_SAMPLES = ("samples", "calibration")
+_NOISES = 4.0  # how far beyond the noise that a few perturbations show rounding may go
+# Of the values of an output: near-ties that no perturbation happened to turn.
+_CHANCE = 1e-3
+# Of an output's usual magnitude: as good as zero, where all that is expected in a run is zero.
+_NOTHING = 1e-6
+_MOST_EXPLAINED = 0.05  # on the user's samples
+_ARGMAX_RANK = 2
+_HALVES, _OTHERS, _MOST_HALVES = "halves", "signed", 0.2
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close an answer has to be.
+
+    :param scale: of an output's largest magnitude in a run
+    :param relative: of the value itself
+    :param steps: what 8-bit integers may be apart
+    """
+
+    scale: float = 1e-3
+    relative: float = 1e-3
+    steps: int = 0
+
+
+CONVERTED = Closeness()
+# An original that computes in 8 bits rounds at every layer; its ONNX form rounds elsewhere.
+QUANTISED = Closeness(5e-2, 2e-2, steps=6)
+# Two forms of one graph on one runtime.
+REWRITTEN = Closeness(1e-4, 1e-3)
+
+
+@dataclass
+class _Tally:
+    """The values of one output over the runs of a probe."""
+
+    values: int = 0
+    explained: int = 0
+    wrong: int = 0
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    worst: str = ""
+    worst_excess: float = -1.0
+
+
+def agree(
+    answer: Answer,
+    probes: Sequence[Probe],
+    closeness: Closeness,
+    optional: Collection[str] = (),
+) -> Parity:
+    """Hold a model to the answers of the one it was made from.
+
+    :param answer: runs the model
+    :param optional: distributions on which it may differ, which is then said (default: none)
+    :returns: the largest differences on golden inputs and the user's samples, which distributions
+        were compared, and those that the model itself refuses though the original answers them:
+        no wrong answer comes of a refusal
+    :raises ParityError: a value that nothing explains, naming the largest difference; a refusal of
+        golden inputs or of the user's samples; PrecisionError where rounding explains too many of
+        the answers to those
+    """
+    proved, refused = [], []
+    usual = _usual(probes)
+    shares: dict[str, dict[str, float]] = {}
+    largest, relative, values = 0.0, 0.0, 0
+    agreements: list[float] = []
+    for probe in probes:
+        try:
+            answered = [(run, answer(run.inputs)) for run in probe.runs]
+        except InferenceError as error:
+            if not _may_refuse(probe.distribution):
+                if isinstance(error, MemoryShortError):
+                    raise
+                raise ParityError(
+                    f"it fails on {_words(probe.distribution)}: {one_line(error, 300)}"
+                ) from error
+            refused.append(f"{probe.distribution}: {one_line(error, 160)}")
+            continue
+        tallies: dict[str, _Tally] = {}
+        for run, got in answered:
+            # The user's samples are what is usual.
+            magnitudes = {} if probe.distribution in OWN_SAMPLES else usual
+            _compare(run, got, closeness, magnitudes, tallies)
+            agreements += _argmax_agreement(run.expected, got)
+        try:
+            _refuse_wrong(probe.distribution, tallies)
+        except ParityError as error:
+            if probe.distribution not in optional:
+                raise
+            refused.append(f"{probe.distribution}: not proved, {error}")
+            continue
+        shares[probe.distribution] = {n: t.explained / max(1, t.values) for n, t in tallies.items()}
+        proved.append(probe.distribution)
+        relative = max([relative, *(t.max_rel for t in tallies.values())])
+        if not _may_refuse(probe.distribution):  # elsewhere outputs are of any magnitude
+            largest = max([largest, *(t.max_abs for t in tallies.values())])
+        values += sum(max(map(_rows, run.expected.values()), default=1) for run in probe.runs)
+    _refuse_other_rounding(shares)
+    most = float(np.finfo(np.float64).max)
+    return Parity(
+        max_abs=min(largest, most),
+        max_rel=min(relative, most),
+        argmax_agreement=float(np.mean(agreements)) if agreements else None,
+        atol=closeness.scale,
+        rtol=closeness.relative,
+        samples=values,
+        proved=tuple(proved),
+        left_out=tuple(refused),
+    )
+
+
+def _usual(probes: Sequence[Probe]) -> dict[str, float]:
+    """Return each output's largest magnitude on what is asked first, the golden inputs."""
+    first = probes[0].runs if probes else ()
+    return {
+        name: max((_largest(run.expected[name]) for run in first), default=0.0)
+        for name in (first[0].expected if first else ())
+        if first[0].expected[name].dtype.kind == "f"
+    }
+
+
+def _largest(array: Array) -> float:
+    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
+    return float(finite.max(initial=0.0))
+
+
+def _rows(array: Array) -> int:
+    return len(array) if array.ndim else 1
+
+
+def _may_refuse(distribution: str) -> bool:
+    return distribution not in ("unit", *OWN_SAMPLES)
+
+
+def _words(distribution: str) -> str:
+    if distribution in OWN_SAMPLES:
+        return f"the user's {distribution}"
+    return f"inputs drawn {distribution!r}"
+
+
+def _compare(
+    run: Run,
+    got: Mapping[str, Array],
+    closeness: Closeness,
+    usual: Mapping[str, float],
+    tallies: dict[str, _Tally],
+) -> None:
+    for name, want in run.expected.items():
+        tally = tallies.setdefault(name, _Tally())
+        answer, noise = got.get(name), run.noise.get(name)
+        if answer is None or answer.shape != want.shape:
+            shape = "nothing" if answer is None else f"shape {list(answer.shape)}"
+            raise ParityError(f"output {name!r} is {shape}, expected shape {list(want.shape)}")
+        if noise is None or noise.shape != want.shape:
+            noise = np.zeros(want.shape)
+        if want.dtype.kind == "f" or (want.dtype.itemsize == 1 and closeness.steps):
+            _floats(name, answer, want, noise, closeness, usual.get(name, 0.0), tally)
+        else:
+            unequal = _unequal(answer, want)
+            explained = unequal & ((noise > 0) | _tied(want, run.expected, closeness))
+            _count(name, answer, want, unequal, explained, tally)
+
+
+def _floats(
+    name: str,
+    got: Array,
+    want: Array,
+    noise: Array,
+    closeness: Closeness,
+    usual: float,
+    tally: _Tally,
+) -> None:
+    if not want.size:
+        return
+    whole = want.dtype.kind != "f"
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    asked = ~np.isnan(want)  # where the original has no answer, any will do
+    scale = _largest(want)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.where(got == want, 0.0, np.nan_to_num(np.abs(got - want), nan=np.inf))
+        apart = np.where(asked, apart, 0.0)
+        bound = closeness.relative * np.nan_to_num(np.abs(want), nan=0.0, posinf=0.0)
+        bound = bound + (closeness.steps if whole else closeness.scale * scale)
+        bound = bound + _NOTHING * usual
+        typical = float(np.median(noise)) if noise.size else 0.0
+        rounding = _NOISES * np.maximum(noise, typical if np.isfinite(typical) else 0.0)
+    beyond = apart > bound
+    # A NaN for a number is wrong, however the original moves.
+    explained = beyond & (apart <= bound + rounding) & ~np.isnan(got)
+    _count(name, got, want, beyond, explained, tally, apart, bound)
+    measured = apart[~explained & np.isfinite(apart)]
+    tally.max_abs = max(tally.max_abs, float(measured.max(initial=0.0)))
+    sized = ~explained & np.isfinite(want) & (np.abs(want) > closeness.scale * scale)
+    if sized.any():
+        tally.max_rel = max(tally.max_rel, float((apart[sized] / np.abs(want[sized])).max()))
+
+
+def _count(
+    name: str,
+    got: Array,
+    want: Array,
+    beyond: Array,
+    explained: Array,
+    tally: _Tally,
+    apart: Array | None = None,
+    bound: Array | None = None,
+) -> None:
+    wrong = beyond & ~explained
+    tally.values += want.size
+    tally.explained += int(explained.sum())
+    tally.wrong += int(wrong.sum())
+    if not wrong.any():
+        return
+    if apart is None or bound is None:
+        at = int(np.argmax(wrong))
+        excess, text = 1.0, f"{got.flat[at]} where {want.flat[at]} is expected"
+    else:
+        over = np.where(wrong, apart - bound, -1.0)
+        at = int(np.argmax(over))
+        excess = float(over.flat[at])
+        text = (
+            f"{got.flat[at]:.6g} where {want.flat[at]:.6g} is expected, a difference of "
+            f"{apart.flat[at]:.3g} (allowed {bound.flat[at]:.3g})"
+        )
+    if not np.isfinite(excess) or excess > tally.worst_excess:
+        tally.worst_excess, tally.worst = excess, f"output {name!r}: {text}"
+
+
+def _unequal(got: Array, want: Array) -> Array:
+    if want.dtype.kind in "OUS":
+        return np.asarray(got.astype(str) != want.astype(str))
+    return np.asarray(got.astype(want.dtype) != want)
+
+
+def _tied(want: Array, expected: Mapping[str, Array], closeness: Closeness) -> Array:
+    """Return where labels name one of two classes whose scores are as good as equal.
+
+    A forest of an even number of trees ties exactly; either class is then a right answer.
+    """
+    tied = np.zeros(want.shape, bool)
+    if not want.ndim or want.size != len(want):
+        return tied
+    for scores in expected.values():
+        classes = scores.ndim == _ARGMAX_RANK and scores.shape[-1] > 1
+        if scores.dtype.kind == "f" and classes and len(scores) == len(want):
+            best = np.sort(scores.astype(np.float64), axis=1)[:, -2:]
+            margin = closeness.scale * max(float(np.abs(best).max(initial=0.0)), 1e-30)
+            tied |= (best[:, 1] - best[:, 0] <= margin).reshape(want.shape)
+    return tied
+
+
+def _refuse_wrong(distribution: str, tallies: Mapping[str, _Tally]) -> None:
+    """Raise ParityError for the output that is furthest off, if one is."""
+    failed = [
+        t for t in tallies.values() if t.wrong > _CHANCE * t.values or not _finite(t.worst_excess)
+    ]
+    if failed:
+        worst = max(failed, key=lambda tally: tally.worst_excess)
+        raise ParityError(
+            f"on {_words(distribution)} {worst.worst}; {worst.wrong} of {worst.values} values are "
+            "as far off"
+        )
+    if distribution not in OWN_SAMPLES:
+        return
+    for name, tally in tallies.items():
+        if tally.explained > _MOST_EXPLAINED * tally.values:
+            raise PrecisionError(
+                f"on the user's {distribution} {tally.explained} of {tally.values} values of "
+                f"output {name!r} are off, as far as the original's own move with the last bits "
+                "of its inputs in single precision: subtract what all samples have in common (a "
+                'year, an offset) before the model, or for scikit-learn set "dtype": "float64"'
+            )
+
+
+def _refuse_other_rounding(shares: Mapping[str, Mapping[str, float]]) -> None:
+    """Raise ParityError for an operator that rounds halfway points another way.
+
+    Each such point is a step, which explains a difference anywhere; so many of them, and none among
+    other numbers, are another rule.
+    """
+    for name, share in shares.get(_HALVES, {}).items():
+        if share > _MOST_HALVES and shares.get(_OTHERS, {}).get(name, 1.0) < _CHANCE:
+            raise ParityError(
+                f"output {name!r}: {share:.0%} of the values differ at halfway points, and none at "
+                "other numbers: they are rounded another way"
+            )
+
+
+def _finite(value: float) -> bool:
+    return bool(np.isfinite(value))
+
+
+def _argmax_agreement(expected: Mapping[str, Array], got: Mapping[str, Array]) -> list[float]:
+    """Agreement of each row over the outputs that score classes."""
+    rows: list[float] = []
+    for name, want in expected.items():
+        if want.dtype.kind == "f" and want.ndim > 1 and want.shape[-1] > 1:
+            rows += (got[name].argmax(axis=-1) == want.argmax(axis=-1)).ravel().tolist()
+    return rows

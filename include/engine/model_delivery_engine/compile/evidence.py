@@ -1,0 +1,280 @@
+"""What candidates are held to: the answers of the model they are made from, and of its framework.
+
+A framework's model is held twice. Its ONNX form is held to what the framework itself answers, and
+each candidate to what the ONNX form answers.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model_delivery_engine import probes
+from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree
+from model_delivery_engine.compile.contest import load_model
+from model_delivery_engine.compile.request import CompilationRequest
+from model_delivery_engine.errors import (
+    DataInputError,
+    InferenceError,
+    MemoryShortError,
+    OptionsError,
+    ParityError,
+    PrecisionError,
+    Reason,
+)
+from model_delivery_engine.frameworks import Imported
+from model_delivery_engine.frameworks.reference import COMPARED, Answers
+from model_delivery_engine.golden import draw_inputs
+from model_delivery_engine.measurements import Parity
+from model_delivery_engine.optimise import unoptimised_options
+from model_delivery_engine.options import CompilerOptions
+from model_delivery_engine.parity import refuse_nan
+from model_delivery_engine.probes import Probe, Run
+from model_delivery_engine.quantize.metric import COUNTED, Metric, make_metric
+from model_delivery_engine.quantize.samples import Samples, load_samples, part
+from model_delivery_engine.runtime import Model
+from model_delivery_engine.tensors import Array, TensorSpec
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Labelled samples, and what the original's answers to them score."""
+
+    samples: Samples
+    scores: Array
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What candidates are held to.
+
+    :param golden: the golden inputs, which are also what latency is measured on
+    :param expected: the source model's answers to them, unoptimised
+    :param probes: the source model's answers to further inputs
+    :param left_out: distributions that it has no answers to, each with the reason
+    :param calibration: samples to calibrate on: the user's own for it, or a part of the labelled
+    :param search: labelled samples for the search that holds an accuracy bound
+    :param held_out: labelled samples that every candidate is judged on
+    :param apart: whether these parts have no sample in common
+    :param metric: the user's metric
+    """
+
+    golden: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    probes: tuple[Probe, ...] = ()
+    left_out: tuple[str, ...] = ()
+    calibration: Samples | None = None
+    search: Judged | None = None
+    held_out: Judged | None = None
+    apart: bool = False
+    metric: Metric | None = None
+
+
+def gather(
+    source: Path,
+    imported: Imported,
+    request: CompilationRequest,
+    options: CompilerOptions,
+    files: Mapping[str, Path],
+) -> tuple[Evidence, Parity | None, tuple[TensorSpec, ...]]:
+    """Run the source model unoptimised, and hold it to the framework's own answers.
+
+    :returns: the evidence, the conversion's parity (None for ONNX), and the model's inputs
+    :raises ParityError: the conversion differs from what the framework answers
+    :raises OptionsError: samples or labels that do not fit the model
+    """
+    reference = load_model(source, unoptimised_options())
+    golden = draw_inputs(reference.inputs)
+    expected = answers_to(reference, golden, request)
+    refuse_nan(expected)
+    own = _load_own(reference, options, files)
+    answers = imported.reference
+    conversion = None
+    if answers is None:
+        asked, left_out = answer_itself(reference, own)
+    else:
+        asked, left_out = _with_inputs(answers, own, reference), answers.left_out
+        conversion = _conversion_parity(reference, asked, answers, request.framework)
+        asked = _answered_by(reference, asked)
+    evidence = Evidence(golden, expected, asked, left_out, own.get("calibration"))
+    if "samples" in own:
+        evidence = _judging(evidence, reference, own["samples"], answers, options, files)
+    return evidence, conversion, reference.inputs
+
+
+def own_files(options: CompilerOptions, files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the user's samples, for the framework to answer."""
+    named = {"samples": options.samples, "calibration": options.calibration}
+    return {name: files[uri] for name, uri in named.items() if uri is not None}
+
+
+def _load_own(
+    reference: Model, options: CompilerOptions, files: Mapping[str, Path]
+) -> dict[str, Samples]:
+    return {
+        name: load_samples(path, reference.inputs, options.labels if name == "samples" else None)
+        for name, path in own_files(options, files).items()
+    }
+
+
+def answer_itself(
+    reference: Model, own: Mapping[str, Samples], seconds: float | None = None
+) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
+    """Have the ONNX model itself answer probes: what is made of it is held to that.
+
+    :param own: the user's samples, by what they are for
+    :param seconds: for all that is drawn (default: `probes.SECONDS`)
+    :returns: the probes, and what it has no answers to, each with the reason
+    :raises OptionsError: samples that the model itself fails on
+    """
+    until = time.monotonic() + (probes.SECONDS if seconds is None else seconds)
+    found, left_out = [], []
+
+    def answer(inputs: dict[str, Array]) -> dict[str, Array]:
+        # A loop of the model may have no end on some of them.
+        return reference.run(inputs, seconds=max(1.0, until - time.monotonic()))
+
+    for name in probes.DISTRIBUTIONS:
+        probe = probes.answer_probe(name, reference.inputs, answer, until)
+        if isinstance(probe, str):
+            left_out.append(f"{name}: {probe}")
+        else:
+            found.append(probe)
+    for name, samples in own.items():
+        runs = _compared(samples, reference.batch_size)
+        answered = probes.answer_runs(runs, reference.run)
+        if isinstance(answered, str):
+            raise OptionsError(
+                f"the model itself fails on the user's {name}: {answered}; remove those samples "
+                "that it cannot take",
+                reason=Reason.SAMPLES_INVALID,
+            )
+        found.append(Probe(name, answered))
+    return tuple(found), tuple(left_out)
+
+
+def _compared(samples: Samples, batch_size: int | None) -> list[dict[str, Array]]:
+    batches = list(samples.batches(batch_size))
+    size = len(next(iter(batches[0].values()))) if batches else 1
+    return batches[: max(1, COMPARED // size)]
+
+
+def _with_inputs(
+    answers: Answers, own: Mapping[str, Samples], reference: Model
+) -> tuple[Probe, ...]:
+    """Return what the framework answered, the user's samples in the model's own data types."""
+    found = []
+    for probe in answers.probes:
+        runs = probe.runs
+        if probe.distribution in own:
+            batches = _compared(own[probe.distribution], reference.batch_size)
+            runs = tuple(
+                Run(batch, run.expected, run.noise)
+                for batch, run in zip(batches, probe.runs, strict=False)
+            )
+        found.append(Probe(probe.distribution, runs))
+    return tuple(found)
+
+
+def _conversion_parity(
+    reference: Model, asked: Sequence[Probe], answers: Answers, framework: str
+) -> Parity:
+    try:
+        closeness = QUANTISED if answers.quantised else CONVERTED
+        parity = agree(reference.run, asked, closeness, answers.optional)
+    except PrecisionError as error:
+        raise PrecisionError(f"{framework}: {error}") from error
+    except ParityError as error:
+        raise ParityError(
+            f"the ONNX conversion differs from what {framework} itself answers: {error}; export "
+            "the model to ONNX yourself, or replace the layer that is converted wrongly"
+        ) from error
+    silent = [f"output {name!r}: {framework} itself has no such answer" for name in answers.silent]
+    left_out = (*answers.left_out, *parity.left_out, *silent)
+    return dataclasses.replace(parity, left_out=left_out)
+
+
+def _answered_by(reference: Model, asked: Sequence[Probe]) -> tuple[Probe, ...]:
+    """Return the same probes with the ONNX model's answers, where it has any."""
+    found = []
+    for probe in asked:
+        try:
+            runs = [Run(run.inputs, reference.run(run.inputs), run.noise) for run in probe.runs]
+        except InferenceError:
+            continue
+        found.append(Probe(probe.distribution, tuple(runs)))
+    return tuple(found)
+
+
+def _judging(
+    evidence: Evidence,
+    reference: Model,
+    labelled: Samples,
+    answers: Answers | None,
+    options: CompilerOptions,
+    files: Mapping[str, Path],
+) -> Evidence:
+    """Score the original's answers, and part the samples."""
+    assert labelled.labels is not None
+    metric = make_metric(
+        options.metric, files.get(options.metric), options.output, reference.outputs
+    )
+    outputs = _original_answers(metric, reference, labelled, answers)
+    metric = metric.fitted(outputs, labelled.labels[: len(outputs)])
+    scores = metric.scores(outputs, labelled.labels)
+    parts = part(labelled, reference.batch_size, calibrated=evidence.calibration is not None)
+    _refuse_few(len(parts.held_out), parts.apart, options)
+    return dataclasses.replace(
+        evidence,
+        calibration=evidence.calibration or parts.calibration,
+        search=Judged(labelled.take(parts.search), scores[parts.search]),
+        held_out=Judged(labelled.take(parts.held_out), scores[parts.held_out]),
+        apart=parts.apart,
+        metric=metric,
+    )
+
+
+def _original_answers(
+    metric: Metric, reference: Model, labelled: Samples, answers: Answers | None
+) -> Array:
+    """Return the framework's answers where it has that output, else the ONNX model's."""
+    if answers is not None and metric.output not in answers.silent:
+        runs = next(p.runs for p in answers.probes if p.distribution == "samples")
+        return metric.gathered(run.expected for run in runs)
+    return metric.gathered(reference.run(b) for b in labelled.batches(reference.batch_size))
+
+
+def _refuse_few(held_out: int, apart: bool, options: CompilerOptions) -> None:
+    """Refuse a bound that so few samples cannot show: one of them would be more than it."""
+    bound = options.max_accuracy_drop
+    if bound is None:
+        return
+    if apart and (options.metric not in COUNTED or bound * held_out >= 1 or not bound):
+        return
+    what = f"{held_out} are held out to judge on" if apart else "they are too few to part"
+    least = int(np.ceil(1 / bound)) if options.metric in COUNTED and bound else 8
+    raise OptionsError(
+        f"max_accuracy_drop {bound:g} cannot be shown on these samples: {what}, and at least "
+        f"{least} must be, with as many for the search and up to 128 for calibration (none where "
+        '"calibration" is given); give more samples, or a wider bound',
+        reason=Reason.SAMPLES_INVALID,
+    )
+
+
+def answers_to(
+    model: Model, inputs: Mapping[str, Array], request: CompilationRequest
+) -> dict[str, Array]:
+    """Run a model on golden inputs; DataInputError where it does not take their shapes."""
+    try:
+        return model.run(inputs)
+    except MemoryShortError:
+        raise
+    except InferenceError as error:
+        raise DataInputError(
+            f"the model does not run with DataInputConfig {request.data_input_config}: {error}; "
+            "check the dimensions against the model",
+            reason=Reason.SHAPE_MISMATCH,
+        ) from error
