@@ -13,8 +13,10 @@ nameless service) and is started again; and one call in fifty is throttled, answ
 reset, before or after the service did it. The nameless service's clock is an hour behind.
 
 The services themselves are asked for the truth, past the proxies:
-- duplicates: jobs beyond those due: one for a run, and one for each that failed. (localcloud too
-  fails a job, one that lost its worker three times);
+- duplicates: jobs beyond those due: one for a run, and one for each that failed or was stopped.
+  (localcloud too fails a job, one that lost its worker three times. And when a scheduler that was
+  killed is back, Airflow may take a task from a worker that still runs it, and end that worker,
+  which stops its job: those are counted apart);
 - orphans: jobs that are running when their run has ended;
 - lost waits: runs that did not succeed, within RUN_SECONDS, with the result of their own job.
 
@@ -59,8 +61,9 @@ PARTS = ("triggerer", "scheduler", "localcloud", "nameless")
 
 
 MINIMUM = {"runs": 200, "kills": 200, "calls spoilt": 1}
+NONE = "none set"
 RUNNING = frozenset({"RUNNING", "STARTING", "INPROGRESS"})
-FAILED = "FAILED"
+FAILED, STOPPED = "FAILED", "STOPPED"
 
 
 @dataclass
@@ -102,6 +105,7 @@ class Verdict:
     duplicates: int
     orphans: int
     lost: str
+    stopped: int = 0
 
 
 class Trouble:
@@ -204,8 +208,8 @@ class Chaos:
         good = state == "success" and len(named) == 1
         lost = "" if good else f"{state}, {result}, try {task['try_number']}"
         running = [job for job in jobs if job["status"] in RUNNING]
-        failed = [job for job in jobs if job["status"] == FAILED]
-        return Verdict(plan, _beyond_due(len(jobs), len(failed)), len(running), lost)
+        ended = [job for job in jobs if job["status"] in {FAILED, STOPPED}]
+        return Verdict(plan, _beyond_due(len(jobs), len(ended)), len(running), lost)
 
     def recounted(self) -> list[Verdict]:
         """Return the verdicts with the jobs counted once more: a create may have come late."""
@@ -216,11 +220,13 @@ class Chaos:
         made = Counter(model for model, _ in jobs)
         running = Counter(model for model, status in jobs if status in RUNNING)
         failed = Counter(model for model, status in jobs if status == FAILED)
+        stopped = Counter(model for model, status in jobs if status == STOPPED)
         return [
             replace(
                 each,
-                duplicates=_beyond_due(made[model], failed[model]),
+                duplicates=_beyond_due(made[model], failed[model] + stopped[model]),
                 orphans=max(each.orphans, running[model]),
+                stopped=stopped[model],
             )
             for each in self.verdicts
             for model in [f"{each.plan.model}!"]
@@ -232,8 +238,12 @@ class Chaos:
         return Counter(step for life in self.killer.lives.values() for step in life.kills)
 
 
-def _beyond_due(made: int, failed: int) -> int:
-    return max(0, made - failed - 1)
+def _beyond_due(made: int, ended_badly: int) -> int:
+    return max(0, made - ended_badly - 1)
+
+
+def _passed(what: str, count: int) -> bool:
+    return count >= MINIMUM[what] if what in MINIMUM else count == 0
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:
@@ -277,6 +287,10 @@ def _measures(chaos: Chaos, truth: list[Verdict], seconds: float) -> list[Measur
             sum(each.duplicates for each in truth), "lower", "0",
             ", ".join(each.plan.model for each in truth if each.duplicates),
         ),
+        "jobs stopped by a worker that Airflow ended": (
+            sum(each.stopped for each in truth), "lower", NONE,
+            ", ".join(each.plan.model for each in truth if each.stopped),
+        ),
         "orphaned jobs": (
             sum(each.orphans for each in truth), "lower", "0",
             ", ".join(each.plan.model for each in truth if each.orphans),
@@ -288,7 +302,7 @@ def _measures(chaos: Chaos, truth: list[Verdict], seconds: float) -> list[Measur
             what=what, unit="count", better=better, ours=count, peer=None, peer_name=None,
             limit=None, limit_name=None, goal=goal, rounds=1, spread=(count, count),
             note=f"no peer: a count of what must not happen. {note}".strip(),
-            passed=count >= MINIMUM[what] if what in MINIMUM else count == 0,
+            passed=None if goal == NONE else _passed(what, count),
         )
         for what, (count, better, goal, note) in counts.items()
     ]  # fmt: skip
