@@ -52,8 +52,9 @@ def _open_form(page: Page, world: Any) -> None:
     page.goto(f"{world.stack.airflow.url}/dags/{DAG_ID}")
     page.get_by_test_id("trigger-dag-button").click()
     expect(page.locator("#element_model_uri")).to_be_visible(timeout=20_000)
-    expect(page.locator(".monaco-editor, .cm-content").first).to_contain_text(
-        "image", timeout=20_000
+    # A Param of several types is edited as text.
+    expect(page.locator("#element_data_input_config")).to_have_value(
+        re.compile("image"), timeout=20_000
     )
 
 
