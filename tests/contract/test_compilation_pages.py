@@ -17,14 +17,13 @@ from model_delivery_engine.bundle import open_bundle
 from model_delivery_engine.comparison import comparison_row, render_comparison
 from model_delivery_engine.manifest import Manifest
 from onnxruntime import InferenceSession
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from stack.credentials import ACCOUNT
 from stack.localcloud import PORTAL_USER
 from stack.object_store import BUCKET
 
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 WIDTHS = [1280, 390]
 TIMES = "\u00d7"
 NEURON = "ValidationException: TargetDevice ml_inf1 needs AWS's Neuron compiler; choose ml_c5"
@@ -36,15 +35,6 @@ CUT_OFF = """() => [...document.querySelectorAll("svg text, th, td, dd, p")].fil
   const around = holder.getBoundingClientRect();
   return box.left < around.left - 1 || box.right > around.right + 1 || box.right > innerWidth + 1;
 }).map((each) => each.textContent.trim().slice(0, 80))"""
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

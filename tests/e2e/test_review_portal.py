@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.contract.review_world import PASSWORD, make_flow
 from tests.review_portal import TEXT_TEMPLATE, Portal, running_portal
 
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 DESKTOP = {"width": 1400, "height": 860}
 PHONE = {"width": 390, "height": 780}
 SERIOUS = {"serious", "critical"}
@@ -32,15 +31,6 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
                            ("lea", "lead")):  # fmt: skip
             built.cloud.run("user", "add", name, "--role", role, *groups, secret=PASSWORD)
         yield built
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Person:
