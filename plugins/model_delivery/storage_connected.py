@@ -38,7 +38,7 @@ class StorageConnected(BaseOperator):
 
 
 class AwsAndStorageConnected(AwsConnected):
-    """Mixin of operators that call an AWS service and work on objects: one connection for both.
+    """An operator that calls an AWS service and works on objects: one connection for both.
 
     :param wasb_conn_id: connection of Azure Blob URIs. (default: "wasb_default")
     """

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +23,9 @@ from stack.demo import (
 from stack.object_store import s3_client
 from stack.rest import AirflowRest
 from stack.stack import THING, Stack
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUN_SECONDS = 300.0
@@ -44,6 +47,14 @@ class World:
     forms: dict[str, dict[str, str]]
     # What the device answered right after the first delivery: later runs deploy again.
     device: dict[str, object] = field(default_factory=dict)
+
+    def sign_in(self, page: "Page") -> None:
+        """Sign the page's browser in at Airflow's UI."""
+        page.goto(self.stack.airflow.url)
+        page.fill("input[name=username]", ADMIN)
+        page.fill("input[name=password]", self.stack.airflow.password)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/")
 
     def start(self, **conf: Any) -> str:
         """Trigger the DAG over REST and return the run's id."""

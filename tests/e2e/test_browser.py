@@ -4,35 +4,24 @@ Screenshots go to build/screens; the README shows three of them.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import FloatRect, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Locator, Page, expect
 
-from stack.airflow import ADMIN
 from stack.demo import DAG_ID
 from stack.localcloud import PORTAL_USER
 
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 SIZE = {"width": 1500, "height": 1000}
 
 
 @pytest.fixture(scope="module")
-def page(world: Any, chromium: str) -> Iterator[Page]:
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport=SIZE)
-        page.goto(world.stack.airflow.url)
-        page.fill("input[name=username]", ADMIN)
-        page.fill("input[name=password]", world.stack.airflow.password)
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/")
-        yield page
-        browser.close()
+def page(world: Any, browser: Browser) -> Page:
+    page = browser.new_page(viewport=SIZE)
+    world.sign_in(page)
+    return page
 
 
 def _around(nodes: Locator) -> FloatRect:

@@ -2,22 +2,19 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from stack.airflow import ADMIN
 from stack.demo import SAMPLES
 from stack.localcloud import PORTAL_USER
 from stack.object_store import BUCKET
 
 DAG_ID = "compile_model"
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 RUN_SECONDS = 300.0
 
 
@@ -76,12 +73,8 @@ def test_each_target_has_its_row_and_a_refused_one_its_reason(world: Any, compar
 
 
 @pytest.fixture(scope="module")
-def page(chromium: str) -> Iterator[Page]:
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser.new_page(viewport={"width": 1400, "height": 1000})
-        browser.close()
+def page(browser: Browser) -> Page:
+    return browser.new_page(viewport={"width": 1400, "height": 1000})
 
 
 def test_the_comparison_and_the_job_are_shown(world: Any, compared: Any, page: Page) -> None:
@@ -89,16 +82,11 @@ def test_the_comparison_and_the_job_are_shown(world: Any, compared: Any, page: P
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text))
     page.on("pageerror", lambda error: errors.append(str(error)))
-    airflow = world.stack.airflow
-    page.goto(airflow.url)
-    page.fill("input[name=username]", ADMIN)
-    page.fill("input[name=password]", airflow.password)
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/")
+    world.sign_in(page)
     links = world.rest.get(f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/report/links")
     (address,) = [value for value in links["extra_links"].values() if value]
     errors.clear()
-    page.goto(f"{airflow.url}{address}" if address.startswith("/") else address)
+    page.goto(f"{world.stack.airflow.url}{address}" if address.startswith("/") else address)
     expect(page.get_by_role("heading", name="Compilations compared")).to_be_visible()
     assert page.locator("svg").count() == 2
     assert "Neuron" in page.inner_text("table >> nth=0")

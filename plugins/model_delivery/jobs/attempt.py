@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 GRACE = "the task was killed"
 # Between two looks at a job that is being stopped.
 STOPPING_SECONDS = 2.0
+# How long a kill waits for Airflow's word, which the supervisor has 5 s for all of.
+ASKING_SECONDS = 2.0
 
 
 class Attempt:
     """One try. Airflow calls `kill` on the thread that runs the rest, in a signal handler.
 
-    The handler must not talk to Airflow's supervisor, which that thread may be doing just then: it
-    stops the job, and what runs notes it as soon as the handler returns.
+    The handler must not note anything, since that thread may be talking to Airflow's supervisor
+    just then: it stops the job, and what runs notes it as soon as the handler returns.
 
     :param is_final: tells whether no retry will follow on an error.
     """
@@ -54,11 +57,10 @@ class Attempt:
         self._is_final = is_final
         self._known = False
         self._done = False
-        client.pause.watch()
         self._timed_out = False
         self._over = False
-        self._stopped = False
-        self._disowned = False
+        self._stopping: Stop | None = None
+        self._given_away: bool | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -102,12 +104,14 @@ class Attempt:
         try:
             self.handle, made = self.submission.submit_once(request)
         except DeliveryError:
-            if self.killed and (found := self.submission.abandoned()):
+            wanted = self.killed and not self._is_given_away()
+            if wanted and (found := self.submission.abandoned()):
                 self.handle = found
                 self.stop(GRACE)
             raise
         self._log.info("%s %s", "Submitted" if made else "Attached to", self.label)
-        self._over = self._stopped = self._known = False
+        self._over = self._known = False
+        self._stopping = None
         self.require_alive()
         announce(self._taken)
         return made
@@ -183,22 +187,26 @@ class Attempt:
         self.submission.end(Outcome.FAILED)
         reason = description.reason or "the service gave no reason"
         message = f"{self.label} ended {description.status}: {reason}"
-        ours = self._stopped and self._client.service.may_be_our_stop(description)
+        ours = self._stopping and self._client.service.may_be_our_stop(description)
         raise (JobFailedError if description.retryable or ours else JobRefusedError)(message)
 
     def require_alive(self) -> None:
         """Stop the job and raise where the task is killed."""
-        if self._disowned:
-            raise JobFailedError(f"{self.label} goes on: {GRACE} after it stood still")
         if self.killed and self.handle is None:
             # What an earlier try may have made is still to be looked for, by the next.
             raise JobFailedError(f"nothing was submitted: {GRACE}")
+        if self.killed and self._is_given_away():
+            raise JobFailedError(f"{self.label} goes on: another try has this task")
         if self.killed:
             self.fail(GRACE)
 
     def fail(self, why: str) -> None:
-        """Stop the job, so that the next try makes another, and raise."""
-        self.stop(why)
+        """Stop the job, so that the next try makes another, and raise.
+
+        One that cannot be stopped goes on, and the next try waits for it.
+        """
+        if self.stop(why) is Stop.IMPOSSIBLE:
+            raise JobFailedError(f"{self.label} goes on, since its service has no stop: {why}")
         self.submission.end(Outcome.FAILED)
         raise JobFailedError(f"{self.label} was stopped: {why}")
 
@@ -212,15 +220,10 @@ class Attempt:
         if self._done:
             return
         self._client.pause.cut = True
-        if self._client.pause.just_woken and not self._timed_out:
-            self._disowned = True
-            self._log.warning(
-                "%s goes on: this process stood still, and Airflow gives the task of such a one to "
-                "another, which waits for the job; else a clear of the task stops it", self.label,
-            )  # fmt: skip
-            return
         if not (self._client.is_open or self._timed_out):
             return  # what runs stops the job itself: to look a connection up is not for a handler
+        if self._is_given_away():
+            return
         try:
             self._kill()
         except (DeliveryError, DeliveryRefusedError) as error:
@@ -231,26 +234,52 @@ class Attempt:
         if self._timed_out:
             self.handle = self.handle or self.submission.abandoned()
         # A submission on its way stops its job itself, since it alone knows which it is.
-        self.stop(GRACE)
-        if self.handle is not None and self._timed_out:
+        outcome = self.stop(GRACE)
+        if self.handle is not None and self._timed_out and outcome is not Stop.IMPOSSIBLE:
             self.submission.end(Outcome.FAILED)
 
-    def stop(self, why: str) -> None:
-        """Ask once for a stop, and say what came of it."""
-        if self.handle is None or self._over or self._stopped:
-            return
-        self._stopped = True
+    def _is_given_away(self) -> bool:
+        """Ask Airflow, once, whether another try has this task; no answer in time means no.
+
+        In a thread: this one may be talking to the supervisor just then.
+        """
+        if self._given_away is None:
+            answers: list[bool] = []
+            asking = Thread(target=self._ask_whose, args=(answers,), daemon=True)
+            asking.start()
+            asking.join(ASKING_SECONDS)
+            self._given_away = any(answers)
+            if self._given_away:
+                self._log.warning("%s goes on: another try has this task", self.label)
+        return self._given_away
+
+    def _ask_whose(self, answers: list[bool]) -> None:
         try:
-            outcome = self._client.stop(self.handle)
+            answers.append(self.submission.is_given_away())
+        except Exception as error:
+            self._log.warning("Airflow did not tell whose this task is: %s", error)
+
+    def stop(self, why: str) -> Stop | None:
+        """Ask once for a stop, say what came of it, and return that; None of a job that is over."""
+        if self.handle is None or self._over:
+            return None
+        if self._stopping is not None:
+            return self._stopping
+        self._stopping = Stop.ASKED  # a signal handler may come in between
+        try:
+            self._stopping = self._client.stop(self.handle)
         except BaseException:  # a time-out too may end it: then it is asked again
-            self._stopped = False
+            self._stopping = None
             raise
-        outcome.log(self._log, self.label, why)
+        self._stopping.log(self._log, self.label, why)
+        return self._stopping
 
     def _leave_nothing(self, error: BaseException) -> None:
         final = isinstance(error, AirflowFailException) or self._is_final(error)
-        if not final or self._disowned or isinstance(error, UnknownStatusError):
+        if not final or isinstance(error, UnknownStatusError):
             return  # the next try attaches; of a status we do not know we cannot say "running"
+        if self.killed and self._is_given_away():
+            return
         # The job may be made, and its handle not kept.
         self.handle = self.submission.made or self.handle
         if self.handle is None and self.submission.is_open:
@@ -268,25 +297,22 @@ class Attempt:
         for earlier in self.submission.superseded():
             try:
                 handle = earlier.abandoned()
-                if handle and self._stop_if_running(earlier, handle):
-                    self._log.info(
-                        "Asked to stop %s: the task was cleared", self._client.service.key(handle)
-                    )
+                if handle:
+                    self._stop_if_running(earlier, handle)
                 earlier.end(Outcome.DONE)
             except (DeliveryError, DeliveryRefusedError) as error:
                 self._log.warning("A job of before the clear may still be running: %s", error)
 
-    def _stop_if_running(self, earlier: Submission, handle: Handle) -> bool:
+    def _stop_if_running(self, earlier: Submission, handle: Handle) -> None:
+        label = f"{self._client.service.noun} {self._client.service.key(handle)}"
         try:
             description = self._client.describe(handle)
             if self._client.service.is_ending(description):
-                return False  # as a rule, the kill of the cleared try has stopped it
+                return  # as a rule, the kill of the cleared try has stopped it
         except JobMissingError:
-            earlier.require_same_place(
-                f"{self._client.service.noun} {self._client.service.key(handle)}"
-            )
-            return False
-        return self._client.stop(handle) is Stop.ASKED
+            earlier.require_same_place(label)
+            return
+        self._client.stop(handle).log(self._log, label, "the task was cleared")
 
     @property
     def label(self) -> str:

@@ -173,13 +173,8 @@ class JobClient:
         :param refusals: how often to be refused. To look is refused in error as a rule: rights
             that were changed take some seconds to reach every host of a service.
         """
-
-        def attempt() -> Answer:
-            self.pause.tick()
-            return ask()
-
         return until_answered(
-            attempt,
+            ask,
             pause or self.pause,
             most_failures=lambda error: self._most_failures(error, refusals),
             explained=lambda error: self._clear(error, about),

@@ -1,6 +1,5 @@
 """The operator of every external job: submit once, wait in either mode, stop when killed."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -16,16 +15,12 @@ from model_delivery.jobs.service import Handle, JobDescription
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.submission import Submission
 from model_delivery.jobs.task import JobTask
+from model_delivery.jobs.task_state import USER_ENDED, task_state
 from model_delivery.jobs.trigger import MOST_FAILED_WAITS
 from model_delivery.lineage import ReportsLineage
 from model_delivery.links.job import JOB_LINK_KEY, JobLink
 
-log = logging.getLogger(__name__)
-
 JOB_KEY = "job"
-# A user ended the task while it submitted. Airflow learns at the next heartbeat, and of a task that
-# defers before that it refuses the deferral without a word to the operator.
-USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
 
 
 class JobOperator(ReportsLineage, JobTask):
@@ -144,8 +139,7 @@ class JobOperator(ReportsLineage, JobTask):
         """Wait for the job in the triggerer or here, and read how it ended."""
         deferrable = self.deferrable if deferrable is None else deferrable
         if description.state is JobState.RUNNING and deferrable and not attempt.killed:
-            if (state := task_state(context["ti"])) in USER_ENDED:
-                attempt.fail(f"the task is {state} already")
+            self._require_wanted(context, attempt)
             left = None if self.job_timeout is None else self.job_timeout - attempt.age
             self.defer(
                 trigger=self.job_trigger(
@@ -164,6 +158,20 @@ class JobOperator(ReportsLineage, JobTask):
         attempt.settle(description)
         self._ended = description
         return dict(self.result(description))
+
+    def _require_wanted(self, context: Context, attempt: Attempt) -> None:
+        """Stop the job of a task that a user ended while it submitted.
+
+        Airflow would tell at the next heartbeat, and of a task that defers before that it refuses
+        the deferral without a word to the operator.
+        """
+        try:
+            state = task_state(context["ti"])
+        except AirflowRuntimeError as error:
+            self.log.warning("Airflow did not tell the state of this task: %s", error)
+            return
+        if state in USER_ENDED:
+            attempt.fail(f"the task is {state} already")
 
     @property
     def ended(self) -> JobDescription:
@@ -232,15 +240,3 @@ class JobOperator(ReportsLineage, JobTask):
             self.client.pause.cut = True  # then nothing is submitted
         else:
             self._attempt.kill()
-
-
-def task_state(ti: Any) -> str | None:
-    """Return the state that Airflow's database has of a task that is running here, if it tells."""
-    try:
-        states = ti.get_task_states(
-            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-        )
-    except AirflowRuntimeError as error:
-        log.warning("Airflow did not tell the state of this task: %s", error)
-        return None
-    return next(iter(states.get(ti.run_id, {}).values()), None)

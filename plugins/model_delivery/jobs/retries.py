@@ -3,9 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from threading import Thread
 from typing import TypeVar
-from weakref import ref
 
 from model_delivery.jobs.faults import is_credential_fault, is_service_error
 from model_delivery.jobs.rate import backoff
@@ -21,11 +19,6 @@ CREDENTIAL_REFUSALS = 6
 # Right after a job was made, a service may not know it yet: believed when it says so this often.
 MISSING_ANSWERS = 3
 SLICE_SECONDS = 0.25
-TICK_SECONDS = 1.0
-# Half of the time after which Airflow gives the task of a silent process to another.
-STANDSTILL_SECONDS = 150.0
-# Within this time after it Airflow tells a process whose task it has given to another.
-WAKING_SECONDS = 30.0
 
 
 class Pause:
@@ -37,37 +30,12 @@ class Pause:
 
     def __init__(self) -> None:
         self.cut = False
-        self._made_at = _now()
-        self._ticked_at = _now()
-        self._woken_at = self._made_at
-        self._watch: Thread | None = None
-
-    def watch(self) -> None:
-        """Tick from a thread of its own: a call may take long, and is no standstill."""
-        if self._watch is None:
-            self._watch = Thread(target=_tick, args=(ref(self),), daemon=True)
-            self._watch.start()
-
-    def tick(self) -> None:
-        """Note that the process runs."""
-        now = _now()
-        if now - self._ticked_at > STANDSTILL_SECONDS:
-            self._woken_at = now
-        self._ticked_at = now
-
-    @property
-    def just_woken(self) -> bool:
-        """Whether the process stood still (SIGSTOP, a suspended machine) until a moment ago."""
-        self.tick()
-        return self._woken_at - self._made_at > 0 and _now() - self._woken_at < WAKING_SECONDS
 
     def sleep(self, seconds: float) -> None:
         """Sleep for so many seconds, or until `cut` is set."""
         until = time.monotonic() + seconds
-        self.tick()
         while not self.cut and (left := until - time.monotonic()) > 0:
             time.sleep(min(SLICE_SECONDS, left))
-            self.tick()
 
 
 def until_answered(
@@ -87,7 +55,6 @@ def until_answered(
     """
     failures = 0
     while True:
-        pause.tick()
         try:
             return ask()
         except Exception as error:
@@ -101,15 +68,3 @@ def until_answered(
                 raise explained(error) from error
             log.warning("%s (%d of %d): asking again", error, failures, most)
             pause.sleep(backoff(failures))
-
-
-def _tick(watched: "ref[Pause]") -> None:
-    while (pause := watched()) is not None:
-        pause.tick()
-        del pause
-        time.sleep(TICK_SECONDS)
-
-
-def _now() -> float:
-    # Counts while the machine is suspended too, where there is such a clock.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -35,6 +35,7 @@ from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Handle, Intent
+from model_delivery.jobs.task_state import GIVEN_AWAY, task_state
 
 LOOK_SECONDS = 5.0
 STORE_KEY = "model_delivery.submissions"
@@ -312,7 +313,21 @@ class Submission:
             return None
         return self._settled(intent)
 
+    def is_given_away(self) -> bool:
+        """Tell whether Airflow has given the task to another try, while this one still runs.
+
+        It does so of a worker that it does not hear of, and after a scheduler's death. The next try
+        gets an id of its own, and the store cannot be reached under this one's.
+
+        :raises AirflowRuntimeError: when Airflow does not tell.
+        """
+        if self._number >= len(self._records):
+            return False  # nothing was noted yet that could be read
+        return self._store.get(STORE_KEY) is None and task_state(self._ti) in GIVEN_AWAY
+
     def _attach(self, request: Mapping[str, Any], record: Record, found: Handle) -> Handle:
+        if self._service.name_parameter:
+            self.made = found  # nobody else has the name: whatever comes, it is ours to stop
         self._require_same(request, record, found, anyway=True)
         return self._client.describe(found).handle
 

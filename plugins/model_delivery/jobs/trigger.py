@@ -21,12 +21,12 @@ from model_delivery.jobs.registry import registry
 from model_delivery.jobs.retries import MISSING_ANSWERS
 from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.stop import Stop
+from model_delivery.jobs.task_state import DEFERRED, task_state
 from model_delivery.jobs.waits import Bounds
 
 EVENT_VERSION = 1
 LONGEST_POLL_INTERVAL = 30.0
 OUTAGE_SECONDS = 900.0
-DEFERRED = "deferred"
 # A triggerer that cannot wait so often for a job that a worker can ask for: then the worker waits.
 MOST_FAILED_WAITS = 3
 # One call of a stop, in seconds: of Airflow's 30 for an `on_kill`, some are left for another.
@@ -240,19 +240,12 @@ class JobTrigger(BaseTrigger):
             return False
 
     async def _is_deferred_still(self) -> bool:
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
         from asgiref.sync import sync_to_async
 
-        ti = self.task_instance
-        if ti is None:
+        if self.task_instance is None:
             return False
         try:
-            runs = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id],
-                map_index=ti.map_index,
-            )  # fmt: skip
+            return await sync_to_async(task_state)(self.task_instance) == DEFERRED
         except Exception as error:  # unknown: a kill is by far the likelier reason to be here
             self.log.warning("The state of the task is not known: %s", cause(error))
             return False
-        states = runs.get(ti.run_id, {}).values()
-        return bool(states) and all(state == DEFERRED for state in states)

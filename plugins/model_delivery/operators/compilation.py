@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery import neo
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
@@ -210,7 +210,7 @@ class CreateCompilationJobOperator(JobOperator):
         return compilation_result(description)
 
 
-class StopCompilationJobOperator(AwsConnected, BaseOperator):
+class StopCompilationJobOperator(AwsConnected):
     """Stops a compilation job and waits until it is; one that has ended already is left as it is.
 
     Source: SageMaker API, StopCompilationJob.
@@ -265,7 +265,7 @@ class StopCompilationJobOperator(AwsConnected, BaseOperator):
         return compilation_result(description)
 
 
-class ListCompilationJobsOperator(AwsConnected, BaseOperator):
+class ListCompilationJobsOperator(AwsConnected):
     """Lists compilation jobs; the summaries go to storage, the first names to XCom.
 
     Source: SageMaker API, ListCompilationJobs.
@@ -346,7 +346,7 @@ class ListCompilationJobsOperator(AwsConnected, BaseOperator):
         return {**given, "limit": int(self.limit) if self.limit else None}
 
 
-class DeleteCompilationJobOperator(AwsConnected, BaseOperator):
+class DeleteCompilationJobOperator(AwsConnected):
     """Deletes the record of a compilation job that has ended; what it compiled stays in storage.
 
     A job that is not there (any more) is no error: a retry may come after a deletion.

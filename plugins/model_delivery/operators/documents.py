@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
 from model_delivery.storage_connected import StorageConnected
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".jpg", ".jpeg")
 
 
-class ReadDocumentsOperator(StorageConnected, BaseOperator):
+class ReadDocumentsOperator(StorageConnected):
     """Reads images of forms into Textract-shaped blocks, as a batch's results.
 
     Each line of the results has the document's name and URI as `input` and, as `output`, what
@@ -75,7 +75,7 @@ class ReadDocumentsOperator(StorageConnected, BaseOperator):
                 yield {"input": about, "output": blocks, "error": None}
 
 
-class WriteFormsOperator(StorageConnected, BaseOperator):
+class WriteFormsOperator(StorageConnected):
     """Writes each document's form: what the model read, with what people made of it.
 
     A line for each document: `document`, `fields` (text by key), `corrected` (keys whose text

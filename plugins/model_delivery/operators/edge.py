@@ -21,7 +21,7 @@ from model_delivery.xcom import (
 )
 
 
-class CreateComponentVersionOperator(AwsConnected, BaseOperator):
+class CreateComponentVersionOperator(AwsConnected):
     """Registers a bundle as a Greengrass component version.
 
     The version is made of the bundle's digest, so the same bundle is the same version: a retry, or

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery import a2i
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
@@ -22,7 +22,7 @@ from model_delivery.xcom import (
 )
 
 
-class CreateFlowDefinitionOperator(AwsConnected, BaseOperator):
+class CreateFlowDefinitionOperator(AwsConnected):
     """Makes a human review workflow and waits until it is Active.
 
     One that is there already under the name is used where its request is the same, and refused by
@@ -207,7 +207,7 @@ class CreateFlowDefinitionOperator(AwsConnected, BaseOperator):
         return found
 
 
-class DescribeFlowDefinitionOperator(AwsConnected, BaseOperator):
+class DescribeFlowDefinitionOperator(AwsConnected):
     """Describes a human review workflow.
 
     Source: SageMaker API, DescribeFlowDefinition.
@@ -248,7 +248,7 @@ class ListFlowDefinitionsOperator(_ListOperator):
         return self._listing(self.hook.list_flow_definitions, "the flow definitions")
 
 
-class DeleteFlowDefinitionOperator(AwsConnected, BaseOperator):
+class DeleteFlowDefinitionOperator(AwsConnected):
     """Deletes a human review workflow; one that is not there is no error.
 
     Source: SageMaker API, DeleteFlowDefinition.

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery import a2i
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HOOK = "model_delivery.hooks.human_review.HumanLoopHook"
 
 
-class StartHumanLoopsOperator(AwsAndStorageConnected, BaseOperator):
+class StartHumanLoopsOperator(AwsAndStorageConnected):
     """Starts a human loop for each line of an object; a retry starts none twice.
 
     The loops' names are made of the task instance and the line's number. The manifest says which
@@ -98,7 +98,7 @@ class StartHumanLoopsOperator(AwsAndStorageConnected, BaseOperator):
         }
 
 
-class StopHumanLoopsOperator(AwsConnected, BaseOperator):
+class StopHumanLoopsOperator(AwsConnected):
     """Stops the loops of a batch that are still open; nobody can answer them any more.
 
     Source: Augmented AI Runtime API, StopHumanLoop.

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import InvalidRequestError, RequestDiffersError
@@ -23,7 +23,7 @@ HOOK = "model_delivery.hooks.human_review.HumanReviewHook"
 NAMES_IN_XCOM = 100
 
 
-class CreateHumanTaskUiOperator(AwsConnected, BaseOperator):
+class CreateHumanTaskUiOperator(AwsConnected):
     """Makes the template that reviewers work with; the same one again is left as it is.
 
     Source: SageMaker API, CreateHumanTaskUi.
@@ -95,7 +95,7 @@ class CreateHumanTaskUiOperator(AwsConnected, BaseOperator):
         return str(found["HumanTaskUiArn"])
 
 
-class RenderUiTemplateOperator(AwsAndStorageConnected, BaseOperator):
+class RenderUiTemplateOperator(AwsAndStorageConnected):
     """Fills a representative task into a template and writes the page that reviewers would see.
 
     A template that cannot be rendered fails the task with what the service says of it, before any
@@ -160,7 +160,7 @@ class RenderUiTemplateOperator(AwsAndStorageConnected, BaseOperator):
         return {"version": VERSION, "output_uri": self.output_uri}
 
 
-class DescribeHumanTaskUiOperator(AwsConnected, BaseOperator):
+class DescribeHumanTaskUiOperator(AwsConnected):
     """Describes a worker task template.
 
     Source: SageMaker API, DescribeHumanTaskUi.
@@ -192,7 +192,7 @@ class DescribeHumanTaskUiOperator(AwsConnected, BaseOperator):
         }
 
 
-class _ListOperator(AwsAndStorageConnected, BaseOperator):
+class _ListOperator(AwsAndStorageConnected):
     """Lists what a service has: summaries go to storage, the first names to XCom.
 
     :param output_uri: URI of the JSON Lines to write, a summary a line. (default: none)
@@ -262,7 +262,7 @@ class ListHumanTaskUisOperator(_ListOperator):
         return self._listing(self.hook.list_human_task_uis, "the human task UIs")
 
 
-class DeleteHumanTaskUiOperator(AwsConnected, BaseOperator):
+class DeleteHumanTaskUiOperator(AwsConnected):
     """Deletes a worker task template; one that is not there is no error.
 
     Source: SageMaker API, DeleteHumanTaskUi.

@@ -7,7 +7,7 @@ Objects below `output_uri`: `_parts/` with what shards have done so far, then `r
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
 from model_delivery.lineage import Lineage, ReportsLineage
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 
-class PlanShardsOperator(StorageConnected, BaseOperator):
+class PlanShardsOperator(StorageConnected):
     """Cuts an object into ranges on record boundaries: bytes, or rows of Parquet.
 
     :param input_uri: the object; or a folder of images, which ends in a slash.
@@ -97,7 +97,7 @@ def _shard_count(shards: int | str) -> int:
     return count
 
 
-class _Asking(StorageConnected, BaseOperator):
+class _Asking(StorageConnected):
     """Shared by what runs records: how they are run, and how many may fail.
 
     :param bundle_uri: URI of the bundle.
@@ -223,7 +223,7 @@ class BatchInferenceOperator(ReportsLineage, _Asking):
         }
 
 
-class MergeResultsOperator(StorageConnected, BaseOperator):
+class MergeResultsOperator(StorageConnected):
     """Puts the shards' parts together, in order, and proves that no record is lost or doubled.
 
     :param parts: what the mapped `BatchInferenceOperator` returned.

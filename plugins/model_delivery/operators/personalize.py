@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import InvalidRequestError
@@ -194,7 +194,7 @@ class CreateBatchInferenceJobOperator(JobOperator):
         return batch_inference_result(description)
 
 
-class ListBatchInferenceJobsOperator(AwsConnected, BaseOperator):
+class ListBatchInferenceJobsOperator(AwsConnected):
     """Lists batch inference jobs: counts and the newest to XCom, all of them to storage.
 
     Source: Amazon Personalize API, ListBatchInferenceJobs.
@@ -256,7 +256,7 @@ class ListBatchInferenceJobsOperator(AwsConnected, BaseOperator):
         }
 
 
-class RegisterSolutionVersionOperator(AwsConnected, BaseOperator):
+class RegisterSolutionVersionOperator(AwsConnected):
     """Registers a recommender's bundle as a solution version with localcloud.
 
     Amazon Personalize trains solution versions itself and takes no model: there, give the ARN of

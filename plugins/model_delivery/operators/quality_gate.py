@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery.class_names import class_names
 from model_delivery.exceptions import DeliveryRefusedError, GateClosedError, InvalidRequestError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 
-class QualityGateOperator(StorageConnected, BaseOperator):
+class QualityGateOperator(StorageConnected):
     """Lets a model pass only if its answers are good enough, by labels, by reviewers, or by both.
 
     With `label_field` the accuracy is that on labelled data; a label that reviewers decided counts

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
 from model_delivery.links.report import DeliveryReportLink
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from model_delivery.hooks.storage import StorageHook
 
 
-class TrainRecommenderOperator(StorageConnected, BaseOperator):
+class TrainRecommenderOperator(StorageConnected):
     """Factorises interactions, holding out each user's newest, and writes a bundle.
 
     Below `output_uri` lie `bundle.tar.gz`, `users.json` (the input of a batch: a line for each
@@ -102,7 +102,7 @@ class TrainRecommenderOperator(StorageConnected, BaseOperator):
         }
 
 
-class RecommendationReportOperator(StorageConnected, BaseOperator):
+class RecommendationReportOperator(StorageConnected):
     """Judges a batch of recommendations against what was held out, and draws the report.
 
     :param trained: what `TrainRecommenderOperator` returned.

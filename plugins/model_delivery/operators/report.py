@@ -105,7 +105,7 @@ class DeliveryReportOperator(BaseOperator):
         }
 
 
-class CompareCompilationsOperator(AwsConnected, BaseOperator):
+class CompareCompilationsOperator(AwsConnected):
     """Draws what a mapped compilation came to for each target, also where it failed.
 
     The page and the table behind it (`.json` beside it) go to storage. The task fails only where

@@ -1,10 +1,12 @@
 """One try of a task: what it waits for, what it stops, and what it makes of odd input."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from model_delivery.exceptions import (
     UnknownStatusError,
 )
 from model_delivery.jobs import rate, submission
+from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.record import Outcome
 
@@ -599,72 +602,94 @@ def test_a_retry_policy_that_gives_up_leaves_no_job(
         assert [job["stops"] for job in nameless.all] == [stopped]
 
 
-def stand_still(patch: pytest.MonkeyPatch, seconds: float) -> None:
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    patch.setattr("model_delivery.jobs.retries._now", lambda: now + seconds)
+def give_away(nameless: Nameless, attempt: Attempt, state: str | None) -> None:
+    """Let the store answer as to a try whose id Airflow has replaced."""
+    gone = SimpleNamespace(get=lambda _key, default=None: default, set=cut_off)
+    attempt.submission._store = gone
+    ti = attempt.submission._ti
+    ti.get_task_states = lambda **_: {ti.run_id: {ti.task_id: state}}
 
 
-def test_a_process_that_stood_still_leaves_its_job_to_the_next_try(
-    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", [None, "queued", "running", "deferred", "up_for_retry"])
+def test_a_try_whose_task_was_given_to_another_leaves_its_job_to_that(
+    nameless: Nameless, state: str | None
 ) -> None:
     attempt = nameless.attempt(last=True)
     description = attempt.submit(REQUEST)
-    stand_still(monkeypatch, 400.0)
+    give_away(nameless, attempt, state)
     attempt.kill()
-    with pytest.raises(JobFailedError, match="goes on"), attempt.running():
+    with pytest.raises(JobFailedError, match="goes on: another try"), attempt.running():
         attempt.wait(description, 0.01, None)
     assert nameless.attempt(try_number=2).submit(REQUEST).handle == description.handle
     assert stops(nameless) == [("RUNNING", 0)]
 
 
-def test_a_call_that_takes_long_is_no_standstill(
-    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", ["failed", "success", "restarting", "removed"])
+def test_a_try_that_a_user_ended_stops_its_job_whatever_became_of_the_store(
+    nameless: Nameless, state: str
 ) -> None:
-    monkeypatch.setattr("model_delivery.jobs.retries.STANDSTILL_SECONDS", 1.0)
-    monkeypatch.setattr("model_delivery.jobs.retries.TICK_SECONDS", 0.05)
     attempt = nameless.attempt()
     attempt.submit(REQUEST)
-    time.sleep(1.5)
+    give_away(nameless, attempt, state)
     attempt.kill()
     assert stops(nameless) == [("STOPPED", 1)]
 
 
-def test_a_clear_stops_what_was_left_to_a_try_that_never_came(
-    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_try_whose_run_was_deleted_stops_its_job(nameless: Nameless) -> None:
     attempt = nameless.attempt()
     attempt.submit(REQUEST)
-    stand_still(monkeypatch, 400.0)
+    give_away(nameless, attempt, None)
+    attempt.submission._ti.get_task_states = lambda **_: {}
+    attempt.kill()
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_where_airflow_does_not_tell_whose_the_task_is_the_job_is_stopped(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_delivery.jobs.attempt.ASKING_SECONDS", 0.1)
+    told = threading.Event()
+
+    def silent(_key: str, default: Any = None) -> Any:
+        told.wait(30)
+        raise DeliveryError("no answer")
+
+    attempt = nameless.attempt()
+    attempt.submit(REQUEST)
+    attempt.submission._store = SimpleNamespace(get=silent, set=cut_off)
+    started = time.monotonic()
+    attempt.kill()
+    assert time.monotonic() - started < 5
+    assert stops(nameless) == [("STOPPED", 1)]
+    told.set()
+
+
+def test_a_clear_stops_what_was_left_to_a_try_that_never_came(nameless: Nameless) -> None:
+    attempt = nameless.attempt()
+    attempt.submit(REQUEST)
+    give_away(nameless, attempt, "up_for_retry")
     attempt.kill()
     nameless.attempt(try_number=2, max_tries=3).submit(REQUEST)
     assert stops(nameless) == [("STOPPED", 1), ("RUNNING", 0)]
 
 
-def test_a_process_that_stood_still_and_goes_on_stops_its_job(
-    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_job_that_cannot_be_stopped_is_waited_for_by_the_next_try(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    killed: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(NamelessJobs, "stop_call", lambda _service, _handle: None)
     attempt = nameless.attempt()
     description = attempt.submit(REQUEST)
-    with monkeypatch.context() as woken:
-        stand_still(woken, 400.0)
-        attempt._client.pause.tick()
-        stand_still(woken, 440.0)
-        attempt._client.pause.tick()
+    if killed:
         attempt.kill()
-        with pytest.raises(JobFailedError, match="was stopped"), attempt.running():
-            attempt.wait(description, 0.01, None)
-    assert stops(nameless) == [("STOPPED", 1)]
-
-
-def test_a_time_out_stops_the_job_also_after_a_standstill(
-    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attempt = nameless.attempt()
-    description = attempt.submit(REQUEST)
-    stand_still(monkeypatch, 400.0)
-    with pytest.raises(JobFailedError, match="was stopped: it took over"), attempt.running():
+    with pytest.raises(JobFailedError, match="goes on, since its service"), attempt.running():
         attempt.wait(description, 0.01, 0.0)
-    assert stops(nameless) == [("STOPPED", 1)]
+    assert nameless.attempt(try_number=2).submit(REQUEST).handle == description.handle
+    assert stops(nameless) == [("RUNNING", 0)]
+    nameless.attempt(try_number=3, max_tries=5).submit(REQUEST)
+    assert "goes on although the task was cleared" in capsys.readouterr().out
+    assert len(nameless.all) == 2
 
 
 def test_a_retry_killed_before_it_submits_leaves_the_search_to_the_next(

@@ -351,6 +351,20 @@ def test_a_deployment_that_this_try_stopped_is_no_refusal(
         killed.settle(killed.describe())
 
 
+def test_a_job_under_our_name_with_another_request_is_stopped_when_the_task_fails_for_good(
+    compilation: Case, worker: Any, killed: type[BaseException]
+) -> None:
+    worker.kill_after_create = True
+    with pytest.raises(killed):
+        compilation.submission().submit_once(COMPILATION)
+    worker.kill_after_create = False
+    retry = attempt(compilation, try_number=2)
+    with pytest.raises(RequestDiffersError, match="RoleArn"), retry.running():
+        retry.submit({**COMPILATION, "RoleArn": "arn:aws:iam::000000000000:role/other"})
+    (job,) = compilation.jobs
+    assert compilation.conn.stops == [job["CompilationJobName"]]
+
+
 def test_a_job_that_is_stopping_is_not_stopped_again_after_a_clear(compilation: Case) -> None:
     job = attempt(compilation).submit(COMPILATION).handle["name"]
     compilation.conn.stop_compilation_job(job)
