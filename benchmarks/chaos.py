@@ -9,14 +9,13 @@ arrives, after the handle was persisted, while waiting, on resume. Fault proxies
 services do that: they know which process makes each call. Of the nameless jobs a tenth fails first,
 so that a second one is due. Meanwhile, every half minute or so, a part of the stack gets a SIGKILL
 with all its processes (the scheduler with the tasks it runs, the triggerer, localcloud, the
-nameless service) and is started again; and one call in fifty is throttled, answered by a 500 or
+nameless service; the scheduler also without the workers that it started) and is started again; and one call in fifty is throttled, answered by a 500 or
 reset, before or after the service did it. The nameless service's clock is an hour behind.
 
 The services themselves are asked for the truth, past the proxies:
-- duplicates: jobs beyond those due: one for a run, and one for each that failed or was stopped.
-  (localcloud too fails a job, one that lost its worker three times);
-- stopped jobs, apart: nobody asks for a stop here, but a worker might that Airflow ended because it
-  took its task away, as it does when a scheduler that was killed is back;
+- duplicates: jobs beyond those due: one for a run, and one for each that failed. (localcloud too
+  fails a job, one that lost its worker three times. Nobody asks for a stop here: a job that a
+  worker stopped, because Airflow took its task away, is one too many);
 - orphans: jobs that are running when their run has ended;
 - lost waits: runs that did not succeed, within RUN_SECONDS, with the result of their own job.
 
@@ -57,12 +56,11 @@ PART_SECONDS = (20.0, 40.0)
 TROUBLE_SHARE = 0.02
 SKEW_SECONDS = -3600.0
 HOME = Path(__file__).resolve().parent.parent / ".local" / "chaos"
-PARTS = ("triggerer", "scheduler", "localcloud", "nameless")
-
-
+ALONE = "scheduler alone"
+PARTS = ("triggerer", "scheduler", ALONE, "localcloud", "nameless")
 MINIMUM = {"runs": 200, "kills": 200, "calls spoilt": 1}
 RUNNING = frozenset({"RUNNING", "STARTING", "INPROGRESS"})
-FAILED, STOPPED = "FAILED", "STOPPED"
+FAILED = "FAILED"
 
 
 @dataclass
@@ -104,7 +102,6 @@ class Verdict:
     duplicates: int
     orphans: int
     lost: str
-    stopped: int = 0
 
 
 class Trouble:
@@ -186,6 +183,8 @@ class Chaos:
             self.world.nameless_process.kill()
             time.sleep(self._rng.uniform(0, 5))
             self.world.nameless_process.start()
+        elif part == ALONE:
+            self.world.restart_alone("scheduler")
         else:
             self.world.restart(part)
 
@@ -207,8 +206,8 @@ class Chaos:
         good = state == "success" and len(named) == 1
         lost = "" if good else f"{state}, {result}, try {task['try_number']}"
         running = [job for job in jobs if job["status"] in RUNNING]
-        ended = [job for job in jobs if job["status"] in {FAILED, STOPPED}]
-        return Verdict(plan, _beyond_due(len(jobs), len(ended)), len(running), lost)
+        failed = [job for job in jobs if job["status"] == FAILED]
+        return Verdict(plan, _beyond_due(len(jobs), len(failed)), len(running), lost)
 
     def recounted(self) -> list[Verdict]:
         """Return the verdicts with the jobs counted once more: a create may have come late."""
@@ -219,13 +218,11 @@ class Chaos:
         made = Counter(model for model, _ in jobs)
         running = Counter(model for model, status in jobs if status in RUNNING)
         failed = Counter(model for model, status in jobs if status == FAILED)
-        stopped = Counter(model for model, status in jobs if status == STOPPED)
         return [
             replace(
                 each,
-                duplicates=_beyond_due(made[model], failed[model] + stopped[model]),
+                duplicates=_beyond_due(made[model], failed[model]),
                 orphans=max(each.orphans, running[model]),
-                stopped=stopped[model],
             )
             for each in self.verdicts
             for model in [f"{each.plan.model}!"]
@@ -237,8 +234,8 @@ class Chaos:
         return Counter(step for life in self.killer.lives.values() for step in life.kills)
 
 
-def _beyond_due(made: int, ended_badly: int) -> int:
-    return max(0, made - ended_badly - 1)
+def _beyond_due(made: int, failed: int) -> int:
+    return max(0, made - failed - 1)
 
 
 def _passed(what: str, count: int) -> bool:
@@ -285,10 +282,6 @@ def _measures(chaos: Chaos, truth: list[Verdict], seconds: float) -> list[Measur
         "duplicate jobs": (
             sum(each.duplicates for each in truth), "lower", "0",
             ", ".join(each.plan.model for each in truth if each.duplicates),
-        ),
-        "jobs stopped by a worker that Airflow ended": (
-            sum(each.stopped for each in truth), "lower", "0",
-            ", ".join(each.plan.model for each in truth if each.stopped),
         ),
         "orphaned jobs": (
             sum(each.orphans for each in truth), "lower", "0",

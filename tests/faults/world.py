@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from stack.airflow import ADMIN, PROJECT, aws_connection
 from stack.credentials import REGION
 from stack.object_store import BUCKET, s3_client
 from stack.ports import LOOPBACK, free_ports
-from stack.processes import Process, answers
+from stack.processes import Process, StackError, answers, stop_session
 from stack.rest import AirflowRest
 from stack.stack import Stack
 from tests.faults.proxy import FaultProxy
@@ -48,6 +49,7 @@ class World:
         self.sagemaker: Any
         self.cloud_proxy: FaultProxy
         self.nameless_proxy: FaultProxy
+        self.left: list[int] = []  # sessions whose first process was killed alone
 
     def start(self, dag_id: str, **conf: Any) -> tuple[str, str]:
         return dag_id, self.rest.trigger(dag_id, conf)
@@ -148,6 +150,14 @@ class World:
         process.kill()
         process.start()
 
+    def restart_alone(self, name: str) -> None:
+        """SIGKILL one process, as the kernel does that runs out of memory; what it started lives."""
+        process = self.stack.processes[name]
+        self.left.append(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        self.until(lambda: not _runs(process))
+        process.start()
+
     def restart_localcloud(self, down: float = 0.0) -> None:
         """SIGKILL the cloud's API and worker at once, and start them after a while."""
         parts = [self.stack.processes[name] for name in ("localcloud", "localcloud worker")]
@@ -156,6 +166,14 @@ class World:
         time.sleep(down)
         for part in parts:
             part.start()
+
+
+def _runs(process: Process) -> bool:
+    try:
+        process.require_running()
+    except StackError:
+        return False
+    return True
 
 
 def model_of(job: dict[str, Any]) -> str:
@@ -187,6 +205,8 @@ def world(home: Path, parallelism: int = 4, skew: float = 0.0) -> Iterator[World
                 yield made
         finally:
             nameless.stop()
+            for session in made.left:
+                stop_session(session)
 
 
 def _connect(made: World) -> None:

@@ -321,21 +321,19 @@ EVICTED = {
 
 
 @pytest.mark.parametrize(("dag", "operation"), EVICTED.items(), ids=EVICTED)
-def test_an_evicted_worker_costs_a_try_and_its_job(
+def test_an_evicted_worker_costs_a_try_and_not_its_job(
     deployable: World, dag: str, operation: str
 ) -> None:
-    """SIGTERM, as when the host of a worker is drained; a deployment too is made again."""
+    """SIGTERM, as when the host of a worker is drained."""
     faulty, since = deployable, len(deployable.cloud_proxy.calls)
     run = faulty.start(dag, model="evicted", seconds=600)
     first = faulty.until(lambda: faulty.rest.xcom(faulty.task(run), "job"))
     faulty.until(lambda: len(asking(faulty, operation, since)) > 2)
     os.kill(asking(faulty, operation, since)[-1], signal.SIGTERM)
     faulty.until(lambda: faulty.task(run)["try_number"] == 2)
-    second = faulty.until(
-        lambda: (job := faulty.rest.xcom(faulty.task(run), "job")) != first and job
-    )
-    assert "Asked to stop" in faulty.log(run, 1)
-    assert second["job_name"] != first["job_name"]
+    assert "goes on: another try waits for it" in faulty.log(run, 1)
+    again = faulty.until(lambda: faulty.rest.xcom(faulty.task(run), "job"))
+    assert again["job_name"] == first["job_name"]
     faulty.until_state(run, "running")
     set_state(faulty, run, "fail")
     faulty.until(lambda: faulty.task(run)["state"] == "failed")
@@ -388,3 +386,17 @@ def test_a_part_of_the_stack_killed_while_jobs_run_loses_no_wait(faulty: World, 
     for dag, run in runs.items():
         assert faulty.finish(run)["state"] == "success", faulty.log(run)
         assert [job["status"] in ENDED for job in faulty.jobs(run, f"{part} {dag}")] == [True]
+
+
+def test_a_scheduler_killed_without_its_workers_costs_no_job(faulty: World) -> None:
+    """Airflow gives their tasks to other tries, and ends those that still run."""
+    runs = {f"alone {dag}": faulty.start(dag, model=f"alone {dag}", seconds=45)
+            for dag in ("compile_worker", "nameless_worker")}  # fmt: skip
+    for run in runs.values():
+        faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
+    faulty.restart_alone("scheduler")
+    for model, run in runs.items():
+        assert faulty.finish(run, 180)["state"] == "success", faulty.log(run)
+        assert faulty.task(run)["try_number"] > 1
+        assert [job["status"] in ENDED for job in faulty.jobs(run, model)] == [True]
+        assert "Asked to stop" not in faulty.log(run, 1)

@@ -22,12 +22,13 @@ from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.stop import Stop
-from model_delivery.jobs.submission import Submission
+from model_delivery.jobs.submission import Claim, Submission
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 GRACE = "the task was killed"
+TIME_OUT = "its execution_timeout is over"
 # Between two looks at a job that is being stopped.
 STOPPING_SECONDS = 2.0
 # How long a kill waits for Airflow's word, which the supervisor has 5 s for all of.
@@ -60,7 +61,7 @@ class Attempt:
         self._timed_out = False
         self._over = False
         self._stopping: Stop | None = None
-        self._given_away: bool | None = None
+        self._goes_on: bool | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -94,6 +95,11 @@ class Attempt:
         # An earlier try may have stopped it and been cut off before it could note so.
         again = description.retryable or self._client.service.may_be_our_stop(description)
         if made or not bad or not again:
+            if not made and description.state.terminal and self.submission.is_run_cleared:
+                self._log.warning(
+                    "%s had ended before this try. If this task was cleared for another: clear it "
+                    "again", self.label,
+                )  # fmt: skip
             return description
         self._log.info("%s is %s: submitting another", self.label, description.status)
         self.submission.end(Outcome.FAILED)
@@ -104,8 +110,7 @@ class Attempt:
         try:
             self.handle, made = self.submission.submit_once(request)
         except DeliveryError:
-            wanted = self.killed and not self._is_given_away()
-            if wanted and (found := self.submission.abandoned()):
+            if self.killed and not self._is_left() and (found := self.submission.abandoned()):
                 self.handle = found
                 self.stop(GRACE)
             raise
@@ -195,8 +200,8 @@ class Attempt:
         if self.killed and self.handle is None:
             # What an earlier try may have made is still to be looked for, by the next.
             raise JobFailedError(f"nothing was submitted: {GRACE}")
-        if self.killed and self._is_given_away():
-            raise JobFailedError(f"{self.label} goes on: another try has this task")
+        if self.killed and self._is_left():
+            raise JobFailedError(f"{self.label} goes on: {GRACE}, and another try waits for it")
         if self.killed:
             self.fail(GRACE)
 
@@ -222,7 +227,7 @@ class Attempt:
         self._client.pause.cut = True
         if not (self._client.is_open or self._timed_out):
             return  # what runs stops the job itself: to look a connection up is not for a handler
-        if self._is_given_away():
+        if self._is_left():
             return
         try:
             self._kill()
@@ -234,40 +239,51 @@ class Attempt:
         if self._timed_out:
             self.handle = self.handle or self.submission.abandoned()
         # A submission on its way stops its job itself, since it alone knows which it is.
-        outcome = self.stop(GRACE)
+        outcome = self.stop(TIME_OUT if self._timed_out else GRACE, reopen=self._timed_out)
         if self.handle is not None and self._timed_out and outcome is not Stop.IMPOSSIBLE:
             self.submission.end(Outcome.FAILED)
 
-    def _is_given_away(self) -> bool:
-        """Ask Airflow, once, whether another try has this task; no answer in time means no.
+    def _is_left(self) -> bool:
+        """Tell, once, whether the job is left to another try, though this one is killed.
 
-        In a thread: this one may be talking to the supervisor just then.
+        Of a task that nobody ended the next try waits for the job, if there is one: its worker was
+        evicted, or Airflow did not hear of it. A time-out stops the job, whatever comes next.
         """
-        if self._given_away is None:
-            answers: list[bool] = []
-            asking = Thread(target=self._ask_whose, args=(answers,), daemon=True)
-            asking.start()
-            asking.join(ASKING_SECONDS)
-            self._given_away = any(answers)
-            if self._given_away:
-                self._log.warning("%s goes on: another try has this task", self.label)
-        return self._given_away
+        if self._goes_on is None:
+            claim = self._claim()
+            last = self._timed_out or self._is_final(JobFailedError(GRACE))
+            left = claim is Claim.ANOTHERS or (claim is not Claim.NOBODYS and not last)
+            if left and self.handle is not None:
+                self._log.warning("%s goes on: another try waits for it", self.label)
+            self._goes_on = left
+        return self._goes_on
 
-    def _ask_whose(self, answers: list[bool]) -> None:
+    def _claim(self) -> Claim | None:
+        """Ask in a thread, for this one may be talking to the supervisor; None: no answer."""
+        answers: list[Claim] = []
+        asking = Thread(target=self._ask_whose, args=(answers,), daemon=True)
+        asking.start()
+        asking.join(ASKING_SECONDS)
+        return answers[0] if answers else None
+
+    def _ask_whose(self, answers: list[Claim]) -> None:
         try:
-            answers.append(self.submission.is_given_away())
+            answers.append(self.submission.claim())
         except Exception as error:
             self._log.warning("Airflow did not tell whose this task is: %s", error)
 
-    def stop(self, why: str) -> Stop | None:
-        """Ask once for a stop, say what came of it, and return that; None of a job that is over."""
+    def stop(self, why: str, *, reopen: bool = True) -> Stop | None:
+        """Ask once for a stop, say what came of it, and return that; None of a job that is over.
+
+        :param reopen: whether the connection may be looked up again.
+        """
         if self.handle is None or self._over:
             return None
         if self._stopping is not None:
             return self._stopping
         self._stopping = Stop.ASKED  # a signal handler may come in between
         try:
-            self._stopping = self._client.stop(self.handle)
+            self._stopping = self._client.stop(self.handle, reopen=reopen)
         except BaseException:  # a time-out too may end it: then it is asked again
             self._stopping = None
             raise
@@ -278,7 +294,7 @@ class Attempt:
         final = isinstance(error, AirflowFailException) or self._is_final(error)
         if not final or isinstance(error, UnknownStatusError):
             return  # the next try attaches; of a status we do not know we cannot say "running"
-        if self.killed and self._is_given_away():
+        if self.killed and self._is_left():
             return
         # The job may be made, and its handle not kept.
         self.handle = self.submission.made or self.handle

@@ -126,9 +126,11 @@ class JobClient:
         found = self.patiently(look, intent.search, pause)
         return [handle for handle in found if self.service.key(handle) not in intent.known]
 
-    def stop(self, handle: Handle) -> Stop:
+    def stop(self, handle: Handle, *, reopen: bool = True) -> Stop:
         """Ask the service to stop the job.
 
+        :param reopen: look the connection up again where its key is refused; not in a signal
+            handler, which must not talk to Airflow.
         :raises DeliveryError: when the service did not take the request.
         """
         call = self.service.stop_call(handle)
@@ -151,12 +153,13 @@ class JobClient:
 
         try:
             # Not cut short by a kill, which is why it is asked.
-            return self.patiently(ask, handle, Pause(), refusals=1)
+            return self.patiently(ask, handle, Pause(), refusals=1, reopen=reopen)
         except JobMissingError:
             return Stop.MISSING
         except (DeliveryError, JobRefusedError):
             # Services refuse to stop what has ended; only then is the refusal good news.
-            if self.describe(handle).state.terminal:
+            looked = self.patiently(lambda: self._look(handle), handle, reopen=reopen)
+            if looked.state.terminal:
                 return Stop.ENDED
             raise
 
@@ -167,18 +170,20 @@ class JobClient:
         pause: Pause | None = None,
         *,
         refusals: int = CREDENTIAL_REFUSALS,
+        reopen: bool = True,
     ) -> Answer:
         """Ask until there is an answer; an error names the job and the next step.
 
         :param refusals: how often to be refused. To look is refused in error as a rule: rights
             that were changed take some seconds to reach every host of a service.
+        :param reopen: whether the connection may be looked up again.
         """
         return until_answered(
             ask,
             pause or self.pause,
-            most_failures=lambda error: self._most_failures(error, refusals),
+            most_failures=lambda error: self._most_failures(error, refusals, reopen=reopen),
             explained=lambda error: self._clear(error, about),
-            reopen=self.reopen,
+            reopen=self.reopen if reopen else lambda: None,
         )
 
     def reopen(self) -> None:
@@ -186,14 +191,14 @@ class JobClient:
         for opened in ("_hook", "_client"):
             self.__dict__.pop(opened, None)
 
-    def _most_failures(self, error: Exception, refusals: int) -> int:
+    def _most_failures(self, error: Exception, refusals: int, *, reopen: bool) -> int:
         code = error_code(error)
         if is_lasting(error):
             return 1
         if code in self.service.missing_codes:
             return MISSING_ANSWERS
         if is_credential_fault(error):
-            return CREDENTIAL_REFUSALS
+            return CREDENTIAL_REFUSALS if reopen else 1
         return refusals if code in REFUSED_CODES | STATE_CODES else MAX_FAILURES
 
     def _clear(self, error: Exception, about: Mapping[str, Any]) -> Exception:

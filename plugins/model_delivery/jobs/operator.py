@@ -188,16 +188,16 @@ class JobOperator(ReportsLineage, JobTask):
         :param failed_waits: how often the triggerer could not wait for this job before.
         """
         seen: Mapping[str, Any] = event if isinstance(event, Mapping) else {}
+        failed_waits = self.failed_waits(event, failed_waits)
         return self._resume(context, seen.get("handle"), seen.get("error"), failed_waits)
 
-    def _resume(self, context: Context, handle: Any, error: Any, failed_waits: int = 0) -> Any:
+    def _resume(self, context: Context, handle: Any, error: Any, failed_waits: int) -> Any:
         attempt = self._begin(context)
         with attempt.running():
             attempt.resume(dict(handle) if isinstance(handle, Mapping) else None)
             description = attempt.describe()
             if not error:
                 return self._wait(context, attempt, description, woken=True)
-            failed_waits += 1
             # An outage that is over ends so for every wait at once: not all find a worker's slot.
             again = self.deferrable and failed_waits < MOST_FAILED_WAITS
             if description.state is JobState.RUNNING:

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import sync_to_async
 
 from model_delivery.aws import import_string
+from model_delivery.jobs.collector import spare
 from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.poll import Poll
 from model_delivery.jobs.rate import TokenBucket
@@ -237,4 +238,5 @@ def registry() -> PollRegistry:
     found = _registries.get(loop)
     if found is None:
         found = _registries[loop] = PollRegistry()
+        spare("the triggerer")
     return found

@@ -1,7 +1,6 @@
 """The sensor of external work, and of every job: poke, reschedule or deferrable."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -91,10 +90,10 @@ class ServiceSensor(WaitingTask, BaseSensorOperator):
 
         :param failed_waits: how often the triggerer could not wait for this job before.
         """
-        error = event.get("error") if isinstance(event, Mapping) else None
-        if not error:
+        failed_waits = self.failed_waits(event, failed_waits)
+        if not failed_waits:
             return self._wait_deferred(context, woken=True)
-        return self._not_waited(context, error, failed_waits + 1)
+        return self._not_waited(context, event["error"], failed_waits)
 
     def _not_waited(self, context: Context, error: str, failed_waits: int) -> Any:
         """Wait on after a fault of the triggerer's: there again, in the end here."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from asgiref.sync import sync_to_async
 
 from model_delivery.aws import open_hook, service_client
+from model_delivery.jobs.collector import spare
 from model_delivery.jobs.faults import is_throttling
 
 
@@ -92,6 +93,7 @@ async def _opened(hook_path: str, settings: dict[str, Any]) -> OpenClient:
     # As AwsBaseHook.get_async_conn does: the connection's look-up waits in a thread.
     context = await sync_to_async(service_client)(hook, deferrable=True)
     client = await asyncio.to_thread(asyncio.run, _built(context))
+    spare(hook_path)
     config = hook.conn_config
     account = config.role_arn or config.aws_access_key_id or connection
     return OpenClient(await client.__aenter__(), account)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -35,7 +36,7 @@ from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Handle, Intent
-from model_delivery.jobs.task_state import GIVEN_AWAY, task_state
+from model_delivery.jobs.task_state import ACTIVE, task_state
 
 LOOK_SECONDS = 5.0
 STORE_KEY = "model_delivery.submissions"
@@ -56,6 +57,17 @@ class Submitted(NamedTuple):
 
     handle: Handle
     made: bool
+
+
+class Claim(Enum):
+    """Whose a task is while a worker that runs it is told to end."""
+
+    OURS = "ours"
+    """This try's: the worker is evicted."""
+    ANOTHERS = "another's"
+    """Another try's, which attaches to the job."""
+    NOBODYS = "nobody's"
+    """A user ended or cleared it, or deleted its run."""
 
 
 class Submission:
@@ -95,6 +107,11 @@ class Submission:
         return edited and last.outcome is Outcome.DONE and last.clears != self._clears
 
     @property
+    def is_run_cleared(self) -> bool:
+        """Whether anything of the run was cleared since our job was submitted."""
+        return self._load().clears != self._clears
+
+    @property
     def _retries(self) -> int:
         return int(self._ti.task.retries or 0)
 
@@ -130,8 +147,6 @@ class Submission:
             submitted = self._create(named, record)
         else:
             submitted = Submitted(self._attach(named, record, found), made=False)
-            if record.at is None:
-                record = record.intending(named, self._service.search(named), ())
         self.made = submitted.handle
         made_at = self._called_at.isoformat() if self._called_at else record.at
         self._save(
@@ -313,17 +328,18 @@ class Submission:
             return None
         return self._settled(intent)
 
-    def is_given_away(self) -> bool:
-        """Tell whether Airflow has given the task to another try, while this one still runs.
+    def claim(self) -> Claim:
+        """Ask whose the task is, while this try still runs.
 
-        It does so of a worker that it does not hear of, and after a scheduler's death. The next try
-        gets an id of its own, and the store cannot be reached under this one's.
+        Airflow gives another try the task of a worker that it does not hear of, and after a
+        scheduler's death. That has an id of its own, and the store has nothing under this one's.
 
         :raises AirflowRuntimeError: when Airflow does not tell.
         """
-        if self._number >= len(self._records):
-            return False  # nothing was noted yet that could be read
-        return self._store.get(STORE_KEY) is None and task_state(self._ti) in GIVEN_AWAY
+        if task_state(self._ti) not in ACTIVE:
+            return Claim.NOBODYS
+        noted = self._number < len(self._records)
+        return Claim.ANOTHERS if noted and self._store.get(STORE_KEY) is None else Claim.OURS
 
     def _attach(self, request: Mapping[str, Any], record: Record, found: Handle) -> Handle:
         if self._service.name_parameter:

@@ -1,5 +1,6 @@
 """What a task that waits for an external job takes, whether it made the job or not."""
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import Context
 
 from model_delivery.aws import AwsConnected
+from model_delivery.exceptions import InvalidRequestError
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.service import Handle, JobDescription, JobService
@@ -42,6 +44,29 @@ class WaitingTask(AwsConnected):
         self.max_poll_interval = max_poll_interval
         self.outage_timeout = outage_timeout
         check_intervals(max_poll_interval=max_poll_interval, outage_timeout=outage_timeout)
+        if deferrable:
+            self._check_botocore_config()
+
+    def _check_botocore_config(self) -> None:
+        # Airflow would refuse the trigger, when the job is made.
+        try:
+            json.dumps(self.botocore_config)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError(
+                f"botocore_config cannot be handed to the triggerer: {error}. Give what JSON has: "
+                "text, numbers, booleans, lists and dictionaries"
+            ) from None
+
+    def failed_waits(self, event: Any, before: int) -> int:
+        """Return how often in a row the triggerer could not wait, with the event that just came.
+
+        A wait that took longer than any outage may take was a good one before it failed.
+        """
+        if not isinstance(event, Mapping) or not event.get("error"):
+            return 0
+        waited = event.get("waited")
+        was_good = isinstance(waited, int | float) and waited > 2 * self.outage_timeout
+        return 1 if was_good else before + 1
 
     def time_left(self, context: Context, seconds: float | None) -> timedelta | None:
         """Return how long the task may stay deferred, or None for ever.

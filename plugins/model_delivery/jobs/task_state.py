@@ -7,8 +7,8 @@ NO_STATE = "none"
 DEFERRED = "deferred"
 # A user ended the task while it ran.
 USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
-# Another try has the task, or will have it, where this one has it no longer.
-GIVEN_AWAY = frozenset(
+# The task runs, or will: nobody ended it, and nobody cleared it while it ran.
+ACTIVE = frozenset(
     {NO_STATE, "scheduled", "queued", "running", DEFERRED, "up_for_retry", "up_for_reschedule"}
 )
 

@@ -46,8 +46,8 @@ def handover_seconds() -> float:
 class JobTrigger(BaseTrigger):
     """Fires once when the job ended, however many jobs wait: they share one poll.
 
-    The event holds `version`, `handle`, and `status` or `error`: the service's own word on the job
-    is asked for again by whoever resumes.
+    The event holds `version`, `handle`, and `status`, or `error` and the seconds `waited`: the
+    service's own word on the job is asked for again by whoever resumes.
 
     :param service: path of the job's `JobService`.
     :param handle: the job.
@@ -131,7 +131,7 @@ class JobTrigger(BaseTrigger):
             await registry().turn()
             event |= await self._wait(bounds)
         except Exception as error:  # whatever ends the wait is the task's to report
-            event["error"] = cause(error)
+            event |= {"error": cause(error), "waited": round(time.monotonic() - started, 1)}
         await asyncio.sleep(started + handover_seconds() - time.monotonic())
         yield TriggerEvent(event)
 

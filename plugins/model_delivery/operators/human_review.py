@@ -176,15 +176,15 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         """
         from model_delivery.human_loops.state import LoopState
 
-        error = event.get("error") if isinstance(event, Mapping) else None
+        self._failed_waits = self.failed_waits(event, failed_waits)
         deferrable = self.deferrable
-        if error:
-            failed_waits += 1
+        if self._failed_waits:
             # An outage that is over ends so for every wait at once: not all find a worker's slot.
-            deferrable = deferrable and failed_waits < MOST_FAILED_WAITS
+            deferrable = deferrable and self._failed_waits < MOST_FAILED_WAITS
             where = "in the triggerer again" if deferrable else "here"
-            self.log.warning("The triggerer could not wait (%s): waiting %s", error, where)
-        self._failed_waits = failed_waits
+            self.log.warning(
+                "The triggerer could not wait (%s): waiting %s", event["error"], where
+            )
         return self._go_on(context, LoopState(context), deferrable=deferrable)
 
     def resume_execution(

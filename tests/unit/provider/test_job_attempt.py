@@ -47,7 +47,7 @@ def stops(nameless: Nameless) -> list[tuple[str, int]]:
     return [(job["status"], job["stops"]) for job in nameless.all]
 
 
-def cut_off(*_args: Any) -> Any:
+def cut_off(*_args: Any, **_options: Any) -> Any:
     """Stand in for a call that Airflow's time-out cuts off."""
     raise AirflowTaskTimeout
 
@@ -426,6 +426,17 @@ def test_after_an_outage_the_triggerer_waits_again_and_not_for_ever(nameless: Na
     assert operator.execute_complete(context, event, failed_waits=2)["version"] == 1
 
 
+def test_an_outage_after_a_long_good_wait_counts_anew(nameless: Nameless) -> None:
+    nameless.submission().submit_once(REQUEST)
+    operator = nameless.operator(outage_timeout=100.0)
+    operator.deferrable = True
+    event = {"version": 1, "error": "JobError: no usable answer for 100 s", "waited": 3_600.0}
+    for again, failed in ((event, 2), ({**event, "waited": 101.0}, 1)):
+        with pytest.raises(TaskDeferred) as deferred:
+            operator.execute_complete(nameless.context(), again, failed_waits=failed)
+        assert deferred.value.kwargs == {"failed_waits": 1 if again is event else 2}
+
+
 def test_limits_count_from_the_start_also_where_a_worker_waits_in_the_end(
     nameless: Nameless,
 ) -> None:
@@ -618,7 +629,7 @@ def test_a_try_whose_task_was_given_to_another_leaves_its_job_to_that(
     description = attempt.submit(REQUEST)
     give_away(nameless, attempt, state)
     attempt.kill()
-    with pytest.raises(JobFailedError, match="goes on: another try"), attempt.running():
+    with pytest.raises(JobFailedError, match=r"goes on: .*another try waits"), attempt.running():
         attempt.wait(description, 0.01, None)
     assert nameless.attempt(try_number=2).submit(REQUEST).handle == description.handle
     assert stops(nameless) == [("RUNNING", 0)]
@@ -644,23 +655,53 @@ def test_a_try_whose_run_was_deleted_stops_its_job(nameless: Nameless) -> None:
     assert stops(nameless) == [("STOPPED", 1)]
 
 
-def test_where_airflow_does_not_tell_whose_the_task_is_the_job_is_stopped(
-    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("last", [False, True])
+def test_an_evicted_worker_leaves_its_job_to_the_next_try_if_there_is_one(
+    nameless: Nameless, last: bool
+) -> None:
+    attempt = nameless.attempt(last=last)
+    description = attempt.submit(REQUEST)
+    ti = attempt.submission._ti
+    ti.get_task_states = lambda **_: {ti.run_id: {ti.task_id: "running"}}
+    attempt.kill()
+    with (
+        pytest.raises(JobFailedError, match="was stopped" if last else "goes on"),
+        attempt.running(),
+    ):
+        attempt.wait(description, 0.01, None)
+    again = nameless.attempt(try_number=2).submit(REQUEST).handle
+    assert (again == description.handle) is not last
+
+
+def test_a_worker_killed_by_its_time_out_stops_its_job(nameless: Nameless) -> None:
+    attempt = nameless.attempt()
+    attempt.submit(REQUEST)
+    with pytest.raises(AirflowTaskTimeout), attempt.running():
+        cut_off()
+    ti = attempt.submission._ti
+    ti.get_task_states = lambda **_: {ti.run_id: {ti.task_id: "running"}}
+    attempt.kill()
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_where_airflow_does_not_tell_whose_the_task_is_only_the_last_try_stops_the_job(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, last: bool
 ) -> None:
     monkeypatch.setattr("model_delivery.jobs.attempt.ASKING_SECONDS", 0.1)
     told = threading.Event()
 
-    def silent(_key: str, default: Any = None) -> Any:
+    def silent(**_given: Any) -> Any:
         told.wait(30)
         raise DeliveryError("no answer")
 
-    attempt = nameless.attempt()
+    attempt = nameless.attempt(last=last)
     attempt.submit(REQUEST)
-    attempt.submission._store = SimpleNamespace(get=silent, set=cut_off)
+    attempt.submission._ti.get_task_states = silent
     started = time.monotonic()
     attempt.kill()
     assert time.monotonic() - started < 5
-    assert stops(nameless) == [("STOPPED", 1)]
+    assert stops(nameless) == [("STOPPED", 1) if last else ("RUNNING", 0)]
     told.set()
 
 

@@ -63,7 +63,7 @@ async def test_the_event_is_a_handle_and_a_status(service: CompilationService) -
 async def test_what_ends_the_wait_is_in_the_event(service: CompilationService) -> None:
     service.faults["DescribeCompilationJob"] = BROKEN
     event = await fired(trigger())
-    assert event.keys() == {"version", "handle", "error"}
+    assert event.keys() == {"version", "handle", "error", "waited"}
     assert "JobError: SageMaker compilation job job: no usable answer" in event["error"]
     json.dumps(event)
 

@@ -12,13 +12,16 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import model_delivery
 import pytest
+from airflow.models.trigger import Trigger
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.sensor import BaseSensorOperator
 from airflow.triggers.base import BaseTrigger
 from model_delivery import xcom
 from model_delivery.aws import import_string
+from model_delivery.exceptions import InvalidRequestError
 from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.sensor import JobSensor
+from model_delivery.sensors.compilation import CompilationJobSensor
 from model_delivery.storage_connected import StorageConnected
 
 DAG_FACING = ("operators", "sensors", "triggers", "links", "jobs")
@@ -81,6 +84,12 @@ SPECIAL: dict[str, Any] = {
 }
 
 
+def test_a_setting_that_no_trigger_can_take_is_refused_before_anything_is_made() -> None:
+    config = {"retries": object()}
+    with pytest.raises(InvalidRequestError, match=r"botocore_config .* not JSON serializable"):
+        CompilationJobSensor(task_id="t", deferrable=True, job_name="j", botocore_config=config)
+
+
 def test_the_walk_finds_the_package() -> None:
     names = {each.__name__ for each in OPERATORS}
     assert {"CreateCompilationJobOperator", "DeploymentSensor", "CopyObjectsOperator"} <= names
@@ -94,6 +103,8 @@ def test_a_trigger_survives_its_serialisation_with_every_setting(cls: type[BaseT
     assert path == f"{cls.__module__}.{cls.__qualname__}"
     assert kept == given
     assert import_string(path)(**kept).serialize() == (path, kept)
+    # As Airflow keeps it.
+    assert Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(kept)) == kept
 
 
 @pytest.mark.parametrize("cls", OPERATORS, ids=lambda each: each.__name__)
