@@ -9,8 +9,9 @@ arrives, after the handle was persisted, while waiting, on resume. Fault proxies
 services do that: they know which process makes each call. Of the nameless jobs a tenth fails first,
 so that a second one is due. Meanwhile, every half minute or so, a part of the stack gets a SIGKILL
 with all its processes (the scheduler with the tasks it runs, the triggerer, localcloud, the
-nameless service; the scheduler also without the workers that it started) and is started again; and one call in fifty is throttled, answered by a 500 or
-reset, before or after the service did it. The nameless service's clock is an hour behind.
+nameless service; or the scheduler without what it started) and is started again; and one call in
+fifty is throttled, answered by a 500 or reset, before or after the service did it. The nameless
+service's clock is an hour behind.
 
 The services themselves are asked for the truth, past the proxies:
 - duplicates: jobs beyond those due: one for a run, and one for each that failed. (localcloud too

@@ -151,7 +151,7 @@ class World:
         process.start()
 
     def restart_alone(self, name: str) -> None:
-        """SIGKILL one process, as the kernel does that runs out of memory; what it started lives."""
+        """SIGKILL one process, as a kernel short of memory does; what it started lives on."""
         process = self.stack.processes[name]
         self.left.append(process.pid)
         os.kill(process.pid, signal.SIGKILL)
