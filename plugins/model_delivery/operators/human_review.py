@@ -182,9 +182,7 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
             # An outage that is over ends so for every wait at once: not all find a worker's slot.
             deferrable = deferrable and self._failed_waits < MOST_FAILED_WAITS
             where = "in the triggerer again" if deferrable else "here"
-            self.log.warning(
-                "The triggerer could not wait (%s): waiting %s", event["error"], where
-            )
+            self.log.warning("The triggerer could not wait (%s): waiting %s", event["error"], where)
         return self._go_on(context, LoopState(context), deferrable=deferrable)
 
     def resume_execution(
