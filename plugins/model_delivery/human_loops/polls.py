@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from model_delivery.exceptions import JobError
+from model_delivery.exceptions import JobError, UnknownStatusError
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.watch import EndedLoop, LoopWatch
 from model_delivery.jobs.faults import (
@@ -70,7 +70,7 @@ class FlowPoll:
         self._flow = flow_definition_arn
         self._lease = lease
         self._missing_codes = missing_codes
-        self._watch = LoopWatch(flow_definition_arn, self._end)
+        self._watch = LoopWatch(flow_definition_arn, self._end, self._fail_one)
         self._waits: dict[_Wait, None] = {}
         self._by_name: dict[str, list[_Wait]] = {}
         self._arrival = asyncio.Event()
@@ -129,6 +129,10 @@ class FlowPoll:
         self._changed_at = self._loop.time()
         for wait in self._by_name.pop(loop.name, ()):
             wait.end(loop)
+
+    def _fail_one(self, name: str, error: UnknownStatusError) -> None:
+        for wait in self._by_name.get(name, ()):
+            wait.fail(str(error))
 
     async def _run(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from model_delivery.exceptions import UnknownStatusError
 from model_delivery.jobs.faults import reading
 from model_delivery.jobs.service import Call
 from model_delivery.jobs.status import JobState, StatusTable
@@ -56,11 +57,18 @@ class LoopWatch:
     """The open loops of a flow definition.
 
     :param ended: is told of each loop that ended, once.
+    :param strange: is told of each loop whose status is unknown; it is watched no longer.
     """
 
-    def __init__(self, flow_definition_arn: str, ended: Callable[[EndedLoop], None]) -> None:
+    def __init__(
+        self,
+        flow_definition_arn: str,
+        ended: Callable[[EndedLoop], None],
+        strange: Callable[[str, UnknownStatusError], None],
+    ) -> None:
         self._flow = flow_definition_arn
         self._ended = ended
+        self._strange = strange
         # By name: when it was created, as far as that was seen.
         self._open: dict[str, datetime | None] = {}
         self._since: datetime | None = None
@@ -141,7 +149,12 @@ class LoopWatch:
         self._unseen.discard(name)
         created = summary.get("CreationTime")
         status = summary["HumanLoopStatus"]
-        state = STATUSES.state(status, f"human loop {name}")
+        try:
+            state = STATUSES.state(status, f"human loop {name}")
+        except UnknownStatusError as error:  # of this loop alone
+            del self._open[name]
+            self._strange(name, error)
+            return
         if not state.terminal:
             self._open[name] = created
             return

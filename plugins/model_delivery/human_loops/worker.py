@@ -16,6 +16,7 @@ from model_delivery.exceptions import (
     JobRefusedError,
     RequestDiffersError,
     StorageError,
+    UnknownStatusError,
 )
 from model_delivery.human_loops.batch import LoopBatch, loop_name
 from model_delivery.human_loops.calls import each_at_once
@@ -146,7 +147,7 @@ class HumanLoopWorker:
         :param wait: is told how many are open after each look; false ends the wait
         """
         found: list[EndedLoop] = []
-        watch = LoopWatch(batch.flow_definition_arn, found.append)
+        watch = LoopWatch(batch.flow_definition_arn, found.append, _refuse)
         since = datetime.fromisoformat(batch.created_after) if batch.created_after else None
         watch.add(batch, since)
         while len(watch):
@@ -264,3 +265,7 @@ def _check_size(given: LoopInput) -> None:
             f"the input of item {given.item} has {size} bytes, InputContent may have "
             f"{LARGEST_INPUT}: give reviewers the URI of an object instead"
         )
+
+
+def _refuse(_name: str, error: UnknownStatusError) -> None:
+    raise error

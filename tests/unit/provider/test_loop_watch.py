@@ -52,9 +52,13 @@ def look(watch: LoopWatch, service: Service) -> int:
     return service.calls.count("list_human_loops")
 
 
+def refuse(_name: str, error: UnknownStatusError) -> None:
+    raise error
+
+
 def watched(service: Service, names: Any = None) -> tuple[LoopWatch, list[EndedLoop]]:
     ended: list[EndedLoop] = []
-    watch = LoopWatch(FLOW, ended.append)
+    watch = LoopWatch(FLOW, ended.append, refuse)
     watch.add(service.loops if names is None else names, START - timedelta(seconds=5))
     return watch, ended
 
