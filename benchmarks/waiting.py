@@ -30,7 +30,7 @@ MANY, MOST = 1_000, 10_000
 INTERVAL_SECONDS = 5
 # Time for a thousand clients of the peer to open, before the first job ends.
 LEAD_SECONDS = {MANY: 30.0, MOST: 60.0}
-ENDING_SECONDS = 120.0
+ENDING_SECONDS = 60.0
 TRIGGERS = "benchmarks.triggerer.triggers"
 PEER = "AwsBaseWaiterTrigger with a custom waiter"
 LIMIT = "a trigger that only sleeps"
@@ -230,10 +230,10 @@ def main() -> Path:
         home = Path(folder)
         with EndingJobs(home).running() as service:
             bench = Bench(home, service)
-            rounds = [(bench.run(_ours, MANY), bench.run(_peer, MANY)) for _ in range(ROUNDS)]
-            ours, peer = zip(*rounds, strict=True)
-            idle = bench.run(_idle, MANY)
-            measures = _measures(MANY, ours, peer, [idle], "")
+            kinds = (_ours, _peer, _idle)
+            rounds = [[bench.run(kind, MANY) for kind in kinds] for _ in range(ROUNDS)]
+            ours, peer, idle = zip(*rounds, strict=True)
+            measures = _measures(MANY, ours, peer, idle, "")
             most, most_idle = bench.run(_ours, MOST), bench.run(_idle, MOST)
     alone = (
         "one round, without the peer: it opens a client for each trigger and asks for each at "
