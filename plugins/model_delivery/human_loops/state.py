@@ -28,8 +28,8 @@ class LoopState:
             )
         self._store = store
         self._ti = context["ti"]
-        # One record for each clear: it keeps the store, and starts new loops. A clear, and nothing
-        # else, changes `max_tries`.
+        # One record for each clear, which keeps the store and starts new loops. It is told by
+        # `max_tries`, as in docs/decisions/0011-one-job-for-one-task.md.
         self._records: list[dict[str, Any]] = [dict(each) for each in store.get(STORE_KEY) or []]
         if not self._records or self._records[-1]["max_tries"] != self._ti.max_tries:
             self._records.append({"max_tries": self._ti.max_tries})
