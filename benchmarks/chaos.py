@@ -8,10 +8,10 @@ process gets a SIGKILL: before the create call, after the service took it but be
 arrives, after the handle was persisted, while waiting, on resume. Fault proxies before both
 services do that: they know which process makes each call. Of the nameless jobs a tenth fails first,
 so that a second one is due. Meanwhile, every half minute or so, a part of the stack gets a SIGKILL
-with all its processes (the scheduler with the tasks it runs, the triggerer, localcloud, the
-nameless service; or the scheduler without what it started) and is started again; and one call in
-fifty is throttled, answered by a 500 or reset, before or after the service did it. The nameless
-service's clock is an hour behind.
+with all its processes (the scheduler with the tasks it runs, the triggerer, the API server,
+localcloud, the nameless service; or the scheduler without what it started) and is started again;
+and one call in fifty is throttled, answered by a 500 or reset, before or after the service did it.
+The nameless service's clock is an hour behind.
 
 The services themselves are asked for the truth, past the proxies:
 - duplicates: jobs beyond those due: one for a run, and one for each that failed. (localcloud too
@@ -58,7 +58,7 @@ TROUBLE_SHARE = 0.02
 SKEW_SECONDS = -3600.0
 HOME = Path(__file__).resolve().parent.parent / ".local" / "chaos"
 ALONE = "scheduler alone"
-PARTS = ("triggerer", "scheduler", ALONE, "localcloud", "nameless")
+PARTS = ("triggerer", "scheduler", ALONE, "api-server", "localcloud", "nameless")
 MINIMUM = {"runs": 200, "kills": 200, "calls spoilt": 1}
 RUNNING = frozenset({"RUNNING", "STARTING", "INPROGRESS"})
 FAILED = "FAILED"

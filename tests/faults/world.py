@@ -149,6 +149,7 @@ class World:
         process = self.stack.processes[name]
         process.kill()
         process.start()
+        process.wait_healthy(90)
 
     def restart_alone(self, name: str) -> None:
         """SIGKILL one process, as a kernel short of memory does; what it started lives on."""
