@@ -1,8 +1,11 @@
 """The runtime's five operations through boto3, and reviewers' answers through the portal."""
 
 import json
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -207,6 +210,9 @@ def test_a_loop_that_nobody_answers_in_time_fails_as_expired(cloud: Any) -> None
         ({"HumanLoopInput": {"InputContent": "{"}}, "not JSON"),
         ({"HumanLoopInput": {"InputContent": '{"a": NaN}'}}, "not JSON"),
         ({"HumanLoopInput": {"InputContent": "[" * 100_000}}, "nested too deeply"),
+        ({"HumanLoopInput": {"InputContent": '{"a": "\\ud800"}'}}, "half of a surrogate pair"),
+        ({"HumanLoopInput": {"InputContent": '{"confidence": 1e999}'}}, "too large a number"),
+        ({"HumanLoopInput": {"InputContent": "[" * 200 + "]" * 200}}, "deeper than 100 levels"),
         ({"DataAttributes": {"ContentClassifiers": ["Nonsense"]}}, "enum value set"),
         ({"FlowDefinitionArn": "arn:aws:sagemaker:eu-west-1:000000000000:flow-definition/gone"}, "create it first"),  # noqa: E501
     ],
@@ -223,6 +229,45 @@ def test_a_bad_start_is_refused_by_name(flow: Flow, changes: dict[str, Any], sai
     error = refused.value.response["Error"]
     assert error["Code"] == "ValidationException"
     assert said in error["Message"]
+
+
+def _change(cloud: Any, table: str, column: str, value: str, loop: str) -> None:
+    """Write what an earlier version may have stored."""
+    with closing(sqlite3.connect(Path(cloud.home) / "localcloud.db")) as store, store:
+        store.execute(
+            f"UPDATE {table} SET {column} = ? "
+            "WHERE loop_id = (SELECT id FROM human_loops WHERE name = ?)",
+            (value, loop),
+        )
+
+
+def test_an_item_that_cannot_be_read_blocks_neither_its_queue_nor_other_outputs(
+    cloud: Any,
+) -> None:
+    flow = make_flow(cloud, config={"TaskCount": 2})
+    unreadable, unwritable, good = (flow.start(confidence=each) for each in (0.1, 0.2, 0.3))
+    poison = '{"a": "\\ud800"}'
+    with flow.reviewer() as one, flow.reviewer() as two:
+        _change(cloud, "human_loop_inputs", "content", poison, unreadable)
+        first, second, third = one.call(flow.id, "next", count=3)["items"]
+        assert first["name"] == unreadable
+        assert first["view"]["kind"] == "broken"
+        assert third["view"]["kind"] == "classify"
+        one.call(flow.id, "skip", loop=first["loop"])
+        refused = one.http.post(
+            f"/review/api/{flow.id}/answer",
+            content=f'{{"loop": {second["loop"]}, "answer": {poison}}}',
+            headers={"X-CSRF-Token": one.csrf},
+        )
+        assert refused.status_code == 400
+        assert "surrogate" in refused.json()["problem"]
+        one.call(flow.id, "answer", loop=second["loop"], answer=answer("1"))
+        _change(cloud, "review_assignments", "answer", poison, unwritable)
+        one.call(flow.id, "answer", loop=third["loop"], answer=answer("2"))
+        for item in two.call(flow.id, "next", count=3)["items"][1:]:
+            two.call(flow.id, "answer", loop=item["loop"], answer=answer("2"))
+    assert flow.output(good)["humanAnswers"][0]["answerContent"] == answer("2")
+    assert flow.status(unwritable) == "InProgress"
 
 
 def test_nobody_sees_another_teams_item(cloud: Any, flow: Flow) -> None:

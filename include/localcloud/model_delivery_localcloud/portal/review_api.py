@@ -84,9 +84,10 @@ class ReviewApi:
         async def endpoint(request: Request) -> Response:
             if not valid_csrf(request, request.headers.get("x-csrf-token")):
                 return _problem(403, "this page was open for too long: reload it")
-            body = await _body(request)
-            if body is None:
-                return _problem(413, f"send a JSON object of at most {LARGEST_BODY} bytes")
+            try:
+                body = await _body(request)
+            except Refused as refused:
+                return _problem(refused.status, str(refused))
             return await to_thread.run_sync(self._run, work, request, body, limiter=self._threads)
 
         return endpoint
@@ -101,18 +102,20 @@ class ReviewApi:
             return _problem(refused.status, str(refused))
 
 
-async def _body(request: Request) -> dict[str, Any] | None:
+async def _body(request: Request) -> dict[str, Any]:
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > LARGEST_BODY:
-            return None
+            raise Refused(413, f"send a JSON object of at most {LARGEST_BODY} bytes")
         chunks.append(chunk)
     try:
         value = strict_json.loads(b"".join(chunks) or b"{}")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    except ValueError as error:
+        raise Refused(400, f"send a JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise Refused(400, "send a JSON object")
+    return value
 
 
 def _loop(body: dict[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """Items as pages show them: their template filled in, the model's answer, why they are here."""
 
+import logging
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,6 +8,7 @@ from threading import Lock
 from typing import Any
 
 from sqlalchemy import bindparam, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.portal.grants import Grants
@@ -25,6 +27,8 @@ from model_delivery_localcloud.store.review_tables import (
     HumanTaskUi,
 )
 from model_delivery_localcloud.store.tables import User
+
+log = logging.getLogger(__name__)
 
 BROKEN = "broken"
 REMEMBERED_SECONDS = 3600.0
@@ -48,6 +52,7 @@ class _Shown:
     flow_id: str
     content: Any
     model_label: str | None
+    why: list[str]
     view: dict[str, Any]
     since: float
 
@@ -72,15 +77,13 @@ class Items:
     def item(self, flow: FlowDefinition, held: Held) -> dict[str, Any]:
         """Return what a page shows of an item that its reviewer holds."""
         shown = self._shown(flow, held.loop)
-        if shown is None:
-            return {"loop": held.loop, "name": held.name, "view": _broken("it is gone")}
         return {
             "loop": held.loop,
             "name": held.name,
-            "input": shown.content,
+            "input": shown.content if shown else None,
             "model": {"answer": held.model_label, "confidence": held.confidence},
-            "why": reasons_of(shown.content),
-            "view": shown.view,
+            "why": shown.why if shown else [],
+            "view": shown.view if shown else _broken("it is gone"),
             "draft": held.draft,
             "held_until": held.held_until,
         }
@@ -124,23 +127,33 @@ class Items:
                 row = session.execute(_SHOWN, {"loop": loop_id, "flow": flow.id}).first()
             if row is None:
                 return None
-            content = without_known_answer(read_content(row.content))
-            view = self._view(flow, loop_id, content)
-            found = _Shown(flow.id, content, row.model_label, view, time.monotonic())
+            found = self._made(flow, loop_id, row.content, row.model_label)
             with self._lock:
                 if len(self._remembered) >= MOST_REMEMBERED:
                     self._remembered.clear()
                 self._remembered[loop_id] = found
         return found if found.flow_id == flow.id else None
 
-    def _view(self, flow: FlowDefinition, loop_id: int, content: Any) -> dict[str, Any]:
+    def _made(self, flow: FlowDefinition, loop_id: int, text: str, label: str | None) -> _Shown:
+        """Return an item as it is shown, whatever is in it: its reviewer holds it already.
+
+        An error here would meet them again at each call, and keep the queue from them.
+        """
+        content, why = None, []
         try:
+            content = without_known_answer(read_content(text))
+            why = reasons_of(content)
             view = view_of(self._render(flow, content), content)
+            if view["kind"] == FRAME:
+                view["src"] = self._grants.frame(flow.id, loop_id)
         except TemplateRefused as refused:
-            return _broken(str(refused))
-        if view["kind"] == FRAME:
-            view["src"] = self._grants.frame(flow.id, loop_id)
-        return view
+            view = _broken(str(refused))
+        except SQLAlchemyError:
+            raise  # the item is not to blame
+        except Exception as error:
+            log.exception("item %d of %s cannot be shown", loop_id, flow.name)
+            view = _broken(f"its data cannot be read ({type(error).__name__})")
+        return _Shown(flow.id, content, label, why, view, time.monotonic())
 
     def _render(self, flow: FlowDefinition, content: Any) -> str:
         return render_template(self._template(flow.id), content, self._grants.media)

@@ -7,7 +7,6 @@ types bring the AI service's own response, whose least confident part decides th
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +72,8 @@ def as_label(value: Any) -> str | None:
         return ", ".join(named)[:LONGEST_LABEL] if named else None
     if isinstance(value, bool | int | float | str):
         text = value if isinstance(value, str) else json.dumps(value)
-        return text.strip()[:LONGEST_LABEL] or None
+        # Postgres stores no null character.
+        return text.replace("\0", "\ufffd").strip()[:LONGEST_LABEL] or None
     return None
 
 
@@ -111,7 +111,8 @@ def _confidences(blocks: Any) -> Iterator[float]:
 
 
 def _fraction(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    fraction = value / 100 if value > 1 else value
-    return min(max(float(fraction), 0.0), 1.0)
+    # Clamped first: a whole number may be too large for a float.
+    percent = float(min(max(value, 0), 100))
+    return percent / 100 if percent > 1 else percent

@@ -33,13 +33,14 @@ def output_uri(flow: FlowDefinition, loop: HumanLoop) -> str:
 def output_document(
     flow: FlowDefinition,
     loop: HumanLoop,
-    content: Any,
+    content: str,
     answers: Sequence[Assignment],
     reviewers: Mapping[str, Reviewer],
     issuer: str,
 ) -> bytes:
     """Return the object: the input as it came and each answer raw, in the order they came.
 
+    `content` is the InputContent's JSON text, which is not read again: it is put in as it is.
     `issuer`: the URL under which reviewers sign in.
     """
     source = flow.request.get("HumanLoopRequestSource", {}).get("AwsManagedHumanLoopRequestSource")
@@ -48,9 +49,9 @@ def output_document(
         "flowDefinitionArn": arn_of_flow(loop),
         "humanAnswers": [_answer(each, reviewers[each.worker], issuer) for each in answers],
         "humanLoopName": loop.name,
-        "inputContent": content,
     }
-    return json.dumps(document, ensure_ascii=False).encode()
+    head = json.dumps(document, ensure_ascii=False).encode()
+    return b'%b, "inputContent": %b}' % (head.removesuffix(b"}"), content.encode())
 
 
 def _answer(assignment: Assignment, reviewer: Reviewer, issuer: str) -> dict[str, Any]:

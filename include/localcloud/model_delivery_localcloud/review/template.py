@@ -59,6 +59,8 @@ class _Environment(Environment):
 
 def check_template(content: str) -> None:
     """Raise TemplateRefused unless the template parses, has a form, and elements that we have."""
+    if "\0" in content:
+        raise TemplateRefused("the template holds a null character, which is no part of HTML")
     template = _parsed(content)
     try:
         template.render(task={"input": {}}, _grant=str)
@@ -94,7 +96,10 @@ def object_uri(text: str) -> str:
     Templates of Augmented AI write objects as `s3://bucket/key` or
     `http(s)://s3.amazonaws.com/bucket/key`.
     """
-    parts = urlsplit(text.strip())
+    try:
+        parts = urlsplit(text.strip())
+    except ValueError as error:
+        raise TemplateRefused(f"{text[:200]!r} is not the URI of an object: {error}") from error
     if parts.scheme == "s3":
         bucket, key = parts.netloc, parts.path.lstrip("/")
     elif parts.scheme in {"http", "https"} and parts.netloc == _S3_HOST:
@@ -110,11 +115,14 @@ def object_uri(text: str) -> str:
 def _render(content: str, values: dict[str, Any], grant: Grant) -> str:
     try:
         return str(_parsed(content).render(**values, _grant=grant))
-    except LiquidError as error:
+    except TemplateRefused:
+        raise
+    except Exception as error:
+        # Not Liquid's errors alone: a template is somebody's program, over somebody else's data.
         raise TemplateRefused(f"the template does not render: {_line(error)}") from error
 
 
-def _line(error: LiquidError) -> str:
+def _line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import ObjectError, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
-from model_delivery_localcloud.review.facts import read_content
 from model_delivery_localcloud.review.output import output_document, output_uri
 from model_delivery_localcloud.review.webhook import Webhook
 from model_delivery_localcloud.settings import Settings
@@ -118,14 +117,18 @@ class ReviewKeeper:
 
     def _write(self, finished: Finished) -> Written:
         uri = output_uri(finished.flow, finished.loop)
-        document = output_document(
-            finished.flow, finished.loop, read_content(finished.content), finished.answers,
-            finished.reviewers, self._issuer,
-        )  # fmt: skip
         try:
+            document = output_document(
+                finished.flow, finished.loop, finished.content, finished.answers,
+                finished.reviewers, self._issuer,
+            )  # fmt: skip
             self._objects.put(uri, document, "application/json")
         except ObjectError as error:
             return finished, uri, str(error)
+        except Exception as error:
+            # It is this loop's own: the others of its batch are written all the same.
+            log.exception("human loop %s: its output cannot be written", finished.loop.name)
+            return finished, uri, f"{type(error).__name__}: {error}"
         return finished, uri, None
 
     def _record(self, written: list[Written]) -> None:
