@@ -7,15 +7,17 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from alembic import command
 from model_delivery_localcloud.store import human_loops, review_completion
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_slots as slots
-from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.database import Database, alembic_config
 from model_delivery_localcloud.store.review_slots import Lease, Taken
 from model_delivery_localcloud.store.review_tables import (
     Assignment,
     FlowDefinition,
     HumanLoop,
+    HumanLoopInput,
     WebhookEvent,
 )
 from sqlalchemy import select, text
@@ -105,6 +107,34 @@ def test_the_least_certain_comes_first_and_a_reload_gives_the_same(database: Dat
     assert take(database, "ana") == ["unsure"]
     assert take(database, "bob") == ["sure"]
     assert take(database, "cyd") == []
+
+
+def test_the_id_of_a_deleted_loop_is_not_used_again(database: Database) -> None:
+    first = add(database, "first")
+    with database.write() as session:
+        human_loops.delete_loop(session, session.get_one(HumanLoop, first))
+    assert add(database, "second") > first
+
+
+def test_a_migration_keeps_loops_with_their_inputs_and_answers(tmp_path: Path) -> None:
+    built = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    built.migrate()
+    loop = add(built, "one")
+    assert take(built, "ana") == ["one"]
+    with built.engine.connect() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        connection.connection.execute("PRAGMA foreign_keys=OFF")
+        command.downgrade(config, "0003")
+        connection.commit()
+        connection.connection.execute("PRAGMA foreign_keys=ON")
+    built.migrate()
+    with built.read() as session:
+        assert assignment(session, loop, "ana").state == "working"
+        assert session.get_one(HumanLoopInput, loop).content == "{}"
+        assert session.scalars(text("PRAGMA foreign_keys")).one() == 1
+        assert session.execute(text("PRAGMA foreign_key_check")).all() == []
+    built.close()
 
 
 def test_a_lapsed_slot_is_free_again_and_its_draft_is_kept(database: Database) -> None:

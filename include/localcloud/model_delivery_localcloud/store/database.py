@@ -80,10 +80,16 @@ class Database:
     def migrate(self) -> str:
         """Bring the tables to this version's revision and return the revision's name."""
         with self.engine.connect() as connection:
-            config = _alembic_config()
+            if self.is_sqlite:
+                # SQLite alters a table by building it anew, and dropping the old one would take
+                # the rows along that refer to it. Outside of a transaction, or it has no effect.
+                connection.connection.execute("PRAGMA foreign_keys=OFF")
+            config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
+            if self.is_sqlite:
+                connection.connection.execute("PRAGMA foreign_keys=ON")
         return _newest_revision()
 
     def check(self) -> None:
@@ -159,7 +165,8 @@ def _prepare_postgres(engine: Engine) -> None:
             raise DisconnectionError(f"the connection is lost: {error}") from error
 
 
-def _alembic_config() -> Config:
+def alembic_config() -> Config:
+    """Return how the package's migrations are run."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -167,7 +174,7 @@ def _alembic_config() -> Config:
 
 
 def _newest_revision() -> str:
-    head = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
     assert head is not None, "the package ships at least one migration"
     return head
 

@@ -85,6 +85,7 @@ class FlowDefinition(Base):
 class HumanLoop(Base):
     """A human loop. Its input is in a table of its own, to keep this one's rows short.
 
+    An id is never used again: pages, frames and events still name loops that are deleted.
     `queue` is the flow's id while a slot is free, else null: a queue is an index range.
     `due_at` is when the worker process must act: at the end of its availability while it is open,
     at once (or when to try again) while its output is to be written, null once it is done.
@@ -98,6 +99,7 @@ class HumanLoop(Base):
         Index("human_loops_created", "flow_id", "created_at", "id"),
         Index("human_loops_queue", "queue", "priority", "id"),
         Index("human_loops_due", "due_at"),
+        {"sqlite_autoincrement": True},
     )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
