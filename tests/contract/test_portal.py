@@ -1,6 +1,7 @@
 """The portal over HTTP: nothing without signing in, and what its pages say."""
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -80,6 +81,44 @@ def test_guessing_is_throttled(cloud: Any, browser: httpx.Client) -> None:
     answer = sign_in(browser, name, "a-password-of-eves")
     assert answer.status_code == 429
     assert "five minutes" in answer.text
+
+
+def test_who_signs_out_is_out_wherever_the_cookie_was_copied(
+    cloud: Any, browser: httpx.Client
+) -> None:
+    sign_in(browser, PORTAL_USER, cloud.password)
+    page = browser.get("/devices")
+    with httpx.Client(base_url=cloud.url, cookies=dict(browser.cookies)) as copied:
+        assert copied.get("/devices").status_code == 200
+        large = browser.post("/sign-out", data={"csrf": token(page), "x": "x" * 20_000})
+        assert large.status_code == 413
+        browser.post("/sign-out", data={"csrf": token(page)})
+        assert copied.get("/devices").status_code == 303
+        assert copied.get("/review/api/session").status_code == 401
+
+
+def test_a_new_password_signs_out_who_had_the_old_one(cloud: Any, browser: httpx.Client) -> None:
+    name = f"ann-{uuid4().hex[:6]}"
+    cloud.run("user", "add", name, "--role", "reviewer", secret="the-first-password")
+    sign_in(browser, name, "the-first-password")
+    assert browser.get("/review").status_code == 200
+    cloud.run("user", "add", name, "--role", "reviewer", secret="another-password")
+    deadline = time.monotonic() + 10  # who asks is remembered for 3 s
+    while browser.get("/review").status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_guesses_from_elsewhere_do_not_lock_a_person_out(cloud: Any, browser: httpx.Client) -> None:
+    name = f"eve-{uuid4().hex[:6]}"
+    cloud.run("user", "add", name, "--role", "reviewer", secret="a-password-of-eves")
+    # As a proxy on this machine says.
+    elsewhere = {"X-Forwarded-For": "203.0.113.7"}
+    with httpx.Client(base_url=cloud.url, headers=elsewhere, timeout=20) as guesser:
+        for _ in range(5):
+            assert sign_in(guesser, name, "guess").status_code == 403
+        assert sign_in(guesser, name, "a-password-of-eves").status_code == 429
+    assert sign_in(browser, name, "a-password-of-eves").status_code == 303
 
 
 def test_names_are_escaped(browser: httpx.Client) -> None:

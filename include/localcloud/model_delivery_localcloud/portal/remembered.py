@@ -31,3 +31,8 @@ class Remembered(Generic[Key, Value]):
                 self._known.clear()
             self._known[key] = now + SECONDS, value
         return value
+
+    def forget(self, key: Key) -> None:
+        """Find a key's value anew at the next call."""
+        with self._lock:
+            self._known.pop(key, None)

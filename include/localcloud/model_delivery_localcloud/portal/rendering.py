@@ -40,19 +40,16 @@ class Renderer:
         )
 
     def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
-        """Return a template as a page, with the session's user and form token."""
+        """Return a template as a page, with who asks for it and the session's form token."""
+        user = getattr(request.state, "user", None)
         text = self._templates.get_template(name).render(
-            user=request.session.get("user"),
+            user=user.name if user else None,
+            role=user.role if user else "",
             csrf=csrf_token(request),
             path=request.url.path,
-            **{"role": _role(request), **values},
+            **values,
         )
         return HTMLResponse(text, status_code=status, headers=SECURITY_HEADERS)
-
-
-def _role(request: Request) -> str:
-    user = getattr(request.state, "user", None)
-    return user.role if user is not None else ""
 
 
 def csrf_token(request: Request) -> str:

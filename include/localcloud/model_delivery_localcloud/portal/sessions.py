@@ -20,9 +20,10 @@ from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role
 
 SESSION_SECONDS = 12 * 3600
+SESSION = "session"
 LARGEST_FORM = 16 * 1024
 HOME = "/"
-THROTTLED = "Too many wrong passwords for this name. Try again in five minutes."
+THROTTLED = "Too many wrong passwords for this name or from here. Try again in five minutes."
 WRONG = "Name and password do not belong together."
 STALE = "This form was open for too long. Try again."
 
@@ -62,21 +63,21 @@ class SignIn:
             if user is None:
                 wanted = request.url.path
                 return RedirectResponse(f"/sign-in?next={quote(wanted)}", status_code=303)
-            if user.role not in allowed:
-                return self._renderer.page(request, "forbidden.html", status=403, role=user.role)
             request.state.user = user
+            if user.role not in allowed:
+                return self._renderer.page(request, "forbidden.html", status=403)
             return await page(request)
 
         return guard
 
     def user_of(self, request: Request) -> User | None:
-        """Return who is signed in, None for nobody, or somebody who is gone."""
-        name = request.session.get("user")
-        return None if name is None else self._known.get(name)
+        """Return who is signed in, None for nobody, somebody who is gone or has signed out."""
+        secret = request.session.get(SESSION)
+        return None if secret is None else self._known.get(str(secret))
 
-    def _find(self, name: str) -> User | None:
+    def _find(self, secret: str) -> User | None:
         with self._database.read() as session:
-            return users.find_user(session, name)
+            return users.user_of_session(session, secret)
 
     async def show(self, request: Request) -> Response:
         """Show the form."""
@@ -84,23 +85,28 @@ class SignIn:
 
     async def submit(self, request: Request) -> Response:
         """Check name and password, slowly and not too often."""
-        if int(request.headers.get("content-length", LARGEST_FORM + 1)) > LARGEST_FORM:
+        if _is_too_large(request):
             return self._form(request, STALE, 413)
         form = await request.form()
         name, password = str(form.get("name", "")), str(form.get("password", ""))
         if not valid_csrf(request, form.get("csrf")):
             return self._form(request, STALE, 403)
-        problem = await run_in_threadpool(self._check, name, password)
+        address = request.client.host if request.client else ""
+        problem = await run_in_threadpool(self._check, name, password, address)
         if problem is not None:
             return self._form(request, problem, 429 if problem == THROTTLED else 403)
+        await run_in_threadpool(self._end, request.session.get(SESSION))
         request.session.clear()
-        request.session["user"] = name
+        request.session[SESSION] = await run_in_threadpool(self._begin, name)
         return RedirectResponse(_local(str(form.get("next", ""))), status_code=303)
 
     async def leave(self, request: Request) -> Response:
-        """Sign out."""
+        """Sign out: here, and wherever else the same cookie is."""
+        if _is_too_large(request):
+            return self._form(request, STALE, 413)
         form = await request.form()
         if valid_csrf(request, form.get("csrf")):
+            await run_in_threadpool(self._end, request.session.get(SESSION))
             request.session.clear()
         return RedirectResponse("/sign-in", status_code=303)
 
@@ -110,12 +116,23 @@ class SignIn:
             request, "sign_in.html", status=status, problem=problem, next=wanted
         )
 
-    def _check(self, name: str, password: str) -> str | None:
+    def _begin(self, name: str) -> str:
+        with self._database.write() as session:
+            return users.begin_session(session, name, SESSION_SECONDS)
+
+    def _end(self, secret: str | None) -> None:
+        if secret is None:
+            return
+        with self._database.write() as session:
+            users.end_session(session, str(secret))
+        self._known.forget(str(secret))
+
+    def _check(self, name: str, password: str, address: str) -> str | None:
         # The attempt counts before it is checked, so that many at once cannot all slip through.
         with self._database.write() as session:
-            if users.is_throttled(session, name):
+            if users.is_throttled(session, name, address):
                 return THROTTLED
-            attempt = users.record_attempt(session, name)
+            attempt = users.record_attempt(session, name, address)
         with self._database.read() as session:
             right = users.check_password(session, name, password)
         if not right:
@@ -129,6 +146,11 @@ def valid_csrf(request: Request, given: object) -> bool:
     """Tell whether a form carries its session's token."""
     expected = request.session.get("csrf", "")
     return bool(expected) and hmac.compare_digest(str(given).encode(), expected.encode())
+
+
+def _is_too_large(request: Request) -> bool:
+    # A form that does not say its size is none of ours.
+    return int(request.headers.get("content-length", LARGEST_FORM + 1)) > LARGEST_FORM
 
 
 def _local(path: str) -> str:

@@ -43,11 +43,26 @@ class SignInFailure(Base):
     """A refused sign-in, kept for as long as it throttles."""
 
     __tablename__ = "sign_in_failures"
-    __table_args__ = (Index("sign_in_failures_name_at", "name", "at"),)
+    __table_args__ = (
+        Index("sign_in_failures_name_at", "name", "at"),
+        Index("sign_in_failures_address_at", "address", "at"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
+    address: Mapped[str] = mapped_column(server_default="")
     at: Mapped[int]
+
+
+class PortalSession(Base):
+    """A person who is signed in; `id` is a digest of what their cookie holds."""
+
+    __tablename__ = "portal_sessions"
+    __table_args__ = (Index("portal_sessions_user", "user"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    user: Mapped[str]
+    expires_at: Mapped[int]
 
 
 class Job(Base):

@@ -1,20 +1,26 @@
-"""People who sign in to the portal, with a limit on wrong passwords."""
+"""People who sign in to the portal, their sessions, and a limit on wrong passwords."""
 
+import hashlib
 import secrets
 import uuid
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import cache
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.store.passwords import hash_password, is_outdated, verify_password
 from model_delivery_localcloud.store.review_tables import UserGroup
-from model_delivery_localcloud.store.tables import SignInFailure, User
+from model_delivery_localcloud.store.tables import PortalSession, SignInFailure, User
 
+# Wrong passwords within the window: of a name from one address, of a name from anywhere, of one
+# address for any names. Who guesses from elsewhere does not lock the person out by five guesses;
+# many people may share an address.
 MOST_FAILURES = 5
+MOST_OF_NAME = 50
+MOST_OF_ADDRESS = 50
 WINDOW_MS = 5 * 60 * 1000
 
 
@@ -36,7 +42,10 @@ def add_user(
     role: Role = Role.ADMIN,
     groups: Sequence[str] = (),
 ) -> None:
-    """Store a user; of one that is there, replace the password, the role and the groups."""
+    """Store a user; of one that is there, replace the password, the role and the groups.
+
+    Whoever is signed in by that name is signed out.
+    """
     user = session.get(User, name)
     if user is None:
         user = User(name=name, created_at=now_ms(), worker_id=secrets.token_hex(8))
@@ -45,21 +54,46 @@ def add_user(
     user.role = role.value
     # Who was added before there were reviews has none yet.
     user.worker_id = user.worker_id or secrets.token_hex(8)
+    session.execute(delete(PortalSession).where(PortalSession.user == name))
     session.execute(delete(UserGroup).where(UserGroup.user == name))
     session.add_all(UserGroup(user=name, group_name=group) for group in dict.fromkeys(groups))
 
 
-def find_user(session: Session, name: str) -> User | None:
-    """Return the user of that name, or None."""
-    return session.get(User, name)
+def begin_session(session: Session, name: str, seconds: int) -> str:
+    """Sign a person in and return the secret that their cookie is to hold; drop what is over."""
+    now, secret = now_ms(), secrets.token_urlsafe(32)
+    session.execute(delete(PortalSession).where(PortalSession.expires_at <= now))
+    session.add(PortalSession(id=_digest(secret), user=name, expires_at=now + seconds * 1000))
+    return secret
 
 
-def is_throttled(session: Session, name: str) -> bool:
-    """Tell whether this name had 5 wrong passwords in the last 5 minutes."""
-    recent = select(func.count()).where(
-        SignInFailure.name == name, SignInFailure.at > now_ms() - WINDOW_MS
+def user_of_session(session: Session, secret: str) -> User | None:
+    """Return who is signed in by a cookie's secret, None where that is over or never was."""
+    signed_in = select(PortalSession.user).where(
+        PortalSession.id == _digest(secret), PortalSession.expires_at > now_ms()
     )
-    return (session.scalar(recent) or 0) >= MOST_FAILURES
+    return session.scalars(select(User).where(User.name.in_(signed_in))).first()
+
+
+def end_session(session: Session, secret: str) -> None:
+    """Sign out: the cookie opens nothing any more, whoever kept a copy of it."""
+    session.execute(delete(PortalSession).where(PortalSession.id == _digest(secret)))
+
+
+def is_throttled(session: Session, name: str, address: str) -> bool:
+    """Tell whether there were too many wrong passwords in the last 5 minutes.
+
+    Five for this name from this address, 50 for the name, or 50 from the address.
+    """
+    of_name, of_address = SignInFailure.name == name, SignInFailure.address == address
+    return any(
+        _failures(session, *which) >= most
+        for which, most in (
+            ((of_name, of_address), MOST_FAILURES),
+            ((of_name,), MOST_OF_NAME),
+            ((of_address,), MOST_OF_ADDRESS),
+        )
+    )
 
 
 def check_password(session: Session, name: str, password: str) -> bool:
@@ -69,11 +103,11 @@ def check_password(session: Session, name: str, password: str) -> bool:
     return right and user is not None
 
 
-def record_attempt(session: Session, name: str) -> str:
+def record_attempt(session: Session, name: str, address: str) -> str:
     """Count an attempt as failed and return its id; forget those that no longer count."""
     now = now_ms()
     session.execute(delete(SignInFailure).where(SignInFailure.at <= now - WINDOW_MS))
-    failure = SignInFailure(id=uuid.uuid4().hex, name=name, at=now)
+    failure = SignInFailure(id=uuid.uuid4().hex, name=name, address=address, at=now)
     session.add(failure)
     return failure.id
 
@@ -84,6 +118,15 @@ def forget_attempt(session: Session, attempt: str, name: str, password: str) -> 
     user = session.get(User, name)
     if user is not None and is_outdated(user.password_hash):
         user.password_hash = hash_password(password)
+
+
+def _failures(session: Session, *which: ColumnElement[bool]) -> int:
+    recent = SignInFailure.at > now_ms() - WINDOW_MS
+    return session.scalar(select(func.count()).where(recent, *which)) or 0
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 @cache
