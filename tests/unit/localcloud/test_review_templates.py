@@ -172,11 +172,9 @@ def test_facts_of_an_input(content: Any, confidence: float | None, label: str | 
     assert facts.model_label == label
 
 
-def test_labels_of_answers() -> None:
-    assert as_label({"digit": {"label": "7"}}) == "7"
-    assert as_label({"animals": {"labels": ["dog", "cow"]}}) == "cow, dog"
-    assert as_label({"a": {"label": "1"}, "b": {"label": "2"}}) is None
-    assert as_label({"text": "free"}) is None
+def test_a_stored_label_has_a_length_and_no_null_character() -> None:
+    assert as_label({"digit": {"label": "a\0b"}}) == "a\ufffdb"
+    assert as_label({"text": "x" * 1000}) == "x" * 256
 
 
 def test_why_an_item_is_here() -> None:

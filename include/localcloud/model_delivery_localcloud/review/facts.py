@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_delivery_engine.review.labels import label_of
+
 from model_delivery_localcloud import strict_json
 
 KNOWN_ANSWER = "knownAnswer"
@@ -60,37 +62,16 @@ def without_known_answer(content: Any) -> Any:
 
 
 def as_label(value: Any) -> str | None:
-    """Return an answer as a label: of an answer's content, the one label that it holds.
-
-    A crowd element answers `{"label": …}` or `{"labels": […]}` under its own name.
-    """
-    if isinstance(value, Mapping):
-        parts = {each for each in map(as_label, _labels(value)) if each is not None}
-        return parts.pop() if len(parts) == 1 else None
-    if isinstance(value, list):
-        named = sorted(str(each) for each in value if isinstance(each, str | int))
-        return ", ".join(named)[:LONGEST_LABEL] if named else None
-    if isinstance(value, bool | int | float | str):
-        text = value if isinstance(value, str) else json.dumps(value)
-        # Postgres stores no null character.
-        return text.replace("\0", "\ufffd").strip()[:LONGEST_LABEL] or None
-    return None
+    """Return an answer's label as it is stored; the operators consolidate the same label."""
+    label = label_of(value)
+    # Postgres stores no null character.
+    return None if label is None else label.replace("\0", "\ufffd")[:LONGEST_LABEL]
 
 
 def digest_of(*parts: Any) -> str:
     """Return a digest that is the same for the same JSON values."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _labels(value: Mapping[str, Any]) -> Iterator[Any]:
-    for name in ("label", "labels"):
-        if name in value:
-            yield value[name]
-            return
-    for each in value.values():
-        if isinstance(each, Mapping) and ("label" in each or "labels" in each):
-            yield from _labels(each)
 
 
 def _service_confidences(content: Mapping[str, Any]) -> Iterator[float]:
