@@ -169,12 +169,15 @@ class RecommendationReport(TypedDict):
 
 
 class GateVerdict(TypedDict):
-    """Of `QualityGateOperator`; only a passed gate leaves one. Details lie at `evaluation_uri`."""
+    """Of `QualityGateOperator`; only a passed gate leaves one. Details lie at `evaluation_uri`.
+
+    `accuracy` is None where it is a review's and no random sample tells of what nobody reviewed.
+    """
 
     version: int
     records: int
     errors: int
-    accuracy: float
+    accuracy: float | None
     interval_low: float
     interval_high: float
     min_accuracy: float
@@ -299,7 +302,8 @@ class StoppedHumanLoops(TypedDict):
 class HumanReviewResult(TypedDict):
     """Of `HumanReviewOperator`; all figures lie at `report_uri`, the data set at `output_uri`.
 
-    The accuracies and `unreviewed_errors` come with their 95 % intervals, as [low, high].
+    The accuracies and `unreviewed_errors` come with their 95 % intervals, as [low, high]; they are
+    None where no random sample tells of what nobody reviewed.
     `agreement` is the share of equal answers, -1 where no item has two.
     """
 
@@ -315,11 +319,11 @@ class HumanReviewResult(TypedDict):
     undecided: int
     unreviewed: int
     agreement: float
-    model_accuracy: float
+    model_accuracy: float | None
     model_accuracy_interval: list[float]
-    corrected_accuracy: float
+    corrected_accuracy: float | None
     corrected_accuracy_interval: list[float]
-    unreviewed_errors: float
+    unreviewed_errors: float | None
     unreviewed_errors_interval: list[float]
 
 

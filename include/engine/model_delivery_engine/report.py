@@ -64,7 +64,8 @@ def _figures(delivery: Mapping[str, Any]) -> dict[str, str]:
     if evaluation := delivery.get("evaluation"):
         threshold = (delivery.get("gate") or {}).get("min_accuracy")
         interval = (evaluation["interval_low"], evaluation["interval_high"])
-        figures["accuracy"] = accuracy_figure(evaluation["accuracy"], *interval, threshold)
+        if evaluation["accuracy"] is not None:
+            figures["accuracy"] = accuracy_figure(evaluation["accuracy"], *interval, threshold)
         figures["confusion"] = confusion_figure(evaluation["confusion"])
     if latency := (delivery.get("manifest") or {}).get("latency"):
         figures["latency"] = latency_figure(latency["source_ms"], latency["compiled_ms"])

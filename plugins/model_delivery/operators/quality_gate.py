@@ -83,7 +83,7 @@ class QualityGateOperator(StorageConnected):
         uri = f"{self.results_uri.rpartition('/')[0]}/evaluation.json"
         storage.write_bytes(uri, json.dumps(dataclasses.asdict(evaluation), indent=2).encode())
         self._decide(evaluation, uri)
-        self.log.info("Passed: accuracy %.4f on %d records", evaluation.accuracy, evaluation.n)
+        self.log.info("Passed: accuracy %s on %d records", _figure(evaluation), evaluation.n)
         return {
             "version": VERSION,
             "records": evaluation.n,
@@ -125,7 +125,7 @@ class QualityGateOperator(StorageConnected):
             )
         if evaluation.interval_low < least:
             raise GateClosedError(
-                f"gate closed: accuracy {evaluation.accuracy:.4f} on {evaluation.n} records, 95 % "
+                f"gate closed: accuracy {_figure(evaluation)} on {evaluation.n} records, 95 % "
                 f"interval from {evaluation.interval_low:.4f}; {least} is asked for: see {uri}"
             )
         self._decide_by_review()
@@ -152,6 +152,11 @@ class QualityGateOperator(StorageConnected):
                     f"gate closed: {name} {found:.4f}; {least} is asked for: see "
                     f"{review['report_uri']}"
                 )
+
+
+def _figure(evaluation: Any) -> str:
+    accuracy = evaluation.accuracy
+    return "unknown (no random sample was reviewed)" if accuracy is None else f"{accuracy:.4f}"
 
 
 def _fraction(name: str, value: Any) -> float:

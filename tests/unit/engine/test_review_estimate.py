@@ -52,6 +52,10 @@ def test_without_a_sample_nothing_is_known_of_the_rest() -> None:
     result = estimate(Tally(right=60, wrong=40), Tally(), 900)
     assert (result.unreviewed_errors.low, result.unreviewed_errors.high) == (0.0, 1.0)
     assert result.model_accuracy.low == pytest.approx(0.06)
+    found = (result.model_accuracy, result.corrected_accuracy, result.unreviewed_errors)
+    assert [each.value for each in found] == [None] * 3
+    undecided = estimate(Tally(right=60, wrong=40), Tally(undecided=50), 900)
+    assert undecided.unreviewed_errors.value is None
 
 
 def test_an_undecided_item_counts_against_the_model_and_for_it_at_the_two_ends() -> None:

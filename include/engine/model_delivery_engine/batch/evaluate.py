@@ -15,7 +15,8 @@ class Evaluation:
     """How many answers are right.
 
     :param n: records that were answered
-    :param accuracy: correct / n
+    :param correct: None where no random sample tells of what nobody reviewed
+    :param accuracy: correct / n; None as ``correct`` is
     :param interval_low: lower end of the Wilson 95 % interval of the accuracy
     :param interval_high: upper end
     :param errors: records without an answer; they count neither as right nor as wrong
@@ -23,8 +24,8 @@ class Evaluation:
     """
 
     n: int
-    correct: int
-    accuracy: float
+    correct: int | None
+    accuracy: float | None
     interval_low: float
     interval_high: float
     errors: int
@@ -89,9 +90,10 @@ def evaluation_of_review(
     n = int(review["results"])
     if not n:
         raise BatchError(f"no record was answered ({errors} errors), so there is no accuracy")
-    accuracy = float(review["model_accuracy"])
+    accuracy = review["model_accuracy"]
+    correct = None if accuracy is None else round(accuracy * n)
     low, high = review["model_accuracy_interval"]
-    return Evaluation(n, round(accuracy * n), accuracy, low, high, errors, {})
+    return Evaluation(n, correct, accuracy, low, high, errors, {})
 
 
 def _label(record: Mapping[str, Any], field: str, labels: Sequence[str] | None) -> Any:

@@ -10,18 +10,22 @@ import math
 from dataclasses import dataclass
 
 from model_delivery_engine.errors import ReviewError
-from model_delivery_engine.review.agreement import Interval
 
 _TAIL = 0.025
 
 
 @dataclass
 class Tally:
-    """Reviewed items: the model's answer was right, was wrong, or nobody could tell."""
+    """Reviewed items: the model's answer was right, was wrong, or nobody can tell.
+
+    :param undecided: reviewers decided nothing, or were shown a part only and found nothing wrong
+    :param in_part: of the wrong ones, those whose rest nobody was shown: it was not corrected
+    """
 
     right: int = 0
     wrong: int = 0
     undecided: int = 0
+    in_part: int = 0
 
     @property
     def decided(self) -> int:
@@ -32,6 +36,15 @@ class Tally:
     def total(self) -> int:
         """All of them."""
         return self.decided + self.undecided
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share with its 95 % interval; ``value`` is None where no sample tells of it."""
+
+    value: float | None
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,9 @@ class Estimate:
 
     items: int
     reviewed: int
-    model_accuracy: Interval
-    corrected_accuracy: Interval
-    unreviewed_errors: Interval
+    model_accuracy: Share
+    corrected_accuracy: Share
+    unreviewed_errors: Share
 
 
 def estimate(picked: Tally, sampled: Tally, unreviewed: int) -> Estimate:
@@ -62,33 +75,38 @@ def estimate(picked: Tally, sampled: Tally, unreviewed: int) -> Estimate:
     items = reviewed + unreviewed
     if not items:
         raise ReviewError("there are no items to estimate anything of")
-    least, most = _wrong_left(sampled, unreviewed)
-    share = sampled.wrong / sampled.decided if sampled.decided else 0.5 * (unreviewed > 0)
+    errors = _errors_left(sampled, unreviewed)
     undecided = picked.undecided + sampled.undecided
     right = picked.right + sampled.right
     decided = picked.decided + sampled.decided
-    likely = unreviewed * (1.0 - share)
+    in_part = picked.in_part + sampled.in_part
     return Estimate(
         items=items,
         reviewed=reviewed,
-        model_accuracy=_of(items, right, likely, unreviewed, least, most, undecided),
-        corrected_accuracy=_of(items, decided, likely, unreviewed, least, most, undecided),
-        unreviewed_errors=Interval(
-            share if unreviewed else 0.0,
-            least / unreviewed if unreviewed else 0.0,
-            most / unreviewed if unreviewed else 0.0,
-        ),
+        model_accuracy=_of(right, undecided, items, unreviewed, errors),
+        corrected_accuracy=_of(decided - in_part, undecided + in_part, items, unreviewed, errors),
+        unreviewed_errors=errors,
     )
 
 
-def _of(
-    items: int, good: int, likely: float, unreviewed: int, least: int, most: int, undecided: int
-) -> Interval:
+def _of(good: int, undecided: int, items: int, unreviewed: int, errors: Share) -> Share:
+    """Return the share of good items among all."""
     known = items - undecided
-    value = (good + likely) / known if known else 0.0
-    low = (good + unreviewed - most) / items
-    high = (good + unreviewed - least + undecided) / items
-    return Interval(value, low, high)
+    value = None
+    if known and errors.value is not None:
+        value = (good + unreviewed * (1.0 - errors.value)) / known
+    low = (good + unreviewed * (1.0 - errors.high)) / items
+    high = (good + unreviewed * (1.0 - errors.low) + undecided) / items
+    return Share(value, low, high)
+
+
+def _errors_left(sampled: Tally, unreviewed: int) -> Share:
+    """Return the share of wrong answers among the unreviewed."""
+    if not unreviewed:
+        return Share(0.0, 0.0, 0.0)
+    least, most = _wrong_left(sampled, unreviewed)
+    value = sampled.wrong / sampled.decided if sampled.decided else None
+    return Share(value, least / unreviewed, most / unreviewed)
 
 
 def _wrong_left(sampled: Tally, unreviewed: int) -> tuple[int, int]:
