@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_delivery_engine.batch.lines import read_lines
+from model_delivery_engine.errors import ReviewError
 from model_delivery_engine.review.answers import Answer, by_item
 from model_delivery_engine.review.conditions import Conditions
 from model_delivery_engine.review.consolidation import (
@@ -16,7 +17,13 @@ from model_delivery_engine.review.consolidation import (
     consolidate,
     open_items,
 )
-from model_delivery_engine.review.outputs import answers, field_of
+from model_delivery_engine.review.outputs import (
+    ItemAnswer,
+    answers,
+    field_answers,
+    field_of,
+    fields_by_item,
+)
 from model_delivery_engine.review.reviewed import (
     ReviewedItem,
     estimate_of,
@@ -108,9 +115,11 @@ class Review:
                     "for review: make them narrower, or raise max_loops"
                 )
             about = {
+                "place": item.place,
                 "item": item.identity,
                 "model_answer": item.model_answer,
                 "sampled": item.evaluation.sampled_only,
+                "whole": item.whole,
             }
             chosen.append(json.dumps(about).encode() + b"\n")
             content = selection.content(item)
@@ -146,13 +155,29 @@ class Review:
         ended: Iterable[EndedLoop],
         flow: Mapping[str, Any],
     ) -> int:
-        """Read the answers of a round's completed loops and keep them; return how many."""
+        """Read the answers of a round's completed loops and keep them; return how many.
+
+        An answer without a label is none: its item has one opinion less.
+
+        :raises ReviewError: no answer has a label, so the template asks for none
+        """
         items = {each["loop"]: each["item"] for each in self._lines(self.objects.manifest(number))}
         kept: list[bytes] = []
+        without: list[str] = []
         for name, output in worker.outputs(ended, flow, self.storage):
             for answer in answers(items[name], output, self.layout.source):
-                line = [answer.item, answer.reviewer, answer.label, answer.seconds]
+                if answer.fields is None:
+                    without.append(name)
+                    continue
+                line = [answer.item, answer.reviewer, answer.fields, answer.seconds]
                 kept.append(json.dumps(line).encode() + b"\n")
+        if without and not kept:
+            raise ReviewError(
+                f"no answer holds one label, as of human loop {without[0]}: the template must have "
+                "an element that answers one"
+            )
+        if without:
+            log.warning("%d answers hold no label, as of loop %s", len(without), without[0])
         self.storage.write_stream(self.objects.answers(number), kept)
         return len(kept)
 
@@ -194,7 +219,9 @@ class Review:
             item, name = field_of(each)
             asked.setdefault(item, []).append(name)
         chosen = [
-            ReviewedItem(each["item"], each["model_answer"], each["sampled"])
+            ReviewedItem(
+                each["place"], each["item"], each["model_answer"], each["sampled"], each["whole"]
+            )
             for each in self._lines(self.objects.items)
         ]
         outcomes = {
@@ -203,11 +230,12 @@ class Review:
         document = review_document(
             counts, outcomes, units, decided, estimate_of(chosen, outcomes, counts)
         )
+        by_place = {item.place: outcomes[item.identity] for item in chosen}
         self.storage.write_stream(
             self.objects.reviewed,
             (
                 json.dumps(line, ensure_ascii=False).encode() + b"\n"
-                for line in reviewed_lines(self._records(), outcomes, self.layout.id_field)
+                for line in reviewed_lines(self._records(), by_place)
             ),
         )
         self.storage.write_bytes(self.objects.report, json.dumps(document, indent=2).encode())
@@ -223,12 +251,18 @@ class Review:
         return decided
 
     def _answers(self, rounds: Sequence[Mapping[str, Any]]) -> Answers:
+        said = [
+            (each["purpose"], ItemAnswer(*line))
+            for number, each in enumerate(rounds)
+            for line in self._lines(self.objects.answers(number))
+        ]
+        # Whoever answered an item answered each of its fields, those too that others named first.
+        fields = fields_by_item(answer for _purpose, answer in said)
         found = Answers()
-        for number, each in enumerate(rounds):
-            for item, reviewer, label, seconds in self._lines(self.objects.answers(number)):
-                answer = Answer(item, reviewer, label, seconds)
-                if each["purpose"] == ADJUDICATION:
-                    found.rulings.setdefault(item, answer)
+        for purpose, whole in said:
+            for answer in field_answers(whole, fields):
+                if purpose == ADJUDICATION:
+                    found.rulings.setdefault(answer.item, answer)
                 else:
                     found.given.append(answer)
         return found

@@ -14,9 +14,22 @@ from model_delivery_engine.review.corrected import corrected_form
 from model_delivery_engine.review.documents import DocumentReader, TextLine, response
 from model_delivery_engine.review.forms import form
 from model_delivery_engine.review.inferences import Source
-from model_delivery_engine.review.outputs import answers, field_of, label_of, unit
-from model_delivery_engine.review.reviewed import ReviewedItem, outcome, reviewed_lines
-from model_delivery_engine.review.selection import ResultsLayout, Selection
+from model_delivery_engine.review.outputs import (
+    answers,
+    field_answers,
+    field_of,
+    fields_by_item,
+    key_field,
+    unit,
+)
+from model_delivery_engine.review.reviewed import (
+    Outcome,
+    ReviewedItem,
+    estimate_of,
+    outcome,
+    reviewed_lines,
+)
+from model_delivery_engine.review.selection import ResultsLayout, Selection, SelectionCounts
 
 from include.samples.forms import write_forms
 
@@ -97,25 +110,10 @@ def test_a_form_brings_the_pairs_that_the_conditions_are_about() -> None:
     assert whole["selectedAiServiceResponse"] == whole["aiServiceResponse"]
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ({"digit": {"label": "7"}}, "7"),
-        ({"animals": {"labels": ["dog", "cat"]}}, "cat, dog"),
-        ({"text": "yes"}, "yes"),
-        ({"AWS/Rekognition/DetectModerationLabels/Image/V3": {"moderationLabels": [
-            {"name": "Weapons"}, {"name": "Smoking"}]}}, "Smoking, Weapons"),
-        ({"a": {"label": "1"}, "b": {"label": "2"}}, None),
-        ({}, None),
-    ],
-)  # fmt: skip
-def test_the_label_of_an_answer(content: Any, expected: str | None) -> None:
-    assert label_of(content) == expected
-
-
-def output(*given: dict[str, Any]) -> dict[str, Any]:
+def output(*given: dict[str, Any], **content: Any) -> dict[str, Any]:
     return {
         "humanLoopName": "loop",
+        "inputContent": content,
         "humanAnswers": [
             {"workerId": f"w{n}", "answerContent": content, "timeSpentInSeconds": 2.5}
             for n, content in enumerate(given)
@@ -123,28 +121,66 @@ def output(*given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def decide(item: ReviewedItem, source: Source, *outputs: dict[str, Any]) -> Outcome:
+    """Return what comes of an item's answers, of which each loop's are a round's."""
+    said = [answer for each in outputs for answer in answers(item.identity, each, source)]
+    fields = fields_by_item(said)
+    units = by_item(answer for each in said for answer in field_answers(each, fields))
+    decided = consolidate(units, Method.MAJORITY)
+    return outcome(item, decided, [field_of(each)[1] for each in decided])
+
+
+def reviewed_form(
+    read: dict[str, Any], *given: dict[str, Any], conditions: tuple[dict[str, Any], ...] = (EVERY,)
+) -> tuple[Outcome, dict[str, Any]]:
+    """Return what comes of a form's review, and the corrected form."""
+    record = {"input": {"id": "a", "document": "s3://b/a.png"}, "output": read, "error": None}
+    chosen = selection(FORMS, *conditions)
+    (item,) = chosen.items([record])
+    content = json.loads(chosen.content(item))
+    found = decide(
+        ReviewedItem(item.place, "a", item.model_answer, sampled=False, whole=item.whole),
+        Source.TEXTRACT, output(*given, **content),
+    )  # fmt: skip
+    (line,) = reviewed_lines([record], {item.place: found})
+    return found, corrected_form(json.loads(json.dumps(line)))
+
+
+def answer(read: dict[str, Any], **texts: str) -> dict[str, Any]:
+    """Return a reviewer's answer: texts by the place of the block, as `k0` or `v1`."""
+    blocks = [dict(each) for each in read["Blocks"]]
+    sides = {"k": "KEY", "v": "VALUE"}
+    for name, text in texts.items():
+        of_side = [each for each in blocks if sides[name[0]] in each.get("EntityTypes", ())]
+        of_side[int(name[1:])]["Text"] = text
+    return {str(Source.TEXTRACT): {"blocks": blocks}}
+
+
+def added(answered: dict[str, Any], key: str, value: str) -> dict[str, Any]:
+    """Return an answer with one more pair, as the portal adds it."""
+    blocks = answered[str(Source.TEXTRACT)]["blocks"]
+    pair: list[dict[str, Any]] = [
+        {"blockType": "KEY_VALUE_SET", "confidence": 100, "entityTypes": ["KEY"], "id": "added-1",
+         "text": key, "relationships": [{"type": "VALUE", "ids": ["added-1-value"]}]},
+        {"blockType": "KEY_VALUE_SET", "confidence": 100, "entityTypes": ["VALUE"],
+         "id": "added-1-value", "text": value},
+    ]  # fmt: skip
+    return {str(Source.TEXTRACT): {"blocks": [*blocks, *pair]}}
+
+
 def test_an_answer_without_a_label_is_no_answer() -> None:
-    with pytest.raises(ReviewError, match=r"human loop loop: the answer of w0 .* holds no label"):
-        list(answers("1", output({}), Source.CLASSIFIER))
+    (answered, empty) = answers("1", output({"d": {"label": "a"}}, {}), Source.CLASSIFIER)
+    assert (answered.fields, empty.fields) == ({"": "a"}, None)
+    fields = fields_by_item([answered, empty])
+    assert list(field_answers(empty, fields)) == []
 
 
 def test_two_reviewers_correct_a_form_field_by_field() -> None:
-    blocks = a_form()["Blocks"]
-    for each in blocks:
-        if "VALUE" in each.get("EntityTypes", ()) and each["Confidence"] == 80.0:
-            each["Text"] = "Susan"
-    answer = {str(Source.TEXTRACT): {"blocks": blocks}}
-    given = list(answers("a", output(answer, answer), Source.TEXTRACT))
-    units = by_item(given)
-    assert set(units) == {unit("a", "Name"), unit("a", "Date")}
-    decided = consolidate(units, Method.MAJORITY)
-    item = ReviewedItem("a", {"Name": "Sue", "Date": "2026-01-02"}, sampled=False)
-    found = outcome(item, decided, [field_of(each)[1] for each in decided])
+    read = a_form()
+    found, corrected = reviewed_form(read, answer(read, v0="Susan"), answer(read, v0="Susan"))
     assert found.status == "corrected"
-    record = {"input": {"id": "a"}, "output": a_form(), "error": None}
-    (line,) = reviewed_lines([record], {"a": found}, "id")
-    assert corrected_form(line) == {
-        "document": {"id": "a"},
+    assert corrected == {
+        "document": {"id": "a", "document": "s3://b/a.png"},
         "reviewed": True,
         "fields": {"Name": "Susan", "Date": "2026-01-02"},
         "corrected": ["Name"],
@@ -152,12 +188,120 @@ def test_two_reviewers_correct_a_form_field_by_field() -> None:
     }
 
 
+def test_a_pair_that_reviewers_remove_has_no_text() -> None:
+    read = a_form()
+    nothing: dict[str, Any] = {str(Source.TEXTRACT): {"blocks": []}}
+    found, corrected = reviewed_form(read, nothing, nothing)
+    assert found.status == "corrected"
+    assert corrected["fields"] == {"Name": "", "Date": ""}
+
+
+def test_two_pairs_of_one_key_are_two_fields() -> None:
+    read = response([
+        TextLine("Phone: 123", 80.0, (0.1, 0.1, 0.3, 0.05)),
+        TextLine("Phone: 456", 80.0, (0.1, 0.3, 0.3, 0.05)),
+    ])  # fmt: skip
+    unchanged, _ = reviewed_form(read, answer(read), answer(read))
+    assert unchanged.status == "confirmed"
+    found, corrected = reviewed_form(read, answer(read, v0="124"), answer(read, v0="124"))
+    assert found.status == "corrected"
+    assert corrected["fields"] == {"Phone": "124", "Phone (2)": "456"}
+    assert corrected["corrected"] == ["Phone"]
+
+
+def test_a_key_that_one_reviewer_changes_leaves_the_value_to_both() -> None:
+    read = a_form()
+    changed = answer(read, k0="Full name", v0="Susan")
+    found, corrected = reviewed_form(read, changed, answer(read, v0="Susan"))
+    assert found.answer == {"Name": "Susan", "Date": "2026-01-02", key_field("Name", "Name"): None}
+    assert found.status == "undecided"
+    assert corrected["undecided"] == ["Name"]
+    both, corrected = reviewed_form(read, changed, changed)
+    assert (both.status, both.written()["keys"]) == ("corrected", {"Name": "Full name"})
+    assert corrected["fields"] == {"Full name": "Susan", "Date": "2026-01-02"}
+    assert corrected["corrected"] == ["Name"]
+
+
+MAIL_MISSING = {
+    "ConditionType": "MissingImportantFormKey",
+    "ConditionParameters": {"ImportantFormKey": "Mail"},
+}
+
+
+def test_a_missing_key_is_added_by_reviewers_who_agree() -> None:
+    read = a_form()
+    nothing: dict[str, Any] = {str(Source.TEXTRACT): {"blocks": []}}
+    with_mail = added(nothing, "Mail", "sue@example.com")
+    found, corrected = reviewed_form(read, with_mail, with_mail, conditions=(MAIL_MISSING,))
+    assert found.status == "corrected"
+    assert corrected["fields"]["Mail"] == "sue@example.com"
+    torn, corrected = reviewed_form(read, with_mail, nothing, conditions=(MAIL_MISSING,))
+    assert torn.status == "undecided", "one says that it is there, the other that it is not"
+    assert corrected["undecided"] == ["Mail"]
+    for neither in (nothing, added(nothing, "Mail", "")):
+        found, corrected = reviewed_form(read, neither, neither, conditions=(MAIL_MISSING,))
+        assert found.status == "confirmed"
+        assert "Mail" not in corrected["fields"]
+
+
+def test_the_models_answer_on_an_image_is_what_reviewers_are_shown() -> None:
+    doubt = {
+        "ConditionType": "ModerationLabelConfidenceCheck",
+        "ConditionParameters": {"ModerationLabelName": "*", "ConfidenceLessThan": 80},
+    }
+    labels = [{"Name": "Alcohol", "Confidence": 70.0}, {"Name": "Gambling", "Confidence": 99.0}]
+    record = {"input": {"id": "a"}, "output": {"ModerationLabels": labels}, "error": None}
+    chosen = selection(ResultsLayout(source=Source.REKOGNITION), doubt)
+    (item,) = chosen.items([record])
+    content = json.loads(chosen.content(item))
+    shown = content["selectedAiServiceResponse"]["ModerationLabels"]
+    assert [each["Name"] for each in shown] == ["Alcohol"]
+    assert content["initialValue"] == item.model_answer[""] == "Alcohol"
+    assert not item.whole
+    kept = {str(Source.REKOGNITION): {"moderationLabels": [{"name": "Alcohol"}]}}
+    reviewed = ReviewedItem(0, "a", item.model_answer, sampled=False, whole=item.whole)
+    found = decide(reviewed, Source.REKOGNITION, output(kept, kept))
+    assert found.status == "confirmed"
+
+
+def test_what_was_shown_in_part_says_nothing_of_the_rest() -> None:
+    read = a_form()
+    found, _ = reviewed_form(read, answer(read), answer(read), conditions=(LOW_PAIR,))
+    assert found.status == "confirmed", "a field that was not asked about may be answered too"
+    counts = SelectionCounts(results=1, picked=1)
+    for whole, low in ((True, 1.0), (False, 0.0)):
+        item = ReviewedItem(0, "a", {"Name": "Sue"}, sampled=False, whole=whole)
+        known = estimate_of([item], {"a": found}, counts)
+        assert (known.model_accuracy.low, known.model_accuracy.high) == (low, 1.0)
+    wrong, _ = reviewed_form(
+        read, answer(read, v0="x"), answer(read, v0="x"), conditions=(LOW_PAIR,)
+    )
+    item = ReviewedItem(0, "a", {"Name": "Sue"}, sampled=False, whole=False)
+    known = estimate_of([item], {"a": wrong}, counts)
+    assert (known.model_accuracy.high, known.corrected_accuracy.low) == (0.0, 0.0)
+    assert known.corrected_accuracy.high == 1.0
+
+
+def test_an_identity_that_comes_again_unreviewed_gets_no_review() -> None:
+    records = [result("a", [0.5, 0.5]), result("a", [0.9, 0.1]), result("b", [0.9, 0.1])]
+    (item,) = selection(CLASSIFIER, UNSURE).items(records)
+    found = decide(
+        ReviewedItem(item.place, "a", item.model_answer, sampled=False), Source.CLASSIFIER,
+        output({"d": {"label": "cat"}}),
+    )  # fmt: skip
+    lines = list(reviewed_lines(records, {item.place: found}))
+    assert [line["review"] is not None for line in lines] == [True, False, False]
+
+
 def test_reviewers_who_differ_leave_the_field_undecided() -> None:
-    given = list(answers("1", output({"d": {"label": "a"}}, {"d": {"label": "b"}}),
-                         Source.CLASSIFIER))  # fmt: skip
-    decided = consolidate(by_item(given), Method.MAJORITY)
-    found = outcome(ReviewedItem("1", {"": "a"}, sampled=True), decided, [""])
+    given = output({"d": {"label": "a"}}, {"d": {"label": "b"}})
+    item = ReviewedItem(0, "1", {"": "a"}, sampled=True)
+    found = decide(item, Source.CLASSIFIER, given)
     assert (found.status, found.written()["label"]) == ("undecided", None)
+    # A third opinion comes from another loop.
+    third = {**output({"d": {"label": "b"}})}
+    third["humanAnswers"][0]["workerId"] = "w9"
+    assert decide(item, Source.CLASSIFIER, given, third).answer == {"": "b"}
 
 
 def test_a_real_model_reads_a_drawn_form(tmp_path: Any) -> None:

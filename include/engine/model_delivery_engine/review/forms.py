@@ -3,7 +3,7 @@
 Source: Amazon Textract developer guide, "Form data (key-value pairs)".
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from model_delivery_engine.errors import ReviewError
 from model_delivery_engine.review.inferences import member
 
 SELECTED = "SELECTED"
+NO_KEY = "(no key)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,31 @@ def form(identity: bytes, response: Mapping[str, Any]) -> Form:
     for pair in pairs:
         by_key.setdefault(plain(pair.key), []).append(pair)
     return Form(identity, pairs, by_key)
+
+
+def named_pairs(pairs: Iterable[FormPair]) -> dict[str, FormPair]:
+    """Return pairs by names of their own, in order: the key; from its second on, ``key (2)``."""
+    named: dict[str, FormPair] = {}
+    numbers: dict[str, int] = {}
+    for pair in pairs:
+        named[free_name(pair.key, named, numbers)] = pair
+    return named
+
+
+def free_name(key: str, taken: Container[str], numbers: dict[str, int] | None = None) -> str:
+    """Return a key as a name that is not taken yet.
+
+    :param numbers: how often each key came before, where there are many to name
+    """
+    key = key or NO_KEY
+    number = (numbers or {}).get(key, 0) + 1
+    name = key if number == 1 else f"{key} ({number})"
+    while name in taken:
+        number += 1
+        name = f"{key} ({number})"
+    if numbers is not None:
+        numbers[key] = number
+    return name
 
 
 def blocks_by_id(response: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -8,9 +8,9 @@ from model_delivery_engine.review.agreement import agreement
 from model_delivery_engine.review.answers import Answer
 from model_delivery_engine.review.consolidation import Decision
 from model_delivery_engine.review.estimate import Estimate, Tally, estimate
-from model_delivery_engine.review.outputs import field_of, unit
+from model_delivery_engine.review.outputs import field_of, keyed, unit, unsaid
 from model_delivery_engine.review.reviewers import reviewer_figures
-from model_delivery_engine.review.selection import LABEL, SelectionCounts, identity_of
+from model_delivery_engine.review.selection import LABEL, SelectionCounts
 
 CONFIRMED, CORRECTED, UNDECIDED = "confirmed", "corrected", "undecided"
 
@@ -19,13 +19,17 @@ CONFIRMED, CORRECTED, UNDECIDED = "confirmed", "corrected", "undecided"
 class ReviewedItem:
     """An item that was chosen for review.
 
+    :param place: of its record among the results, from 0
     :param model_answer: by field
     :param sampled: whether only random sampling chose it
+    :param whole: whether reviewers were shown all that the model says of it
     """
 
+    place: int
     identity: str
     model_answer: Mapping[str, str]
     sampled: bool
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,21 @@ class Outcome:
     methods: Sequence[str]
 
     def written(self) -> dict[str, Any]:
-        """Return what a line of the reviewed data set says under ``review``."""
-        decided = self.answer[LABEL] if set(self.answer) == {LABEL} else dict(self.answer)
+        """Return what a line of the reviewed data set says under ``review``.
+
+        ``keys`` are those that reviewers changed, by the name that was read.
+        """
+        values = {field: label for field, label in self.answer.items() if keyed(field) is None}
+        keys = {
+            name: label
+            for field, label in self.answer.items()
+            for name, key in filter(None, [keyed(field)])
+            if label != key
+        }
         return {
             "status": self.status,
-            "label": decided,
+            "label": values[LABEL] if set(values) == {LABEL} else values,
+            **({"keys": keys} if keys else {}),
             "support": round(self.support, 6),
             "methods": list(self.methods),
         }
@@ -63,7 +77,7 @@ def outcome(item: ReviewedItem, decisions: Mapping[str, Decision], asked: Iterab
     known = [each for each in decided.values() if each is not None]
     if any(label is None for label in answer.values()):
         status = UNDECIDED
-    elif all(item.model_answer.get(field, "") == label for field, label in answer.items()):
+    elif all(item.model_answer.get(each, unsaid(each)) == label for each, label in answer.items()):
         status = CONFIRMED
     else:
         status = CORRECTED
@@ -72,11 +86,14 @@ def outcome(item: ReviewedItem, decisions: Mapping[str, Decision], asked: Iterab
 
 
 def reviewed_lines(
-    records: Iterable[Mapping[str, Any]], outcomes: Mapping[str, Outcome], id_field: str
+    records: Iterable[Mapping[str, Any]], outcomes: Mapping[int, Outcome]
 ) -> Iterator[dict[str, Any]]:
-    """Yield every line of the results with what reviewers made of it; None where nobody looked."""
-    for record in records:
-        found = outcomes.get(identity_of(record, id_field)) if record["output"] else None
+    """Yield every line of the results with what reviewers made of it; None where nobody looked.
+
+    :param outcomes: by the record's place among all: an identity may come again where nobody looked
+    """
+    for place, record in enumerate(records):
+        found = outcomes.get(place)
         yield {**record, "review": found.written() if found else None}
 
 
@@ -88,9 +105,11 @@ def estimate_of(
     for item in items:
         tally = sampled if item.sampled else picked
         status = outcomes[item.identity].status
-        tally.right += status == CONFIRMED
+        # What was confirmed of a part says nothing of the rest, which nobody saw.
+        tally.right += status == CONFIRMED and item.whole
         tally.wrong += status == CORRECTED
-        tally.undecided += status == UNDECIDED
+        tally.undecided += status == UNDECIDED or (status == CONFIRMED and not item.whole)
+        tally.in_part += status == CORRECTED and not item.whole
     return estimate(picked, sampled, counts.unreviewed)
 
 
@@ -116,8 +135,14 @@ def review_document(
             who: asdict(figures) for who, figures in reviewer_figures(answers, decisions).items()
         },
         "disagreements": [
-            {"item": field_of(each)[0], "field": field_of(each)[1], "votes": dict(decision.votes)}
+            {"item": item, "field": _named(field), "votes": dict(decision.votes)}
             for each, decision in decisions.items()
             if len(decision.votes) > 1
+            for item, field in [field_of(each)]
         ],
     }
+
+
+def _named(field: str) -> str:
+    key = keyed(field)
+    return f"{key[0]} (the key itself)" if key else field

@@ -20,7 +20,7 @@ def selected_response(
 ) -> dict[str, Any]:
     """Return ``selectedAiServiceResponse``; all of it where sampling picked the item.
 
-    A form whose key is missing comes without pairs: there is nothing to confirm.
+    A form whose key is missing comes without pairs: reviewers add it, or say that it is not there.
     """
     true = list(_true_checks(conditions.members, iter(evaluation.results)))
     if any(check.condition_type == SAMPLING for check in true):

@@ -8,7 +8,7 @@ import orjson
 
 from model_delivery_engine.errors import ReviewError
 from model_delivery_engine.review.conditions import Conditions, Evaluation
-from model_delivery_engine.review.forms import Form, form
+from model_delivery_engine.review.forms import Form, form, named_pairs
 from model_delivery_engine.review.inferences import (
     Classification,
     Moderation,
@@ -16,6 +16,7 @@ from model_delivery_engine.review.inferences import (
     classification,
     moderation,
 )
+from model_delivery_engine.review.labels import label_of
 from model_delivery_engine.review.selected_response import selected_response
 
 # The field of an answer that is one label; a form's answers have a field for each key.
@@ -47,15 +48,20 @@ class ResultsLayout:
 class Item:
     """One result.
 
+    :param place: of the record among all, from 0
     :param identity: of the record
-    :param model_answer: by field: what the model says
+    :param selected: the part of the model's output that reviewers are asked about
+    :param model_answer: by field: what the model says; of an image, of that part
+    :param whole: whether that part is all of it
     :param confidence: of the model, 0 to 100
     """
 
+    place: int
     identity: str
     record: Mapping[str, Any]
-    inference: Inference
+    selected: Mapping[str, Any]
     model_answer: Mapping[str, str]
+    whole: bool
     confidence: float
     evaluation: Evaluation
 
@@ -95,32 +101,42 @@ class Selection:
         :raises ReviewError: a record that cannot be read, or whose identity came before
         """
         seen: set[str] = set()
-        for record in records:
+        for place, record in enumerate(records):
             if record["output"] is None:
                 self.counts.errors += 1
                 continue
             self.counts.results += 1
-            item = self._item(record)
-            if not item.evaluation.activated:
+            identity = identity_of(record, self.layout.id_field)
+            inference = self._inference(identity.encode(), record["output"])
+            evaluation = self.conditions.evaluate(inference)
+            if not evaluation.activated:
                 continue
-            if item.identity in seen:
+            if identity in seen:
                 raise ReviewError(
-                    f"two records have {self.layout.id_field} {item.identity!r}: reviews could "
+                    f"two records have {self.layout.id_field} {identity!r}: reviews could "
                     "not be told apart; name a field that differs"
                 )
-            seen.add(item.identity)
-            if item.evaluation.sampled_only:
+            seen.add(identity)
+            if evaluation.sampled_only:
                 self.counts.sampled += 1
             else:
                 self.counts.picked += 1
-            yield item
+            yield self._item(place, record, inference, evaluation)
 
-    def _item(self, record: Mapping[str, Any]) -> Item:
-        identity = identity_of(record, self.layout.id_field)
-        inference = self._inference(identity.encode(), record["output"])
-        evaluation = self.conditions.evaluate(inference)
-        return Item(identity, record, inference, model_answer(inference), confidence(inference),
-                    evaluation)  # fmt: skip
+    def _item(
+        self, place: int, record: Mapping[str, Any], inference: Inference, evaluation: Evaluation
+    ) -> Item:
+        output, shown = record["output"], inference
+        selected = output
+        if not isinstance(inference, Classification):
+            selected = selected_response(self.conditions, evaluation, inference, output)
+            shown = self._inference(inference.identity, selected)
+        return Item(
+            place, inference.identity.decode(), record, selected,
+            # An image has one answer, that on the labels shown; a form has one for each field.
+            model_answer(inference if isinstance(inference, Form) else shown),
+            _parts(shown) == _parts(inference), confidence(inference), evaluation,
+        )  # fmt: skip
 
     def _inference(self, identity: bytes, output: Mapping[str, Any]) -> Inference:
         layout = self.layout
@@ -152,9 +168,7 @@ class Selection:
             content["labels"] = list(layout.labels)
         if layout.source is not Source.CLASSIFIER:
             content["aiServiceResponse"] = item.record["output"]
-            content["selectedAiServiceResponse"] = selected_response(
-                self.conditions, item.evaluation, item.inference, item.record["output"]
-            )
+            content["selectedAiServiceResponse"] = item.selected
         return orjson.dumps(content)
 
 
@@ -175,10 +189,16 @@ def identity_of(record: Mapping[str, Any], id_field: str) -> str:
 def model_answer(inference: Inference) -> dict[str, str]:
     """Return what the model says, by field."""
     if isinstance(inference, Form):
-        return {pair.key: pair.value for pair in inference.pairs}
+        return {name: pair.value for name, pair in named_pairs(inference.pairs).items()}
     if isinstance(inference, Moderation):
-        return {LABEL: ", ".join(sorted(label.name for label in inference.labels))}
+        return {LABEL: label_of([label.name for label in inference.labels]) or ""}
     return {LABEL: inference.label}
+
+
+def _parts(inference: Inference) -> int:
+    if isinstance(inference, Form):
+        return len(inference.pairs)
+    return len(inference.labels) if isinstance(inference, Moderation) else 1
 
 
 def confidence(inference: Inference) -> float:
