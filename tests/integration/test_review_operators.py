@@ -445,6 +445,28 @@ def test_expired_loops_fail_the_task_whose_retry_asks_for_these_again(s3: S3, te
     assert (result["corrected"], result["undecided"]) == (5, 0)
 
 
+def test_a_tie_break_that_expires_is_asked_again_by_the_retry(s3: S3, team: Team) -> None:
+    flow = team.flow()
+    leads = Team(team.cloud, *make_workteam(), team.ui)
+    short = leads.flow(task_count=1, task_availability_seconds=1)
+    operator = review(
+        s3, flow["flow_definition_arn"], conditions={"Conditions": [UNSURE]},
+        tie_break_flow_definition_arn=short["flow_definition_arn"],
+    )  # fmt: skip
+    task = Task("review")
+    with (
+        Reviewing({team.reviewer(): truth, team.reviewer(): always("1")},
+                  flow["flow_definition_name"]),
+        pytest.raises(JobFailedError, match="a retry asks for these again"),
+    ):  # fmt: skip
+        run(operator, task)
+    lasting = leads.flow(task_count=1)
+    operator.tie_break_flow_definition_arn = lasting["flow_definition_arn"]
+    with Reviewing({leads.reviewer(): truth}, lasting["flow_definition_name"]):
+        result = run(operator, task)
+    assert (result["corrected"], result["confirmed"], result["undecided"]) == (5, 5, 0)
+
+
 def test_expired_loops_count_against_the_model_where_they_may_be_left(s3: S3, team: Team) -> None:
     flow = team.flow(task_count=1)
     operator = review(s3, flow["flow_definition_arn"], expired="unreviewed", review_timeout=0.5,

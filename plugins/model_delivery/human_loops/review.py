@@ -190,10 +190,10 @@ class Review:
         return [each["item"] for each in self._lines(self.objects.items)
                 if each["item"] in undecided]  # fmt: skip
 
-    def unanswered(self, rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the chosen items that nobody answered."""
-        answered = {field_of(each.item)[0] for each in self._answers(rounds).given}
-        return [each["item"] for each in self._lines(self.objects.items)
+    def unanswered(self, number: int) -> list[str]:
+        """Return the items of a round that nobody answered in it."""
+        answered = {item for item, *_rest in self._lines(self.objects.answers(number))}
+        return [each["item"] for each in self._lines(self.objects.inputs(number))
                 if each["item"] not in answered]  # fmt: skip
 
     def ask_again(self, number: int, items: Iterable[str]) -> None:
@@ -230,6 +230,13 @@ class Review:
         document = review_document(
             counts, outcomes, units, decided, estimate_of(chosen, outcomes, counts)
         )
+        again = len(found.given) - sum(map(len, units.values()))
+        if again:
+            log.warning(
+                "%d answers are of reviewers who had answered the same item before, and count for "
+                "nothing: give tie_break_flow_definition_arn a team of others",
+                again,
+            )
         by_place = {item.place: outcomes[item.identity] for item in chosen}
         self.storage.write_stream(
             self.objects.reviewed,

@@ -64,7 +64,8 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
     :param task_object_field: field with what is reviewed: the URI of an image, or a text.
     :param method: "majority", "quorum" or "dawid-skene". (default: "majority")
     :param quorum: equal answers that "quorum" needs. (default: 2)
-    :param tie_break_flow_definition_arn: workflow for one more opinion where the first differ.
+    :param tie_break_flow_definition_arn: workflow for one more opinion where the first differ; of
+        another team, since a reviewer who meets an item again counts once.
     :param adjudication_flow_definition_arn: workflow whose answer decides what is open still.
     :param content_classifiers: FreeOfPersonallyIdentifiableInformation, FreeOfAdultContent.
     :param max_loops: most items to have reviewed; more are an error. (default: 10000)
@@ -165,8 +166,10 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
             state.save(counts=dataclasses.asdict(counts))
             self.log.info("To review: %s", counts)
         rounds = state.rounds
-        if not rounds or (rounds[-1].get("ended") and rounds[-1].get("failed")):
-            self._begin(context, state, len(rounds), REVIEW, self.flow_definition_arn)
+        if not rounds:
+            self._begin(context, state, 0, REVIEW)
+        elif rounds[-1].get("ended") and rounds[-1].get("failed"):
+            self._begin(context, state, len(rounds), rounds[-1]["purpose"])
         return self._go_on(context, state, deferrable=self.deferrable)
 
     def execute_complete(self, context: Context, event: Any = None, failed_waits: int = 0) -> Any:
@@ -196,17 +199,16 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         except (TaskDeferralError, TaskDeferralTimeout) as error:
             return self.execute_complete(context, {"error": f"{type(error).__name__}: {error}"})
 
-    def _begin(
-        self, context: Context, state: "LoopState", number: int, purpose: str, flow: str
-    ) -> None:
+    def _begin(self, context: Context, state: "LoopState", number: int, purpose: str) -> None:
         """Note a round and what it is about, then start its loops.
 
         So the name of each is known before the first is started, whatever comes between.
         """
         counts = state.get("counts")
         count = counts["picked"] + counts["sampled"]
+        flow = self._flows[purpose] or state.rounds[-1]["flow"]
         if number:
-            wanted = self._engine(lambda: self._wanted(state.rounds, purpose))
+            wanted = self._engine(lambda: self._wanted(state.rounds))
             count = len(wanted)
             self._review.ask_again(number, wanted)
         prefix = state.loop_prefix(number)
@@ -236,12 +238,21 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         self.log.info("Round %d (%s): %d human loops", number, kept["purpose"], count)
         return batch
 
-    def _wanted(self, before: Sequence[Mapping[str, Any]], purpose: str) -> list[str]:
-        """Return the items of a round that follows others."""
-        from model_delivery.human_loops.review import REVIEW
+    @property
+    def _flows(self) -> dict[str, str | None]:
+        """The workflow for each purpose, in the order of their rounds."""
+        from model_delivery.human_loops.review import ADJUDICATION, REVIEW, TIE_BREAK
 
-        if purpose == REVIEW:
-            return self._review.unanswered(before)
+        return {
+            REVIEW: self.flow_definition_arn,
+            TIE_BREAK: self.tie_break_flow_definition_arn,
+            ADJUDICATION: self.adjudication_flow_definition_arn,
+        }
+
+    def _wanted(self, before: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the items of the round that follows: what a failed one left, or what is open."""
+        if before[-1].get("failed"):
+            return self._review.unanswered(len(before) - 1)
         return self._review.open(before)
 
     def _go_on(
@@ -257,7 +268,7 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
             following = self._following(state)
             if following is None:
                 return self._finish(state)
-            self._begin(context, state, number + 1, *following)
+            self._begin(context, state, number + 1, following)
 
     def _wait(
         self, context: Context, kept: Mapping[str, Any], batch: LoopBatch, *, deferrable: bool
@@ -329,22 +340,16 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
                 unanswered_message(first, len(batch)) + "; a retry asks for these again"
             )
 
-    def _following(self, state: "LoopState") -> tuple[str, str] | None:
-        """Return purpose and workflow of the round to come, or None after the last."""
-        from model_delivery.human_loops.review import ADJUDICATION, TIE_BREAK
-
+    def _following(self, state: "LoopState") -> str | None:
+        """Return the purpose of the round to come, or None after the last."""
         held = {each["purpose"] for each in state.rounds}
-        flows = {
-            TIE_BREAK: self.tie_break_flow_definition_arn,
-            ADJUDICATION: self.adjudication_flow_definition_arn,
-        }
-        for purpose, flow in flows.items():
+        for purpose, flow in self._flows.items():
             if (
                 flow
                 and purpose not in held
                 and self._engine(lambda: self._review.open(state.rounds))
             ):
-                return purpose, flow
+                return purpose
         return None
 
     def _finish(self, state: "LoopState") -> HumanReviewResult:

@@ -133,6 +133,12 @@ def test_a_reviewer_who_answers_at_random_weighs_little() -> None:
     assert reliability.accuracy("cas") < 0.6 < 0.85 < reliability.accuracy("bob")
 
 
+def test_two_reviewers_who_differ_decide_nothing_by_reliability_either() -> None:
+    items = of(a="aa", b="aa", c="aa", d="bb", torn="ab")
+    decided = consolidate(items, Method.DAWID_SKENE)
+    assert [decided[each].label for each in items] == ["a", "a", "a", "b", None]
+
+
 def test_what_cannot_be_consolidated_is_said() -> None:
     with pytest.raises(ReviewError, match="no answers"):
         dawid_skene({})

@@ -8,6 +8,7 @@ from model_delivery_engine.errors import ReviewError
 from model_delivery_engine.review.answers import Answer, votes
 from model_delivery_engine.review.dawid_skene import dawid_skene
 
+_FEWEST_REVIEWERS = 3
 Items = Mapping[str, Sequence[Answer]]
 
 
@@ -59,7 +60,8 @@ def consolidate(
 
     :param items: answers of each item, each reviewer's once
     :param quorum_size: equal answers that a quorum needs (default: 2)
-    :param least_probability: that Dawid and Skene's label must exceed (default: 0.5)
+    :param least_probability: that Dawid and Skene's label must exceed (default: 0.5); of fewer than
+        three reviewers' answers it decides only what they agree on
     :raises ReviewError: a method that needs an adjudicator's answers, a quorum under 1
     """
     if method is Method.MAJORITY:
@@ -100,9 +102,12 @@ def _voted(
 
 def _by_reliability(items: Items, least: float) -> dict[str, Decision]:
     estimate = dawid_skene(items)
+    # Where two differ, each is as far from the other: only a third tells who errs more.
+    tells = len(estimate.rates) >= _FEWEST_REVIEWERS
     decisions = {}
     for item, answers in items.items():
         label, probability = estimate.best(item)
-        decided = label if probability > least else None
-        decisions[item] = Decision(decided, probability, Method.DAWID_SKENE, votes(answers))
+        counts = votes(answers)
+        decided = label if probability > least and (tells or len(counts) == 1) else None
+        decisions[item] = Decision(decided, probability, Method.DAWID_SKENE, counts)
     return decisions

@@ -180,7 +180,8 @@ def _shown(found: Agreement) -> dict[str, Any]:
 
 
 def _natural(label: str) -> tuple[int, float, str]:
-    return (0, float(label), "") if label.isdigit() else (1, 0.0, label)
+    # Not `isdigit`: a superscript is a digit too, and no number.
+    return (0, float(label), "") if label.isdecimal() else (1, 0.0, label)
 
 
 def _csv_lines(given: Iterator[GivenAnswer]) -> Iterator[str]:
