@@ -231,6 +231,22 @@ def test_a_bad_start_is_refused_by_name(flow: Flow, changes: dict[str, Any], sai
     assert said in error["Message"]
 
 
+def test_a_lead_sees_labels_of_any_kind(cloud: Any) -> None:
+    labels = ["²", "٣", "7", "9" * 400, "<b>", "=1+1"]
+    flow = make_flow(cloud, config={"TaskCount": 2})
+    for label in labels:
+        flow.start(initialValue=label, labels=labels)
+    with flow.reviewer("lead") as one, flow.reviewer("lead") as two:
+        for who in (one, two):
+            items = who.call(flow.id, "next", count=len(labels))["items"]
+            for item, label in zip(items, labels, strict=True):
+                who.call(flow.id, "answer", loop=item["loop"], answer=answer(label))
+        for page in ("lead", "export.csv", "export.json"):
+            shown = one.http.get(f"/review/{flow.id}/{page}")
+            assert shown.status_code == 200
+            assert "²" in shown.text
+
+
 def _change(cloud: Any, table: str, column: str, value: str, loop: str) -> None:
     """Write what an earlier version may have stored."""
     with closing(sqlite3.connect(Path(cloud.home) / "localcloud.db")) as store, store:

@@ -13,6 +13,7 @@ from model_delivery_engine.review.consolidation import Method, consolidate
 from model_delivery_engine.review.corrected import corrected_form
 from model_delivery_engine.review.documents import DocumentReader, TextLine, response
 from model_delivery_engine.review.forms import form
+from model_delivery_engine.review.image_size import declared_size
 from model_delivery_engine.review.inferences import Source
 from model_delivery_engine.review.outputs import (
     answers,
@@ -322,3 +323,16 @@ def test_what_is_no_image_or_a_bomb_is_refused() -> None:
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2
     with pytest.raises(ReviewError, match="60000 by 60000 pixels"):
         DocumentReader().read(header + b"\x08\0\0\0\0")
+    whole = cv2.imencode(".jpg", np.zeros((40, 30, 3), np.uint8))[1].tobytes()
+    assert declared_size(whole) == (30, 40)
+    frame = whole.index(b"\xff\xc0")
+    # Filled up and after a stray byte, as decoders take it.
+    bomb = (
+        whole[:frame] + b"\0\xff" + whole[frame : frame + 5] + (9_000).to_bytes(2, "big") * 2
+        + whole[frame + 9 :]
+    )  # fmt: skip
+    with pytest.raises(ReviewError, match="9000 by 9000 pixels"):
+        DocumentReader().read(bomb)
+    for other in (whole[:frame], cv2.imencode(".bmp", np.zeros((9, 9), np.uint8))[1].tobytes()):
+        with pytest.raises(ReviewError, match="no image"):
+            DocumentReader().read(other)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from model_delivery_engine.errors import ReviewError, one_line
+from model_delivery_engine.review.image_size import declared_size
 
 MAX_PIXELS = 50_000_000
 _NAMESPACE = uuid.UUID("2f0d5b5e-6a0f-4f0e-9a37-0b1d7a0b7c11")
@@ -59,7 +60,7 @@ class DocumentReader:
     def read(self, image: bytes) -> dict[str, Any]:
         """Return ``{"Blocks": […]}`` of an image (PNG or JPEG).
 
-        :raises ReviewError: what is no image, or has more than 50 million pixels
+        :raises ReviewError: what is neither, or declares more than 50 million pixels
         """
         pixels = _pixels(image)
         return response(_lines(self._model(pixels), pixels.shape[1], pixels.shape[0]))
@@ -76,10 +77,9 @@ def response(lines: Sequence[TextLine]) -> dict[str, Any]:
 def _pixels(image: bytes) -> Any:
     import cv2
 
-    # The header tells the size before anything of it is unpacked.
-    size = _declared_size(image)
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        raise ReviewError(f"the image has {size[0]} by {size[1]} pixels; {MAX_PIXELS} are read")
+    width, height = declared_size(image)
+    if width * height > MAX_PIXELS:
+        raise ReviewError(f"the image has {width} by {height} pixels; {MAX_PIXELS} are read")
     try:
         pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -87,13 +87,6 @@ def _pixels(image: bytes) -> Any:
     if pixels is None:
         raise ReviewError("this is no image that can be read: give PNG or JPEG")
     return pixels
-
-
-def _declared_size(image: bytes) -> tuple[int, int] | None:
-    """Return width and height of a PNG by its header; other formats are checked by OpenCV."""
-    if image[:8] != b"\x89PNG\r\n\x1a\n" or len(image) < 24:
-        return None
-    return int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")
 
 
 def _lines(found: Any, width: int, height: int) -> list[TextLine]:
