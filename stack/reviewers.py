@@ -165,8 +165,8 @@ def _corrected(response: Mapping[str, Any], truth: Mapping[str, str]) -> list[di
         if pair.key in truth and truth[pair.key] != pair.value
     }
     return [
-        {**block, "Text": right[block["Id"]]} if block["Id"] in right else dict(block)
-        for block in response["Blocks"]
+        {**block, "text": right[block["id"]]} if block["id"] in right else dict(block)
+        for block in response["blocks"]
     ]
 
 

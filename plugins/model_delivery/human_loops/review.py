@@ -254,7 +254,9 @@ class Review:
             return {}
         decided = consolidate(units, self.method, quorum_size=self.quorum)
         for each, ruling in found.rulings.items():
-            decided[each] = adjudicated(units.get(each, []), ruling)
+            # They see the whole item, as it first was; what the others agreed on stays.
+            if each not in decided or decided[each].label is None:
+                decided[each] = adjudicated(units.get(each, []), ruling)
         return decided
 
     def _answers(self, rounds: Sequence[Mapping[str, Any]]) -> Answers:

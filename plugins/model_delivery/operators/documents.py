@@ -19,7 +19,8 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 class ReadDocumentsOperator(StorageConnected):
     """Reads images of forms into Textract-shaped blocks, as a batch's results.
 
-    Each line of the results has the document's name and URI as `input` and, as `output`, what
+    Each line of the results has as `input` the document's URI and its path below `documents_uri` as
+    `id`, which tells it from one of the same name in another folder, and, as `output`, what
     Textract's AnalyzeDocument answers: Blocks with key-value pairs, their words, boxes and
     confidences. A document that cannot be read becomes an error record.
 
@@ -64,8 +65,9 @@ class ReadDocumentsOperator(StorageConnected):
         from model_delivery_engine.review.documents import DocumentReader
 
         reader = DocumentReader()
+        folder = self.documents_uri.rpartition("/")[0] + "/"
         for uri in uris:
-            about = {"id": uri.rpartition("/")[2], "document": uri}
+            about = {"id": uri.removeprefix(folder), "document": uri}
             try:
                 blocks = reader.read(storage.read_bytes(uri))
             except EngineError as error:

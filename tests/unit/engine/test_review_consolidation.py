@@ -139,6 +139,13 @@ def test_two_reviewers_who_differ_decide_nothing_by_reliability_either() -> None
     assert [decided[each].label for each in items] == ["a", "a", "a", "b", None]
 
 
+def test_a_label_that_is_hardly_more_probable_is_not_decided() -> None:
+    # A third reviewer, who had no part in it, makes the commoner label the likelier: 0.56.
+    items = {**of(**{str(n): "xx" for n in range(5)}, torn="xy"), "far": [Answer("far", "cy", "x")]}
+    found = consolidate(items, Method.DAWID_SKENE)["torn"]
+    assert (found.label, round(found.support, 2)) == (None, 0.56)
+
+
 def test_what_cannot_be_consolidated_is_said() -> None:
     with pytest.raises(ReviewError, match="no answers"):
         dawid_skene({})

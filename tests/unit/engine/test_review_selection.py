@@ -255,8 +255,8 @@ def test_the_models_answer_on_an_image_is_what_reviewers_are_shown() -> None:
     chosen = selection(ResultsLayout(source=Source.REKOGNITION), doubt)
     (item,) = chosen.items([record])
     content = json.loads(chosen.content(item))
-    shown = content["selectedAiServiceResponse"]["ModerationLabels"]
-    assert [each["Name"] for each in shown] == ["Alcohol"]
+    shown = content["selectedAiServiceResponse"]["moderationLabels"]
+    assert shown == [{"name": "Alcohol", "confidence": 70.0}], "spelt as templates read it"
     assert content["initialValue"] == item.model_answer[""] == "Alcohol"
     assert not item.whole
     kept = {str(Source.REKOGNITION): {"moderationLabels": [{"name": "Alcohol"}]}}

@@ -9,6 +9,8 @@ from model_delivery_engine.review.answers import Answer, votes
 from model_delivery_engine.review.dawid_skene import dawid_skene
 
 _FEWEST_REVIEWERS = 3
+# A label that is hardly more probable than another was not decided by anybody.
+LEAST_PROBABILITY = 0.9
 Items = Mapping[str, Sequence[Answer]]
 
 
@@ -54,13 +56,13 @@ def adjudicated(answers: Sequence[Answer], ruling: Answer) -> Decision:
 
 
 def consolidate(
-    items: Items, method: Method, *, quorum_size: int = 2, least_probability: float = 0.5
+    items: Items, method: Method, *, quorum_size: int = 2, least_probability: float = LEAST_PROBABILITY
 ) -> dict[str, Decision]:
     """Decide every item.
 
     :param items: answers of each item, each reviewer's once
     :param quorum_size: equal answers that a quorum needs (default: 2)
-    :param least_probability: that Dawid and Skene's label must exceed (default: 0.5); of fewer than
+    :param least_probability: that Dawid and Skene's label must reach (default: 0.9); of fewer than
         three reviewers' answers it decides only what they agree on
     :raises ReviewError: a method that needs an adjudicator's answers, a quorum under 1
     """
@@ -108,6 +110,7 @@ def _by_reliability(items: Items, least: float) -> dict[str, Decision]:
     for item, answers in items.items():
         label, probability = estimate.best(item)
         counts = votes(answers)
-        decided = label if probability > least and (tells or len(counts) == 1) else None
+        sure = probability >= least and (tells or len(counts) == 1)
+        decided = label if sure else None
         decisions[item] = Decision(decided, probability, Method.DAWID_SKENE, counts)
     return decisions

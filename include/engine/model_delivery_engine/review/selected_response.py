@@ -66,3 +66,13 @@ def _only(inference: Moderation, label: Mapping[str, Any]) -> Moderation:
 def _replaced(response: Mapping[str, Any], name: str, keep: Any) -> dict[str, Any]:
     spelt = name if name in response else name[0].upper() + name[1:]
     return {**response, spelt: [each for each in response[spelt] if keep(each)]}
+
+
+def in_loops(response: Any) -> Any:
+    """Return a response with its members spelt as in a human loop's content: ``blocks``, ``id``.
+
+    Templates of Augmented AI read them so; the API itself writes ``Blocks`` and ``Id``.
+    """
+    if isinstance(response, Mapping):
+        return {name[:1].lower() + name[1:]: in_loops(each) for name, each in response.items()}
+    return [in_loops(each) for each in response] if isinstance(response, list) else response

@@ -17,7 +17,7 @@ from model_delivery_engine.review.inferences import (
     moderation,
 )
 from model_delivery_engine.review.labels import label_of
-from model_delivery_engine.review.selected_response import selected_response
+from model_delivery_engine.review.selected_response import in_loops, selected_response
 
 # The field of an answer that is one label; a form's answers have a field for each key.
 LABEL = ""
@@ -167,8 +167,8 @@ class Selection:
         if layout.labels is not None:
             content["labels"] = list(layout.labels)
         if layout.source is not Source.CLASSIFIER:
-            content["aiServiceResponse"] = item.record["output"]
-            content["selectedAiServiceResponse"] = item.selected
+            content["aiServiceResponse"] = in_loops(item.record["output"])
+            content["selectedAiServiceResponse"] = in_loops(item.selected)
         return orjson.dumps(content)
 
 
