@@ -211,6 +211,28 @@ def forms(cloud: Cloud) -> Flow:
     return flow
 
 
+def form_without_pairs(cloud: Cloud) -> Flow:
+    """Start a queue with a page on which a key was not found."""
+    source = {"AwsManagedHumanLoopRequestSource": TEXTRACT}
+    flow = make_flow(cloud, FORM_TEMPLATE, HumanLoopRequestSource=source)
+    uri = put_image(cloud, "forms/missing.png", form_page()[0])
+    key = uri.removeprefix(f"s3://{BUCKET}/")
+    content = {
+        "aiServiceRequest": {"document": {"s3Object": {"bucket": BUCKET, "name": key}}},
+        "aiServiceResponse": {"blocks": form_page()[1]},
+        "selectedAiServiceResponse": {"blocks": []},
+        "humanTaskActivationConditionResults": {"Conditions": [{
+            "EvaluationResult": True, "ConditionType": "MissingImportantFormKey",
+            "ConditionParameters": {"ImportantFormKey": "Mail address"},
+        }]},
+    }  # fmt: skip
+    flow.runtime.start_human_loop(
+        HumanLoopName="missing-1", FlowDefinitionArn=flow.arn,
+        HumanLoopInput={"InputContent": json.dumps(content)},
+    )  # fmt: skip
+    return flow
+
+
 def moderation(cloud: Cloud) -> Flow:
     """Start a queue with an image and labels of Rekognition's, one of which is wrong."""
     source = {"AwsManagedHumanLoopRequestSource": REKOGNITION}

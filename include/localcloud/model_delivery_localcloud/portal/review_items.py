@@ -15,7 +15,7 @@ from model_delivery_localcloud.portal.grants import Grants
 from model_delivery_localcloud.review.facts import MODEL_ANSWER, read_content, without_known_answer
 from model_delivery_localcloud.review.reasons import reasons_of
 from model_delivery_localcloud.review.template import TemplateRefused, render_template
-from model_delivery_localcloud.review.views import CLASSIFY, FRAME, view_of
+from model_delivery_localcloud.review.views import CLASSIFY, FRAME, fault_in_answer, view_of
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.review_slots import Held
@@ -108,16 +108,7 @@ class Items:
     def fault_of(self, flow: FlowDefinition, loop_id: int, answer: dict[str, Any]) -> str | None:
         """Tell what is wrong with an answer of one of the portal's own pages, None if nothing."""
         shown = self._shown(flow, loop_id)
-        if shown is None or shown.view["kind"] != CLASSIFY:
-            return None
-        view = shown.view
-        of_task = answer.get(view["name"])
-        member = "labels" if view["multiple"] else "label"
-        value = of_task.get(member) if isinstance(of_task, dict) else None
-        chosen = value if view["multiple"] else [value]
-        if not isinstance(chosen, list) or not set(map(str, chosen)) <= set(view["labels"]):
-            return f"the answer must name a category under {view['name']}.{member}"
-        return None
+        return None if shown is None else fault_in_answer(shown.view, answer)
 
     def _shown(self, flow: FlowDefinition, loop_id: int) -> _Shown | None:
         """Return an item of this flow definition, None for one that is not."""

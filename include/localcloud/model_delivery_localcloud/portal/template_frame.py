@@ -1,8 +1,10 @@
 """An item's template as a document of its own, for the frame around it.
 
-The document is sandboxed by its own header, whoever opens it: its origin is opaque, so it has no
-cookie, no storage and no way to read the page around it. Its scripts may run, as the templates of
-Augmented AI expect, and may talk to nobody: it loads our own files and the images it was granted.
+The document is sandboxed by its own header: its origin is opaque, so it has no cookie, no storage and
+no way to read the page around it. Its scripts may run, as the templates of Augmented AI expect; what
+they load are our own files and the images that were granted. Only the portal's frame gets it: opened
+by itself, it could go elsewhere and take the item along. WebRTC is bound by no policy that browsers
+know: who writes templates is trusted with the items that they show.
 """
 
 import re
@@ -45,6 +47,9 @@ class TemplateFrame:
 
     async def show(self, request: Request) -> Response:
         """Answer an item's template, filled in."""
+        # A browser that does not say, over plain HTTP, is not known to be a frame or none.
+        if request.headers.get("sec-fetch-dest", "iframe") != "iframe":
+            return _problem(403, "a task opens in its page only: go to the queue")
         named = self._grants.read_frame(request.path_params["token"])
         if named is None:
             return _problem(404, "this link is not valid any more: reload the page")

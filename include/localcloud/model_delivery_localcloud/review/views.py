@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from model_delivery_engine.errors import ReviewError
+from model_delivery_engine.review.forms import form
 from model_delivery_engine.review.inferences import member
 
 from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.review.blocks import form_fields
 from model_delivery_localcloud.review.markup import Node, parse_markup
+from model_delivery_localcloud.review.reasons import missing_keys
 from model_delivery_localcloud.review.template import INPUTS, LAYOUT, TASKS, TemplateRefused
 
 CLASSIFY = "classify"
@@ -53,6 +55,35 @@ def view_of(rendered: str, content: Any) -> dict[str, Any]:
     if view is None:
         return {"kind": FRAME}
     return {**view, "header": task.attributes.get("header", ""), "instructions": _help(task)}
+
+
+def fault_in_answer(view: Mapping[str, Any], answer: Mapping[str, Any]) -> str | None:
+    """Tell what is wrong with an answer of one of the portal's own pages, None if nothing."""
+    if view["kind"] not in {CLASSIFY, MODERATE, FORM}:
+        return None
+    name = view["name"]
+    given = answer.get(name)
+    given = given if isinstance(given, Mapping) else {}
+    if view["kind"] == FORM:
+        try:
+            form(b"", given)
+        except (ReviewError, TypeError, ValueError, AttributeError):
+            return f"the answer must have the form's blocks under {name}.blocks"
+        return None
+    if view["kind"] == MODERATE:
+        labels, known = given.get("moderationLabels"), {each["name"] for each in view["labels"]}
+        if not isinstance(labels, list) or not all(
+            isinstance(each, Mapping) and str(each.get("name")) in known for each in labels
+        ):
+            return f"the answer must name labels that are shown under {name}.moderationLabels"
+        return None
+    member_name = "labels" if view["multiple"] else "label"
+    value = given.get(member_name)
+    chosen = value if view["multiple"] else [value]
+    fits = isinstance(chosen, list) and all(isinstance(each, str | int) for each in chosen)
+    if not fits or not set(map(str, chosen)) <= set(view["labels"]):
+        return f"the answer must name a category under {name}.{member_name}"
+    return None
 
 
 def _only_task(root: Node) -> Node | None:
@@ -128,6 +159,7 @@ def _form(task: Node, content: Any) -> dict[str, Any] | None:
         "name": TEXTRACT,
         "image": task.attributes.get("src"),
         "fields": fields,
+        "missing": missing_keys(content),
         "keys_fixed": "no-key-edit" in task.attributes,
     }
 

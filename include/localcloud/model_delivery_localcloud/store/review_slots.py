@@ -28,7 +28,7 @@ class Taken(Enum):
     NOT_YOURS = "this item was not given to you: open it from its queue"
     CLOSED = "this item is closed: it was stopped, it expired, or it is complete"
     ANSWERED_ALREADY = "you have answered this item already: undo that answer first"
-    NO_SLOT = "your time for this item was over, and others have answered it meanwhile"
+    NO_SLOT = "your time for this item was over, and others hold or have answered it meanwhile"
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ class CrowdForm extends HTMLElement {
   }
 
   keys(event) {
+    // What is held is one press; text that repeats is the field's own.
+    if (event.repeat) return;
     const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && !/^(checkbox|radio)$/.test(event.target.type);
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -117,7 +119,7 @@ class CrowdForm extends HTMLElement {
       const keyed = this.fields.filter((field) => field.key && field.getClientRects().length);
       const meant = keyed.find((field) => field.contains(event.target)) ?? (keyed.length === 1 ? keyed[0] : null);
       if (meant?.key(event.key)) event.preventDefault();
-      else if ("sug?".includes(event.key.toLowerCase())) this.tell({ type: "key", key: event.key });
+      else if (event.key === "?") this.tell({ type: "key", key: event.key });
     }
   }
 

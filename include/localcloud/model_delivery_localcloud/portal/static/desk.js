@@ -18,6 +18,7 @@ const desk = {
   task: null,
   busy: false,
   dirty: null,
+  saving: null,
   touched: false,
   counts: { waiting: 0, answered: 0, skipped: 0 },
   sinceCount: 0,
@@ -36,13 +37,18 @@ const desk = {
   async saveDraft(options = {}) {
     clearTimeout(desk.dirty);
     desk.dirty = null;
+    const { item } = desk;
     const draft = desk.task?.answer();
-    if (!desk.item || !draft || desk.busy) return;
+    if (!item || !draft || desk.busy) return;
+    desk.saving = post("draft", { loop: item.loop, draft }, options);
     try {
-      await post("draft", { loop: desk.item.loop, draft }, options);
+      await desk.saving;
       page.status.textContent = "Draft kept.";
     } catch (problem) {
-      tell(problem);
+      // Of an item that is answered or left meanwhile, a draft is of no use.
+      if (desk.item === item && !desk.busy) tell(problem);
+    } finally {
+      desk.saving = null;
     }
   },
 
@@ -68,6 +74,7 @@ const desk = {
 
   async skip() {
     if (!desk.item) return;
+    await desk.keepDraft();
     await act(async () => {
       const { items } = await post("skip", { loop: desk.item.loop, next: true });
       desk.counts.skipped += 1;
@@ -77,6 +84,7 @@ const desk = {
   },
 
   async undo() {
+    await desk.keepDraft();
     await act(async () => {
       const held = desk.item;
       const { items } = await post("undo");
@@ -85,6 +93,11 @@ const desk = {
       desk.counts.waiting += 1;
       show(items[0], "Your last answer is back. ");
     });
+  },
+
+  /** Keep what was entered a moment ago, before the item is left. */
+  async keepDraft() {
+    if (desk.dirty && !desk.busy) await desk.saveDraft();
   },
 
   async recall() {
@@ -109,6 +122,8 @@ async function act(work) {
   clearTimeout(desk.dirty);
   page.work.setAttribute("aria-busy", "true");
   try {
+    // A draft that is under way comes first: after the answer it would be refused.
+    if (desk.saving) await desk.saving.catch(() => {});
     await work();
     page.problem.hidden = true;
   } catch (problem) {
@@ -180,7 +195,7 @@ function modelSays(item) {
   if (answer === null && confidence === null) return null;
   const certain = confidence === null ? "" : percent(confidence);
   if (answer === null) return `The model's confidence: ${certain}`;
-  return h("span", {}, "The model says ", h("strong", {}, answer), certain ? `, ${certain} sure` : "");
+  return h("span", {}, "The model says ", h("strong", {}, answer || "none"), certain ? `, ${certain} sure` : "");
 }
 
 function showEmpty(said) {
@@ -239,6 +254,11 @@ async function keep() {
 
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]")) return;
+  // A key that is held answers one item, not all that follow.
+  if (event.repeat && event.key === "Enter") {
+    event.preventDefault();
+    return;
+  }
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     desk.submit();

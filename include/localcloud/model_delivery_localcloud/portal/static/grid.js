@@ -32,7 +32,7 @@ function card(item) {
     item.view.image
       ? h("img", { src: item.view.image, alt: item.view.alt || "", loading: "lazy" })
       : h("span", { class: "snippet" }, item.view.text || JSON.stringify(item.view.json)),
-    h("span", { class: "verdict" }, h("strong", {}, answer), h("span", { class: "hint" }, certain)),
+    h("span", { class: "verdict" }, h("strong", {}, answer || "none"), h("span", { class: "hint" }, certain)),
   );
   button.setAttribute("aria-label", `${item.view.text || item.name}: ${answer}, ${certain}`);
   return button;
@@ -88,7 +88,8 @@ left.addEventListener("click", async () => {
 });
 addEventListener("pagehide", leave);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.target.closest("button, a")) acceptAll();
+  if (event.repeat && event.key === "Enter") event.preventDefault();
+  else if (event.key === "Enter" && !event.target.closest("button, a")) acceptAll();
   const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!move) return;
   const all = [...cards.querySelectorAll("button")];

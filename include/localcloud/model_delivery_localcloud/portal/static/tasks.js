@@ -184,17 +184,23 @@ class Form {
     this.viewer = new Viewer(item.view.image, "The page", boxes);
     this.viewer.onbox((id) => this.rows.get(id)?.input.focus());
     this.stage = h("div", { class: "target" }, this.viewer.element);
-    const drafted = new Map(
+    this.drafted = new Map(
       ((item.draft || {})[item.view.name]?.blocks || []).map((block) => [block.id, block]),
     );
-    this.rows = new Map(item.view.fields.map((field) => [field.id, this.#row(field, drafted)]));
-    this.side = h("div", { class: "task fields" }, ...[...this.rows.values()].map((row) => row.element));
+    this.added = 0;
+    this.fields = [...item.view.fields, ...(item.view.missing || []).map((key) => this.#blank(key, true))];
+    const more = [...this.drafted.keys()].filter((id) => /^added-\d+$/.test(id) && !this.fields.some((field) => field.id === id));
+    for (const _ of more) this.fields.push(this.#blank("", false));
+    this.rows = new Map(this.fields.map((field) => [field.id, this.#row(field)]));
+    this.list = h("div", {}, ...[...this.rows.values()].map((row) => row.element));
+    const add = h("button", { type: "button", class: "quiet", onclick: () => this.#add() }, "Add a field");
+    this.side = h("div", { class: "task fields" }, this.list, add);
   }
 
   answer() {
-    const blocks = this.view.fields.flatMap((field) => {
+    const blocks = this.fields.flatMap((field) => {
       const row = this.rows.get(field.id);
-      const block = { blockType: "KEY_VALUE_SET", confidence: field.confidence };
+      const block = { blockType: "KEY_VALUE_SET", confidence: field.confidence ?? 100 };
       const key = { ...block, entityTypes: ["KEY"], id: field.id, text: row.key?.value ?? field.key };
       const box = (sides) => (sides ? { geometry: { boundingBox: sides } } : {});
       const id = field.value_id || `${field.id}-value`;
@@ -220,9 +226,24 @@ class Form {
     this.viewer.close();
   }
 
-  #row(field, drafted) {
-    const key = drafted.get(field.id);
-    const value = drafted.get(field.value_id || `${field.id}-value`);
+  /** A field that was not read: one that conditions miss, or one that the reviewer found. */
+  #blank(key, wanted) {
+    this.added += 1;
+    return { id: `added-${this.added}`, value_id: null, key, value: "", confidence: null, key_box: null, value_box: null, wanted, own: !wanted };
+  }
+
+  #add() {
+    const field = this.#blank("", false);
+    const row = this.#row(field);
+    this.fields.push(field);
+    this.rows.set(field.id, row);
+    this.list.append(row.element);
+    row.key.focus();
+  }
+
+  #row(field) {
+    const key = this.drafted.get(field.id);
+    const value = this.drafted.get(field.value_id || `${field.id}-value`);
     const input = h("input", {
       id: `field-${field.id}`, value: value ? value.text : field.value, autocomplete: "off", spellcheck: "false",
       oninput: () => this.desk.changed(),
@@ -234,8 +255,9 @@ class Form {
       onchange: () => { input.disabled = absent.checked; this.desk.changed(); },
     });
     input.disabled = absent.checked;
-    const named = this.view.keys_fixed ? null : h("input", {
-      class: "key", value: key ? key.text : field.key, "aria-label": `Name of the field ${field.key}`, autocomplete: "off",
+    const fixed = field.wanted || (this.view.keys_fixed && !field.own);
+    const named = fixed ? null : h("input", {
+      class: "key", value: key ? key.text : field.key, "aria-label": `Name of the field ${field.key || "added"}`, autocomplete: "off",
       oninput: () => this.desk.changed(), onfocus: () => this.viewer.mark(field.id),
     });
     const certain = field.confidence === null ? null : field.confidence / 100;
@@ -247,6 +269,7 @@ class Form {
         { class: "field-head" },
         h("label", { for: `field-${field.id}` }, named ? "Value of" : field.key || "(no name)"),
         named,
+        field.wanted ? h("span", { class: "hint low" }, "not found") : null,
         certain === null ? null : h("span", { class: `hint${certain < 0.8 ? " low" : ""}` }, percent(certain)),
       ),
       input,
@@ -259,6 +282,7 @@ class Form {
     if (event.key !== "Enter" || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     event.stopPropagation();
+    if (event.repeat) return;
     const ids = [...this.rows.keys()];
     const after = ids[ids.indexOf(id) + 1];
     if (after === undefined) this.desk.submit();
@@ -318,7 +342,8 @@ class Frame {
     } else if (type === "submit" && isPlain(answer)) {
       this.last = answer;
       this.desk.submit(true);
-    } else if (type === "key" && typeof key === "string") {
+    } else if (type === "key" && key === "?") {
+      // A script of the template can say that a key was pressed: it must undo and skip nothing.
       this.desk.key(key);
     }
   }
