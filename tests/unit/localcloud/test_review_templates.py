@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 from typing import Any
 
@@ -50,6 +51,34 @@ def test_a_template_that_never_ends_is_stopped() -> None:
     loops = FORM.format("{% for a in (1..9999) %}{% for b in (1..9999) %}x{% endfor %}{% endfor %}")
     with pytest.raises(TemplateRefused, match="does not render"):
         render_template(loops, {}, str)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "{{ (1..30000000) | join }}",
+        "{{ (1..task.input.n) | join: ',' }}",
+        "{{ 'x' " + "| replace: 'x', 'xxxxxxxxxx' " * 12 + "}}",
+        "{% assign x = 9 %}{% for i in (1..64) %}{% assign x = x | times: x %}{% endfor %}",
+        "{{ 'now' | date: '%0999999999d' }}",
+        "{% assign x = 'xxxxxxxxxx' | split: '' %}"
+        "{% for i in (1..64) %}{% assign x = x | concat: x %}{% endfor %}",
+    ],
+)
+def test_filters_take_neither_all_time_nor_all_memory(expression: str) -> None:
+    before = time.monotonic()
+    with pytest.raises(TemplateRefused, match="does not render"):
+        render_template(FORM.replace("{}", expression), {"n": 10**9}, str)
+    assert time.monotonic() - before < 2
+
+
+def test_filters_within_limits_do_what_they_did() -> None:
+    content = FORM.replace(
+        "{}",
+        "{{ (1..5) | join: '-' }} {{ 'aXbX' | replace: 'X', '.' }} {{ '2026-01-02' | date: '%Y' }}"
+        " {{ task.input.labels | join: '/' }}",
+    )
+    assert "1-2-3-4-5 a.b. 2026 x/y" in render_template(content, {"labels": ["x", "y"]}, str)
 
 
 def test_values_are_escaped_and_json_is_safe_anywhere() -> None:

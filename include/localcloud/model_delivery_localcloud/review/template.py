@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from model_delivery_localcloud.errors import LocalcloudError
 from model_delivery_localcloud.review.liquid_input import as_json, liquid_input
+from model_delivery_localcloud.review.liquid_limits import LimitExceeded, limited, time_limit
 
 FORM = "crowd-form"
 TASKS = frozenset(
@@ -63,7 +64,10 @@ def check_template(content: str) -> None:
         raise TemplateRefused("the template holds a null character, which is no part of HTML")
     template = _parsed(content)
     try:
-        template.render(task={"input": {}}, _grant=str)
+        with time_limit():
+            template.render(task={"input": {}}, _grant=str)
+    except LimitExceeded as error:
+        raise TemplateRefused(f"the template does not render: {_line(error)}") from error
     except UnknownFilterError as error:
         raise TemplateRefused(f"the template does not render: {_line(error)}") from error
     except LiquidError:
@@ -114,7 +118,8 @@ def object_uri(text: str) -> str:
 
 def _render(content: str, values: dict[str, Any], grant: Grant) -> str:
     try:
-        return str(_parsed(content).render(**values, _grant=grant))
+        with time_limit():
+            return str(_parsed(content).render(**values, _grant=grant))
     except TemplateRefused:
         raise
     except Exception as error:
@@ -137,6 +142,7 @@ def _parsed(content: str) -> BoundTemplate:
 @lru_cache(maxsize=1)
 def _environment() -> _Environment:
     environment = _Environment(autoescape=True)
+    environment.filters = limited(environment.filters)
     environment.add_filter("to_json", as_json)
     environment.add_filter("skip_autoescape", Markup)
     environment.add_filter("grant_read_access", _GrantReadAccess())
