@@ -89,9 +89,18 @@ class Person:
         self._random = random.Random(seed)
         self.acknowledged: dict[int, str] = {}
         self.sent_again = 0
+        self.refused: str | None = None
 
     def work(self, over: threading.Event) -> None:
-        """Answer until nothing is left."""
+        """Answer until nothing is left; keep why not, where the portal refuses."""
+        try:
+            self._answer(over)
+        except AssertionError as error:
+            self.refused = str(error)
+        finally:
+            self._reviewer.http.close()
+
+    def _answer(self, over: threading.Event) -> None:
         while not over.is_set():
             items = self._call("next", {}, over).get("items", [])
             if not items:
@@ -101,7 +110,6 @@ class Person:
                 body = {"loop": item["loop"], "answer": {"digit": {"label": label}}}
                 if self._call("answer", body, over) is not None and not over.is_set():
                     self.acknowledged[item["loop"]] = label
-        self._reviewer.http.close()
 
     def _call(self, name: str, body: dict[str, Any], over: threading.Event) -> dict[str, Any]:
         while not over.is_set():
@@ -181,6 +189,7 @@ def _run(
     for thread in threads:
         thread.join()
     tally.sent_again += sum(person.sent_again for person in people)
+    tally.faults += [f"run {number}: {each.refused}" for each in people if each.refused]
     _compare(names, people, flow, database, tally)
 
 

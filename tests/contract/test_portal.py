@@ -97,12 +97,21 @@ def test_who_signs_out_is_out_wherever_the_cookie_was_copied(
         assert copied.get("/review/api/session").status_code == 401
 
 
-def test_a_new_password_signs_out_who_had_the_old_one(cloud: Any, browser: httpx.Client) -> None:
+def test_a_new_password_and_a_removal_sign_out_who_was_in(cloud: Any, browser: httpx.Client) -> None:
     name = f"ann-{uuid4().hex[:6]}"
     cloud.run("user", "add", name, "--role", "reviewer", secret="the-first-password")
     sign_in(browser, name, "the-first-password")
     assert browser.get("/review").status_code == 200
     cloud.run("user", "add", name, "--role", "reviewer", secret="another-password")
+    wait_until_out(browser)
+    sign_in(browser, name, "another-password")
+    assert browser.get("/review").status_code == 200
+    cloud.run("user", "remove", name)
+    wait_until_out(browser)
+    assert sign_in(browser, name, "another-password").status_code == 403
+
+
+def wait_until_out(browser: httpx.Client) -> None:
     deadline = time.monotonic() + 10  # who asks is remembered for 3 s
     while browser.get("/review").status_code == 200:
         assert time.monotonic() < deadline

@@ -21,7 +21,7 @@ from model_delivery_localcloud.store.access_keys import add_access_key
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.devices import make_registration_token
 from model_delivery_localcloud.store.sealing import Sealer
-from model_delivery_localcloud.store.users import Role, add_user
+from model_delivery_localcloud.store.users import Role, add_user, remove_user
 from model_delivery_localcloud.workers.reviews import ReviewKeeper
 from model_delivery_localcloud.workers.worker import LEASE_SECONDS, Worker
 
@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     version.add_argument("--account", default=DEFAULT_ACCOUNT, help="12 digits (%(default)s)")
     version.add_argument("--region", default=DEFAULT_REGION, help="(%(default)s)")
     users = _group(commands, "user", "people who may sign in")
+    gone = _add(users, "remove", _remove_user, "sign a person out for good; their answers stay")
+    gone.add_argument("name", help="the name they sign in with")
     user = _add(users, "add", _add_user, f"password from {PASSWORD_VARIABLE} or standard input")
     user.add_argument("name", help="the name to sign in with")
     user.add_argument(
@@ -176,6 +178,13 @@ def _add_user(settings: Settings, arguments: argparse.Namespace) -> None:
     with _migrated(settings).write() as session:
         add_user(session, arguments.name, password, arguments.role, arguments.group)
     print(f"{arguments.role} {arguments.name} added")
+
+
+def _remove_user(settings: Settings, arguments: argparse.Namespace) -> None:
+    with _migrated(settings).write() as session:
+        if not remove_user(session, arguments.name):
+            raise SettingsError(f"there is no user {arguments.name!r}")
+    print(f"{arguments.name} removed")
 
 
 def _device_token(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -45,8 +45,10 @@ def test_a_name_is_guessed_fifty_times_at_most_however_many_addresses(database: 
     assert throttled(database, "ana", HERE)
 
 
-def test_an_address_guesses_fifty_times_at_most_however_many_names(database: Database) -> None:
-    for number in range(50):
+def test_an_address_guesses_a_hundred_times_at_most_however_many_names(
+    database: Database,
+) -> None:
+    for number in range(100):
         assert not throttled(database, "ana", HERE)
         guess(database, 1, f"somebody-{number}", HERE)
     assert throttled(database, "ana", HERE)
