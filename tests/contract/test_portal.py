@@ -97,7 +97,7 @@ def test_who_signs_out_is_out_wherever_the_cookie_was_copied(
         assert copied.get("/review/api/session").status_code == 401
 
 
-def test_a_new_password_and_a_removal_sign_out_who_was_in(cloud: Any, browser: httpx.Client) -> None:
+def test_a_new_password_and_a_removal_sign_a_person_out(cloud: Any, browser: httpx.Client) -> None:
     name = f"ann-{uuid4().hex[:6]}"
     cloud.run("user", "add", name, "--role", "reviewer", secret="the-first-password")
     sign_in(browser, name, "the-first-password")

@@ -366,7 +366,7 @@ def test_a_template_cannot_reach_the_session_or_the_network(
         "cookie!SecurityError parent!SecurityError storage!SecurityError top!SecurityError "
         "fetch!refused"
     )
-    # Opened by itself it could go elsewhere, so it does not open; its own header locks it up besides.
+    # Opened by itself it could go elsewhere, so it does not open; its header locks it up besides.
     alone = page.context.new_page()
     source = f"{portal.cloud.url}{page.locator('iframe.template').get_attribute('src')}"
     answer = alone.goto(source)

@@ -21,7 +21,6 @@ from model_delivery_engine.review.outputs import (
     field_of,
     fields_by_item,
     key_field,
-    unit,
 )
 from model_delivery_engine.review.reviewed import (
     Outcome,

@@ -56,7 +56,11 @@ def adjudicated(answers: Sequence[Answer], ruling: Answer) -> Decision:
 
 
 def consolidate(
-    items: Items, method: Method, *, quorum_size: int = 2, least_probability: float = LEAST_PROBABILITY
+    items: Items,
+    method: Method,
+    *,
+    quorum_size: int = 2,
+    least_probability: float = LEAST_PROBABILITY,
 ) -> dict[str, Decision]:
     """Decide every item.
 

@@ -33,7 +33,7 @@ def corrected_form(record: Mapping[str, Any]) -> dict[str, Any]:
         "reviewed": record.get("review") is not None,
         "fields": fields,
         "corrected": sorted(differing | renamed),
-        "undecided": sorted({
-            name for each in (decided, keys) for name, text in each.items() if text is None
-        }),
+        "undecided": sorted(
+            {name for each in (decided, keys) for name, text in each.items() if text is None}
+        ),
     }

@@ -20,7 +20,7 @@ def label_of(content: Any) -> str | None:
     boxes (``{"<value>": true, …}`` under their names) say it: those that are ticked. Without any of
     these it is the text, where there is but one and nothing else.
 
-    Several labels are one text, in order, after commas. No label chosen of many is the label ``""``.
+    Several labels are one text, in order, after commas. None chosen of many is the label ``""``.
     """
     if isinstance(content, Mapping):
         return _of_elements(content)
