@@ -402,6 +402,7 @@ def test_a_template_presses_no_keys(person: Any, portal: Portal) -> None:
 def test_a_held_enter_answers_one_item(person: Any) -> None:
     page = person("bob").open("digits")
     first = page.locator("#item-name").inner_text()
+    answered = int(page.locator("#progress").inner_text().split()[0])
     page.locator("h1#question").focus()
     page.keyboard.down("Enter")
     settled(page, first)
@@ -409,7 +410,7 @@ def test_a_held_enter_answers_one_item(person: Any) -> None:
         page.keyboard.down("Enter")
         page.wait_for_timeout(30)
     page.keyboard.up("Enter")
-    expect(page.locator("#progress")).to_contain_text("1 answered")
+    expect(page.locator("#progress")).to_contain_text(f"{answered + 1} answered")
     page.locator("#undo").click()
     expect(page.locator("#item-name")).to_have_text(first)
 
@@ -417,25 +418,23 @@ def test_a_held_enter_answers_one_item(person: Any) -> None:
 def test_a_draft_under_way_is_no_problem_of_the_next_item(person: Any) -> None:
     page = person("cyd").open("digits")
     page.locator("#once").uncheck()
-
-    def late(route: Any) -> None:
-        page.wait_for_timeout(400)
-        route.continue_()
-
-    page.route("**/draft", late)
+    held_back: list[Any] = []
+    page.route("**/draft", held_back.append)
     name = page.locator("#item-name").inner_text()
-    page.locator(".label", has_text="5").click()
     with page.expect_request("**/draft"):
-        pass
-    page.keyboard.press("Enter")
+        page.locator(".label", has_text="5").click()
+    page.locator("#submit").click()
+    page.wait_for_timeout(300)
+    for route in held_back:
+        route.continue_()
     settled(page, name)
-    page.wait_for_timeout(800)
     expect(page.locator("#problem")).to_be_hidden()
     page.unroute("**/draft")
-    # Skipped within the moment in which a draft is not sent yet: it is kept.
+    # Skipped in the moment before a draft is sent: it is sent first.
     skipped = page.locator("#item-name").inner_text()
-    page.locator(".label", has_text="6").click()
-    page.keyboard.press("s")
+    with page.expect_request("**/draft"):
+        page.locator(".label", has_text="6").click()
+        page.locator("#skip").click()
     settled(page, skipped)
     page.locator("#once").check()
 

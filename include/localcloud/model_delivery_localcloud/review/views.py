@@ -80,8 +80,9 @@ def fault_in_answer(view: Mapping[str, Any], answer: Mapping[str, Any]) -> str |
     member_name = "labels" if view["multiple"] else "label"
     value = given.get(member_name)
     chosen = value if view["multiple"] else [value]
-    fits = isinstance(chosen, list) and all(isinstance(each, str | int) for each in chosen)
-    if not fits or not set(map(str, chosen)) <= set(view["labels"]):
+    if not isinstance(chosen, list) or not all(
+        isinstance(each, str | int) and str(each) in view["labels"] for each in chosen
+    ):
         return f"the answer must name a category under {name}.{member_name}"
     return None
 
