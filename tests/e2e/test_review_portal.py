@@ -419,7 +419,7 @@ def test_a_draft_under_way_is_no_problem_of_the_next_item(person: Any) -> None:
     page = person("cyd").open("digits")
     page.locator("#once").uncheck()
     held_back: list[Any] = []
-    page.route("**/draft", held_back.append)
+    page.route("**/draft", lambda route: held_back.append(route))
     name = page.locator("#item-name").inner_text()
     with page.expect_request("**/draft"):
         page.locator(".label", has_text="5").click()
