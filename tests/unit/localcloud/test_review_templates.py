@@ -172,10 +172,34 @@ def test_images_are_known_by_what_they_are() -> None:
         assert image_type(buffer.getvalue()) == f"image/{kind.lower()}"
 
 
+def compressed(kind: str, width: int, height: int) -> bytes:
+    """Return an image of one colour, which is small whatever its size."""
+    buffer = io.BytesIO()
+    Image.new("L" if kind == "JPEG" else "P", (width, height)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def large(body: bytes, size: bytes, claimed: bytes) -> bytes:
+    """Return an image whose header claims another size."""
+    assert body.count(size) == 1
+    return body.replace(size, claimed)
+
+
+# 30 by 40 pixels as each format writes it, and 30,000 by 40,000.
+JPEG_BOMB = large(
+    compressed("JPEG", 30, 40), struct.pack(">HH", 40, 30), struct.pack(">HH", 40_000, 30_000)
+)
+GIF_BOMB = compressed("GIF", 30, 40).replace(
+    struct.pack("<HH", 30, 40), struct.pack("<HH", 30_000, 40_000)
+)
+# Lossless, one colour: 16383 by 16383 pixels in 34 bytes.
+WEBP_BOMB = bytes.fromhex("524946461a000000574542505650384c0e0000002ffebfff0f071011fd0f4444ff03")
+
+
 @pytest.mark.parametrize(
     "body",
     [
-        png(60_000, 60_000), png(20_000, 4_000), b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        JPEG_BOMB, GIF_BOMB, WEBP_BOMB, png(60_000, 60_000), png(20_000, 4_000), b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"<html><script>alert(1)</script>", b"%PDF-1.7", b"", b"\x89PNG\r\n\x1a\n",
     ],
 )  # fmt: skip

@@ -149,7 +149,9 @@ def last_submitted(session: Session, flow_id: str, worker: str) -> Assignment | 
     query = select(Assignment).where(
         Assignment.worker == worker, Assignment.flow_id == flow_id, Assignment.state == SUBMITTED
     )
-    return session.scalars(query.order_by(Assignment.submitted_at.desc()).limit(1)).first()
+    # Many that were accepted at once have one time; they were taken in the order of their ids.
+    order = Assignment.submitted_at.desc(), Assignment.loop_id.desc()
+    return session.scalars(query.order_by(*order).limit(1)).first()
 
 
 def counts(session: Session, flow_id: str, worker: str) -> dict[str, int]:

@@ -10,13 +10,14 @@ const accept = document.getElementById("accept");
 const status = document.getElementById("status");
 const problem = document.getElementById("problem");
 const left = document.getElementById("left");
-const state = { items: [], out: new Set(), shownAt: 0, aside: 0 };
+const state = { items: [], unfit: [], out: new Set(), shownAt: 0, aside: 0 };
 
 async function load(said = "") {
   const { items } = await post("next", { count: PAGE + state.aside });
   const fit = items.filter((item) => item.view.kind === "classify" && item.model.answer !== null);
   // What was left out before, or has no answer to accept, stays for the desk.
   state.items = fit.filter((item) => !state.out.has(item.loop)).slice(0, PAGE);
+  state.unfit = items.filter((item) => !fit.includes(item)).map((item) => item.loop);
   state.aside = items.length - state.items.length;
   state.shownAt = performance.now();
   fill(cards, ...state.items.map(card));
@@ -76,7 +77,8 @@ async function acceptAll() {
 
 /** Give back what is held and left alone, so that others need not wait for it. */
 function leave() {
-  const loops = state.items.filter((item) => !state.out.has(item.loop)).map((item) => item.loop);
+  const kept = state.items.filter((item) => !state.out.has(item.loop)).map((item) => item.loop);
+  const loops = [...kept, ...state.unfit];
   if (loops.length) post("release", { loops }, { keepalive: true }).catch(() => {});
 }
 
@@ -84,6 +86,7 @@ accept.addEventListener("click", acceptAll);
 left.addEventListener("click", async () => {
   leave();
   state.items = [];
+  state.unfit = [];
   location.assign(`/review/${flow}`);
 });
 addEventListener("pagehide", leave);
