@@ -227,6 +227,7 @@ def test_a_field_that_was_not_read_is_added(person: Any, portal: Portal) -> None
     page.get_by_label("Value of").fill("none")
     expect(page.locator("#status")).to_have_text("Draft kept.")
     mia.check()
+    mia.screenshot("form-missing")
     page.reload()
     expect(page.get_by_label("Mail address", exact=True)).to_have_value("ana@example.com")
     expect(page.get_by_label("Value of")).to_have_value("none")

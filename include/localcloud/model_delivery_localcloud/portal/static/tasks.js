@@ -192,7 +192,7 @@ class Form {
     const more = [...this.drafted.keys()].filter((id) => /^added-\d+$/.test(id) && !this.fields.some((field) => field.id === id));
     for (const _ of more) this.fields.push(this.#blank("", false));
     this.rows = new Map(this.fields.map((field) => [field.id, this.#row(field)]));
-    this.list = h("div", {}, ...[...this.rows.values()].map((row) => row.element));
+    this.list = h("div", { class: "fields" }, ...[...this.rows.values()].map((row) => row.element));
     const add = h("button", { type: "button", class: "quiet", onclick: () => this.#add() }, "Add a field");
     this.side = h("div", { class: "task fields" }, this.list, add);
   }
