@@ -53,7 +53,8 @@ SEED = int(os.environ.get("REVIEW_CHAOS_SEED", "20260101"))
 LOOPS = 12
 REVIEWERS = 3
 LIFE_SECONDS = 1.2
-RUN_SECONDS = 90.0
+# Longer than a claim of a worker that was killed while it wrote outputs (120 s).
+RUN_SECONDS = 180.0
 WORKER_SHARE = 1 / 3
 PACKAGES = ["sqlalchemy", "starlette", "uvicorn"]
 
