@@ -36,8 +36,9 @@ def tolerance_for(precision: str, outputs: Mapping[str, Array]) -> Tolerance:
     lower = _LOWER.get(precision)
     if lower is None:
         return SINGLE
-    floats = [array for array in outputs.values() if array.dtype.kind == "f" and array.size]
-    scale = max((float(np.nanmax(np.abs(array))) for array in floats), default=1.0)
+    floats = [array for array in outputs.values() if array.dtype.kind == "f"]
+    finite = [np.abs(array[np.isfinite(array)]) for array in floats]
+    scale = max((float(array.max()) for array in finite if array.size), default=1.0)
     return Tolerance(max(SINGLE.atol, lower.atol * scale), lower.rtol)
 
 
@@ -100,7 +101,9 @@ def _parity(
 def _argmax_agreement(compiled: Mapping[str, Array], source: Mapping[str, Array]) -> float | None:
     """Agreement over the outputs that score classes: floating point with two or more a row."""
     scores = [
-        n for n, a in source.items() if a.dtype.kind == "f" and a.ndim > 1 and a.shape[-1] > 1
+        n
+        for n, a in source.items()
+        if a.dtype.kind == "f" and a.ndim > 1 and a.shape[-1] > 1 and compiled[n].shape == a.shape
     ]
     if not scores:
         return None
