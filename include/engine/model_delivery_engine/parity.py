@@ -69,9 +69,18 @@ def difference(compiled: Mapping[str, Array], source: Mapping[str, Array]) -> Pa
 
 
 def refuse_nan(outputs: Mapping[str, Array]) -> None:
-    """Raise CompilationError for a source model that answers NaN."""
+    """Raise CompilationError for a source model that answers NaN, or nothing finite."""
     for name, array in outputs.items():
-        if array.dtype.kind == "f" and np.isnan(array).any():
+        if array.dtype.kind != "f" or not array.size:
+            continue
+        if not np.isfinite(array).any() and not np.isnan(array).any():
+            raise CompilationError(
+                f"output {name!r} of the source model is infinite on all golden inputs in [0, 1), "
+                "so that nothing can be proved of it; look for an infinite factor, a division by "
+                "zero or an overflow in it",
+                reason=Reason.OUTPUT_NAN,
+            )
+        if np.isnan(array).any():
             raise CompilationError(
                 f"output {name!r} of the source model is NaN on golden inputs in [0, 1), and its "
                 "weights are finite; look for a division by zero, a root or a logarithm in it",

@@ -115,6 +115,86 @@ def test_rounding_alone_is_no_fault(function: Callable[[Any], Any]) -> None:
     assert set(parity.proved) == set(probes.DISTRIBUTIONS)
 
 
+def one_wrong(name: str, wrong: float, moved: int, dtype: Any = np.float32) -> None:
+    """Hold 3000 rows of which one is wrong, and some move with the last bits of the inputs."""
+    inputs = {"x": np.random.default_rng(0).normal(size=(3000, 1)).astype(np.float32)}
+    want = np.floor(inputs["x"] * 3).astype(dtype)
+    noise = np.zeros(want.shape)
+    noise[:moved] = 1.0
+    got = want.copy()
+    got[2000] += wrong
+    agree(lambda _: {"y": got}, [Probe(name, (Run(inputs, {"y": want}, {"y": noise}),))], CONVERTED)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_one_wrong_value_among_many_is_found(dtype: Any) -> None:
+    one_wrong("signed", 1, 5, dtype)  # a near-tie as those five
+    for name, wrong, moved in (
+        ("signed", 1, 0), ("unit", 1, 5), ("samples", 1, 5),
+    ):  # fmt: skip
+        with pytest.raises(ParityError, match="1 of 3000 values are off"):
+            one_wrong(name, wrong, moved, dtype)
+
+
+def test_no_wrong_value_is_further_off_than_the_original_moves() -> None:
+    with pytest.raises(ParityError, match="a difference of 1e"):
+        one_wrong("signed", 1e6, 5)
+
+
+def test_a_large_channel_does_not_hide_a_small_one() -> None:
+    """Boxes in pixels beside scores."""
+    rng = np.random.default_rng(0)
+    want = np.c_[rng.uniform(0, 640, (80, 4)), rng.random((80, 8))].astype(np.float32)
+    got = want.copy()
+    got[7, 6] += 0.3
+
+    def hold(got: Any, want: Any) -> None:
+        run = Run({"x": want}, {"y": want}, {"y": np.zeros(want.shape)})
+        agree(lambda _: {"y": got}, [Probe("signed", (run,))], CONVERTED)
+
+    hold(want + np.float32(2e-4), want)
+    for axes in ((0, 1), (1, 0)):  # channels last, and second
+        each, right = (np.ascontiguousarray(a.transpose(axes)[None]) for a in (got, want))
+        with pytest.raises(ParityError, match="a difference of 0.3"):
+            hold(each, right)
+
+
+def test_an_original_without_a_finite_answer_proves_nothing() -> None:
+    nothing = single([[np.nan, -np.inf]])
+    run = Run({"x": nothing}, {"y": nothing}, {"y": np.zeros(nothing.shape)})
+    for name in ("unit", "samples"):
+        with pytest.raises(ParityError, match="no finite value, so that nothing") as caught:
+            agree(lambda _: {"y": nothing}, [Probe(name, (run,))], CONVERTED)
+        assert caught.value.reason is Reason.OUTPUT_NAN
+    parity = agree(lambda _: {"y": nothing}, [Probe("large", (run,))], CONVERTED)
+    assert parity.proved == ()
+    assert "large: output 'y' of the original has no finite value" in parity.left_out
+
+
+def test_an_output_that_is_empty_each_time_is_said() -> None:
+    want = {"y": single([[1.0]]), "boxes": np.zeros((0, 6), np.float32)}
+    parity = agree(lambda _: want, [Probe("unit", (Run({}, want),))], CONVERTED)
+    assert parity.left_out == ("output 'boxes': it was empty each time",)
+
+
+def test_a_model_that_answers_infinities_alone_is_refused(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [
+            helper.make_node("Exp", ["features"], ["raised"]),
+            helper.make_node("Pow", ["large", "raised"], ["y"]),
+        ],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+        {"large": np.float32(3e38) * np.ones(1, np.float32)},
+    )
+    with pytest.raises(CompilationError, match="infinite on all golden inputs") as caught:
+        compiled(model, OPEN)
+    assert caught.value.reason is Reason.OUTPUT_NAN
+
+
 def test_a_wrong_value_among_the_users_samples_is_found_and_their_rounding_is_limited() -> None:
     inputs = {"x": np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)}
     want = {"y": inputs["x"] * 2}

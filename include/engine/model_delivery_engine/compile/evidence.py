@@ -182,6 +182,12 @@ def _with_inputs(
 def _conversion_parity(
     reference: Model, asked: Sequence[Probe], answers: Answers, framework: str
 ) -> Parity:
+    if all(spec.name in answers.silent for spec in reference.outputs):
+        raise ParityError(
+            f"{framework} itself has no answer for any output of the ONNX conversion "
+            f"({', '.join(answers.silent)}), so that nothing is proved of it; export the model to "
+            "ONNX yourself"
+        )
     try:
         closeness = QUANTISED if answers.quantised else CONVERTED
         parity = agree(reference.run, asked, closeness, answers.optional)
