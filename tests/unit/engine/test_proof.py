@@ -155,7 +155,7 @@ def test_a_large_channel_does_not_hide_a_small_one() -> None:
     hold(want + np.float32(2e-4), want)
     for axes in ((0, 1), (1, 0)):  # channels last, and second
         each, right = (np.ascontiguousarray(a.transpose(axes)[None]) for a in (got, want))
-        with pytest.raises(ParityError, match="a difference of 0.3"):
+        with pytest.raises(ParityError, match=r"a difference of 0\.3"):
             hold(each, right)
 
 

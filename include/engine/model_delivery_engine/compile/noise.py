@@ -135,7 +135,7 @@ def _floats(name: str, got: Array, want: Array) -> tuple[float, float]:
         raise ParityError(
             f"output {name!r} is NaN or infinite where the source's is not, or the other way round"
         )
-    return float((want[known] ** 2).sum()), float(((got - want)[known] ** 2).sum())
+    return float((want[known] ** 2).sum()), float(((got[known] - want[known]) ** 2).sum())
 
 
 def _others(name: str, got: Array, want: Array) -> tuple[float, float]:
