@@ -18,6 +18,9 @@ from model_delivery_engine.frameworks.conversion import (
 
 ENVIRONMENT = "sklearn"
 INPUT = "input"
+MISSING = True  # NaN is a value that is missing
+# Forests take NaN also where none was in their training; skl2onnx carries over no way for it.
+OPTIONAL = ("missing",)
 _ML_OPSET = 3  # of ai.onnx.ml; not every converter writes the next one
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _SAVE = "save it with skops.io.dump(model, 'model.skops')"
@@ -138,8 +141,7 @@ def convert(task: Conversion) -> Converted:
             for place, (output, rank) in enumerate(ranks.items())
         ]
 
-    # Forests take NaN also where none was in their training; skl2onnx carries over no way for it.
-    return Converted(run, double=True, missing=True, optional=("missing",))
+    return Converted(run, double=True)
 
 
 # What scikit-learn calls the outputs that skl2onnx gives an estimator; the first that it has.
