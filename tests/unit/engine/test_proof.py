@@ -482,6 +482,30 @@ def test_a_bound_that_so_few_samples_cannot_show_is_refused(
         compile_model(archive, tmp_path / "b.tar.gz", request, files=files)
 
 
+def test_an_output_that_is_no_answer_to_each_sample_is_no_metrics(
+    tmp_path: Path, target: Target, pack: Callable[[Path], Path]
+) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["features", "weights"], ["scores"]),
+        helper.make_node("ReduceMax", ["scores"], ["best"], keepdims=0),
+        helper.make_node("Unsqueeze", ["best", "first"], ["y"]),
+    ]
+    model = save_graph(
+        tmp_path / "m" / "model.onnx",
+        nodes,
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, [1])},
+        {"weights": WEIGHT, "first": np.array([0])},
+    )
+    features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    np.savez(tmp_path / "s.npz", features=features, labels=np.zeros(40, np.float32))
+    options = {"samples": "s3://b/s.npz", "metric": "mae"}
+    request = CompilationRequest("ONNX", OPEN, target, "m", "s3://b/m", json.dumps(options))
+    files = {"s3://b/s.npz": tmp_path / "s.npz"}
+    with pytest.raises(OptionsError, match="output 'y' has 2 answers to 40 samples"):
+        compile_model(pack(model), tmp_path / "b.tar.gz", request, files=files)
+
+
 def timed(name: str, speedup: float, size: int, **more: Any) -> Trial:
     record = Candidate(
         name, "int8" if "int8" in name else "fp32", "kept", size_bytes=size, speedup=speedup,

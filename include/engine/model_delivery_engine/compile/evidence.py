@@ -247,6 +247,13 @@ def _judging(
         options.metric, files.get(options.metric), options.output, reference.outputs
     )
     outputs = _original_answers(metric, reference, labelled, answers)
+    asked = len(labelled) // (reference.batch_size or 1) * (reference.batch_size or 1)
+    if len(outputs) != asked:
+        raise OptionsError(
+            f"output {metric.output!r} has {len(outputs)} answers to {asked} samples, so that none "
+            'can be held against a label; name another one, CompilerOptions {"output": …}',
+            reason=Reason.SAMPLES_INVALID,
+        )
     metric = metric.fitted(outputs, labelled.labels[: len(outputs)])
     scores = metric.scores(outputs, labelled.labels)
     parts = part(labelled, reference.batch_size, calibrated=evidence.calibration is not None)
