@@ -42,6 +42,7 @@ from model_delivery_engine.quantize.integers import (
     raise_operator_set,
     scheme_for,
 )
+from model_delivery_engine.quantize.lowered import refuse_unchanged
 from model_delivery_engine.quantize.metric import Drop, drop_between
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.rewrite import PASSES, Pass, rewrite
@@ -150,16 +151,18 @@ class Workbench:
     def _fp16(self, into: Path) -> tuple[str, ...]:
         # ONNX Runtime's optimiser would widen the weights again where a processor has no kernels
         # for halves, so its graph stays as written.
-        if into.suffix == ".onnx":
-            to_fp16(self._folded(), into)
-        else:
-            to_fp16(self._folded(), into.with_name("half.onnx"))
-            optimise(into.with_name("half.onnx"), into, "fold")
+        half = into if into.suffix == ".onnx" else into.with_name("half.onnx")
+        to_fp16(self._folded(), half)
+        refuse_unchanged(self._folded(), half, "fp16")
+        if half != into:
+            optimise(half, into, "fold")
         return ()
 
     def _dynamic(self, into: Path) -> tuple[str, ...]:
-        quantize_dynamic(self._folded(), into.with_name("integers.onnx"), self._scheme)
-        optimise(into.with_name("integers.onnx"), into, self._level)
+        integers = into.with_name("integers.onnx")
+        quantize_dynamic(self._folded(), integers, self._scheme)
+        refuse_unchanged(self._folded(), integers, "int8")
+        optimise(integers, into, self._level)
         return ()
 
     def _static(self, into: Path, samples: Samples, what: "Integers") -> tuple[str, ...]:
@@ -170,6 +173,7 @@ class Workbench:
         else:
             found = self._bounded(into, samples, what, self._options.max_accuracy_drop)
             integers, reverted = found.path, found.reverted
+        refuse_unchanged(self._folded(), integers, "int8")
         optimise(integers, into, self._level)
         return reverted
 
@@ -238,7 +242,7 @@ class Workbench:
     def _hold(self, model: Model) -> None:
         """Hold a model of the source's precision to its answers, on golden inputs and beyond."""
         measure_parity(model.run(self._evidence.golden), self._evidence.expected)
-        agree(model.run, self._evidence.probes, REWRITTEN)
+        agree(model.run, self._evidence.probes, REWRITTEN, may_refuse=False)
 
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)
