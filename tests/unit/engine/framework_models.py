@@ -216,6 +216,7 @@ def _xgboost_kinds(folder: Path) -> None:
         ("both", {"objective": "reg:squarederror"}, np.c_[target, -target], {}),
         ("vector", {"objective": "reg:squarederror", "multi_strategy": "multi_output_tree"},
          np.c_[target, -target], {}),
+        ("truths", {"objective": "binary:logistic"}, np.c_[positive, ~positive], {}),
         ("dart", {"booster": "dart", "rate_drop": 0.3}, target, {}),
         ("linear", {"booster": "gblinear"}, target, {}),
         ("forest", {"num_parallel_tree": 3, "subsample": 0.5}, target, {}),
@@ -280,9 +281,15 @@ def _sklearn_kinds(folder: Path) -> None:
         ("names", make_pipeline(*scaled, linear_model.LogisticRegression()),
          np.array(["cat", "dog", "eel"])[labels]),
         ("holes", make_pipeline(SimpleImputer(), linear_model.Ridge()), target),
+        ("margins", make_pipeline(*scaled, svm.LinearSVC()), labels),
         ("forest_of_many", ensemble.RandomForestClassifier(20, random_state=0), labels),
     ):  # fmt: skip
         skops.io.dump(model.fit(features, wanted), folder / f"{name}.skops")
+    holed = np.where(rng.random(features.shape) < 0.3, np.nan, features)
+    forest = ensemble.RandomForestClassifier(20, random_state=0).fit(holed, labels)
+    skops.io.dump(forest, folder / "learnt_holes.skops")
+    packed = make_pipeline("passthrough", ensemble.ExtraTreesRegressor(5, random_state=0))
+    skops.io.dump(packed.fit(holed, target), folder / "learnt_holes_in_a_pipeline.skops")
     # Seconds since 1970 need eleven digits, single precision has seven.
     times = np.c_[1.7e9 + rng.integers(0, 3000, 400), rng.random(400)]
     model = linear_model.LinearRegression().fit(times, times[:, 0] - 1.7e9)

@@ -177,11 +177,11 @@ SIX = '{"x": [-1, 6]}'
         ("KERAS", "tensorflow", "gelu.keras", '{"x": [-1, 4]}'),
         *(("XGBOOST", "xgboost", f"{name}.ubj", None)
           for name in ("rank", "cox", "logistic", "hinge", "raw", "quantile", "poisson", "tweedie",
-                       "both", "vector", "dart", "linear", "forest")),
+                       "both", "vector", "dart", "linear", "forest", "truths")),
         *(("SKLEARN", "sklearn", f"{name}.skops", None)
           for name in ("mlp", "mlp_regressor", "histogram", "histogram_regressor", "boosting",
                        "clusters", "outliers", "vectors", "neighbours", "names", "holes",
-                       "forest_of_many")),
+                       "forest_of_many", "margins")),
     ],
 )  # fmt: skip
 def test_a_common_model_is_right_on_inputs_of_every_kind(
@@ -325,6 +325,16 @@ def test_samples_with_holes_are_boosters_own(
     assert "samples" in manifest.conversion.proved
     source = next(each for each in manifest.candidates if each.name == "source")
     assert source.metric == pytest.approx(0.0, abs=1e-6)
+    assert manifest.quantisation == "none"  # trees have nothing to quantise
+
+
+@pytest.mark.parametrize("name", ["learnt_holes", "learnt_holes_in_a_pipeline"])
+def test_trees_that_learnt_missing_values_are_held_to_them(
+    compile_file: Compile, name: str
+) -> None:
+    with pytest.raises(EngineError, match="inputs drawn 'missing'") as caught:
+        compile_file("SKLEARN", "sklearn", f"{name}.skops", None)
+    assert caught.value.reason is Reason.PARITY_FAILED
 
 
 def test_infinite_samples_are_no_holes(compile_file: Compile, made: Callable[[str], Path]) -> None:

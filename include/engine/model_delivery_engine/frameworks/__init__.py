@@ -124,7 +124,7 @@ def to_onnx(
         tuple(f"{name}: {why}" for name, why in outcome.left_out.items()),
         outcome.quantised and getattr(module, "EIGHT_BITS", False),
         getattr(module, "MISSING", False),
-        getattr(module, "OPTIONAL", ()),
+        () if outcome.knows_missing else getattr(module, "OPTIONAL", ()),
     )
     return Imported(result / MODEL, answers, environment_versions(module.ENVIRONMENT))
 

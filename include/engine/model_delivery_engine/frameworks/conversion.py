@@ -55,12 +55,14 @@ class Converted:
     :param double: the framework is given floats in double precision, as its users give them
     :param quantised: the model computes in 8 bits itself
     :param exact_splits: the trees' split points were carried over bit by bit
+    :param knows_missing: it was trained on missing values, so that none of them is optional
     """
 
     run: Runner
     double: bool = False
     quantised: bool = False
     exact_splits: bool = False
+    knows_missing: bool = False
 
 
 def only(files: Sequence[Path], folder: Path, what: str, how: str) -> Path:

@@ -128,6 +128,7 @@ class Reference:
             "answered": self._answered,
             "left_out": self._left_out,
             "quantised": self._converted.quantised,
+            "knows_missing": self._converted.knows_missing,
         }
 
     def _answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -51,6 +51,7 @@ class Outcome:
     operator: str | None = None
     memory: bool = False
     quantised: bool = False
+    knows_missing: bool = False
     answered: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -146,6 +147,7 @@ def read_outcome(folder: Path) -> Outcome | None:
             operator=_text(told["operator"]) if told.get("operator") else None,
             memory=told.get("memory") is True,
             quantised=told.get("quantised") is True,
+            knows_missing=told.get("knows_missing") is True,
             answered=tuple(_text(each) for each in told.get("answered", ())),
             pending=tuple(_text(each) for each in told.get("pending", ())),
             left_out={_text(n): _text(why) for n, why in told.get("left_out", {}).items()},
