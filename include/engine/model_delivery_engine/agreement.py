@@ -28,7 +28,7 @@ from model_delivery_engine.errors import (
 )
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.probes import Answer, Probe, Run
-from model_delivery_engine.tensors import Array
+from model_delivery_engine.tensors import Array, largest
 
 # Distributions whose answers are the user's own samples.
 OWN_SAMPLES = ("samples", "calibration")
@@ -38,6 +38,9 @@ _CHANCE = 1e-3
 # Of an output's magnitude, usual or in a run: the last bits of its largest value, which are as good
 # as zero beside it.
 _NOTHING = 1e-6
+# A sigmoid's or a softmax's: single precision's step at 1, which is what their kernels agree to. It
+# is no more than a share of what an output has, for those of another range.
+_STEP, _SHARE = float(np.finfo(np.float32).eps), 1e-2
 _CHANNEL = 16  # values that show what a channel's magnitude is
 _MOST_EXPLAINED = 0.05  # on the user's samples
 _ARGMAX_RANK = 2
@@ -94,11 +97,14 @@ def agree(
     probes: Sequence[Probe],
     closeness: Closeness,
     optional: Collection[str] = (),
+    *,
+    may_refuse: bool = True,
 ) -> Parity:
     """Hold a model to the answers of the one it was made from.
 
     :param answer: runs the model
     :param optional: distributions on which it may differ, which is then said (default: none)
+    :param may_refuse: it may fail on what is drawn beyond golden inputs, which is then said
     :returns: the largest differences on golden inputs and the user's samples, which distributions
         were compared, and those that the model itself refuses though the original answers them:
         no wrong answer comes of a refusal
@@ -109,14 +115,14 @@ def agree(
     proved, refused = [], []
     usual = _usual(probes)
     shares: dict[str, dict[str, float]] = {}
-    largest, relative, values = 0.0, 0.0, 0
+    farthest, relative, values = 0.0, 0.0, 0
     agreements: list[float] = []
     compared = {name: 0 for probe in probes[:1] for run in probe.runs for name in run.expected}
     for probe in probes:
         try:
             answered = [(run, answer(run.inputs)) for run in probe.runs]
         except InferenceError as error:
-            if not _may_refuse(probe.distribution):
+            if not (may_refuse and _may_refuse(probe.distribution)):
                 if isinstance(error, MemoryShortError):
                     raise
                 raise ParityError(
@@ -139,7 +145,7 @@ def agree(
         proved.append(probe.distribution)
         relative = max([relative, *(t.max_rel for t in tallies.values())])
         if not _may_refuse(probe.distribution):  # elsewhere outputs are of any magnitude
-            largest = max([largest, *(t.max_abs for t in tallies.values())])
+            farthest = max([farthest, *(t.max_abs for t in tallies.values())])
         values += sum(max(map(_rows, run.expected.values()), default=1) for run in probe.runs)
     _refuse_other_rounding(shares)
     refused += [
@@ -147,7 +153,7 @@ def agree(
     ]
     most = float(np.finfo(np.float64).max)
     return Parity(
-        max_abs=min(largest, most),
+        max_abs=min(farthest, most),
         max_rel=min(relative, most),
         argmax_agreement=float(np.mean(agreements)) if agreements else None,
         atol=closeness.scale,
@@ -162,15 +168,10 @@ def _usual(probes: Sequence[Probe]) -> dict[str, float]:
     """Return each output's largest magnitude on what is asked first, the golden inputs."""
     first = probes[0].runs if probes else ()
     return {
-        name: max((_largest(run.expected[name]) for run in first), default=0.0)
+        name: max((largest(run.expected[name]) for run in first), default=0.0)
         for name in (first[0].expected if first else ())
         if first[0].expected[name].dtype.kind == "f"
     }
-
-
-def _largest(array: Array) -> float:
-    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
-    return float(finite.max(initial=0.0))
 
 
 def _magnitudes(array: Array) -> Array:
@@ -216,10 +217,10 @@ def _compare(
             raise ParityError(f"output {name!r} is {shape}, expected shape {list(want.shape)}")
         if noise is None or noise.shape != want.shape:
             noise = np.zeros(want.shape)
-        if want.dtype.kind == "f" or (want.dtype.itemsize == 1 and closeness.steps):
+        if want.dtype.kind == "f" or (want.dtype in (np.int8, np.uint8) and closeness.steps):
             _floats(name, answer, want, noise, closeness, usual.get(name, 0.0), tally)
         else:
-            unequal = _unequal(answer, want)
+            unequal = _unequal(answer, want) & ~_swapped(answer, want, run.expected, closeness)
             moved = (noise > 0) | _tied(want, run.expected, closeness)
             tally.compared += want.size
             tally.moved += int(moved.sum())
@@ -240,20 +241,21 @@ def _floats(
     whole = want.dtype.kind != "f"
     got, want = got.astype(np.float64), want.astype(np.float64)
     asked = ~np.isnan(want)  # where the original has no answer, any will do
-    largest = _largest(want)
-    scale = _magnitudes(want) if closeness.channels else largest
+    whole_scale = largest(want)
+    scale = _magnitudes(want) if closeness.channels else whole_scale
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(got == want, 0.0, np.nan_to_num(np.abs(got - want), nan=np.inf))
         apart = np.where(asked, apart, 0.0)
         bound = closeness.relative * np.nan_to_num(np.abs(want), nan=0.0, posinf=0.0)
         bound = bound + (closeness.steps if whole else closeness.scale * scale)
-        bound = bound + _NOTHING * max(usual, largest)
+        most = max(usual, whole_scale)
+        bound = bound + _NOTHING * most + min(_STEP, _SHARE * most)
         typical = float(np.median(noise)) if noise.size else 0.0
         rounding = _NOISES * np.maximum(noise, typical if np.isfinite(typical) else 0.0)
     beyond = apart > bound
     # A NaN for a number is wrong, however the original moves.
     explained = beyond & (apart <= bound + rounding) & ~np.isnan(got)
-    near = beyond & (apart <= bound + _NOISES * _largest(noise)) & ~np.isnan(got)
+    near = beyond & (apart <= bound + _NOISES * largest(noise)) & ~np.isnan(got)
     tally.compared += int(np.isfinite(want).sum())
     tally.moved += int((noise > bound).sum())
     _count(name, got, want, beyond, explained, near, tally, apart, bound)
@@ -318,6 +320,33 @@ def _tied(want: Array, expected: Mapping[str, Array], closeness: Closeness) -> A
             margin = closeness.scale * max(float(np.abs(best).max(initial=0.0)), 1e-30)
             tied |= (best[:, 1] - best[:, 0] <= margin).reshape(want.shape)
     return tied
+
+
+def _swapped(got: Array, want: Array, expected: Mapping[str, Array], closeness: Closeness) -> Array:
+    """Return where places are given in another order, among values that are as good as equal.
+
+    The best of a row and where they stand (TopK): equal ones may stand in any order, and those at
+    the end of the row may be others as good that are not shown.
+    """
+    swapped = np.zeros(want.shape, bool)
+    beside = [
+        each
+        for each in expected.values()
+        if each.dtype.kind == "f" and each.shape == want.shape and want.ndim and want.shape[-1] > 1
+    ]
+    if want.dtype.kind not in "iu" or not beside:
+        return swapped
+    for row in np.argwhere((got != want).any(axis=-1)):
+        values = beside[0][tuple(row)].astype(np.float64)
+        margin = closeness.scale * max(float(np.abs(values).max()), 1e-30)
+        ends = np.flatnonzero(~(np.abs(np.diff(values)) <= margin)) + 1
+        for group in np.split(np.arange(len(values)), ends):
+            ours, theirs = got[tuple(row)][group], want[tuple(row)][group]
+            last = group[-1] == len(values) - 1
+            same = sorted(ours.tolist()) == sorted(theirs.tolist())
+            apart = len(set(ours.tolist())) == len(ours)
+            swapped[tuple(row)][group] = len(group) > 1 and (same or (last and apart))
+    return swapped
 
 
 def _left_out(

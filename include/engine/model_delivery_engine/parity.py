@@ -8,7 +8,7 @@ import numpy as np
 from model_delivery_engine.difference import Difference, compare_outputs
 from model_delivery_engine.errors import CompilationError, ParityError, Reason
 from model_delivery_engine.measurements import Parity
-from model_delivery_engine.tensors import Array
+from model_delivery_engine.tensors import Array, largest
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ def tolerance_for(precision: str, outputs: Mapping[str, Array]) -> Tolerance:
     lower = _LOWER.get(precision)
     if lower is None:
         return SINGLE
-    floats = [array for array in outputs.values() if array.dtype.kind == "f"]
-    finite = [np.abs(array[np.isfinite(array)]) for array in floats]
-    scale = max((float(array.max()) for array in finite if array.size), default=1.0)
+    scale = max((largest(array) for array in outputs.values()), default=0.0)
     return Tolerance(max(SINGLE.atol, lower.atol * scale), lower.rtol)
 
 
@@ -96,10 +94,10 @@ def _parity(
 ) -> Parity:
     floats = [each for each in differences if source[each.output].dtype.kind == "f"]
     # What JSON cannot hold: an infinite difference is a division by a value near zero.
-    largest = float(np.finfo(np.float64).max)
+    most = float(np.finfo(np.float64).max)
     return Parity(
-        max_abs=min(max((each.max_abs for each in floats), default=0.0), largest),
-        max_rel=min(max((each.max_rel for each in floats), default=0.0), largest),
+        max_abs=min(max((each.max_abs for each in floats), default=0.0), most),
+        max_rel=min(max((each.max_rel for each in floats), default=0.0), most),
         argmax_agreement=_argmax_agreement(compiled, source),
         atol=tolerance.atol,
         rtol=tolerance.rtol,

@@ -1,5 +1,6 @@
 """What a candidate of lower precision is held to, output by output."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from model_delivery_engine.bundle import open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
 from model_delivery_engine.compile.noise import ask, measure_noise
 from model_delivery_engine.errors import ParityError
 from model_delivery_engine.golden import draw_inputs
 from model_delivery_engine.measurements import Candidate
-from model_delivery_engine.runtime import Model, open_session, session_options
+from model_delivery_engine.parity import tolerance_for
+from model_delivery_engine.runtime import Model, check_golden, open_session, session_options
 from model_delivery_engine.targets import Target
 from onnx import TensorProto, helper
 
@@ -102,6 +105,42 @@ def test_equal_answers_of_a_model_that_tells_nothing_apart_show_nothing(
     assert found["int8-dynamic"].status == found["fp16"].status == "rejected"
     assert "equal answers show nothing" in (found["int8-dynamic"].reason or "")
     assert found["fp32"].status in ("kept", "chosen", "dominated")
+
+
+def test_a_device_holds_each_output_to_its_own_magnitude(
+    tmp_path: Path, target: Target, pack: Callable[[Path], Path]
+) -> None:
+    config = f'{{"features": [-1, {FEATURES}]}}'
+    request = CompilationRequest("ONNX", config, target, "m", "s3://b/m.tar.gz")
+    archive = tmp_path / "bundle.tar.gz"
+    compile_model(pack(save(tmp_path / "m" / "model.onnx", "scores")), archive, request)
+    bundle = open_bundle(archive, tmp_path / "opened")
+    outputs = dict(bundle.golden_outputs)
+    golden = dataclasses.replace(
+        bundle.manifest.golden, atol=tolerance_for("int8", outputs).atol, rtol=0.0
+    )
+    assert golden.atol > 30
+    manifest = dataclasses.replace(bundle.manifest, golden=golden, quantisation="int8-dynamic")
+    model = Model.load(bundle)
+
+    def check(**more: Any) -> None:
+        changed = dataclasses.replace(bundle, manifest=manifest, golden_outputs={**outputs, **more})
+        check_golden(model, changed)
+
+    check(boxes=outputs["boxes"] + np.float32(20), scores=outputs["scores"] + np.float32(0.02))
+    with pytest.raises(ParityError, match="output 'scores'"):
+        check(scores=np.roll(outputs["scores"], 1, axis=1))
+
+
+def test_a_model_without_anything_to_quantise_has_no_such_candidate(
+    tmp_path: Path, candidates: Callable[..., dict[str, Candidate]]
+) -> None:
+    nodes = [helper.make_node("Cos", ["features"], ["y"])]
+    tensor = (TensorProto.FLOAT, ["n", FEATURES])
+    model = save_graph(tmp_path / "m" / "model.onnx", nodes, {"features": tensor}, {"y": tensor})
+    found = candidates(model)
+    assert found["int8-dynamic"].status == "rejected"
+    assert "fp32 under another name" in (found["int8-dynamic"].reason or "")
 
 
 def opened(path: Path) -> Model:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from model_delivery_engine import probes
-from model_delivery_engine.agreement import CONVERTED, agree
+from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree
 from model_delivery_engine.bundle import Manifest
 from model_delivery_engine.compile import CompilationRequest, compile_model, pipeline
 from model_delivery_engine.compile.candidates import Trial
@@ -219,6 +219,55 @@ def test_labels_of_classes_that_tie_may_be_either() -> None:
         agree(lambda _: wrong, [Probe("unit", (run,))], CONVERTED)
 
 
+@pytest.mark.parametrize(
+    ("got", "right"),
+    [
+        ([4, 2, 7, 1], True),  # as expected
+        ([4, 7, 2, 1], True),  # two equal ones in another order
+        ([4, 2, 7, 9], False),  # another last one, whose value stands alone
+        ([2, 4, 7, 1], False),  # in another order, and not equal
+        ([4, 2, 5, 1], False),  # another one in the middle
+    ],
+)
+def test_places_of_equal_values_may_be_in_any_order(got: list[int], right: bool) -> None:
+    values = single([[0.9, 0.5, 0.5, 0.1]])
+    want = {"values": values, "places": np.array([[4, 2, 7, 1]])}
+    answer = {"values": values, "places": np.array([got])}
+    probe = [Probe("unit", (Run({}, want),))]
+    if right:
+        agree(lambda _: answer, probe, CONVERTED)
+    else:
+        with pytest.raises(ParityError, match="output 'places'"):
+            agree(lambda _: answer, probe, CONVERTED)
+
+
+def test_equal_values_at_the_end_may_be_others_as_good() -> None:
+    values = single([[0.9, 0.5, 0.5]])
+    probe = [Probe("unit", (Run({}, {"values": values, "places": np.array([[4, 2, 7]])}),))]
+    agree(lambda _: {"values": values, "places": np.array([[4, 8, 2]])}, probe, CONVERTED)
+    with pytest.raises(ParityError, match="output 'places'"):
+        agree(lambda _: {"values": values, "places": np.array([[4, 8, 8]])}, probe, CONVERTED)
+
+
+def test_truths_are_no_integers_of_eight_bits() -> None:
+    want = {"y": np.array([True, False, True])}
+    with pytest.raises(ParityError, match="2 of 3 values are off"):
+        agree(
+            lambda _: {"y": np.array([False, True, True])},
+            [Probe("unit", (Run({}, want),))],
+            QUANTISED,
+        )
+
+
+def test_a_functions_own_step_is_no_fault_and_more_is() -> None:
+    """A sigmoid that is as good as zero everywhere, and is flushed to zero."""
+    want = single(np.geomspace(1e-9, 3e-5, 64)).reshape(-1, 1)
+    probe = [Probe("unit", (Run({}, {"y": want}, {"y": np.zeros(want.shape)}),))]
+    agree(lambda _: {"y": np.where(want < 9e-8, single(0), want)}, probe, CONVERTED)
+    with pytest.raises(ParityError, match="where 3e-05 is expected"):
+        agree(lambda _: {"y": np.where(want > 2e-5, single(0), want)}, probe, CONVERTED)
+
+
 def test_longer_texts_are_not_cut_to_the_expected_length() -> None:
     run = Run({}, {"label": np.array(["cat"])})
     with pytest.raises(ParityError, match="caterpillar where cat is expected"):
@@ -268,6 +317,8 @@ def test_a_refusal_where_the_original_answers_is_recorded_not_hidden() -> None:
     parity = agree(refusing, probed(lambda x: x), CONVERTED)
     assert parity.proved == ("unit",)
     assert any(each == "signed: indices must be positive" for each in parity.left_out)
+    with pytest.raises(ParityError, match="it fails on inputs drawn 'signed': indices must"):
+        agree(refusing, probed(lambda x: x), CONVERTED, may_refuse=False)
 
 
 def test_the_manifest_says_what_was_proved(tmp_path: Path, compiled: Compiled) -> None:
