@@ -288,7 +288,7 @@ def _sklearn_kinds(folder: Path) -> None:
     holed = np.where(rng.random(features.shape) < 0.3, np.nan, features)
     forest = ensemble.RandomForestClassifier(20, random_state=0).fit(holed, labels)
     skops.io.dump(forest, folder / "learnt_holes.skops")
-    packed = make_pipeline("passthrough", ensemble.ExtraTreesRegressor(5, random_state=0))
+    packed = make_pipeline(*scaled, ensemble.ExtraTreesRegressor(5, random_state=0))
     skops.io.dump(packed.fit(holed, target), folder / "learnt_holes_in_a_pipeline.skops")
     # Seconds since 1970 need eleven digits, single precision has seven.
     times = np.c_[1.7e9 + rng.integers(0, 3000, 400), rng.random(400)]

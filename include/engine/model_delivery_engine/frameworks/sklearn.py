@@ -122,7 +122,7 @@ def convert(task: Conversion) -> Converted:
         try:
             converted = convert_it(options={"zipmap": False} if is_classifier(model) else None)
         except NameError:  # a classifier without probabilities has no such option
-            converted = convert_it()
+            converted = convert_it(options={type(_last(model)): {}})
     except (MissingShapeCalculator, MissingConverter) as error:
         text = one_line(error)
         raise ConversionError(
@@ -170,6 +170,13 @@ def _answer(model: Any, output: str, place: int, rank: int, rows: Any) -> Any:
             answer = answer.astype("int64") if answer.dtype.kind in "iub" else answer
             return answer if answer.ndim == rank else answer.reshape(len(answer), -1)
     return None
+
+
+def _last(model: Any) -> Any:
+    """Return the estimator at the end of a pipeline, or the model itself."""
+    while hasattr(model, "steps"):
+        model = model.steps[-1][1]
+    return model
 
 
 def _knows_missing(model: Any) -> bool:
