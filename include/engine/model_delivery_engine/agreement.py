@@ -239,6 +239,11 @@ def _floats(
     if not want.size:
         return
     whole = want.dtype.kind != "f"
+    if not whole and got.dtype.kind == "f":
+        # What an original in double precision answers beyond the range of single is infinite in it.
+        with np.errstate(over="ignore"):
+            rounded = want.astype(got.dtype)
+        want = np.where(np.isinf(rounded), rounded, want)
     got, want = got.astype(np.float64), want.astype(np.float64)
     asked = ~np.isnan(want)  # where the original has no answer, any will do
     whole_scale = largest(want)

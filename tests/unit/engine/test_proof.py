@@ -259,6 +259,14 @@ def test_truths_are_no_integers_of_eight_bits() -> None:
         )
 
 
+def test_what_single_precision_cannot_hold_is_infinite_in_it() -> None:
+    want = {"y": np.array([[1.5e44], [-1e39], [2.0]])}
+    probe = [Probe("large", (Run({}, want, {"y": np.zeros((3, 1))}),))]
+    agree(lambda _: {"y": single([[np.inf], [-np.inf], [2.0]])}, probe, CONVERTED)
+    with pytest.raises(ParityError, match="output 'y': inf where -inf is expected"):
+        agree(lambda _: {"y": single([[np.inf], [np.inf], [2.0]])}, probe, CONVERTED)
+
+
 def test_a_functions_own_step_is_no_fault_and_more_is() -> None:
     """A sigmoid that is as good as zero everywhere, and is flushed to zero."""
     want = single(np.geomspace(1e-9, 3e-5, 64)).reshape(-1, 1)
