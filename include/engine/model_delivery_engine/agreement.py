@@ -39,7 +39,7 @@ _CHANCE = 1e-3
 # as zero beside it.
 _NOTHING = 1e-6
 # A sigmoid's or a softmax's: single precision's step at 1, which is what their kernels agree to. It
-# is no more than a share of what an output has, for those of another range.
+# is no more than a share of the most that an output has on any inputs, for those of another range.
 _STEP, _SHARE = float(np.finfo(np.float32).eps), 1e-2
 _CHANNEL = 16  # values that show what a channel's magnitude is
 _MOST_EXPLAINED = 0.05  # on the user's samples
@@ -113,7 +113,7 @@ def agree(
         PrecisionError where rounding explains too many of the answers to those
     """
     proved, refused = [], []
-    usual = _usual(probes)
+    usual, most_of = _most(probes[:1]), _most(probes)
     shares: dict[str, dict[str, float]] = {}
     farthest, relative, values = 0.0, 0.0, 0
     agreements: list[float] = []
@@ -134,7 +134,7 @@ def agree(
         for run, got in answered:
             # The user's samples are what is usual.
             magnitudes = {} if probe.distribution in OWN_SAMPLES else usual
-            _compare(run, got, closeness, magnitudes, tallies)
+            _compare(run, got, closeness, magnitudes, most_of, tallies)
             agreements += _argmax_agreement(run.expected, got)
         if why := _left_out(probe.distribution, tallies, optional):
             refused.append(f"{probe.distribution}: {why}")
@@ -164,14 +164,13 @@ def agree(
     )
 
 
-def _usual(probes: Sequence[Probe]) -> dict[str, float]:
-    """Return each output's largest magnitude on what is asked first, the golden inputs."""
-    first = probes[0].runs if probes else ()
-    return {
-        name: max((largest(run.expected[name]) for run in first), default=0.0)
-        for name in (first[0].expected if first else ())
-        if first[0].expected[name].dtype.kind == "f"
-    }
+def _most(probes: Sequence[Probe]) -> dict[str, float]:
+    """Return each output's largest magnitude on some probes; golden inputs are asked first."""
+    found: dict[str, float] = {}
+    for run in (run for probe in probes for run in probe.runs):
+        for name, array in run.expected.items():
+            found[name] = max(found.get(name, 0.0), largest(array))
+    return found
 
 
 def _magnitudes(array: Array) -> Array:
@@ -207,6 +206,7 @@ def _compare(
     got: Mapping[str, Array],
     closeness: Closeness,
     usual: Mapping[str, float],
+    most_of: Mapping[str, float],
     tallies: dict[str, _Tally],
 ) -> None:
     for name, want in run.expected.items():
@@ -218,7 +218,9 @@ def _compare(
         if noise is None or noise.shape != want.shape:
             noise = np.zeros(want.shape)
         if want.dtype.kind == "f" or (want.dtype in (np.int8, np.uint8) and closeness.steps):
-            _floats(name, answer, want, noise, closeness, usual.get(name, 0.0), tally)
+            least = min(_STEP, _SHARE * most_of.get(name, 0.0))
+            least += _NOTHING * max(usual.get(name, 0.0), largest(want))
+            _floats(name, answer, want, noise, closeness, least, tally)
         else:
             unequal = _unequal(answer, want) & ~_swapped(answer, want, run.expected, closeness)
             moved = (noise > 0) | _tied(want, run.expected, closeness)
@@ -233,7 +235,7 @@ def _floats(
     want: Array,
     noise: Array,
     closeness: Closeness,
-    usual: float,
+    least: float,
     tally: _Tally,
 ) -> None:
     if not want.size:
@@ -253,8 +255,7 @@ def _floats(
         apart = np.where(asked, apart, 0.0)
         bound = closeness.relative * np.nan_to_num(np.abs(want), nan=0.0, posinf=0.0)
         bound = bound + (closeness.steps if whole else closeness.scale * scale)
-        most = max(usual, whole_scale)
-        bound = bound + _NOTHING * most + min(_STEP, _SHARE * most)
+        bound = bound + least
         typical = float(np.median(noise)) if noise.size else 0.0
         rounding = _NOISES * np.maximum(noise, typical if np.isfinite(typical) else 0.0)
     beyond = apart > bound

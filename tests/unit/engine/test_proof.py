@@ -268,12 +268,23 @@ def test_what_single_precision_cannot_hold_is_infinite_in_it() -> None:
 
 
 def test_a_functions_own_step_is_no_fault_and_more_is() -> None:
-    """A sigmoid that is as good as zero everywhere, and is flushed to zero."""
-    want = single(np.geomspace(1e-9, 3e-5, 64)).reshape(-1, 1)
-    probe = [Probe("unit", (Run({}, {"y": want}, {"y": np.zeros(want.shape)}),))]
-    agree(lambda _: {"y": np.where(want < 9e-8, single(0), want)}, probe, CONVERTED)
-    with pytest.raises(ParityError, match="where 3e-05 is expected"):
-        agree(lambda _: {"y": np.where(want > 2e-5, single(0), want)}, probe, CONVERTED)
+    """A sigmoid that is as good as zero on golden inputs, and flushed to zero."""
+    want = single(np.geomspace(1e-9, 2e-6, 64)).reshape(-1, 1)
+
+    def hold(got: Any, elsewhere: float) -> None:
+        other = np.full(want.shape, np.float32(elsewhere))
+        probes = [
+            Probe(name, (Run({"x": array}, {"y": array}, {"y": np.zeros(want.shape)}),))
+            for name, array in (("unit", want), ("wide", other))
+        ]
+        agree(lambda i: {"y": got if i["x"] is want else other}, probes, CONVERTED)
+
+    flushed = np.where(want < 9e-8, single(0), want)
+    hold(flushed, 1.0)
+    with pytest.raises(ParityError, match=r"0 where 2e-06 is expected"):
+        hold(np.where(want > 2e-7, single(0), want), 1.0)
+    with pytest.raises(ParityError, match="e-08 is expected"):
+        hold(flushed, 1e-6)  # an output of that range
 
 
 def test_longer_texts_are_not_cut_to_the_expected_length() -> None:
