@@ -105,6 +105,10 @@ CASES: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "link": (archive_of(("model.onnx", b""), kind=tarfile.SYMTYPE), {}, "is a link to"),
     "bomb": (bomb(), {}, "expands past the limit"),
     "dot-dot": (archive_of(("../model.onnx", RELU)), {}, "'..' in its path"),
+    "deep": (
+        archive_of(("a/" * 600 + "x", b"x"), ("a/" * 1200 + "model.onnx", RELU)), {},
+        "ARCHIVE_INVALID: .*more than 32 folders deep",
+    ),
     "two models": (
         archive_of(("a.onnx", RELU), ("b.onnx", RELU)), {}, "MODEL_AMBIGUOUS: .*a.onnx, b.onnx",
     ),

@@ -16,6 +16,11 @@ from model_delivery_engine.errors import ArchiveError
 
 GIB = 1024**3
 _BLOCK = 1024 * 1024
+# Of a member's name: folders in one another, which whatever walks or removes them goes down, and
+# bytes, which leave room for the folder around it in a path of the system.
+_MOST_FOLDERS = 32
+_MOST_NAME_BYTES = 1024
+_SHOWN = 100  # letters of a name in a message
 _CORRUPT = (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError)
 
 
@@ -79,7 +84,8 @@ def extract_archive(
     :param max_bytes: limit on the expanded archive, headers included (default: 2 GiB)
     :param max_members: limit on the number of members (default: 10,000)
     :raises ArchiveError: absent, corrupt or truncated archive; a member with an absolute path or
-        ``..``; a link, device or duplicate; an archive past a limit. Names the member.
+        ``..``, or a name that is too long or too deep; a link, device or duplicate; an archive past
+        a limit. Names the member.
     :raises DiskFullError: no space for a member
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
@@ -108,8 +114,9 @@ def _extract(archive: Path, into: Path, max_bytes: int, max_members: int) -> Non
             if path in seen:
                 raise _refusal(archive, member.name, "is there twice")
             seen.add(path)
-            unpacked = f"{member.name!r} of {archive.name}"
-            with _naming(archive, repr(member.name)), disk_watched(into.parent, unpacked):
+            shown = _shown(member.name)
+            unpacked = f"{shown} of {archive.name}"
+            with _naming(archive, shown), disk_watched(into.parent, unpacked):
                 _write_member(tar, member, into / path)
         with _naming(archive, "its end"):
             _check_end(reader, archive)
@@ -129,7 +136,7 @@ def _members(
                 reader.check_end_marker()
                 return
         yield tar, member
-        last = repr(member.name)
+        last = _shown(member.name)
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header it has seen
 
 
@@ -156,20 +163,36 @@ def _safe_path(member: tarfile.TarInfo, archive: Path) -> PurePosixPath:
         raise _refusal(archive, name, "has an absolute path")
     if ".." in path.parts:
         raise _refusal(archive, name, "has '..' in its path")
-    if "\\" in name or "\0" in name:
+    if not all(_is_portable(letter) for letter in name):
         raise _refusal(archive, name, "has a character that is no part of a portable name")
+    if len(path.parts) > _MOST_FOLDERS or len(name.encode()) > _MOST_NAME_BYTES:
+        raise _refusal(
+            archive,
+            name,
+            f"is more than {_MOST_FOLDERS} folders deep, or its name more than "
+            f"{_MOST_NAME_BYTES} bytes long",
+        )
     if member.issym() or member.islnk():
-        raise _refusal(archive, name, f"is a link to {member.linkname!r}")
+        raise _refusal(archive, name, f"is a link to {_shown(member.linkname)}")
     if not member.isdir() and (member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)):
         raise _refusal(archive, name, "is a device, pipe or other special file")
     return path
 
 
+def _is_portable(letter: str) -> bool:
+    # A surrogate stands for a byte that is no UTF-8: no database stores a message with one.
+    return letter >= " " and letter not in "\\\x7f" and not "\ud800" <= letter <= "\udfff"
+
+
 def _refusal(archive: Path, member: str, why: str) -> ArchiveError:
     return ArchiveError(
-        f"{archive.name}: member {member!r} {why}; "
+        f"{archive.name}: member {_shown(member)} {why}; "
         "pack regular files with relative paths (tar -czf model.tar.gz -C folder .)"
     )
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…")
 
 
 def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:

@@ -10,7 +10,8 @@
 | ``metric`` | a metric by name, or the URI of an ONNX model of one | ``accuracy`` |
 | ``output`` | name of the output that the metric reads | the first of floats |
 | ``max_accuracy_drop`` | how much of the metric may be lost, 0 to 1 | none |
-| ``min_snr_db`` | least signal-to-noise ratio to the fp32 answers, in decibels | 10 |
+| ``min_snr_db`` | least signal-to-noise ratio to the fp32 answers, in decibels, of each output; of
+  labels and the like, all answers to wrong ones: 10 is one in ten | 10 |
 | ``format`` | ``onnx`` or ``ort`` (ONNX Runtime's own, for small devices) | ``onnx`` |
 | ``objective`` | ``latency``, ``throughput`` or ``size``: what decides | ``latency`` |
 | ``optimise_for`` | ``portable``, or ``host``: machines like the compiling one | ``portable`` |

@@ -8,7 +8,7 @@ import numpy as np
 from model_delivery_engine.difference import Difference, compare_outputs
 from model_delivery_engine.errors import CompilationError, ParityError, Reason
 from model_delivery_engine.measurements import Parity
-from model_delivery_engine.tensors import Array
+from model_delivery_engine.tensors import Array, largest
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def tolerance_for(precision: str, outputs: Mapping[str, Array]) -> Tolerance:
     lower = _LOWER.get(precision)
     if lower is None:
         return SINGLE
-    floats = [array for array in outputs.values() if array.dtype.kind == "f" and array.size]
-    scale = max((float(np.nanmax(np.abs(array))) for array in floats), default=1.0)
+    scale = max((largest(array) for array in outputs.values()), default=0.0)
     return Tolerance(max(SINGLE.atol, lower.atol * scale), lower.rtol)
 
 
@@ -68,9 +67,18 @@ def difference(compiled: Mapping[str, Array], source: Mapping[str, Array]) -> Pa
 
 
 def refuse_nan(outputs: Mapping[str, Array]) -> None:
-    """Raise CompilationError for a source model that answers NaN."""
+    """Raise CompilationError for a source model that answers NaN, or nothing finite."""
     for name, array in outputs.items():
-        if array.dtype.kind == "f" and np.isnan(array).any():
+        if array.dtype.kind != "f" or not array.size:
+            continue
+        if not np.isfinite(array).any() and not np.isnan(array).any():
+            raise CompilationError(
+                f"output {name!r} of the source model is infinite on all golden inputs in [0, 1), "
+                "so that nothing can be proved of it; look for an infinite factor, a division by "
+                "zero or an overflow in it",
+                reason=Reason.OUTPUT_NAN,
+            )
+        if np.isnan(array).any():
             raise CompilationError(
                 f"output {name!r} of the source model is NaN on golden inputs in [0, 1), and its "
                 "weights are finite; look for a division by zero, a root or a logarithm in it",
@@ -86,10 +94,10 @@ def _parity(
 ) -> Parity:
     floats = [each for each in differences if source[each.output].dtype.kind == "f"]
     # What JSON cannot hold: an infinite difference is a division by a value near zero.
-    largest = float(np.finfo(np.float64).max)
+    most = float(np.finfo(np.float64).max)
     return Parity(
-        max_abs=min(max((each.max_abs for each in floats), default=0.0), largest),
-        max_rel=min(max((each.max_rel for each in floats), default=0.0), largest),
+        max_abs=min(max((each.max_abs for each in floats), default=0.0), most),
+        max_rel=min(max((each.max_rel for each in floats), default=0.0), most),
         argmax_agreement=_argmax_agreement(compiled, source),
         atol=tolerance.atol,
         rtol=tolerance.rtol,
@@ -100,7 +108,9 @@ def _parity(
 def _argmax_agreement(compiled: Mapping[str, Array], source: Mapping[str, Array]) -> float | None:
     """Agreement over the outputs that score classes: floating point with two or more a row."""
     scores = [
-        n for n, a in source.items() if a.dtype.kind == "f" and a.ndim > 1 and a.shape[-1] > 1
+        n
+        for n, a in source.items()
+        if a.dtype.kind == "f" and a.ndim > 1 and a.shape[-1] > 1 and compiled[n].shape == a.shape
     ]
     if not scores:
         return None

@@ -53,6 +53,7 @@ _BITS = 2.0**-20  # of a value: eight of single precision's last steps, as sums 
 _BITS_OF_HALF = 2.0**-9
 _ROWS, _VALUES = 64, 4096  # in a run of an open batch: that many rows, unless they are large
 _RUNS, _LEAST_VALUES = 8, 64  # of a closed batch: more runs where one has few values
+_NARROW = " (whole numbers 0 and 1)"
 _WORDS = 100  # of a reason, letters
 SECONDS = 120.0  # for all that is drawn beyond the golden inputs
 
@@ -100,10 +101,15 @@ def answer_probe(
         runs = draw(name, specs, narrow=narrow)
         found = answer_runs(runs, answer)
         if not isinstance(found, str):
-            label = f"{name} (whole numbers 0 and 1)" if narrow and name != UNIT else name
+            label = f"{name}{_NARROW}" if narrow and name != UNIT else name
             return Probe(label, found)
         why = why or found
     return why
+
+
+def plain(label: str) -> tuple[str, bool]:
+    """Return a probe's distribution, and whether its whole numbers were narrowed to 0 and 1."""
+    return label.removesuffix(_NARROW), label.endswith(_NARROW)
 
 
 def answer_runs(runs: Sequence[dict[str, Array]], answer: Answer) -> tuple[Run, ...] | str:

@@ -137,9 +137,27 @@ def _memory(pid: int) -> int:
     return 0
 
 
+def nameless_bytes(pids: Sequence[int], folders: Sequence[Path]) -> int:
+    """Return the bytes of open files that have no name any more, on the disks of some folders."""
+    disks = {folder.stat().st_dev for folder in folders}
+    found: dict[tuple[int, int], int] = {}
+    for _, file in _open_files(pids):
+        if not file.st_nlink and file.st_dev in disks:
+            found[file.st_dev, file.st_ino] = file.st_blocks * 512
+    return sum(found.values())
+
+
 def _open_memory(pids: Sequence[int]) -> dict[tuple[int, int], int]:
     """Return the bytes of each open file in memory, by device and number."""
-    found: dict[tuple[int, int], int] = {}
+    return {
+        (file.st_dev, file.st_ino): file.st_blocks * 512
+        for name, file in _open_files(pids)
+        if name.startswith("/memfd:")
+    }
+
+
+def _open_files(pids: Sequence[int]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what processes have open, with its name as they see it."""
     for pid in pids:
         try:
             links = list(_PROC.joinpath(str(pid), "fd").iterdir())
@@ -147,9 +165,6 @@ def _open_memory(pids: Sequence[int]) -> dict[tuple[int, int], int]:
             continue
         for link in links:
             try:
-                if str(link.readlink()).startswith("/memfd:"):
-                    stat = link.stat()
-                    found[stat.st_dev, stat.st_ino] = stat.st_blocks * 512
+                yield str(link.readlink()), link.stat()
             except OSError:
                 continue
-    return found

@@ -21,6 +21,8 @@ class Limits:
     :param memory_bytes: private memory, of each process and of all together (default: 8 GiB;
         ``MODEL_DELIVERY_CONVERSION_MEMORY``)
     :param file_bytes: size of each file it writes (default: 4 GiB)
+    :param written_bytes: all that it writes to the disk (default: 8 GiB;
+        ``MODEL_DELIVERY_CONVERSION_DISK``)
     :param open_files: files open at a time (default: 1024)
     :param processes: processes at a time (default: 256)
     :param archive_bytes: a model's archive, unpacked (default: 4 GiB;
@@ -33,6 +35,7 @@ class Limits:
     open_files: int = 1024
     processes: int = 256
     archive_bytes: int = 4 * GIB
+    written_bytes: int = 8 * GIB
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ class CompilerSettings:
                 ),
                 archive_bytes=int(
                     _number(env, "MODEL_DELIVERY_ARCHIVE_BYTES", usual.archive_bytes)
+                ),
+                written_bytes=int(
+                    _number(env, "MODEL_DELIVERY_CONVERSION_DISK", usual.written_bytes)
                 ),
             ),
         )

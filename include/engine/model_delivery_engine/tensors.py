@@ -43,6 +43,13 @@ _RUNTIME_TYPES = {
 }
 
 
+def largest(array: Array) -> float:
+    """Return the largest finite magnitude of floats, 0 for anything else."""
+    if array.dtype.kind != "f":
+        return 0.0
+    return float(np.abs(array[np.isfinite(array)].astype(np.float64)).max(initial=0.0))
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output: ``dtype`` as in the Open Inference Protocol, -1 a dynamic dimension."""

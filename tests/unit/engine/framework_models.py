@@ -6,6 +6,7 @@ files that the tests pack.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def pytorch(folder: Path) -> None:
@@ -126,6 +127,19 @@ def tensorflow(folder: Path) -> None:
     with_code = keras.Model(image, keras.layers.Lambda(lambda x: x + 1)(scores))
     with_code.save(folder / "lambda.keras")
 
+    class Words(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="words")])
+        def __call__(self, words: Any) -> Any:
+            return tf.strings.length(words)
+
+    class Lengths(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="lengths")])
+        def __call__(self, lengths: Any) -> Any:
+            return lengths * 2.0
+
+    for name, module in (("words", Words()), ("lengths", Lengths())):
+        tf.saved_model.save(module, str(folder / name), signatures=module.__call__)
+
     graph = tf.Graph()
     with graph.as_default():
         x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
@@ -169,6 +183,14 @@ def xgboost(folder: Path) -> None:
         booster = xgb.train(params, xgb.DMatrix(features, labels), 5)
         booster.save_model(folder / f"{name}.ubj")
         booster.save_model(folder / f"{name}.json")
+    # Samples and labels with holes, for the booster that knows them.
+    holed = features.copy()
+    holed[np.random.default_rng(1).random(holed.shape) < 0.2] = np.nan
+    booster = xgb.train({"objective": "reg:squarederror"}, xgb.DMatrix(holed, features[:, 0]), 5)
+    booster.save_model(folder / "holed.ubj")
+    np.savez(folder / "holed.npz", input=holed, labels=booster.predict(xgb.DMatrix(holed)))
+    holed[3, 2] = np.inf
+    np.savez(folder / "infinite.npz", input=holed, labels=features[:, 0])
     _xgboost_kinds(folder)
 
 
@@ -194,6 +216,7 @@ def _xgboost_kinds(folder: Path) -> None:
         ("both", {"objective": "reg:squarederror"}, np.c_[target, -target], {}),
         ("vector", {"objective": "reg:squarederror", "multi_strategy": "multi_output_tree"},
          np.c_[target, -target], {}),
+        ("truths", {"objective": "binary:logistic"}, np.c_[positive, ~positive], {}),
         ("dart", {"booster": "dart", "rate_drop": 0.3}, target, {}),
         ("linear", {"booster": "gblinear"}, target, {}),
         ("forest", {"num_parallel_tree": 3, "subsample": 0.5}, target, {}),
@@ -258,9 +281,15 @@ def _sklearn_kinds(folder: Path) -> None:
         ("names", make_pipeline(*scaled, linear_model.LogisticRegression()),
          np.array(["cat", "dog", "eel"])[labels]),
         ("holes", make_pipeline(SimpleImputer(), linear_model.Ridge()), target),
+        ("margins", make_pipeline(*scaled, svm.LinearSVC()), labels),
         ("forest_of_many", ensemble.RandomForestClassifier(20, random_state=0), labels),
     ):  # fmt: skip
         skops.io.dump(model.fit(features, wanted), folder / f"{name}.skops")
+    holed = np.where(rng.random(features.shape) < 0.3, np.nan, features)
+    forest = ensemble.RandomForestClassifier(20, random_state=0).fit(holed, labels)
+    skops.io.dump(forest, folder / "learnt_holes.skops")
+    packed = make_pipeline(*scaled, ensemble.ExtraTreesRegressor(5, random_state=0))
+    skops.io.dump(packed.fit(holed, target), folder / "learnt_holes_in_a_pipeline.skops")
     # Seconds since 1970 need eleven digits, single precision has seven.
     times = np.c_[1.7e9 + rng.integers(0, 3000, 400), rng.random(400)]
     model = linear_model.LinearRegression().fit(times, times[:, 0] - 1.7e9)

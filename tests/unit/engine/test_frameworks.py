@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,22 @@ def test_a_model_answers_as_in_its_framework(
         ("KERAS", "tensorflow", "model.keras", NHWC, Reason.SHAPE_MISMATCH, "NCHW"),
         ("TENSORFLOW", "tensorflow", "frozen.pb", NHWC, None, "inputs are x"),
         ("TENSORFLOW", "tensorflow", "unsupported.pb", '{"x": [2, 4]}', None, "Betainc"),
+        (
+            "TENSORFLOW",
+            "tensorflow",
+            "words",
+            '{"words": [-1]}',
+            Reason.TENSOR_UNSUPPORTED,
+            "input 'words' takes strings",
+        ),
+        (
+            "TENSORFLOW",
+            "tensorflow",
+            "lengths",
+            '{"sizes": [-1, 3]}',
+            Reason.DATA_INPUT_INVALID,
+            "names sizes; the signature's inputs are lengths",
+        ),
         ("SKLEARN", "sklearn", "forest.joblib", None, Reason.UNTRUSTED_CODE, "ALLOW_CODE"),
         ("SKLEARN", "sklearn", "code.skops", None, None, "FunctionTransformer"),
         ("SKLEARN", "sklearn", "forest.skops", '{"x": [1, 4]}', Reason.SHAPE_MISMATCH, "[-1, 5]"),
@@ -160,11 +177,11 @@ SIX = '{"x": [-1, 6]}'
         ("KERAS", "tensorflow", "gelu.keras", '{"x": [-1, 4]}'),
         *(("XGBOOST", "xgboost", f"{name}.ubj", None)
           for name in ("rank", "cox", "logistic", "hinge", "raw", "quantile", "poisson", "tweedie",
-                       "both", "vector", "dart", "linear", "forest")),
+                       "both", "vector", "dart", "linear", "forest", "truths")),
         *(("SKLEARN", "sklearn", f"{name}.skops", None)
           for name in ("mlp", "mlp_regressor", "histogram", "histogram_regressor", "boosting",
                        "clusters", "outliers", "vectors", "neighbours", "names", "holes",
-                       "forest_of_many")),
+                       "forest_of_many", "margins")),
     ],
 )  # fmt: skip
 def test_a_common_model_is_right_on_inputs_of_every_kind(
@@ -290,6 +307,40 @@ def test_a_model_in_double_precision(compile_file: Compile, made: Callable[[str]
     source = next(each for each in manifest.candidates if each.name == "source")
     # Against the estimator's own answers, which are the labels here.
     assert source.metric == pytest.approx(0.0, abs=1e-3)
+
+
+def holed(made: Callable[[str], Path], name: str, **options: object) -> dict[str, Any]:
+    uri = f"s3://b/{name}.npz"
+    named = {"samples": uri, "metric": "mae", **options}
+    return {"options": json.dumps(named), "files": {uri: made("xgboost") / f"{name}.npz"}}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_samples_with_holes_are_boosters_own(
+    compile_file: Compile, made: Callable[[str], Path], precision: str
+) -> None:
+    given = holed(made, "holed", precision=precision)
+    manifest = compile_file("XGBOOST", "xgboost", "holed.ubj", None, **given)
+    assert manifest.conversion is not None
+    assert "samples" in manifest.conversion.proved
+    source = next(each for each in manifest.candidates if each.name == "source")
+    assert source.metric == pytest.approx(0.0, abs=1e-6)
+    assert manifest.quantisation == "none"  # trees have nothing to quantise
+
+
+@pytest.mark.parametrize("name", ["learnt_holes", "learnt_holes_in_a_pipeline"])
+def test_trees_that_learnt_missing_values_are_held_to_them(
+    compile_file: Compile, name: str
+) -> None:
+    with pytest.raises(EngineError, match="inputs drawn 'missing'") as caught:
+        compile_file("SKLEARN", "sklearn", f"{name}.skops", None)
+    assert caught.value.reason is Reason.PARITY_FAILED
+
+
+def test_infinite_samples_are_no_holes(compile_file: Compile, made: Callable[[str], Path]) -> None:
+    with pytest.raises(EngineError, match="has infinite values; remove") as caught:
+        compile_file("XGBOOST", "xgboost", "holed.ubj", None, **holed(made, "infinite"))
+    assert caught.value.reason is Reason.SAMPLES_INVALID
 
 
 def test_a_signature_that_is_not_there_is_named(compile_file: Compile) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from model_delivery_engine.errors import CompilationError, Reason
 from model_delivery_engine.settings import CompilerSettings, Limits
 from model_delivery_engine.targets import Target
 
+from tests.unit.engine.conftest import save_linear
+
 ALLOWING = dataclasses.replace(CompilerSettings.from_environment(), allow_code=True, cache=None)
 MIB = 2**20
 
@@ -26,7 +29,7 @@ class Runs:
         self._code = code
 
     def __reduce__(self) -> Any:
-        return exec, (self._code,)
+        return exec, (self._code, {})
 
 
 @pytest.fixture
@@ -82,6 +85,85 @@ def test_what_it_starts_and_writes_counts(
     refused = load(code, dataclasses.replace(ALLOWING, limits=limits))
     assert says in str(refused)
     assert reason in (None, refused.reason)
+
+
+FORGE = """
+import json, os, numpy, onnx, pathlib
+from onnx import helper, TensorProto
+def write(name='model.onnx'):
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ['n', 4]) for n in 'xy']
+    node = helper.make_node('Relu', ['x'], ['y'])
+    graph = helper.make_graph([node], 'g', ends[:1], ends[1:])
+    imports = [helper.make_opsetid('', 18)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), '/result/' + name)
+def keep(number, **arrays):
+    os.makedirs('/result/reference', exist_ok=True)
+    named = {k.replace('_', ':'): v for k, v in arrays.items()}
+    numpy.savez(f'/result/reference/{number}.npz', **named)
+def say(**more):
+    told = {'ok': True, 'answered': ['unit'], 'left_out': {}, **more}
+    pathlib.Path('/result/outcome.json').write_text(json.dumps(told))
+def leave(): os._exit(0)
+zeros = numpy.zeros((4, 4), 'f')
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("say(); os.symlink('SECRET', '/result/model.onnx')",
+         "left what none leaves: a link, pipe or other special file"),
+        ("write(); say(); os.mkfifo('/result/reference')", "a link, pipe or other special file"),
+        ("write(); os.symlink('SECRET', '/result/outcome.json')", "a link, pipe"),
+        ("os.chdir('/result')\nfor _ in range(2000): os.mkdir('d'); os.chdir('d')",
+         "folders 8 deep|a folder cannot be read"),
+        ("write(); say(answered=[])", "no answers to 'unit'"),
+        ("write(); say(answered=['unit', 'mine']); keep(0); keep(1)", "answers to 'mine', which"),
+        ("write(); say(answered=['unit', 'unit'])", "two answers to the same"),
+        ("write(); say(answered=5)", "outcome.json cannot be read"),
+        ("write(); say(left_out=[1])", "outcome.json cannot be read"),
+        ("say(ok=False, reason='NO_SUCH_REASON')", "outcome.json cannot be read"),
+        ("pathlib.Path('/result/outcome.json').write_text('[' * 10**5)", "outcome.json cannot be"),
+        ("write(); say(error='x' * 2**21)", "outcome.json of more than"),
+        ("write(); say(); keep(0, **{'0_inputs_x': zeros, '0_expected_y': zeros})",
+         "answered other inputs than 'unit' draws"),
+        ("write(); say(); keep(0, **{'0_inputs_x': zeros, '1_expected_y': zeros})",
+         "answer different outputs"),
+        ("write(); say(); keep(0, **{'0_inputs_x': zeros, '0_noise_y': zeros.astype(str)})",
+         "noise of the data type"),
+        ("write(); say(); os.mkdir('/result/reference'); "
+         "pathlib.Path('/result/reference/0.npz').write_bytes(b'PK')", "answers that cannot"),
+        ("say(ok=False, error='\\ud800 odd')", "SKLEARN model cannot be converted: . odd"),
+    ],
+)  # fmt: skip
+def test_nothing_that_it_left_is_followed_or_taken_on_trust(
+    tmp_path: Path, load: Callable[[str, CompilerSettings], CompilationError], code: str, says: str
+) -> None:
+    """The link leads to a model that is there, outside."""
+    secret = tmp_path / "secret.onnx"
+    save_linear(secret)
+    refused = load(FORGE + code.replace("SECRET", str(secret)) + "\nleave()", ALLOWING)
+    assert re.search(says, str(refused)), refused
+    str(refused).encode()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for n in range(200): open(f'/result/{n}', 'wb').write(bytes(2**20))",
+        "import os\nheld = []\nfor n in range(200):\n    held.append(open('/result/a', 'wb'))\n"
+        "    held[-1].write(bytes(2**20)); held[-1].flush(); os.remove('/result/a')",
+    ],
+    ids=["files", "files without a name"],
+)
+def test_what_it_writes_to_the_disk_has_a_limit(
+    load: Callable[[str, CompilerSettings], CompilationError], code: str
+) -> None:
+    limits = Limits(seconds=100.0, written_bytes=64 * MIB)
+    refused = load(
+        f"import time\n{code}\ntime.sleep(90)", dataclasses.replace(ALLOWING, limits=limits)
+    )
+    assert "wrote more than the 64 MiB of MODEL_DELIVERY_CONVERSION_DISK" in str(refused)
 
 
 def test_without_a_sandbox_what_it_leaves_goes_with_the_job(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from model_delivery_engine import probes
-from model_delivery_engine.agreement import CONVERTED, agree
+from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree
 from model_delivery_engine.bundle import Manifest
 from model_delivery_engine.compile import CompilationRequest, compile_model, pipeline
 from model_delivery_engine.compile.candidates import Trial
@@ -115,6 +115,86 @@ def test_rounding_alone_is_no_fault(function: Callable[[Any], Any]) -> None:
     assert set(parity.proved) == set(probes.DISTRIBUTIONS)
 
 
+def one_wrong(name: str, wrong: float, moved: int, dtype: Any = np.float32) -> None:
+    """Hold 3000 rows of which one is wrong, and some move with the last bits of the inputs."""
+    inputs = {"x": np.random.default_rng(0).normal(size=(3000, 1)).astype(np.float32)}
+    want = np.floor(inputs["x"] * 3).astype(dtype)
+    noise = np.zeros(want.shape)
+    noise[:moved] = 1.0
+    got = want.copy()
+    got[2000] += wrong
+    agree(lambda _: {"y": got}, [Probe(name, (Run(inputs, {"y": want}, {"y": noise}),))], CONVERTED)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_one_wrong_value_among_many_is_found(dtype: Any) -> None:
+    one_wrong("signed", 1, 5, dtype)  # a near-tie as those five
+    for name, wrong, moved in (
+        ("signed", 1, 0), ("unit", 1, 5), ("samples", 1, 5),
+    ):  # fmt: skip
+        with pytest.raises(ParityError, match="1 of 3000 values are off"):
+            one_wrong(name, wrong, moved, dtype)
+
+
+def test_no_wrong_value_is_further_off_than_the_original_moves() -> None:
+    with pytest.raises(ParityError, match="a difference of 1e"):
+        one_wrong("signed", 1e6, 5)
+
+
+def test_a_large_channel_does_not_hide_a_small_one() -> None:
+    """Boxes in pixels beside scores."""
+    rng = np.random.default_rng(0)
+    want = np.c_[rng.uniform(0, 640, (80, 4)), rng.random((80, 8))].astype(np.float32)
+    got = want.copy()
+    got[7, 6] += 0.3
+
+    def hold(got: Any, want: Any) -> None:
+        run = Run({"x": want}, {"y": want}, {"y": np.zeros(want.shape)})
+        agree(lambda _: {"y": got}, [Probe("signed", (run,))], CONVERTED)
+
+    hold(want + np.float32(2e-4), want)
+    for axes in ((0, 1), (1, 0)):  # channels last, and second
+        each, right = (np.ascontiguousarray(a.transpose(axes)[None]) for a in (got, want))
+        with pytest.raises(ParityError, match=r"a difference of 0\.3"):
+            hold(each, right)
+
+
+def test_an_original_without_a_finite_answer_proves_nothing() -> None:
+    nothing = single([[np.nan, -np.inf]])
+    run = Run({"x": nothing}, {"y": nothing}, {"y": np.zeros(nothing.shape)})
+    for name in ("unit", "samples"):
+        with pytest.raises(ParityError, match="no finite value, so that nothing") as caught:
+            agree(lambda _: {"y": nothing}, [Probe(name, (run,))], CONVERTED)
+        assert caught.value.reason is Reason.OUTPUT_NAN
+    parity = agree(lambda _: {"y": nothing}, [Probe("large", (run,))], CONVERTED)
+    assert parity.proved == ()
+    assert "large: output 'y' of the original has no finite value" in parity.left_out
+
+
+def test_an_output_that_is_empty_each_time_is_said() -> None:
+    want = {"y": single([[1.0]]), "boxes": np.zeros((0, 6), np.float32)}
+    parity = agree(lambda _: want, [Probe("unit", (Run({}, want),))], CONVERTED)
+    assert parity.left_out == ("output 'boxes': it was empty each time",)
+
+
+def test_a_model_that_answers_infinities_alone_is_refused(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [
+            helper.make_node("Exp", ["features"], ["raised"]),
+            helper.make_node("Pow", ["large", "raised"], ["y"]),
+        ],
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+        {"large": np.float32(3e38) * np.ones(1, np.float32)},
+    )
+    with pytest.raises(CompilationError, match="infinite on all golden inputs") as caught:
+        compiled(model, OPEN)
+    assert caught.value.reason is Reason.OUTPUT_NAN
+
+
 def test_a_wrong_value_among_the_users_samples_is_found_and_their_rounding_is_limited() -> None:
     inputs = {"x": np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)}
     want = {"y": inputs["x"] * 2}
@@ -137,6 +217,74 @@ def test_labels_of_classes_that_tie_may_be_either() -> None:
     wrong = {"label": np.array([0, 1]), "scores": scores}
     with pytest.raises(ParityError, match="output 'label': 1 where 0 is expected"):
         agree(lambda _: wrong, [Probe("unit", (run,))], CONVERTED)
+
+
+@pytest.mark.parametrize(
+    ("got", "right"),
+    [
+        ([4, 2, 7, 1], True),  # as expected
+        ([4, 7, 2, 1], True),  # two equal ones in another order
+        ([4, 2, 7, 9], False),  # another last one, whose value stands alone
+        ([2, 4, 7, 1], False),  # in another order, and not equal
+        ([4, 2, 5, 1], False),  # another one in the middle
+    ],
+)
+def test_places_of_equal_values_may_be_in_any_order(got: list[int], right: bool) -> None:
+    values = single([[0.9, 0.5, 0.5, 0.1]])
+    want = {"values": values, "places": np.array([[4, 2, 7, 1]])}
+    answer = {"values": values, "places": np.array([got])}
+    probe = [Probe("unit", (Run({}, want),))]
+    if right:
+        agree(lambda _: answer, probe, CONVERTED)
+    else:
+        with pytest.raises(ParityError, match="output 'places'"):
+            agree(lambda _: answer, probe, CONVERTED)
+
+
+def test_equal_values_at_the_end_may_be_others_as_good() -> None:
+    values = single([[0.9, 0.5, 0.5]])
+    probe = [Probe("unit", (Run({}, {"values": values, "places": np.array([[4, 2, 7]])}),))]
+    agree(lambda _: {"values": values, "places": np.array([[4, 8, 2]])}, probe, CONVERTED)
+    with pytest.raises(ParityError, match="output 'places'"):
+        agree(lambda _: {"values": values, "places": np.array([[4, 8, 8]])}, probe, CONVERTED)
+
+
+def test_truths_are_no_integers_of_eight_bits() -> None:
+    want = {"y": np.array([True, False, True])}
+    with pytest.raises(ParityError, match="2 of 3 values are off"):
+        agree(
+            lambda _: {"y": np.array([False, True, True])},
+            [Probe("unit", (Run({}, want),))],
+            QUANTISED,
+        )
+
+
+def test_what_single_precision_cannot_hold_is_infinite_in_it() -> None:
+    want = {"y": np.array([[1.5e44], [-1e39], [2.0]])}
+    probe = [Probe("large", (Run({}, want, {"y": np.zeros((3, 1))}),))]
+    agree(lambda _: {"y": single([[np.inf], [-np.inf], [2.0]])}, probe, CONVERTED)
+    with pytest.raises(ParityError, match="output 'y': inf where -inf is expected"):
+        agree(lambda _: {"y": single([[np.inf], [np.inf], [2.0]])}, probe, CONVERTED)
+
+
+def test_a_functions_own_step_is_no_fault_and_more_is() -> None:
+    """A sigmoid that is as good as zero on golden inputs, and flushed to zero."""
+    want = single(np.geomspace(1e-9, 2e-6, 64)).reshape(-1, 1)
+
+    def hold(got: Any, elsewhere: float) -> None:
+        other = np.full(want.shape, np.float32(elsewhere))
+        probes = [
+            Probe(name, (Run({"x": array}, {"y": array}, {"y": np.zeros(want.shape)}),))
+            for name, array in (("unit", want), ("wide", other))
+        ]
+        agree(lambda i: {"y": got if i["x"] is want else other}, probes, CONVERTED)
+
+    flushed = np.where(want < 9e-8, single(0), want)
+    hold(flushed, 1.0)
+    with pytest.raises(ParityError, match=r"0 where 2e-06 is expected"):
+        hold(np.where(want > 2e-7, single(0), want), 1.0)
+    with pytest.raises(ParityError, match="e-08 is expected"):
+        hold(flushed, 1e-6)  # an output of that range
 
 
 def test_longer_texts_are_not_cut_to_the_expected_length() -> None:
@@ -188,6 +336,8 @@ def test_a_refusal_where_the_original_answers_is_recorded_not_hidden() -> None:
     parity = agree(refusing, probed(lambda x: x), CONVERTED)
     assert parity.proved == ("unit",)
     assert any(each == "signed: indices must be positive" for each in parity.left_out)
+    with pytest.raises(ParityError, match="it fails on inputs drawn 'signed': indices must"):
+        agree(refusing, probed(lambda x: x), CONVERTED, may_refuse=False)
 
 
 def test_the_manifest_says_what_was_proved(tmp_path: Path, compiled: Compiled) -> None:
@@ -400,6 +550,30 @@ def test_a_bound_that_so_few_samples_cannot_show_is_refused(
     files = {"s3://b/s.npz": tmp_path / "s.npz"}
     with pytest.raises(OptionsError, match=r"15 are held out .* at least 34 must be"):
         compile_model(archive, tmp_path / "b.tar.gz", request, files=files)
+
+
+def test_an_output_that_is_no_answer_to_each_sample_is_no_metrics(
+    tmp_path: Path, target: Target, pack: Callable[[Path], Path]
+) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["features", "weights"], ["scores"]),
+        helper.make_node("ReduceMax", ["scores"], ["best"], keepdims=0),
+        helper.make_node("Unsqueeze", ["best", "first"], ["y"]),
+    ]
+    model = save_graph(
+        tmp_path / "m" / "model.onnx",
+        nodes,
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, [1])},
+        {"weights": WEIGHT, "first": np.array([0])},
+    )
+    features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    np.savez(tmp_path / "s.npz", features=features, labels=np.zeros(40, np.float32))
+    options = {"samples": "s3://b/s.npz", "metric": "mae"}
+    request = CompilationRequest("ONNX", OPEN, target, "m", "s3://b/m", json.dumps(options))
+    files = {"s3://b/s.npz": tmp_path / "s.npz"}
+    with pytest.raises(OptionsError, match="output 'y' has 2 answers to 40 samples"):
+        compile_model(pack(model), tmp_path / "b.tar.gz", request, files=files)
 
 
 def timed(name: str, speedup: float, size: int, **more: Any) -> Trial:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from model_delivery_engine import weights
 from model_delivery_engine.agreement import REWRITTEN, agree
 from model_delivery_engine.compile.contest import latency, throughput
 from model_delivery_engine.compile.evidence import Evidence, Judged
+from model_delivery_engine.compile.noise import Asked, Noise, ask, measure_noise
 from model_delivery_engine.compile.selection import SOURCE
 from model_delivery_engine.errors import (
     DiskFullError,
@@ -43,16 +42,14 @@ from model_delivery_engine.quantize.integers import (
     raise_operator_set,
     scheme_for,
 )
+from model_delivery_engine.quantize.lowered import refuse_unchanged
 from model_delivery_engine.quantize.metric import Drop, drop_between
 from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.rewrite import PASSES, Pass, rewrite
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.targets import Target
-from model_delivery_engine.tensors import Array
 
 log = logging.getLogger(__name__)
-
-SNR_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Workbench:
         if options.optimise_for == "host" and machine_arch() == target.arch:
             self._level, vnni = "host", has_vnni()
         self._scheme: Scheme = scheme_for(target.arch, vnni)
-        self._references: list[dict[str, Array]] | None = None
+        self._asked: list[Asked] | None = None
 
     def trials(self) -> Iterator[Trial]:
         """Build and measure every candidate that the options allow, one after the other."""
@@ -154,16 +151,18 @@ class Workbench:
     def _fp16(self, into: Path) -> tuple[str, ...]:
         # ONNX Runtime's optimiser would widen the weights again where a processor has no kernels
         # for halves, so its graph stays as written.
-        if into.suffix == ".onnx":
-            to_fp16(self._folded(), into)
-        else:
-            to_fp16(self._folded(), into.with_name("half.onnx"))
-            optimise(into.with_name("half.onnx"), into, "fold")
+        half = into if into.suffix == ".onnx" else into.with_name("half.onnx")
+        to_fp16(self._folded(), half)
+        refuse_unchanged(self._folded(), half, "fp16")
+        if half != into:
+            optimise(half, into, "fold")
         return ()
 
     def _dynamic(self, into: Path) -> tuple[str, ...]:
-        quantize_dynamic(self._folded(), into.with_name("integers.onnx"), self._scheme)
-        optimise(into.with_name("integers.onnx"), into, self._level)
+        integers = into.with_name("integers.onnx")
+        quantize_dynamic(self._folded(), integers, self._scheme)
+        refuse_unchanged(self._folded(), integers, "int8")
+        optimise(integers, into, self._level)
         return ()
 
     def _static(self, into: Path, samples: Samples, what: "Integers") -> tuple[str, ...]:
@@ -174,6 +173,7 @@ class Workbench:
         else:
             found = self._bounded(into, samples, what, self._options.max_accuracy_drop)
             integers, reverted = found.path, found.reverted
+        refuse_unchanged(self._folded(), integers, "int8")
         optimise(integers, into, self._level)
         return reverted
 
@@ -242,7 +242,7 @@ class Workbench:
     def _hold(self, model: Model) -> None:
         """Hold a model of the source's precision to its answers, on golden inputs and beyond."""
         measure_parity(model.run(self._evidence.golden), self._evidence.expected)
-        agree(model.run, self._evidence.probes, REWRITTEN)
+        agree(model.run, self._evidence.probes, REWRITTEN, may_refuse=False)
 
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)
@@ -278,20 +278,22 @@ class Workbench:
 
     def _held(self, record: Candidate, path: Path) -> Candidate:
         """Hold a candidate to parity (fp32) or to its bounds (the rest), then time it."""
-        record = self._checked(record, path)
-        if fault := self._fault(record):
+        record, noise = self._checked(record, path)
+        if fault := self._fault(record, noise):
             return dataclasses.replace(record, status="rejected", reason=fault)
         return self._timed(record, path)
 
-    def _checked(self, record: Candidate, path: Path) -> Candidate:
-        references = self._answers() if record.name != SOURCE else []
-        model = self._model(path)
+    def _checked(self, record: Candidate, path: Path) -> tuple[Candidate, Noise | None]:
+        asked = self._questions() if record.name != SOURCE else []
+        model, noise = self._model(path), None
         record = dataclasses.replace(record, size_bytes=weights.size_of(path))
-        if record.precision == "fp32":
+        exact = record.precision == "fp32"
+        if exact:
             self._hold(model)
         if record.name != SOURCE:
-            record = dataclasses.replace(record, snr_db=self._snr(model, references))
-        return self._with_metric(record, model)
+            noise = measure_noise(model, asked, held=exact)
+            record = dataclasses.replace(record, snr_db=noise.db)
+        return self._with_metric(record, model), noise
 
     def _with_metric(self, record: Candidate, model: Model) -> Candidate:
         held_out = self._evidence.held_out
@@ -319,14 +321,18 @@ class Workbench:
             f"95 % confidence up to {drop.high:.4f} may be lost on others: more samples say more"
         )
 
-    def _fault(self, record: Candidate) -> str | None:
+    def _fault(self, record: Candidate, noise: Noise | None) -> str | None:
         bound, options = self._options.max_accuracy_drop, self._options
         if record.name == SOURCE:
             return None
-        if record.snr_db is not None and record.snr_db < options.min_snr_db:
+        exact = record.precision == "fp32"  # which was held value by value
+        if noise and noise.db is not None and noise.db < options.min_snr_db and not exact:
+            what = f"a signal-to-noise ratio of {noise.db:.1f} dB to the source's"
+            if noise.equal is not None:
+                what = f"{noise.equal:.1%} of the source's ({noise.db:.1f} dB)"
             return (
-                f"its answers have a signal-to-noise ratio of {record.snr_db:.1f} dB to the "
-                f"source's, min_snr_db is {options.min_snr_db:g}"
+                f"its answers in output {noise.output!r} have {what}, min_snr_db is "
+                f"{options.min_snr_db:g}"
             )
         if bound is not None and record.drop is not None and record.drop > bound:
             return f"{options.metric} drops by {record.drop:.4f}, max_accuracy_drop is {bound:g}"
@@ -347,33 +353,9 @@ class Workbench:
             throughput=throughput(self._source, path, golden),
         )
 
-    def _answers(self) -> list[dict[str, Array]]:
-        """Return the source's answers to what the ratio of signal to noise is taken on."""
-        if self._references is None:
-            reference = self._model(self._source)
-            self._references = [reference.run(batch) for batch in self._batches(reference)]
-        return self._references
-
-    def _snr(self, model: Model, references: list[dict[str, Array]]) -> float | None:
-        """Return the floating-point outputs' signal-to-noise ratio in decibels, None if equal."""
-        signal = noise = 0.0
-        for batch, wanted in zip(self._batches(model), references, strict=True):
-            got = model.run(batch)
-            for name, want in wanted.items():
-                if want.dtype.kind == "f":
-                    signal += float((want.astype(np.float64) ** 2).sum())
-                    noise += float(((got[name].astype(np.float64) - want) ** 2).sum())
-        if not np.isfinite(noise):
-            raise ParityError("its answers are NaN or infinite where the fp32 ones are not")
-        if noise == 0.0:
-            return None
-        return float(10 * np.log10(max(signal, 1e-300) / noise))
-
-    def _batches(self, model: Model) -> Iterator[dict[str, Array]]:
-        samples = self._evidence.calibration
-        if samples is None:
-            yield dict(self._evidence.golden)
-        else:
-            yield from samples.first(max(SNR_SAMPLES, model.batch_size or 0)).batches(
-                model.batch_size
-            )
+    def _questions(self) -> list[Asked]:
+        """Return what candidates are asked, with the source's answers."""
+        if self._asked is None:
+            source = self._model(self._source)
+            self._asked = ask(source, self._evidence.golden, self._evidence.calibration)
+        return self._asked

@@ -17,6 +17,7 @@ from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree
 from model_delivery_engine.compile.contest import load_model
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.errors import (
+    ConversionError,
     DataInputError,
     InferenceError,
     MemoryShortError,
@@ -26,7 +27,8 @@ from model_delivery_engine.errors import (
     Reason,
 )
 from model_delivery_engine.frameworks import Imported
-from model_delivery_engine.frameworks.reference import COMPARED, Answers
+from model_delivery_engine.frameworks.reference import COMPARED
+from model_delivery_engine.frameworks.results import Answers, refuse_other_inputs
 from model_delivery_engine.golden import draw_inputs
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.optimise import unoptimised_options
@@ -90,12 +92,13 @@ def gather(
     golden = draw_inputs(reference.inputs)
     expected = answers_to(reference, golden, request)
     refuse_nan(expected)
-    own = _load_own(reference, options, files)
     answers = imported.reference
+    own = _load_own(reference, options, files, answers is not None and answers.missing)
     conversion = None
     if answers is None:
         asked, left_out = answer_itself(reference, own)
     else:
+        refuse_other_inputs(answers, reference.inputs)
         asked, left_out = _with_inputs(answers, own, reference), answers.left_out
         conversion = _conversion_parity(reference, asked, answers, request.framework)
         asked = _answered_by(reference, asked)
@@ -112,10 +115,11 @@ def own_files(options: CompilerOptions, files: Mapping[str, Path]) -> dict[str, 
 
 
 def _load_own(
-    reference: Model, options: CompilerOptions, files: Mapping[str, Path]
+    reference: Model, options: CompilerOptions, files: Mapping[str, Path], missing: bool
 ) -> dict[str, Samples]:
+    labels = {"samples": options.labels}
     return {
-        name: load_samples(path, reference.inputs, options.labels if name == "samples" else None)
+        name: load_samples(path, reference.inputs, labels.get(name), missing=missing)
         for name, path in own_files(options, files).items()
     }
 
@@ -170,7 +174,14 @@ def _with_inputs(
     for probe in answers.probes:
         runs = probe.runs
         if probe.distribution in own:
-            batches = _compared(own[probe.distribution], reference.batch_size)
+            samples = own[probe.distribution]
+            batches = _compared(samples, reference.batch_size)
+            if len(runs) != len(list(samples.batches(reference.batch_size))):
+                raise ConversionError(
+                    f"the framework did not answer all of the user's {probe.distribution}; code in "
+                    "the archive may have run: export the model to ONNX yourself",
+                    reason=Reason.UNTRUSTED_CODE,
+                )
             runs = tuple(
                 Run(batch, run.expected, run.noise)
                 for batch, run in zip(batches, probe.runs, strict=False)
@@ -182,6 +193,14 @@ def _with_inputs(
 def _conversion_parity(
     reference: Model, asked: Sequence[Probe], answers: Answers, framework: str
 ) -> Parity:
+    outputs = [spec.name for spec in reference.outputs]
+    unheard = [name for name in outputs if name not in _heard(asked)]
+    if unheard == outputs:
+        raise ParityError(
+            f"{framework} itself has no answer for any output of the ONNX conversion "
+            f"({', '.join(outputs)}), so that nothing is proved of it; export the model to "
+            "ONNX yourself"
+        )
     try:
         closeness = QUANTISED if answers.quantised else CONVERTED
         parity = agree(reference.run, asked, closeness, answers.optional)
@@ -192,9 +211,14 @@ def _conversion_parity(
             f"the ONNX conversion differs from what {framework} itself answers: {error}; export "
             "the model to ONNX yourself, or replace the layer that is converted wrongly"
         ) from error
-    silent = [f"output {name!r}: {framework} itself has no such answer" for name in answers.silent]
+    silent = [f"output {name!r}: {framework} itself has no such answer" for name in unheard]
     left_out = (*answers.left_out, *parity.left_out, *silent)
     return dataclasses.replace(parity, left_out=left_out)
+
+
+def _heard(asked: Sequence[Probe]) -> set[str]:
+    """Return the outputs that every distribution was answered in."""
+    return set.intersection(*(set(run.expected) for probe in asked for run in probe.runs))
 
 
 def _answered_by(reference: Model, asked: Sequence[Probe]) -> tuple[Probe, ...]:
@@ -223,6 +247,13 @@ def _judging(
         options.metric, files.get(options.metric), options.output, reference.outputs
     )
     outputs = _original_answers(metric, reference, labelled, answers)
+    asked = len(labelled) // (reference.batch_size or 1) * (reference.batch_size or 1)
+    if len(outputs) != asked:
+        raise OptionsError(
+            f"output {metric.output!r} has {len(outputs)} answers to {asked} samples, so that none "
+            'can be held against a label; name another one, CompilerOptions {"output": …}',
+            reason=Reason.SAMPLES_INVALID,
+        )
     metric = metric.fitted(outputs, labelled.labels[: len(outputs)])
     scores = metric.scores(outputs, labelled.labels)
     parts = part(labelled, reference.batch_size, calibrated=evidence.calibration is not None)
@@ -241,7 +272,7 @@ def _original_answers(
     metric: Metric, reference: Model, labelled: Samples, answers: Answers | None
 ) -> Array:
     """Return the framework's answers where it has that output, else the ONNX model's."""
-    if answers is not None and metric.output not in answers.silent:
+    if answers is not None and metric.output in _heard(answers.probes):
         runs = next(p.runs for p in answers.probes if p.distribution == "samples")
         return metric.gathered(run.expected for run in runs)
     return metric.gathered(reference.run(b) for b in labelled.batches(reference.batch_size))

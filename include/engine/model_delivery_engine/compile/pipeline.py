@@ -209,7 +209,7 @@ def _describe(
     exact = chosen.record.precision == "fp32"
     parity = difference(outputs, evidence.expected)
     if exact:
-        beyond = agree(model.run, evidence.probes, REWRITTEN)
+        beyond = agree(model.run, evidence.probes, REWRITTEN, may_refuse=False)
         parity = dataclasses.replace(
             measure_parity(outputs, evidence.expected),
             proved=beyond.proved,

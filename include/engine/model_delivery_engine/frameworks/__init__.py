@@ -1,5 +1,11 @@
-"""From a framework's archive to one ONNX file; a file a framework."""
+"""From a framework's archive to one ONNX file; a file a framework.
 
+Beside its functions a file may say of its framework: ``MISSING`` (it takes NaN for a value that is
+missing), ``OPTIONAL`` (distributions on which the ONNX form may differ, which is then said) and
+``EIGHT_BITS`` (some of its models compute in integers).
+"""
+
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +23,17 @@ from model_delivery_engine.frameworks import (
     tflite,
     xgboost,
 )
-from model_delivery_engine.frameworks.conversion import MODEL, OUTCOME, REFERENCE
+from model_delivery_engine.frameworks.conversion import MODEL
 from model_delivery_engine.frameworks.environment import environment_python, environment_versions
-from model_delivery_engine.frameworks.reference import Answers, read_reference
+from model_delivery_engine.frameworks.results import (
+    Answers,
+    Outcome,
+    Unusable,
+    read_answers,
+    read_outcome,
+    refuse_strange,
+    strange,
+)
 from model_delivery_engine.frameworks.sandbox import Ended, run_sandboxed
 from model_delivery_engine.probes import SECONDS
 from model_delivery_engine.settings import CompilerSettings
@@ -85,7 +99,9 @@ def to_onnx(
     if hasattr(module, "refuse"):
         module.refuse(source, settings.allow_code)
     python = environment_python(module.ENVIRONMENT, settings.environments)
-    into.mkdir(parents=True)
+    # What the process may write lies apart from what is laid out for it.
+    result = into / "result"
+    result.mkdir(parents=True)
     task = {
         "module": module.__name__.rpartition(".")[2],
         "shapes": shapes,
@@ -95,9 +111,22 @@ def to_onnx(
         "options": options or {},
         "probe_seconds": min(SECONDS, settings.limits.seconds * _PROBING),
     }
-    outcome = _convert(framework, python, folder, source, into, task, settings, samples or {})
-    reference = read_reference(into / REFERENCE, outcome)
-    return Imported(into / MODEL, reference, environment_versions(module.ENVIRONMENT))
+    ended = _convert(python, folder, source, into, task, settings, samples or {})
+    refuse_strange(result, framework)
+    try:
+        outcome = _check(framework, ended, result, settings)
+        most = settings.limits.written_bytes
+        found = read_answers(result, outcome, list(samples or {}), most)
+    except Unusable as error:
+        raise strange(framework, str(error)) from error
+    answers = Answers(
+        found,
+        tuple(f"{name}: {why}" for name, why in outcome.left_out.items()),
+        outcome.quantised and getattr(module, "EIGHT_BITS", False),
+        getattr(module, "MISSING", False),
+        () if outcome.knows_missing else getattr(module, "OPTIONAL", ()),
+    )
+    return Imported(result / MODEL, answers, environment_versions(module.ENVIRONMENT))
 
 
 def _framework(name: str) -> ModuleType:
@@ -116,7 +145,6 @@ def _framework(name: str) -> ModuleType:
 
 
 def _convert(
-    framework: str,
     python: Path,
     folder: Path,
     source: Path,
@@ -124,13 +152,14 @@ def _convert(
     task: dict[str, Any],
     settings: CompilerSettings,
     samples: Mapping[str, Path],
-) -> dict[str, Any]:
-    """Run the converter in the sandbox; return how it went."""
+) -> Ended:
+    """Run the converter in the sandbox, which writes ``result`` in the folder given."""
+    result = into / "result"
     # The engine alone is laid out for the process: its folder may hold the host's packages too.
     library = into / "library"
     library.mkdir()
     if settings.sandbox:
-        inside = {folder: "/source", into: "/result", _PACKAGE: "/engine/model_delivery_engine"}
+        inside = {folder: "/source", _PACKAGE: "/engine/model_delivery_engine"}
         inside |= {path: f"/samples/{n}/{path.name}" for n, path in enumerate(samples.values())}
         paths: dict[str, Any] = {
             "source": f"/source/{source.relative_to(folder)}",
@@ -141,17 +170,16 @@ def _convert(
     else:
         (library / "model_delivery_engine").symlink_to(_PACKAGE)
         files = {name: str(path.resolve()) for name, path in samples.items()}
-        inside, paths = {}, {"source": str(source), "into": str(into), "samples": files}
+        inside, paths = {}, {"source": str(source), "into": str(result), "samples": files}
         engine = str(library)
     # Inside the sandbox /tmp is its own; without it, what is left there would outlive the job.
     own = into / "tmp"
     own.mkdir()
     place = python.parent.parent
-    read = {k: v for k, v in inside.items() if k != into} | {place: str(place)}
-    ended = run_sandboxed(
+    return run_sandboxed(
         [str(python), "-m", f"{__name__}.inside", json.dumps({**task, **paths})],
-        read=read,
-        write={into: "/result"},
+        read={**inside, place: str(place)},
+        write={result: "/result"},
         environ={
             "HOME": "/tmp" if settings.sandbox else str(own),
             "TMPDIR": "/tmp" if settings.sandbox else str(own),
@@ -165,20 +193,16 @@ def _convert(
         limits=settings.limits,
         sandbox=settings.sandbox,
     )
-    return _check(framework, ended, into, settings)
 
 
-def _check(framework: str, ended: Ended, into: Path, settings: CompilerSettings) -> dict[str, Any]:
-    outcome_file = into / OUTCOME
-    outcome: dict[str, Any] = {}
-    if outcome_file.is_file():
-        outcome = json.loads(outcome_file.read_text())
-    if outcome.get("ok") and (into / MODEL).is_file():
+def _check(framework: str, ended: Ended, result: Path, settings: CompilerSettings) -> Outcome:
+    told = read_outcome(result)
+    outcome = told or Outcome()
+    if outcome.ok and (result / MODEL).is_file():
         # The model was converted; what ended is the framework, on inputs drawn for it.
-        for place, name in enumerate(outcome.get("pending", ())):
-            why = "it was not asked any more" if place else "the framework ended or hung on it"
-            outcome["left_out"][name] = why
-        return outcome
+        ends = ["the framework ended or hung on it", "it was not asked any more"]
+        pending = {name: ends[min(n, 1)] for n, name in enumerate(outcome.pending)}
+        return dataclasses.replace(outcome, left_out={**outcome.left_out, **pending})
     limits = settings.limits
     if ended.limit == "seconds":
         raise ConversionError(
@@ -192,21 +216,26 @@ def _check(framework: str, ended: Ended, into: Path, settings: CompilerSettings)
             "loaded; export it to ONNX yourself",
             reason=Reason.UNTRUSTED_CODE,
         )
-    if ended.limit == "memory_bytes" or outcome.get("memory"):
+    if ended.limit == "written_bytes":
+        raise ConversionError(
+            f"the conversion of the {framework} model wrote more than the "
+            f"{limits.written_bytes >> 20} MiB of MODEL_DELIVERY_CONVERSION_DISK, or what is no "
+            "plain file; export it to ONNX yourself, or raise it"
+        )
+    if ended.limit == "memory_bytes" or outcome.memory:
         raise ConversionError(
             f"the conversion of the {framework} model needs more than the "
             f"{limits.memory_bytes >> 20} MiB of MODEL_DELIVERY_CONVERSION_MEMORY; give smaller "
             "dimensions, export it to ONNX yourself, or raise it",
             reason=Reason.CONVERSION_MEMORY,
         )
-    if not outcome:
+    if told is None:
         raise ConversionError(
             f"the conversion of the {framework} model ended with code {ended.code} "
             f"({' '.join(ended.log.split())[-300:]}); it may need more than the "
             f"{limits.memory_bytes >> 20} MiB of MODEL_DELIVERY_CONVERSION_MEMORY",
         )
-    reason = Reason(outcome["reason"]) if outcome.get("reason") else None
-    text = str(outcome.get("error", "no message"))
-    if reason is None:
+    text = outcome.error
+    if outcome.reason is None:
         text = f"the {framework} model cannot be converted: {text}; export it to ONNX yourself"
-    raise ConversionError(text, reason=reason, operator=outcome.get("operator"))
+    raise ConversionError(text, reason=outcome.reason, operator=outcome.operator)

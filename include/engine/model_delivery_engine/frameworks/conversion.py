@@ -15,7 +15,7 @@ OPSET = 18  # the newest that every converter here writes
 BATCH_NAME = "batch"
 # What the process in the sandbox leaves in its folder.
 MODEL = "model.onnx"
-REFERENCE = "reference"  # a folder: `<distribution>.npz` for each
+REFERENCE = "reference"  # a folder: `<number>.npz` for each distribution
 OUTCOME = "outcome.json"
 
 
@@ -53,18 +53,16 @@ class Converted:
         the order of its outputs, None for one that the framework itself does not answer. The ONNX
         model is held to its answers.
     :param double: the framework is given floats in double precision, as its users give them
-    :param missing: the framework takes NaN for a value that is missing
-    :param optional: distributions on which the ONNX form may differ, which is then said
     :param quantised: the model computes in 8 bits itself
     :param exact_splits: the trees' split points were carried over bit by bit
+    :param knows_missing: it was trained on missing values, so that none of them is optional
     """
 
     run: Runner
     double: bool = False
-    missing: bool = False
-    optional: tuple[str, ...] = ()
     quantised: bool = False
     exact_splits: bool = False
+    knows_missing: bool = False
 
 
 def only(files: Sequence[Path], folder: Path, what: str, how: str) -> Path:

@@ -65,7 +65,9 @@ def _convert(task: dict[str, Any], into: Path) -> dict[str, Any]:
     converted = module.convert(conversion)
     (into / REFERENCE).mkdir()
     seconds = task["probe_seconds"]
-    reference = Reference(converted, into / MODEL, into / REFERENCE, shapes, seconds)
+    missing = getattr(module, "MISSING", False)
+    folder = into / REFERENCE
+    reference = Reference(converted, into / MODEL, folder, shapes, seconds, missing)
     reference.answer_golden()
     for name, path in task["samples"].items():
         reference.answer_samples(name, Path(path))

@@ -96,6 +96,12 @@ def _check_shapes(model: Any, names: list[str], shapes: dict[str, tuple[int, ...
             reason=Reason.DATA_INPUT_INVALID,
         )
     for name, tensor in zip(names, model.inputs, strict=True):
+        if tensor.dtype == "string":
+            raise ConversionError(
+                f"input {name!r} takes strings, for which no samples can be drawn; save the model "
+                "without its text preprocessing",
+                reason=Reason.TENSOR_UNSUPPORTED,
+            )
         given = shapes[name]
         nhwc = tuple(given[axis] for axis in _TO_NHWC) if len(given) == _IMAGE_RANK else given
         fits = len(nhwc) == len(tensor.shape) and all(

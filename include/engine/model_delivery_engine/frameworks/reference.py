@@ -1,9 +1,7 @@
-"""What the framework's own model answers, inside the sandbox; read by `read_reference` outside."""
+"""What the framework's own model answers, inside the sandbox; read by `results` outside."""
 
 import time
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from model_delivery_engine import probes
 from model_delivery_engine.errors import ConversionError, OptionsError, Reason, one_line
 from model_delivery_engine.frameworks import splits
 from model_delivery_engine.frameworks.conversion import Converted
+from model_delivery_engine.golden import refuse_strings
 from model_delivery_engine.probes import Probe, Run
 from model_delivery_engine.quantize.samples import load_samples
 from model_delivery_engine.tensors import Array, TensorSpec
@@ -27,6 +26,7 @@ class Reference:
     :param model: the ONNX model, whose inputs and outputs the answers are named after
     :param folder: for the answers, which is there
     :param seconds: for all the probes
+    :param missing: the framework takes NaN for a value that is missing
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Reference:
         folder: Path,
         shapes: Mapping[str, tuple[int, ...]],
         seconds: float,
+        missing: bool = False,
     ) -> None:
         import onnx
 
@@ -46,18 +47,22 @@ class Reference:
         self._outputs = [node.name for node in self._graph.output]
         self._answered: list[str] = []
         self._left_out: dict[str, str] = {}
-        self._silent: list[str] = []
+        self._missing = missing
         self._seconds = seconds
         self._until = time.monotonic() + seconds
 
     def answer_golden(self) -> None:
         """Answer the golden inputs.
 
-        :raises ConversionError: the model does not run on them
+        :raises ConversionError: the model answers no output
         """
         inputs = probes.draw(probes.UNIT, self._specs)[0]
         expected = self._answer(inputs)
-        self._silent = [name for name in self._outputs if name not in expected]
+        if not expected:
+            raise ConversionError(
+                "the framework itself has no answer for any output of its ONNX form "
+                f"({', '.join(self._outputs)}), so that nothing could be proved of it"
+            )
         noise = probes.noise_of(inputs, expected, self._answer)
         self._keep(Probe(probes.UNIT, (Run(inputs, expected, noise),)))
 
@@ -66,7 +71,9 @@ class Reference:
 
         :raises OptionsError: samples that the model itself does not take
         """
-        samples = load_samples(path, self._specs, exact=self._converted.double)
+        samples = load_samples(
+            path, self._specs, exact=self._converted.double, missing=self._missing
+        )
         size = next((s.shape[0] for s in self._specs if s.shape and s.shape[0] != -1), None)
         runs: list[Run] = []
         seen = 0
@@ -90,7 +97,7 @@ class Reference:
         """Return the names of what is left to answer; the time for it starts."""
         self._until = time.monotonic() + self._seconds
         names = [name for name in probes.DISTRIBUTIONS if name != probes.UNIT]
-        if self._converted.missing:
+        if self._missing:
             names.append(probes.MISSING)
         if splits.own_values(self._graph):
             names.append(splits.SPLITS)
@@ -120,9 +127,8 @@ class Reference:
         return {
             "answered": self._answered,
             "left_out": self._left_out,
-            "silent": self._silent,
             "quantised": self._converted.quantised,
-            "optional": self._converted.optional,
+            "knows_missing": self._converted.knows_missing,
         }
 
     def _answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -157,65 +163,7 @@ def _plain(answer: Any) -> Array:
     return array.astype(str) if array.dtype.kind == "O" else array
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the framework answered.
-
-    :param probes: by distribution, the user's samples among them
-    :param left_out: distributions that it has no answers to, each with the reason
-    :param silent: outputs of the ONNX model that the framework itself does not answer
-    :param quantised: it computes in 8 bits itself
-    :param optional: distributions on which the ONNX form may differ
-    """
-
-    probes: tuple[Probe, ...]
-    left_out: tuple[str, ...]
-    silent: tuple[str, ...]
-    quantised: bool
-    optional: tuple[str, ...] = ()
-
-
-def read_reference(folder: Path, outcome: Mapping[str, Any]) -> Answers:
-    """Read what the sandboxed process left.
-
-    :param outcome: as `Reference.outcome` gave it
-    :raises ConversionError: the process left something else; code of the archive may have run in it
-    """
-    try:
-        found = [
-            Probe(str(distribution), _read_runs(folder / f"{number}.npz"))
-            for number, distribution in enumerate(outcome["answered"])
-        ]
-        left_out = [f"{name}: {why}" for name, why in outcome["left_out"].items()]
-        silent = tuple(map(str, outcome["silent"]))
-        return Answers(
-            tuple(found),
-            tuple(left_out),
-            silent,
-            bool(outcome["quantised"]),
-            tuple(map(str, outcome["optional"])),
-        )
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
-        raise ConversionError(
-            f"the framework's answers cannot be read ({one_line(error, 200)}); export the model to "
-            "ONNX yourself"
-        ) from error
-
-
-def _read_runs(path: Path) -> tuple[Run, ...]:
-    runs: dict[int, Run] = {}
-    with np.load(path, allow_pickle=False) as file:
-        for key in file.files:
-            index, kind, name = key.split(":", 2)
-            run = runs.setdefault(int(index), Run({}, {}))
-            {"inputs": run.inputs, "expected": run.expected, "noise": run.noise}[kind][name] = file[
-                key
-            ]
-    return tuple(runs[number] for number in sorted(runs))
-
-
 def _specs(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[TensorSpec]:
-    import onnx
 
     constants = {tensor.name for tensor in graph.initializer}
     specs = []
@@ -224,12 +172,29 @@ def _specs(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[TensorSpec
             continue
         tensor = node.type.tensor_type
         dims = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
-        dtype = _DTYPES[np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name]
-        specs.append(TensorSpec(node.name, dtype, shapes.get(node.name, dims)))
+        spec = TensorSpec(node.name, _dtype(node), shapes.get(node.name, dims))
+        refuse_strings(spec)
+        specs.append(spec)
     return specs
 
 
+def _dtype(node: Any) -> str:
+    import onnx
+
+    kind = node.type.tensor_type.elem_type
+    known = kind in onnx.TensorProto.DataType.values() and kind
+    name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if known else "no tensor"
+    if name not in _DTYPES:
+        raise ConversionError(
+            f"input {node.name!r} is of the type {name}, which no bundle carries; export the model "
+            "with inputs of numbers",
+            reason=Reason.TENSOR_UNSUPPORTED,
+        )
+    return _DTYPES[name]
+
+
 _DTYPES = {
+    "object": "BYTES",
     "bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64",
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",

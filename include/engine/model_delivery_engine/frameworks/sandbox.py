@@ -5,8 +5,8 @@ made to break a loader can run code through the loader's own faults. So it is lo
 namespaces of its own, an empty network, the system's libraries read-only, nothing of the user's.
 
 Memory has two bounds. The kernel's is for each process, and gives a loader the chance to say so
-itself. A watch over all that was started, a few times a second, holds their sum; folders in memory
-have a size of their own.
+itself. A watch over all that was started, a few times a second, holds their sum, and that of what
+they write to the disk; folders in memory have a size of their own.
 """
 
 import os
@@ -22,7 +22,14 @@ from pathlib import Path
 from typing import IO
 
 from model_delivery_engine.errors import Reason, ToolchainError, one_line
-from model_delivery_engine.process_tree import end_tree, follow_parent, memory_of, tree_of
+from model_delivery_engine.frameworks.results import Unusable, weigh
+from model_delivery_engine.process_tree import (
+    end_tree,
+    follow_parent,
+    memory_of,
+    nameless_bytes,
+    tree_of,
+)
 from model_delivery_engine.settings import Limits
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
@@ -40,8 +47,8 @@ class Ended:
 
     :param code: as in `subprocess`, None where a limit ended it
     :param log: the last of what it printed
-    :param limit: the limit that all its processes together passed: ``seconds``, ``memory_bytes`` or
-        ``processes``; None where it ended by itself
+    :param limit: the limit that all its processes together passed: ``seconds``, ``memory_bytes``,
+        ``processes`` or ``written_bytes``; None where it ended by itself
     """
 
     code: int | None
@@ -107,7 +114,7 @@ def run_sandboxed(
             preexec_fn=_prepare(limits),  # between fork and exec
         )
         try:
-            passed = _watch(process.pid, limits)
+            passed = _watch(process.pid, limits, list(write))
         finally:
             end_tree(process.pid)
             process.wait()
@@ -127,7 +134,7 @@ def _prepare(limits: Limits) -> Callable[[], None]:
     return prepare
 
 
-def _watch(pid: int, limits: Limits) -> str | None:
+def _watch(pid: int, limits: Limits, folders: Sequence[Path]) -> str | None:
     """Wait for a process; return the limit that it passed with all it started, None if none."""
     deadline = time.monotonic() + limits.seconds
     looked = 0.0
@@ -144,8 +151,18 @@ def _watch(pid: int, limits: Limits) -> str | None:
                 return "processes"
             if memory_of(members) > limits.memory_bytes:
                 return "memory_bytes"
+            if _written(folders, members) > limits.written_bytes:
+                return "written_bytes"
         time.sleep(_TICK_SECONDS)
     return None
+
+
+def _written(folders: Sequence[Path], members: Sequence[int]) -> float:
+    """Return the bytes that lie in folders, and in files that lay there and are still open."""
+    try:
+        return sum(weigh(each)[0] for each in folders) + nameless_bytes(members, folders)
+    except Unusable:
+        return float("inf")
 
 
 def _last(log: IO[bytes]) -> str:

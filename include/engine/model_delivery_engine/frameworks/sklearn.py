@@ -4,6 +4,7 @@ A raw pickle (``.pkl``, ``.joblib``) runs the code of whoever wrote it: it is re
 owner of the machine allows it.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from model_delivery_engine.frameworks.conversion import (
 
 ENVIRONMENT = "sklearn"
 INPUT = "input"
+MISSING = True  # NaN is a value that is missing
+# Forests take NaN also where none was in their training; skl2onnx carries over no way for it. Where
+# some was, they have learnt it, and it is held against the conversion.
+OPTIONAL = ("missing",)
 _ML_OPSET = 3  # of ai.onnx.ml; not every converter writes the next one
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _SAVE = "save it with skops.io.dump(model, 'model.skops')"
@@ -107,14 +112,17 @@ def convert(task: Conversion) -> Converted:
         )
     _take_numpy_numbers()
     kind = getattr(data_types, _TYPES[task.dtype])
-    options = {"zipmap": False} if is_classifier(model) else None
+    convert_it = functools.partial(
+        to_onnx,
+        model,
+        initial_types=[(name, kind([batch, features]))],
+        target_opset={"": OPSET, "ai.onnx.ml": _ML_OPSET},
+    )
     try:
-        converted = to_onnx(
-            model,
-            initial_types=[(name, kind([batch, features]))],
-            options=options,
-            target_opset={"": OPSET, "ai.onnx.ml": _ML_OPSET},
-        )
+        try:
+            converted = convert_it(options={"zipmap": False} if is_classifier(model) else None)
+        except NameError:  # a classifier without probabilities has no such option
+            converted = convert_it(options={type(_last(model)): {}})
     except (MissingShapeCalculator, MissingConverter) as error:
         text = one_line(error)
         raise ConversionError(
@@ -138,8 +146,7 @@ def convert(task: Conversion) -> Converted:
             for place, (output, rank) in enumerate(ranks.items())
         ]
 
-    # Forests take NaN also where none was in their training; skl2onnx carries over no way for it.
-    return Converted(run, double=True, missing=True, optional=("missing",))
+    return Converted(run, double=True, knows_missing=_knows_missing(model))
 
 
 # What scikit-learn calls the outputs that skl2onnx gives an estimator; the first that it has.
@@ -163,6 +170,48 @@ def _answer(model: Any, output: str, place: int, rank: int, rows: Any) -> Any:
             answer = answer.astype("int64") if answer.dtype.kind in "iub" else answer
             return answer if answer.ndim == rank else answer.reshape(len(answer), -1)
     return None
+
+
+def _last(model: Any) -> Any:
+    """Return the estimator at the end of a pipeline, or the model itself."""
+    while hasattr(model, "steps"):
+        model = model.steps[-1][1]
+    return model
+
+
+def _knows_missing(model: Any) -> bool:
+    """Tell whether a tree in the model was trained on missing values.
+
+    Where a node has met none, they go to the side that has more samples. A node that sends them
+    elsewhere has met some.
+    """
+    seen: set[int] = set()
+    waiting = [model]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if type(each).__name__ == "Tree" and hasattr(each, "children_left"):
+            if _sends_missing_elsewhere(each):
+                return True
+        elif isinstance(each, (list, tuple, set)):
+            waiting += each
+        elif isinstance(each, dict):
+            waiting += each.values()
+        elif str(getattr(each, "dtype", "")) == "object":
+            waiting += each.ravel().tolist()
+        elif type(each).__module__.startswith("sklearn."):
+            waiting += vars(each).values() if hasattr(each, "__dict__") else ()
+    return False
+
+
+def _sends_missing_elsewhere(tree: Any) -> bool:
+    nodes = tree.__getstate__()["nodes"]
+    splits = nodes["left_child"] >= 0
+    counts = nodes["n_node_samples"]
+    more = counts[nodes["left_child"][splits]] > counts[nodes["right_child"][splits]]
+    return bool((nodes["missing_go_to_left"][splits].astype(bool) != more).any())
 
 
 def _take_numpy_numbers() -> None:

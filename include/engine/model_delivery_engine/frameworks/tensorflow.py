@@ -155,15 +155,44 @@ def _saved_model(task: Conversion, signature: str) -> Any:
             reason=Reason.OPTIONS_INVALID,
         )
     function = loaded.signatures[signature]
-    names = list(function.structured_input_signature[1])
+    signature_inputs = function.structured_input_signature[1]
+    names = list(signature_inputs)
+    _check_inputs({name: each.dtype for name, each in signature_inputs.items()}, task)
 
     def run(arrays: list[Any], keep: Any = loaded) -> list[Any]:
         given = dict(zip(given_names(task), arrays, strict=True))
-        tensors = {name: tf.constant(given[name]) for name in names}
+        tensors = {name: tf.constant(_given(name, given)) for name in names}
         answers = function(**tensors)
         return [answers[_answer_name(name, answers)].numpy() for name in output_names(task)]
 
     return run
+
+
+def _check_inputs(types: dict[str, Any], task: Conversion) -> None:
+    """Hold DataInputConfig against a signature's inputs, before anything is converted."""
+    texts = [name for name, dtype in types.items() if dtype.name == "string"]
+    if texts:
+        raise ConversionError(
+            f"input {texts[0]!r} takes strings, for which no samples can be drawn; export the "
+            "model without its text preprocessing",
+            reason=Reason.TENSOR_UNSUPPORTED,
+        )
+    unknown = [name for name in task.shapes if _plain(name) not in types]
+    if unknown or len(task.shapes) != len(types):
+        raise ConversionError(
+            f"DataInputConfig names {', '.join(task.shapes) or 'nothing'}; the signature's inputs "
+            f"are {', '.join(sorted(types)) or 'none'}: name each of them",
+            reason=Reason.DATA_INPUT_INVALID,
+        )
+
+
+def _plain(name: str) -> str:
+    return name.partition(":")[0].removeprefix("serving_default_")
+
+
+def _given(name: str, given: dict[str, Any]) -> Any:
+    """Return an input by its signature's name, whatever TensorFlow put around it."""
+    return given[name] if name in given else {_plain(n): a for n, a in given.items()}[name]
 
 
 def _answer_name(name: str, answers: Any) -> str:

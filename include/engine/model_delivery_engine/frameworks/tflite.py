@@ -8,6 +8,7 @@ from model_delivery_engine.frameworks.conversion import Conversion, Converted, o
 from model_delivery_engine.frameworks.tensorflow import convert_with_tf2onnx, given_names
 
 ENVIRONMENT = "tensorflow"
+EIGHT_BITS = True  # some models compute in integers
 _SAVE = "pack one .tflite file: tar -czf model.tar.gz -C folder model.tflite"
 _IDENTIFIER = b"TFL3"  # of the flatbuffer's schema, at its bytes 4 to 8
 

@@ -10,6 +10,7 @@ from model_delivery_engine.frameworks.xgboost_graph import booster_to_onnx
 
 ENVIRONMENT = "xgboost"
 INPUT = "input"
+MISSING = True  # NaN is a value that is missing
 _SAVE = "save it with booster.save_model('model.ubj') or 'model.json'"
 
 
@@ -53,7 +54,7 @@ def convert(task: Conversion) -> Converted:
         scores = booster.predict(xgboost.DMatrix(arrays[0]), strict_shape=False)
         return _answers(scores, outputs)
 
-    return Converted(run, missing=True, exact_splits=True)
+    return Converted(run, exact_splits=True)
 
 
 def _answers(scores: Any, outputs: list[str]) -> list[Any]:

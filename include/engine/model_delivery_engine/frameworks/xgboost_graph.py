@@ -50,11 +50,13 @@ def booster_to_onnx(booster: Any, name: str, batch: int | None) -> Any:
     zeros = np.zeros((1, booster.num_features()), np.float32)
     margin = booster.predict(xgboost.DMatrix(zeros), output_margin=True).reshape(-1)
     nodes, constants = _margins(learner, zeros[0], margin, name)
-    if objective in _CLASSES or objective == "binary:logistic":
+    # Several targets of `binary:logistic` are several truths, not two classes.
+    alone = objective == "binary:logistic" and len(margin) == 1
+    if objective in _CLASSES or alone:
         outputs, more, further = _classifier(objective)
     else:
         outputs, more, further = _regression(_LINKS[objective])
-    columns = 2 if objective == "binary:logistic" else len(margin)
+    columns = 2 if alone else len(margin)
     values = [
         helper.make_tensor_value_info("label", TensorProto.INT64, [batch])
         if each == "label"

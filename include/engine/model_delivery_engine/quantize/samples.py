@@ -49,7 +49,12 @@ class Samples:
 
 
 def load_samples(
-    path: Path, inputs: Sequence[TensorSpec], labels: str | None = None, *, exact: bool = False
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    labels: str | None = None,
+    *,
+    exact: bool = False,
+    missing: bool = False,
 ) -> Samples:
     """Read samples and hold them against the model's inputs.
 
@@ -58,10 +63,11 @@ def load_samples(
     :param labels: name of the array of right answers, None if there need be none
     :param exact: keep floats as precise as they were given, for a framework that computes so
         (default: in the data type of the input)
+    :param missing: NaN is a value that is missing (default: no sample has any)
     :raises OptionsError: not readable, an array missing, or of a shape that does not fit; names it
     """
     arrays = _read(path)
-    given = {spec.name: _fitting(path.name, spec, arrays, exact) for spec in inputs}
+    given = {spec.name: _fitting(path.name, spec, arrays, exact, missing) for spec in inputs}
     counts = {name: len(array) for name, array in given.items()}
     answers = None
     if labels is not None:
@@ -95,7 +101,9 @@ def _read(path: Path) -> dict[str, Array]:
         ) from error
 
 
-def _fitting(file: str, spec: TensorSpec, arrays: Mapping[str, Array], exact: bool) -> Array:
+def _fitting(
+    file: str, spec: TensorSpec, arrays: Mapping[str, Array], exact: bool, missing: bool
+) -> Array:
     if spec.name not in arrays:
         raise _refusal(
             f"{file} has no array for input {spec.name!r}; it has {', '.join(arrays) or 'none'}"
@@ -113,8 +121,12 @@ def _fitting(file: str, spec: TensorSpec, arrays: Mapping[str, Array], exact: bo
         )
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         raise _refusal(f"{file}: {spec.name!r} is {array.dtype}, the model takes {spec.dtype}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _refusal(f"{file}: {spec.name!r} has NaN or infinite values; remove those samples")
+    known = np.isfinite(array) if array.dtype.kind == "f" else np.True_
+    if missing and array.dtype.kind == "f":
+        known |= np.isnan(array)
+    if not known.all():
+        what = "infinite" if missing else "NaN or infinite"
+        raise _refusal(f"{file}: {spec.name!r} has {what} values; remove those samples")
     if exact and array.dtype.kind == "f" and dtype.kind == "f":
         return array
     return array.astype(dtype, copy=False)

@@ -20,7 +20,7 @@ from model_delivery_localcloud.workers.work import Outcome, Task
 log = logging.getLogger(__name__)
 
 BUNDLE = "_bundle"
-LONGEST_NAME = 200
+LONGEST_NAME = 200  # bytes; a disk takes 255
 
 
 class CompilationWork:
@@ -49,8 +49,7 @@ class CompilationWork:
 
         request = params["request"]
         source, output = request["InputConfig"], request["OutputConfig"]
-        # The engine's messages name the archive by its file name: let it be the user's.
-        archive = folder / source["S3Uri"].rpartition("/")[2][-LONGEST_NAME:]
+        archive = place_of(source["S3Uri"], folder / "_archive")
         objects.check_bucket(params["output_uri"])
         objects.download(source["S3Uri"], archive)
         log.info("downloaded %s, %d bytes", source["S3Uri"], archive.stat().st_size)
@@ -104,8 +103,18 @@ class CompilationWork:
             states.set_status(job, states.COMPLETED)
 
 
+def place_of(uri: str, folder: Path) -> Path:
+    """Return where to keep an object, in a folder of its own that is made.
+
+    The engine's messages name a file by its name: let it be the user's, as far as a disk takes it.
+    """
+    folder.mkdir()
+    name = uri.rpartition("/")[2].replace("\0", "").encode()[-LONGEST_NAME:].decode(errors="ignore")
+    return folder / (name if name.strip(".") else "object")
+
+
 def _fetch(uris: Sequence[str], folder: Path, objects: ObjectStore) -> dict[str, Path]:
-    """Download what the options name, each into a folder of its own: two may be called alike."""
+    """Download what the options name."""
     # Only the child reads options: the worker itself stays free of the engine.
     from model_delivery_engine.errors import OptionsError
 
@@ -113,9 +122,7 @@ def _fetch(uris: Sequence[str], folder: Path, objects: ObjectStore) -> dict[str,
     for number, uri in enumerate(uris):
         if not uri.startswith("s3://"):
             raise OptionsError(f"CompilerOptions names {uri}, which is no s3:// URI; upload it")
-        place = folder / f"_file{number}"
-        place.mkdir()
-        files[uri] = place / uri.rpartition("/")[2][-LONGEST_NAME:]
+        files[uri] = place_of(uri, folder / f"_file{number}")
         objects.download(uri, files[uri])
         log.info("downloaded %s, %d bytes", uri, files[uri].stat().st_size)
     return files

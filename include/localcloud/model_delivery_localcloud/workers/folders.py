@@ -8,11 +8,12 @@ however it ends: what is not locked has no owner, and the next worker that start
 import fcntl
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from model_delivery_engine.disk import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,10 @@ def sweep_folders() -> None:
 def _remove(folder: Path) -> None:
     # What was killed may still be about to write: what it leaves is removed at the next round.
     for _ in range(_REMOVALS):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        try:
+            remove_tree(folder)
+        except OSError as error:
+            failed = error
+        else:
             return
-    log.warning("%s cannot be removed; the next worker tries again", folder)
+    log.warning("%s cannot be removed (%s); the next worker tries again", folder, failed)

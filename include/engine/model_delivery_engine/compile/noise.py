@@ -1,0 +1,144 @@
+"""How far the answers of a model of lower precision are from the source's, output by output.
+
+An output of floats has a ratio of signal to noise. Of any other (labels, counts, places) a value is
+equal or wrong, and the share of wrong ones is the noise: one wrong answer in ten is 10 dB. Each
+output is held by itself, since a sum over all lets large ones (boxes in pixels) hide what happens
+to small ones (their scores).
+
+Equal answers show something only where the source's own differ from each other. An output that is
+the same whatever is asked would be equal for a model that no longer looks at its inputs.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_delivery_engine import probes
+from model_delivery_engine.errors import InferenceError, ParityError
+from model_delivery_engine.golden import SEED
+from model_delivery_engine.quantize.samples import Samples
+from model_delivery_engine.runtime import Model
+from model_delivery_engine.tensors import Array
+
+SAMPLES = 64
+_ANSWERS = 32  # of an output that is no floats, or whose values have not differed yet
+_DRAWS = 32
+_SECONDS = 60.0  # for these
+# What any range of activations that is found while the model runs holds.
+_DRAWN = (probes.UNIT, "signed")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run, and what the source answers to it."""
+
+    inputs: Mapping[str, Array]
+    expected: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The output that is furthest from the source's.
+
+    :param db: its ratio of signal to noise, decibels; None where every answer is equal
+    :param output: its name
+    :param equal: the share of its answers that are equal, None for floats
+    """
+
+    db: float | None
+    output: str = ""
+    equal: float | None = None
+
+
+def ask(source: Model, golden: Mapping[str, Array], samples: Samples | None) -> list[Asked]:
+    """Have the source answer what candidates are held to.
+
+    The user's samples to calibrate on, where there are any, since a static candidate knows no other
+    range. Else the golden inputs, and as many more as show what an output does, 32 at most.
+    """
+    if samples is not None:
+        kept = samples.first(max(SAMPLES, source.batch_size or 0)).batches(source.batch_size)
+        return [Asked(batch, source.run(batch)) for batch in kept]
+    asked = [Asked(dict(golden), source.run(golden))]
+    until = time.monotonic() + _SECONDS
+    for number in range(_DRAWS):
+        left = until - time.monotonic()
+        if left <= 0 or _told(asked):
+            break
+        inputs = probes.draw(_DRAWN[number % 2], source.inputs, seed=SEED + 1 + number)[0]
+        try:
+            asked.append(Asked(inputs, source.run(inputs, seconds=left)))
+        except InferenceError:  # beyond the model's domain
+            continue
+    return asked
+
+
+def _told(asked: Sequence[Asked]) -> bool:
+    """Tell whether the answers show of each output what it does."""
+    for name, first in asked[0].expected.items():
+        answers = [each.expected[name] for each in asked]
+        enough = first.dtype.kind == "f" or sum(each.size for each in answers) >= _ANSWERS
+        if not enough or not _varies(answers):
+            return False
+    return True
+
+
+def _varies(answers: Sequence[Array]) -> bool:
+    """Tell whether an output ever answers two values."""
+    values = [each.reshape(-1) for each in answers if each.size]
+    return bool(values) and any((each != values[0][0]).any() for each in values)
+
+
+def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -> Noise:
+    """Measure a model's answers against the source's.
+
+    :param held: it was held to the source's answers elsewhere, value by value
+    :raises ParityError: an answer of another shape, NaN or infinite where the source's is not; or
+        the source's own answers never differ, so that nothing can be told of the model
+    """
+    names = list(asked[0].expected)
+    if not held and not any(_varies([each.expected[name] for each in asked]) for name in names):
+        raise ParityError(
+            f"the source answers all {len(asked)} runs alike, so that equal answers show nothing "
+            'of it; give samples that it tells apart: "calibration" or "samples", the URI of an '
+            ".npz"
+        )
+    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for each in asked:
+        got = model.run(each.inputs)
+        for name, want in each.expected.items():
+            if got[name].shape != want.shape:
+                raise ParityError(
+                    f"output {name!r} has shape {list(got[name].shape)} where the source's has "
+                    f"{list(want.shape)}"
+                )
+            more = _floats if want.dtype.kind == "f" else _others
+            added = more(name, got[name], want)
+            signal[name], noise[name] = signal[name] + added[0], noise[name] + added[1]
+    wrong = [name for name in names if noise[name]]
+    if not wrong:
+        return Noise(None)
+    ratios = {n: float(10 * np.log10(max(signal[n], 1e-300) / noise[n])) for n in wrong}
+    worst = min(ratios, key=ratios.__getitem__)
+    floats = asked[0].expected[worst].dtype.kind == "f"
+    equal = None if floats else 1 - noise[worst] / signal[worst]
+    return Noise(ratios[worst], worst, equal)
+
+
+def _floats(name: str, got: Array, want: Array) -> tuple[float, float]:
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    known = np.isfinite(want)
+    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    if not (known | same).all() or not np.isfinite(got[known]).all():
+        raise ParityError(
+            f"output {name!r} is NaN or infinite where the source's is not, or the other way round"
+        )
+    return float((want[known] ** 2).sum()), float(((got[known] - want[known]) ** 2).sum())
+
+
+def _others(name: str, got: Array, want: Array) -> tuple[float, float]:
+    texts = want.dtype.kind in "OUS"
+    unequal = got.astype(str) != want.astype(str) if texts else got != want
+    return float(want.size), float(np.count_nonzero(unequal))

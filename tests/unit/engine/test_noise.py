@@ -1,0 +1,178 @@
+"""What a candidate of lower precision is held to, output by output."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model_delivery_engine.bundle import open_bundle
+from model_delivery_engine.compile import CompilationRequest, compile_model
+from model_delivery_engine.compile.noise import ask, measure_noise
+from model_delivery_engine.errors import ParityError
+from model_delivery_engine.golden import draw_inputs
+from model_delivery_engine.measurements import Candidate
+from model_delivery_engine.parity import tolerance_for
+from model_delivery_engine.runtime import Model, check_golden, open_session, session_options
+from model_delivery_engine.targets import Target
+from onnx import TensorProto, helper
+
+from tests.unit.engine.conftest import save_graph
+
+FEATURES = 256
+
+
+def weights(spread: float) -> Any:
+    """Return a product's weights; with a spread one of them leaves 8 bits nothing of the others."""
+    drawn = np.random.default_rng(0).normal(size=(FEATURES, 20)).astype(np.float32)
+    drawn[0] += np.float32(spread)
+    return drawn
+
+
+def save(path: Path, outputs: str, spread: float = 3e4) -> Path:
+    """Write a model of 20 scores that answers labels, a box of pixels beside scores, or both."""
+    nodes = [helper.make_node("MatMul", ["features", "weights"], ["product"])]
+    values: dict[str, tuple[int, list[Any]]] = {}
+    if "labels" in outputs:
+        nodes.append(helper.make_node("ArgMax", ["product"], ["labels"], axis=1, keepdims=0))
+        values["labels"] = (TensorProto.INT64, ["n"])
+    if "scores" in outputs:
+        nodes.append(helper.make_node("Softmax", ["product"], ["scores"], axis=1))
+        nodes.append(helper.make_node("Mul", ["features", "pixels"], ["boxes"]))
+        values["scores"] = (TensorProto.FLOAT, ["n", 20])
+        values["boxes"] = (TensorProto.FLOAT, ["n", FEATURES])
+    constants = {"weights": weights(spread)}
+    if "scores" in outputs:
+        constants["pixels"] = np.float32(640)
+    inputs = {"features": (TensorProto.FLOAT, ["n", FEATURES])}
+    return save_graph(path, nodes, inputs, values, constants)
+
+
+@pytest.fixture
+def candidates(
+    tmp_path: Path, target: Target, pack: Callable[[Path], Path]
+) -> Callable[[Path], dict[str, Candidate]]:
+    def _compile(model: Path, **options: Any) -> dict[str, Candidate]:
+        text = json.dumps({"precision": "int8", "objective": "size", **options})
+        config = f'{{"features": [-1, {FEATURES}]}}'
+        request = CompilationRequest("ONNX", config, target, "m", "s3://b/m.tar.gz", text)
+        manifest = compile_model(pack(model), tmp_path / "bundle.tar.gz", request)
+        return {each.name: each for each in manifest.candidates}
+
+    return _compile
+
+
+def test_labels_alone_are_held_by_the_share_that_is_equal(
+    tmp_path: Path, candidates: Callable[..., dict[str, Candidate]]
+) -> None:
+    found = candidates(save(tmp_path / "m" / "model.onnx", "labels"))["int8-dynamic"]
+    assert found.status == "rejected"
+    assert "its answers in output 'labels' have" in (found.reason or "")
+    assert found.snr_db is not None
+    assert found.snr_db < 10
+    fine = candidates(save(tmp_path / "f" / "model.onnx", "labels", spread=0.0))["int8-dynamic"]
+    assert fine.status != "rejected", fine.reason
+    assert fine.snr_db is None or fine.snr_db >= 10
+
+
+def test_a_large_output_does_not_hide_a_small_one(
+    tmp_path: Path, candidates: Callable[..., dict[str, Candidate]]
+) -> None:
+    found = candidates(save(tmp_path / "m" / "model.onnx", "scores"))["int8-dynamic"]
+    assert found.status == "rejected"
+    assert "its answers in output 'scores' have a signal-to-noise ratio" in (found.reason or "")
+
+
+def test_equal_answers_of_a_model_that_tells_nothing_apart_show_nothing(
+    tmp_path: Path, candidates: Callable[..., dict[str, Candidate]]
+) -> None:
+    """One class is ahead whatever is asked."""
+    nodes = [
+        helper.make_node("MatMul", ["features", "weights"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["sum"]),
+        helper.make_node("ArgMax", ["sum"], ["labels"], axis=1, keepdims=0),
+    ]
+    model = save_graph(
+        tmp_path / "m" / "model.onnx",
+        nodes,
+        {"features": (TensorProto.FLOAT, ["n", FEATURES])},
+        {"labels": (TensorProto.INT64, ["n"])},
+        {"weights": weights(0.0), "bias": np.eye(20, dtype=np.float32)[3] * 1e6},
+    )
+    found = candidates(model)
+    assert found["int8-dynamic"].status == found["fp16"].status == "rejected"
+    assert "equal answers show nothing" in (found["int8-dynamic"].reason or "")
+    assert found["fp32"].status in ("kept", "chosen", "dominated")
+
+
+def test_a_device_holds_each_output_to_its_own_magnitude(
+    tmp_path: Path, target: Target, pack: Callable[[Path], Path]
+) -> None:
+    config = f'{{"features": [-1, {FEATURES}]}}'
+    request = CompilationRequest("ONNX", config, target, "m", "s3://b/m.tar.gz")
+    archive = tmp_path / "bundle.tar.gz"
+    compile_model(pack(save(tmp_path / "m" / "model.onnx", "scores")), archive, request)
+    bundle = open_bundle(archive, tmp_path / "opened")
+    outputs = dict(bundle.golden_outputs)
+    golden = dataclasses.replace(
+        bundle.manifest.golden, atol=tolerance_for("int8", outputs).atol, rtol=0.0
+    )
+    assert golden.atol > 30
+    manifest = dataclasses.replace(bundle.manifest, golden=golden, quantisation="int8-dynamic")
+    model = Model.load(bundle)
+
+    def check(**more: Any) -> None:
+        changed = dataclasses.replace(bundle, manifest=manifest, golden_outputs={**outputs, **more})
+        check_golden(model, changed)
+
+    check(boxes=outputs["boxes"] + np.float32(20), scores=outputs["scores"] + np.float32(0.02))
+    with pytest.raises(ParityError, match="output 'scores'"):
+        check(scores=np.roll(outputs["scores"], 1, axis=1))
+
+
+def test_a_model_without_anything_to_quantise_has_no_such_candidate(
+    tmp_path: Path, candidates: Callable[..., dict[str, Candidate]]
+) -> None:
+    nodes = [helper.make_node("Cos", ["features"], ["y"])]
+    tensor = (TensorProto.FLOAT, ["n", FEATURES])
+    model = save_graph(tmp_path / "m" / "model.onnx", nodes, {"features": tensor}, {"y": tensor})
+    found = candidates(model)
+    assert found["int8-dynamic"].status == "rejected"
+    assert "fp32 under another name" in (found["int8-dynamic"].reason or "")
+
+
+def opened(path: Path) -> Model:
+    return Model(open_session(path, session_options(1)), path.name)
+
+
+def test_enough_labels_are_asked_for(tmp_path: Path) -> None:
+    source = opened(save(tmp_path / "m" / "model.onnx", "labels", spread=0.0))
+    asked = ask(source, draw_inputs(source.inputs), None)
+    answers = np.concatenate([each.expected["labels"] for each in asked])
+    assert len(answers) >= 32
+    assert len(set(answers.tolist())) > 1
+    assert measure_noise(source, asked).db is None
+
+
+def masked(path: Path, value: float) -> Path:
+    nodes = [
+        helper.make_node("Less", ["features", "half"], ["low"]),
+        helper.make_node("Where", ["low", "fill", "features"], ["y"]),
+    ]
+    return save_graph(
+        path,
+        nodes,
+        {"features": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 4])},
+        {"half": np.float32(0.5), "fill": np.float32(value)},
+    )
+
+
+def test_equal_infinities_are_no_noise_and_others_are_refused(tmp_path: Path) -> None:
+    endless = opened(masked(tmp_path / "a.onnx", -np.inf))
+    asked = ask(endless, draw_inputs(endless.inputs), None)
+    assert measure_noise(endless, asked).db is None
+    with pytest.raises(ParityError, match="output 'y' is NaN or infinite where the source's is"):
+        measure_noise(opened(masked(tmp_path / "b.onnx", 0.0)), asked)
