@@ -138,6 +138,7 @@ class Chaos:
         self.world = world
         self.verdicts: list[Verdict] = []
         self.parts: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
         self._waiting = list(reversed(planned))
         self._running: dict[tuple[str, str], tuple[Plan, float]] = {}
         self._rng = random.Random(seed + 1)
@@ -156,6 +157,7 @@ class Chaos:
             if time.monotonic() > next_part and (self._waiting or len(self._running) > 3):
                 self._kill_part()
                 next_part = time.monotonic() + self._rng.uniform(*PART_SECONDS)
+            self.ended.update(f"{part} ended by itself" for part in self.world.revive())
             for run in list(self._running):
                 self._look(run)
             time.sleep(0.5)
@@ -268,7 +270,7 @@ def main() -> Path:
 
 def _measures(chaos: Chaos, truth: list[Verdict], seconds: float) -> list[Measure]:
     kills = chaos.process_kills
-    detail = {**kills, **{f"{part} killed": count for part, count in chaos.parts.items()}}
+    detail = {**kills, **{f"{part} killed": n for part, n in chaos.parts.items()}, **chaos.ended}
     lost = [f"{each.plan.model}: {each.lost}" for each in truth if each.lost]
     counts = {
         "runs": (len(truth), "higher", "at least 200", f"seed {SEED}, {seconds:.0f} s"),

@@ -35,6 +35,7 @@ FAST = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+    "AIRFLOW__DAG_PROCESSOR__STALE_DAG_THRESHOLD": "3600",
 }
 
 
@@ -158,6 +159,13 @@ class World:
         os.kill(process.pid, signal.SIGKILL)
         self.until(lambda: not _runs(process))
         process.start()
+
+    def revive(self) -> list[str]:
+        """Start each part that ended by itself, as an init system does; return their names."""
+        ended = [name for name, process in self.stack.processes.items() if not _runs(process)]
+        for name in ended:
+            self.stack.processes[name].start()
+        return ended
 
     def restart_localcloud(self, down: float = 0.0) -> None:
         """SIGKILL the cloud's API and worker at once, and start them after a while."""
