@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_delivery_engine.batch.pipeline import ShardResult
+from model_delivery_engine.batch.formats import OutputFormat
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
 from model_delivery_engine.bundle import Manifest, open_bundle
 from model_delivery_engine.errors import BatchError
 from onnx import TensorProto, helper
@@ -183,3 +184,47 @@ def test_a_long_whole_number_is_a_float_where_the_model_takes_one(job: Job) -> N
     line = b'{"features": [1e25, 10000000000000000000000000, 0.5, 4]}'
     _, (found, expected) = job.answers(line + b"\n" + line.replace(b"1" + b"0" * 25, b"1e25"))
     assert found["output"] == expected["output"]
+
+
+def envelope(record: Any = None, **error: Any) -> str:
+    given = {"reason": "why", "uri": "mem://first", "offset": 3, **error}
+    return json.dumps({"input": record, "output": None, "error": given})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        envelope(base64=5),
+        envelope(base64=["x"]),
+        envelope(base64="no base64!"),
+        envelope(base64="abc"),
+        envelope(base64="\u00e9"),
+        envelope(offset="3"),
+        envelope(offset=2**70),
+        envelope(offset=-1),
+        envelope(offset=True),
+        envelope(uri={"a": 1}),
+        envelope(reason=None),
+        '{"input": %s1%s, "output": null, "error": {"reason": "", "uri": "", "offset": 0}}'
+        % ('{"a": ' * 1000, "}" * 1000),
+        '{"features": [1, 2, 3, 4], "deep": %s1%s}' % ('{"a": ' * 1010, "}" * 1010),
+        '{"features": %s1%s}' % ("[" * 1010, "]" * 1010),
+        '{"features": [1, 2, 3, 4], "id": %d, "deep": %s1%s}' % (2**70, "[" * 990, "]" * 990),
+    ],
+)
+@pytest.mark.parametrize("output_format", OutputFormat)
+def test_no_line_ends_the_job(job: Job, line: str, output_format: OutputFormat) -> None:
+    good = record(0, [1, 2, 3, 4])
+    job.options = BatchOptions(batch_size=64, output_format=output_format)
+    assert job.run(f"{good}\n{line}\n{good}\n".encode()) == ShardResult(3, 2, 1)
+    job.publish()
+    (error,) = job.storage.get(ERRORS).splitlines()
+    place = b'"uri":"mem://input.jsonl","offset":%d' % (len(good) + 1)
+    assert place in error
+    assert line.encode() in error  # whole, and as it was
+
+
+def test_an_error_line_without_a_record_is_one_again(job: Job) -> None:
+    _, lines = job.answers(envelope(base64="//4=").encode() + b"\n" + envelope().encode())
+    assert [each["error"]["uri"] for each in lines] == ["mem://first"] * 2
+    assert lines[0]["error"]["base64"] == "//4="
