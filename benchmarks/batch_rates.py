@@ -53,9 +53,11 @@ class TimedStorage(StorageHook):
         super().take(path, uri)
         self.times[uri.rpartition("/")[2]] = time.perf_counter()
 
-    def read(self, uri: str, start: int = 0, end: int | None = None) -> Any:
+    def read(
+        self, uri: str, start: int = 0, end: int | None = None, *, etag: str | None = None
+    ) -> Any:
         """Read, and count it."""
-        for chunk in super().read(uri, start, end):
+        for chunk in super().read(uri, start, end, etag=etag):
             self.bytes_read += len(chunk)
             yield chunk
 

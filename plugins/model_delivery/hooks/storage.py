@@ -54,9 +54,14 @@ class StorageHook(BaseHook):
         """Yield every object whose URI begins with the prefix, in the order of their names."""
         yield from self.store(prefix).list(prefix)
 
-    def read(self, uri: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Stream the bytes from `start` to before `end` (default: the object's end)."""
-        yield from self.store(uri).read(uri, start, end)
+    def read(
+        self, uri: str, start: int = 0, end: int | None = None, *, etag: str | None = None
+    ) -> Iterator[bytes]:
+        """Stream the bytes from `start` to before `end` (default: the object's end).
+
+        :param etag: the version to read; StorageError where it is another. (default: any)
+        """
+        yield from self.store(uri).read(uri, start, end, etag)
 
     def read_bytes(self, uri: str, start: int = 0, end: int | None = None) -> bytes:
         """Return a range of an object; meant for small ones."""

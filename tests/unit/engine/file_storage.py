@@ -51,8 +51,12 @@ class FileStorage:
             if path.is_file() and uri.startswith(prefix):
                 yield self.stat(uri)
 
-    def read(self, uri: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def read(
+        self, uri: str, start: int = 0, end: int | None = None, *, etag: str | None = None
+    ) -> Iterator[bytes]:
         with self.path(uri).open("rb") as file:
+            if etag is not None and self.stat(uri).etag != etag:
+                raise OSError(f"{uri} is another version")
             file.seek(start)
             left = (self.stat(uri).size if end is None else end) - start
             while left > 0 and (data := file.read(min(self.chunk, left))):

@@ -186,6 +186,10 @@ def test_a_long_whole_number_is_a_float_where_the_model_takes_one(job: Job) -> N
     assert found["output"] == expected["output"]
 
 
+def nested(levels: int) -> str:
+    return '{"a": ' * levels + "1" + "}" * levels
+
+
 def envelope(record: Any = None, **error: Any) -> str:
     given = {"reason": "why", "uri": "mem://first", "offset": 3, **error}
     return json.dumps({"input": record, "output": None, "error": given})
@@ -205,11 +209,11 @@ def envelope(record: Any = None, **error: Any) -> str:
         envelope(offset=True),
         envelope(uri={"a": 1}),
         envelope(reason=None),
-        '{"input": %s1%s, "output": null, "error": {"reason": "", "uri": "", "offset": 0}}'
-        % ('{"a": ' * 1000, "}" * 1000),
-        '{"features": [1, 2, 3, 4], "deep": %s1%s}' % ('{"a": ' * 1010, "}" * 1010),
-        '{"features": %s1%s}' % ("[" * 1010, "]" * 1010),
-        '{"features": [1, 2, 3, 4], "id": %d, "deep": %s1%s}' % (2**70, "[" * 990, "]" * 990),
+        '{"input": ' + nested(1000) + ', "output": null, "error": '
+        '{"reason": "", "uri": "", "offset": 0}}',
+        '{"features": [1, 2, 3, 4], "deep": ' + nested(1010) + "}",
+        '{"features": ' + nested(1010) + "}",
+        f'{{"features": [1, 2, 3, 4], "id": {2**70}, "deep": {nested(990)}}}',
     ],
 )
 @pytest.mark.parametrize("output_format", OutputFormat)

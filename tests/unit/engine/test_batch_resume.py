@@ -170,6 +170,52 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(job: Job, data: bytes
         job.run_one(1)
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_no_part_is_of_an_input_that_was_there_for_a_while(
+    tmp_path: Path, linear_bundle: Bundle, data: bytes, local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A, then B, then A again: the ETag is A's whenever the whole job looks at it."""
+    monkeypatch.setattr("model_delivery_engine.batch.storage._PAUSES_S", ())
+    whole = Job(tmp_path / "whole", linear_bundle)
+    whole.run(data)
+    job = Job(tmp_path / "job", linear_bundle, local=local)
+    path = job.storage.path(job.storage.put(URI, data))
+    aside, takes, take = path.with_name("aside"), iter(range(99)), job.storage.take
+
+    def replacing_take(file: Path, uri: str) -> None:
+        take(file, uri)
+        number = next(takes)
+        if number == 1:
+            path.rename(aside)
+            path.write_bytes(data.replace(b"0.1", b"9.9"))
+        elif number == 4 and aside.exists():
+            aside.replace(path)
+
+    monkeypatch.setattr(job.storage, "take", replacing_take)
+    with pytest.raises((BatchError, OSError), match=r"changed under the job|another version"):
+        job.run()
+    if aside.exists():
+        aside.replace(path)
+    job.run()
+    assert published(job) == published(whole)
+
+
+def test_shards_of_two_versions_of_an_input_are_not_merged(job: Job, data: bytes) -> None:
+    job.storage.put(URI, data)
+    job.run(shards=2)
+    job.storage.delete(f"{FOLDER}/shard-00001/journal.json")
+    job.storage.put(URI, data.replace(b"0.1", b"9.9"))  # of the same size
+    job.run_one(1)
+    with pytest.raises(BatchError, match="2 versions of the input"):
+        job.publish()
+
+
+def test_a_shard_of_another_plan_is_refused(job: Job, data: bytes) -> None:
+    job.run(data, shards=2)
+    with pytest.raises(BatchError, match="the range changed since this shard was begun"):
+        job.run(shards=3)
+
+
 def test_an_altered_part_is_not_published(job: Job, data: bytes) -> None:
     job.run(data)
     part = next(each.uri for each in job.storage.list(f"{FOLDER}/") if "part-00002" in each.uri)

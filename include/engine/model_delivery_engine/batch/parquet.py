@@ -14,7 +14,7 @@ from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.parts import FIRST_PART_BYTES, Part, PartData
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.batch.shards import Shard
-from model_delivery_engine.batch.storage import Storage, read_bytes
+from model_delivery_engine.batch.storage import Storage, Version, check_state, read_bytes
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array
 
@@ -22,9 +22,9 @@ from model_delivery_engine.tensors import NUMPY_TYPES, Array
 class RangeFile(io.RawIOBase):
     """An object as the seekable file that a Parquet reader wants."""
 
-    def __init__(self, storage: Storage, uri: str) -> None:
+    def __init__(self, storage: Storage, uri: str, etag: str | None) -> None:
         super().__init__()
-        self._storage, self._uri = storage, uri
+        self._storage, self._uri, self._etag = storage, uri, etag
         self._size = storage.stat(uri).size
         self._at = 0
 
@@ -48,17 +48,22 @@ class RangeFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Read a range of the object."""
         end = self._size if size < 0 else min(self._at + size, self._size)
-        data = read_bytes(self._storage, self._uri, self._at, end) if end > self._at else b""
+        if end <= self._at:
+            return b""
+        data = read_bytes(self._storage, self._uri, self._at, end, etag=self._etag)
         self._at += len(data)
         return data
 
 
-def open_parquet(storage: Storage, uri: str) -> Any:
-    """Open an object as a ``pyarrow.parquet.ParquetFile``; BatchError for anything else."""
+def open_parquet(storage: Storage, uri: str, etag: str | None = None) -> Any:
+    """Open an object as a ``pyarrow.parquet.ParquetFile``; BatchError for anything else.
+
+    :param etag: the version to read, where the object is no file here (default: any)
+    """
     import pyarrow
     import pyarrow.parquet
 
-    source = storage.local_path(uri) or RangeFile(storage, uri)
+    source = storage.local_path(uri) or RangeFile(storage, uri, etag)
     try:
         return pyarrow.parquet.ParquetFile(source)
     except pyarrow.ArrowInvalid as error:
@@ -73,8 +78,12 @@ class ParquetSource:
     :param largest: size that parts grow to, bytes
     """
 
-    def __init__(self, storage: Storage, shard: Shard, spool: Path, largest: int) -> None:
-        self._file = open_parquet(storage, shard["uri"])
+    def __init__(
+        self, storage: Storage, shard: Shard, version: Version, spool: Path, largest: int
+    ) -> None:
+        self._file = open_parquet(storage, shard["uri"], version.etag)
+        self._local = storage.local_path(shard["uri"])
+        self._version = version
         self._shard = shard
         self._spool = spool
         groups = [self._file.metadata.row_group(n) for n in range(self._file.num_row_groups)]
@@ -94,6 +103,8 @@ class ParquetSource:
         if self._group[0] != number:
             self._group = (-1, None)  # the old one goes before the new one comes
             self._group = (number, self._file.read_row_group(number))
+            if self._local is not None:
+                check_state(self._local, self._version.file, self._shard["uri"])
         self._write(self._group[1].slice(start - self._starts[number], end - start), index)
         return Part(index, start, end)
 

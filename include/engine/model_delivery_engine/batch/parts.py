@@ -12,7 +12,13 @@ from typing import Protocol
 from model_delivery_engine.batch.compression import Member, PlainStream
 from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.batch.shards import MAX_RECORD_BYTES, Shard, next_line
-from model_delivery_engine.batch.storage import Storage, read_bytes, read_steadily
+from model_delivery_engine.batch.storage import (
+    FileState,
+    Storage,
+    Version,
+    read_bytes,
+    read_steadily,
+)
 from model_delivery_engine.errors import BatchError
 
 FIRST_PART_BYTES = 64 * 1024
@@ -36,6 +42,7 @@ class PartData:
 
     :param path: a file, ``length`` bytes of it from ``offset`` on
     :param spooled: whether the file is a copy, to be removed after use
+    :param state: what the file must still be when it is read, where it is no copy
     """
 
     part: Part
@@ -43,6 +50,7 @@ class PartData:
     offset: int
     length: int
     spooled: bool
+    state: FileState | None = None
 
 
 class PartSource(Protocol):
@@ -71,16 +79,18 @@ def target_bytes(index: int, largest: int) -> int:
 class LineSource:
     """Parts of an uncompressed object of lines, or of records of one size.
 
+    :param version: of the object
     :param largest: size that parts grow to, bytes
     :param record_bytes: size of a record; None for lines
     """
 
     def __init__(
-        self, storage: Storage, shard: Shard, spool: Path, largest: int,
+        self, storage: Storage, shard: Shard, version: Version, spool: Path, largest: int,
         record_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self._storage = storage
         self._shard = shard
+        self._version = version
         self._spool = spool
         self._largest = largest
         self._record_bytes = record_bytes
@@ -103,13 +113,14 @@ class LineSource:
         """Point into the file, or copy the range."""
         length = part.end - part.start
         if self._local is not None:
-            return PartData(part, self._local, part.start, length, spooled=False)
+            state = self._version.file
+            return PartData(part, self._local, part.start, length, spooled=False, state=state)
         path = self._spool / f"in-{part.index}"
-        copy_range(self._storage, self._shard["uri"], part.start, part.end, path)
+        copy_range(self._storage, self._shard["uri"], part, path, self._version.etag)
         return PartData(part, path, 0, length, spooled=True)
 
     def _read_range(self, start: int, end: int) -> bytes:
-        return read_bytes(self._storage, self._shard["uri"], start, end)
+        return read_bytes(self._storage, self._shard["uri"], start, end, etag=self._version.etag)
 
 
 class CompressedSource:
@@ -120,12 +131,14 @@ class CompressedSource:
     """
 
     def __init__(
-        self, storage: Storage, shard: Shard, spool: Path, compression: Compression, largest: int,
-        member: Member = START,
+        self, storage: Storage, shard: Shard, version: Version, spool: Path,
+        compression: Compression, largest: int, member: Member = START,
     ) -> None:  # fmt: skip
         self._spool = spool
         self._largest = largest
-        chunks = read_steadily(storage, shard["uri"], member.compressed, shard["end"])
+        chunks = read_steadily(
+            storage, shard["uri"], member.compressed, shard["end"], etag=version.etag
+        )
         self._stream = PlainStream(chunks, compression, shard["uri"], member)
         self._plain: Iterator[bytes] = iter(self._stream)
         self._uri = shard["uri"]
@@ -177,13 +190,13 @@ class CompressedSource:
             self._buffer += chunk
 
 
-def copy_range(storage: Storage, uri: str, start: int, end: int, path: Path) -> None:
-    """Copy a range into a file; BatchError if it is shorter than asked for."""
+def copy_range(storage: Storage, uri: str, part: Part, path: Path, etag: str) -> None:
+    """Copy a part into a file; BatchError if it is shorter than it should be."""
     with path.open("wb") as file:
-        file.writelines(read_steadily(storage, uri, start, end))
-        if file.tell() != end - start:
+        file.writelines(read_steadily(storage, uri, part.start, part.end, etag=etag))
+        if file.tell() != part.end - part.start:
             raise BatchError(
-                f"{uri}: {file.tell()} bytes came for the range {start} to {end}; "
+                f"{uri}: {file.tell()} bytes came for the range {part.start} to {part.end}; "
                 "the object changed under the job, start it again"
             )
 

@@ -48,7 +48,7 @@ from model_delivery_engine.batch.recommend import Recommendations
 from model_delivery_engine.batch.runner import PartOutcome, Work
 from model_delivery_engine.batch.shards import Shard, next_line
 from model_delivery_engine.batch.sinks import PartFile, part_suffix
-from model_delivery_engine.batch.storage import Storage, read_bytes
+from model_delivery_engine.batch.storage import Storage, Version, read_bytes, version_of
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.disk import disk_watched
@@ -141,8 +141,8 @@ def run_shard(
     """
     job.options.check()
     encoding = encoding_of(job.shard["uri"], job.options.input_format)
-    before = _stat(job, storage)
-    identity = _identity(job, before.etag)
+    version = _version(job, storage)
+    identity = _identity(job, version.etag)
     journal = read_journal(storage, job.shard_folder)
     if journal is not None:
         check_identity(journal, identity, job.shard_folder)
@@ -151,13 +151,13 @@ def run_shard(
             return ShardResult(**journal.totals())
         tell(f"resuming {job.shard_folder} after {len(journal.parts)} parts")
     with tempfile.TemporaryDirectory(prefix="model-delivery-", ignore_cleanup_errors=True) as name:
-        run = _Run(job, storage, encoding, Path(name), journal, identity, tell)
+        run = _Run(job, storage, encoding, version, Path(name), journal, identity, tell)
         return run.to_the_end()
 
 
-def _stat(job: ShardJob, storage: Storage) -> Any:
+def _version(job: ShardJob, storage: Storage) -> Version:
     uri = job.shard["uri"]
-    found = storage.stat(uri)
+    found = version_of(storage, uri)
     if job.etag is not None and found.etag != job.etag:
         raise BatchError(
             f"{uri} changed after the job was planned (ETag {job.etag}, now {found.etag}); plan "
@@ -170,7 +170,8 @@ def _identity(job: ShardJob, etag: str) -> dict[str, str]:
     options = dataclasses.asdict(job.options)
     options["onnxruntime"] = onnxruntime.__version__  # another release may round differently
     return {
-        "input": _digest({**job.shard, "etag": etag}),
+        "input": _digest({"uri": job.shard["uri"], "etag": etag}),
+        "range": _digest(job.shard),
         "model": job.bundle.manifest.model_digest,
         "configuration": _digest(options),
     }
@@ -185,6 +186,7 @@ class _Run:
     job: ShardJob
     storage: Storage
     encoding: Encoding
+    version: Version
     spool: Path
     journal: Journal | None
     identity: dict[str, str]
@@ -208,14 +210,13 @@ class _Run:
             self._lanes(pool)
         finally:
             pool.close()
-        _stat(dataclasses.replace(self.job, etag=self._etag), self.storage)
+        _version(dataclasses.replace(self.job, etag=self.version.etag), self.storage)
         self.state.complete = True
         write_journal(self.storage, self.job.shard_folder, self.state)
         self.tell(f"{self.job.shard_folder} is complete: {self.progress.line()}")
         return ShardResult(**self.state.totals())
 
     def _pool(self) -> Pool:
-        self._etag = self.storage.stat(self.job.shard["uri"]).etag
         size = self.job.shard["end"] - self.job.shard["start"]
         if self.encoding.format in (InputFormat.PARQUET, InputFormat.IMAGES):
             size = 1 << 62  # rows and names tell nothing of the work behind them
@@ -236,14 +237,17 @@ class _Run:
         uri = self.job.shard["uri"]
         if self.encoding.compression != Compression.NONE:
             source = CompressedSource(
-                self.storage, self.job.shard, self.spool, self.encoding.compression, 1
+                self.storage, self.job.shard, self.version, self.spool, self.encoding.compression, 1
             )
             first = source.next(0, 0)
             data = source.fetch(first).path.read_bytes() if first else b""
             return data.partition(b"\n")[0]
         size = self.storage.stat(uri).size
-        read = lambda start, end: read_bytes(self.storage, uri, start, end)  # noqa: E731
-        return read_bytes(self.storage, uri, 0, next_line(uri, 1, size, read)) if size else b""
+
+        def read(start: int, end: int) -> bytes:
+            return read_bytes(self.storage, uri, start, end, etag=self.version.etag)
+
+        return read(0, next_line(uri, 1, size, read)) if size else b""
 
     def _begin(self, pool: Pool) -> Journal:
         size = self.job.options.batch_size or pool.fastest_batch_size()
@@ -262,21 +266,24 @@ class _Run:
         return listing_part_bytes(self.storage, self.job.shard)
 
     def _source(self) -> PartSource:
-        job, largest = self.job, self.state.largest_part
+        job, version, largest = self.job, self.version, self.state.largest_part
         if self.encoding.format == InputFormat.PARQUET:
             from model_delivery_engine.batch.parquet import ParquetSource
 
-            return ParquetSource(self.storage, job.shard, self.spool, largest)
+            return ParquetSource(self.storage, job.shard, version, self.spool, largest)
         if self.encoding.format == InputFormat.IMAGES:
             from model_delivery_engine.batch.images import ImageSource
 
-            return ImageSource(self.storage, job.shard, self.spool, largest)
+            return ImageSource(self.storage, job.shard, version, self.spool, largest)
         if self.encoding.compression != Compression.NONE:
             member = last_member(self.state.members, self._first_gap()[1])
             return CompressedSource(
-                self.storage, job.shard, self.spool, self.encoding.compression, largest, member
-            )
-        return LineSource(self.storage, job.shard, self.spool, largest, self._record_bytes())
+                self.storage, job.shard, version, self.spool, self.encoding.compression, largest,
+                member,
+            )  # fmt: skip
+        return LineSource(
+            self.storage, job.shard, version, self.spool, largest, self._record_bytes()
+        )
 
     def _record_bytes(self) -> int | None:
         if self.encoding.format != InputFormat.RAW:

@@ -23,6 +23,7 @@ from model_delivery_engine.batch.recommend import (
 )
 from model_delivery_engine.batch.records import RecordParser
 from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
+from model_delivery_engine.batch.storage import check_state
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import BatchError, InferenceError
@@ -121,8 +122,10 @@ class PartRunner:
         :raises DiskFullError: no space on the disk
         """
         with data.path.open("rb") as file:
+            check_state(file.fileno(), data.state, self._work.uri)
             file.seek(data.offset)
             content = file.read(data.length)
+            check_state(file.fileno(), data.state, self._work.uri)
         if len(content) != data.length:
             raise BatchError(
                 f"{self._work.uri}: {len(content)} of {data.length} bytes are left of the part at "

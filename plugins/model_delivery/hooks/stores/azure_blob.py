@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
 from airflow.sdk.exceptions import AirflowNotFoundException
+from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
     HttpResponseError,
@@ -17,11 +18,12 @@ from azure.core.exceptions import (
 
 from model_delivery.connections import undefined_connection
 from model_delivery.exceptions import InvalidRequestError, StorageError
-from model_delivery.hooks.stores import ObjectStat
+from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 _NEXT_STEPS = {
     "ContainerNotFound": "the container does not exist: create it, or correct the URI",
     "BlobNotFound": "the blob does not exist: put it there, or correct the URI",
+    "ConditionNotMet": CHANGED,
     "AuthenticationFailed": "the account key is wrong: correct the connection",
     "AuthorizationFailure": "no permission: allow the connection's key to do this",
 }
@@ -77,7 +79,7 @@ class AzureBlobStore:
             return None
         except AzureError as error:
             raise self._explained(uri, error) from error
-        return ObjectStat(uri, int(properties.size), str(properties.etag))
+        return ObjectStat(uri, int(properties.size), _etag(properties))
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield the blobs below a prefix."""
@@ -85,17 +87,21 @@ class AzureBlobStore:
         try:
             client = self._service.get_container_client(container)
             for each in client.list_blobs(name_starts_with=blob):
-                yield ObjectStat(f"{base}/{each.name}", int(each.size), str(each.etag))
+                yield ObjectStat(f"{base}/{each.name}", int(each.size), _etag(each))
         except AzureError as error:
             raise self._explained(prefix, error) from error
 
-    def read(self, uri: str, start: int, end: int | None) -> Iterator[bytes]:
+    def read(
+        self, uri: str, start: int, end: int | None, etag: str | None = None
+    ) -> Iterator[bytes]:
         """Stream a byte range."""
         if end is not None and end <= start:
             return
         length = None if end is None else end - start
         # Azure refuses a range of an empty blob; without an offset it answers with nothing.
-        wanted = {"offset": start, "length": length} if start or length else {}
+        wanted: dict[str, Any] = {"offset": start, "length": length} if start or length else {}
+        if etag is not None:
+            wanted |= {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
         try:
             yield from self._blob(uri).download_blob(**wanted).chunks()
         except AzureError as error:
@@ -136,6 +142,10 @@ class AzureBlobStore:
         else:
             step = str(error)
         return StorageError(f"{uri}: {step} (connection {self._connection!r})")
+
+
+def _etag(properties: Any) -> str:
+    return str(properties.etag).strip('"')  # a listing has it bare, an answer's header quoted
 
 
 def split(uri: str) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from model_delivery.exceptions import StorageError
-from model_delivery.hooks.stores import ObjectStat
+from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
 
@@ -32,10 +32,14 @@ class FileStore:
             if path.is_file() and str(path).startswith(wanted) and path.suffix != ".part":
                 yield _stat(path)
 
-    def read(self, uri: str, start: int, end: int | None) -> Iterator[bytes]:
+    def read(
+        self, uri: str, start: int, end: int | None, etag: str | None = None
+    ) -> Iterator[bytes]:
         """Stream a byte range."""
         try:
             with _path(uri).open("rb") as file:
+                if etag is not None and _etag(os.fstat(file.fileno())) != etag:
+                    raise StorageError(f"{uri}: {CHANGED}")
                 file.seek(start)
                 left = (end if end is not None else os.fstat(file.fileno()).st_size) - start
                 while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
@@ -90,7 +94,11 @@ def _path(uri: str) -> Path:
 
 def _stat(path: Path) -> ObjectStat:
     stat = path.stat()
-    return ObjectStat(f"file://{path}", stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+    return ObjectStat(f"file://{path}", stat.st_size, _etag(stat))
+
+
+def _etag(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _explained(uri: str, error: OSError) -> StorageError:

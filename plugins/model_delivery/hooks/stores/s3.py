@@ -9,7 +9,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from botocore.exceptions import BotoCoreError, ClientError
 
 from model_delivery.exceptions import InvalidRequestError, StorageError
-from model_delivery.hooks.stores import ObjectStat
+from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
 PART_BYTES = 32 << 20
@@ -20,6 +20,8 @@ _NEXT_STEPS = {
     "404": "the object or its bucket does not exist: put it there, or correct the URI",
     "403": "no permission: allow the connection's key to do this",
     "AccessDenied": "no permission: allow the connection's key to do this",
+    "412": CHANGED,
+    "PreconditionFailed": CHANGED,
     "InvalidAccessKeyId": "the access key is unknown: correct the connection",
     "SignatureDoesNotMatch": "the secret key is wrong: correct the connection",
 }
@@ -72,16 +74,20 @@ class S3Store:
         except (ClientError, BotoCoreError) as error:
             raise self._explained(prefix, error) from error
 
-    def read(self, uri: str, start: int, end: int | None) -> Iterator[bytes]:
+    def read(
+        self, uri: str, start: int, end: int | None, etag: str | None = None
+    ) -> Iterator[bytes]:
         """Stream a byte range."""
         if end is not None and end <= start:
             return
         bucket, key = split(uri)
-        wanted = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+        wanted = {}
+        if start or end is not None:
+            wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        if etag is not None:
+            wanted["IfMatch"] = etag
         try:
-            answer = self._client.get_object(
-                Bucket=bucket, Key=key, **(wanted if start or end is not None else {})
-            )
+            answer = self._client.get_object(Bucket=bucket, Key=key, **wanted)
             yield from answer["Body"].iter_chunks(CHUNK_BYTES)
         except (ClientError, BotoCoreError) as error:
             raise self._explained(uri, error) from error
