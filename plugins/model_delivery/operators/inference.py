@@ -73,7 +73,8 @@ class PlanShardsOperator(StorageConnected):
         self.log.info("%s: %d bytes in %d shards", uri, stat.size, len(shards))
         form, etag = str(encoding.format), stat.etag
         return [
-            PlannedShard(version=VERSION, **shard, input_format=form, etag=etag) for shard in shards
+            PlannedShard(version=VERSION, **shard, input_format=form, etag=etag, shards=len(shards))
+            for shard in shards
         ]
 
     def _listing(self, storage: "StorageHook") -> str:
@@ -108,7 +109,8 @@ class _Asking(StorageConnected):
     :param output_format: jsonl or parquet. (default: jsonl)
     :param output_compression: of jsonl: none, gzip or zstd. (default: none)
     :param max_errors: records that may fail in the whole job. (default: any number)
-    :param max_error_percent: share of the job's records that may fail. (default: any)
+    :param max_error_percent: share of the job's records that may fail, held by the task that ends
+        last. (default: any)
     :param early_abort_records: records after which a job is given up, of which half or more
         failed. (default: never)
     :param processes: processes of one task. (default: the cores that the task may use)
@@ -180,6 +182,7 @@ class _Asking(StorageConnected):
                 job = ShardJob(
                     planned, bundle, parts_folder(self.output_uri),
                     self._options(shard["input_format"]), shard["etag"], budget, self.processes,
+                    shard.get("shards"),
                 )  # fmt: skip
                 result = run_shard(job, storage, self.log.info)
         except EngineError as error:
@@ -300,7 +303,7 @@ class RetryFailedRecordsOperator(_Asking):
         storage = self._storage()
         stat = storage.stat(self.errors_uri)
         shard = {"index": 0, "uri": self.errors_uri, "start": 0, "end": stat.size,
-                 "etag": stat.etag, "input_format": self.input_format}  # fmt: skip
+                 "etag": stat.etag, "input_format": self.input_format, "shards": 1}  # fmt: skip
         self._run(shard)
         merged = publish_results(
             storage, self.output_uri, shard, 1,

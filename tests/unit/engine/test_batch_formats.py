@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
-from model_delivery_engine.batch.budget import ErrorBudget, Tallies
+from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.compression import compress
 from model_delivery_engine.batch.formats import Compression, OutputFormat
 from model_delivery_engine.batch.images import list_objects
@@ -21,7 +22,7 @@ from model_delivery_engine.bundle import Bundle, open_bundle
 from model_delivery_engine.errors import BatchError, BudgetError, DiskFullError
 from onnx import TensorProto, helper
 
-from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
+from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job, KilledError, kill_at
 from tests.unit.engine.conftest import linear, save_graph
 
 ROWS = np.random.default_rng(3).normal(size=(3000, 4)).round(3)
@@ -276,7 +277,52 @@ def test_a_budget_that_is_kept_is_no_error(job: Job) -> None:
     job.budget = ErrorBudget(max_errors=5, max_error_percent=0.17)
     assert job.run(with_bad(), shards=3).errors == 5
     job.publish()
-    assert Tallies(job.storage, FOLDER, 0).total() == (3000, 5)
+
+
+def test_the_shard_that_ends_last_holds_the_share(job: Job) -> None:
+    job.budget = ErrorBudget(max_error_percent=0.1)
+    with pytest.raises(BudgetError, match=r"5 of 3000 records \(0.17 %\) failed, 0.1 % may"):
+        job.run(with_bad(), shards=3)
+    assert len(list(job.storage.list(f"{FOLDER}/shard-"))) == 8  # all were run: 3, and 2 of errors
+    with pytest.raises(BudgetError):
+        job.run_one(0)
+    job.budget = ErrorBudget(max_error_percent=0.2)
+    assert job.run(shards=3).errors == 5
+
+
+def test_what_a_job_before_left_does_not_count(job: Job) -> None:
+    job.budget = ErrorBudget(max_errors=4)
+    with pytest.raises(BudgetError):
+        job.run(with_bad(), shards=3)
+    for each in list(job.storage.list(f"{FOLDER}/shard-")):
+        job.storage.delete(each.uri)
+    assert job.run(jsonl() + b"{}\n", shards=3).errors == 1  # the input is put right
+
+
+def test_a_shard_that_begins_again_counts_from_nothing(job: Job) -> None:
+    job.budget = ErrorBudget(max_errors=5)
+    job.run(with_bad())
+    assert _tallied(job) == [(3000, 5, 1)]
+    for each in list(job.storage.list(f"{FOLDER}/shard-")):
+        job.storage.delete(each.uri)
+    kill_at(job, 2)
+    with pytest.raises(KilledError):
+        job.run()
+    assert _tallied(job) == [(0, 0, 0)]
+
+
+def _tallied(job: Job) -> list[tuple[int, ...]]:
+    names = [each.uri.rpartition("/")[2] for each in job.storage.list(f"{FOLDER}/tallies/")]
+    return [tuple(map(int, name.split("-")[1:])) for name in names]
+
+
+@pytest.mark.parametrize(("bad", "ends"), [(50, True), (49, False)])
+def test_half_of_the_first_records_is_too_much(job: Job, bad: int, ends: bool) -> None:
+    job.budget = ErrorBudget(early_abort_records=100)
+    job.options = BatchOptions(batch_size=64)
+    data = b"{}\n" * bad + b'{"features":[1,2,3,4]}\n' * (100 - bad)
+    with pytest.raises(BudgetError, match="less than 50") if ends else nullcontext():
+        job.run(data)
 
 
 def test_a_job_of_bad_records_ends_early(job: Job) -> None:

@@ -18,7 +18,15 @@ from model_delivery_engine.batch.pipeline import BatchOptions, shard_folder
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError
 
-from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
+from tests.unit.engine.batch_job import (
+    ERRORS,
+    FOLDER,
+    RESULTS,
+    URI,
+    Job,
+    KilledError,
+    kill_at,
+)
 
 
 def lines(count: int, bad: bool = True) -> bytes:
@@ -27,28 +35,6 @@ def lines(count: int, bad: bool = True) -> bytes:
     for n in range(7, count, 97) if bad else []:
         texts[n] = texts[n][:-4]
     return "\n".join(texts).encode()
-
-
-class KilledError(BaseException):
-    pass
-
-
-def kill_at(job: Job, write: int) -> None:
-    """Make the job's storage die at its n-th write, before or after the object is there."""
-    count = iter(range(write + 1))
-    take, write_stream = job.storage.take, job.storage.write_stream
-
-    def dying_take(path: Path, uri: str) -> None:
-        if next(count, None) is None:
-            raise KilledError
-        take(path, uri)
-
-    def dying_write(uri: str, chunks: object) -> None:
-        if next(count, None) is None:
-            raise KilledError
-        write_stream(uri, chunks)  # type: ignore[arg-type]
-
-    job.storage.take, job.storage.write_stream = dying_take, dying_write  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")

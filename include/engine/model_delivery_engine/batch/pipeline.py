@@ -106,6 +106,8 @@ class ShardJob:
     :param etag: the input's ETag when the job was planned (default: as it is now)
     :param budget: the records that may fail in the job (default: any)
     :param processes: processes to run parts in (default: the cores this process may use)
+    :param shards: the job's shards; None where it is not known: a share of errors is then held when
+        results are published, by no shard
     :param tell_every: seconds between two lines of progress (default: 10)
     """
 
@@ -116,6 +118,7 @@ class ShardJob:
     etag: str | None = None
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     processes: int | None = None
+    shards: int | None = None
     tell_every: float = EVERY_S
 
     @property
@@ -148,6 +151,7 @@ def run_shard(
         check_identity(journal, identity, job.shard_folder)
         if journal.complete:
             tell(f"{job.shard_folder} is complete; nothing to do")
+            _hold_budget(job, _tallies(job, storage, identity), journal)
             return ShardResult(**journal.totals())
         tell(f"resuming {job.shard_folder} after {len(journal.parts)} parts")
     with tempfile.TemporaryDirectory(prefix="model-delivery-", ignore_cleanup_errors=True) as name:
@@ -177,6 +181,23 @@ def _identity(job: ShardJob, etag: str) -> dict[str, str]:
     }
 
 
+def _tallies(job: ShardJob, storage: Storage, identity: Mapping[str, str]) -> Tallies:
+    shared = {name: identity[name] for name in identity if name != "range"}
+    digest = _digest({**shared, "shards": job.shards})
+    return Tallies(storage, job.folder, digest, job.shard["index"])
+
+
+def _hold_budget(job: ShardJob, tallies: Tallies, state: Journal) -> None:
+    if not job.budget.limited:
+        return
+    counts = state.totals()
+    tallies.publish(counts["records"], counts["errors"], done=state.complete)
+    total = tallies.total()
+    job.budget.check(
+        total.records, total.errors, complete=total.done == job.shards, where=job.shard["uri"]
+    )
+
+
 def _digest(facts: Mapping[str, Any]) -> str:
     return digest_bytes(json.dumps(facts, sort_keys=True).encode())
 
@@ -203,10 +224,10 @@ class _Run:
             self.source = self._source()
             self.cursor = (0, shard["start"])
             self.progress = self._progress()
-            budget = self.job.budget
-            self.tallies = Tallies(self.storage, self.job.folder, shard["index"])
-            if budget.limited:
-                self._hold_budget()
+            self.tallies = _tallies(self.job, self.storage, self.identity)
+            if self.journal is None and self.job.budget.limited:
+                self.tallies.begin()
+            _hold_budget(self.job, self.tallies, self.state)
             self._lanes(pool)
         finally:
             pool.close()
@@ -214,6 +235,7 @@ class _Run:
         self.state.complete = True
         write_journal(self.storage, self.job.shard_folder, self.state)
         self.tell(f"{self.job.shard_folder} is complete: {self.progress.line()}")
+        _hold_budget(self.job, self.tallies, self.state)
         return ShardResult(**self.state.totals())
 
     def _pool(self) -> Pool:
@@ -371,8 +393,7 @@ class _Run:
                 self.state.members[index] = self.source.members[index]
             self._note()
             self.progress.add(done.end - done.start, done.records, done.errors)
-            if self.job.budget.limited:
-                self._hold_budget()
+            _hold_budget(self.job, self.tallies, self.state)
 
     def _note(self) -> None:
         """Write the journal, unless it was written so lately that it would cost over 5 %.
@@ -388,9 +409,3 @@ class _Run:
     def _take(self, file: PartFile, name: str) -> JournalObject:
         self.storage.take(file.path, f"{self.job.shard_folder}/{name}")
         return JournalObject(name, file.size, file.digest)
-
-    def _hold_budget(self) -> None:
-        totals = self.state.totals()
-        self.tallies.publish(totals["records"], totals["errors"])
-        records, errors = self.tallies.total()
-        self.job.budget.check(records, errors, complete=False, where=self.job.shard["uri"])
