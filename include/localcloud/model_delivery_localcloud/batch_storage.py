@@ -42,6 +42,14 @@ class BatchStorage:
             return False
         return True
 
+    def missing(self, uri: str) -> str | None:
+        """Say why there is no such object, or return None where there is."""
+        try:
+            self._objects.describe(uri)
+        except ObjectMissing as error:
+            return str(error)
+        return None
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects below a prefix, by name."""
         for uri, found in self._objects.list(prefix):

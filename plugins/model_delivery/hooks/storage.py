@@ -9,7 +9,11 @@ from typing import IO
 
 from airflow.sdk import BaseHook
 
-from model_delivery.exceptions import StorageError
+from model_delivery.exceptions import (
+    ContainerMissingError,
+    InvalidRequestError,
+    StorageError,
+)
 from model_delivery.hooks.stores import ObjectStat, Store, open_store
 
 _BUFFER_BYTES = 1 << 20
@@ -49,6 +53,17 @@ class StorageHook(BaseHook):
         if stat is None:
             raise StorageError(f"{uri} does not exist: put it there, or correct the URI")
         return stat
+
+    def missing(self, uri: str) -> str | None:
+        """Say why there is no such object, or return None where there is.
+
+        StorageError where the store does not answer, or gives no permission to know.
+        """
+        try:
+            stat = self.store(uri).stat(uri)
+        except (InvalidRequestError, ContainerMissingError) as error:
+            return str(error)
+        return f"{uri} does not exist" if stat is None else None
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield every object whose URI begins with the prefix, in the order of their names."""

@@ -7,7 +7,6 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -16,14 +15,12 @@ import zstandard
 from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.compression import compress
 from model_delivery_engine.batch.formats import Compression, OutputFormat
-from model_delivery_engine.batch.images import list_objects
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
-from model_delivery_engine.bundle import Bundle, open_bundle
+from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError, BudgetError, DiskFullError
-from onnx import TensorProto, helper
 
 from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job, KilledError, kill_at
-from tests.unit.engine.conftest import linear, save_graph
+from tests.unit.engine.conftest import linear
 
 ROWS = np.random.default_rng(3).normal(size=(3000, 4)).round(3)
 
@@ -109,52 +106,6 @@ def test_raw_records_and_one_cut_short(tmp_path: Path, linear_bundle: Bundle) ->
     assert good[10]["input"] == {"offset": 160}
     assert last["error"] == {"reason": "the last record has 3 bytes of 16", "uri": "mem://in.raw",
                              "offset": 48_000}  # fmt: skip
-
-
-@pytest.mark.parametrize("local", [True, False])
-def test_images(tmp_path: Path, compiled, local: bool) -> None:  # noqa: ANN001
-    path = save_graph(
-        tmp_path / "mean" / "model.onnx",
-        [
-            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
-        ],
-        {"image": (TensorProto.UINT8, ["n", 8, 6, 3])},
-        {"mean": (TensorProto.FLOAT, ["n", 3])},
-        {"axes": np.array([1, 2], np.int64)},
-    )
-    _, archive = compiled(path, '{"image": [-1, 8, 6, 3]}')
-    bundle = open_bundle(archive, tmp_path / "mean-bundle")
-    job = Job(tmp_path / "job", bundle, uri="mem://listing.jsonl", local=local)
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 6, 3), np.uint8)
-    for n, image in enumerate(pixels):
-        png = cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
-        job.storage.put(f"mem://images/{n:03d}.png", png)
-    job.storage.put("mem://images/100.png", b"no image")
-    job.storage.put("mem://images/101.png", b"")
-    listing = b"".join(list_objects(job.storage.list("mem://images/")))
-    missing = b'{"uri":"mem://images/none.png"}\n{"name":1}\n\n'
-    job.options = BatchOptions(batch_size=16, input_format="images")
-    assert job.run(listing + missing, shards=2) == ShardResult(44, 40, 4, 1)
-    job.publish()
-    lines = job.lines()
-    np.testing.assert_allclose(
-        [line["output"]["mean"] for line in lines[:40]], pixels.mean(axis=(1, 2)), rtol=1e-4
-    )
-    assert lines[3]["input"] == {"uri": "mem://images/003.png"}
-    reasons = [line["error"]["reason"] for line in lines[40:]]
-    assert reasons[:2] == ["not an image that can be decoded", "the object is empty"]
-    assert "none.png" in reasons[2]
-    assert "'uri'" in reasons[3]
-    assert lines[40]["error"]["uri"] == "mem://images/100.png"
-    # The error file is an input: with the objects put right, it is answered.
-    png = cv2.imencode(".png", pixels[0])[1].tobytes()
-    for name in ("100", "101", "none"):
-        job.storage.put(f"mem://images/{name}.png", png)
-    again = Job(job.storage.root, bundle, uri=ERRORS, local=local)
-    again.options = job.options
-    again.storage.delete(f"{FOLDER}/shard-00000/journal.json")
-    assert again.run() == ShardResult(4, 3, 1)
 
 
 @pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])

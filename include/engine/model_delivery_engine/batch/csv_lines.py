@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault
+from model_delivery_engine.batch.batch import Batch, Fault, PartReader
 from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.json_lines import (
     batched_lines,
@@ -19,7 +19,7 @@ from model_delivery_engine.errors import BatchError
 QUOTE = b'"'
 
 
-class CsvLines:
+class CsvLines(PartReader):
     """Reads batches of rows for one model.
 
     A row is one line: a line break inside quotes cannot be told from a record's end where shards

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, record_text
+from model_delivery_engine.batch.batch import (
+    Batch,
+    Fault,
+    PartReader,
+    even_cuts,
+    record_text,
+)
 from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
@@ -57,7 +63,7 @@ def _count_lines(data: bytes) -> int:
     return ends + (not data.endswith(b"\n") and bool(data))
 
 
-class JsonLines:
+class JsonLines(PartReader):
     """Reads batches of lines for one model.
 
     :param parser: reads one record, and says what is wrong with it

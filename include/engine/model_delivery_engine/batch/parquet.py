@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from model_delivery_engine.batch.answers import error_line
-from model_delivery_engine.batch.batch import Answers, Batch, Fault, even_cuts, json_record
+from model_delivery_engine.batch.batch import (
+    Answers,
+    Batch,
+    Fault,
+    PartReader,
+    even_cuts,
+    json_record,
+)
 from model_delivery_engine.batch.json_lines import stack_samples
 from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.parts import FIRST_PART_BYTES, Part, PartData
@@ -121,7 +128,7 @@ class ParquetSource:
             writer.write_table(rows)
 
 
-class ParquetRows:
+class ParquetRows(PartReader):
     """Reads batches of rows for one model; columns go to tensors whole where they can."""
 
     def __init__(self, parser: RecordParser, uri: str) -> None:

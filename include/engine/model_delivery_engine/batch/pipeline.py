@@ -35,6 +35,7 @@ from model_delivery_engine.batch.journal import (
     write_journal,
 )
 from model_delivery_engine.batch.parts import (
+    LARGEST_PART_BYTES,
     CompressedSource,
     LineSource,
     Part,
@@ -141,6 +142,7 @@ def run_shard(
     :raises BatchError: the input, model or configuration changed since the shard was begun; the
         input changed while it ran; no space on the disk; a process died twice of the same records
     :raises BudgetError: more records failed than may
+    :raises OSError: a file that is there and cannot be read; a store raises errors of its own
     """
     job.options.check()
     encoding = encoding_of(job.shard["uri"], job.options.input_format)
@@ -281,11 +283,8 @@ class _Run:
         return journal
 
     def _largest_part(self, size: int) -> int:
-        if self.encoding.format != InputFormat.IMAGES:
-            return part_bytes(size)
-        from model_delivery_engine.batch.images import listing_part_bytes
-
-        return listing_part_bytes(self.storage, self.job.shard)
+        images = self.encoding.format == InputFormat.IMAGES
+        return LARGEST_PART_BYTES if images else part_bytes(size)
 
     def _source(self) -> PartSource:
         job, version, largest = self.job, self.version, self.state.largest_part

@@ -143,6 +143,7 @@ class _Worker:
 
         :raises WorkerDiedError: it ended instead
         :raises EngineError: it refused
+        :raises OSError: it could not read
         :raises BatchError: it failed for a reason of its own
         """
         try:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault
+from model_delivery_engine.batch.batch import Batch, Fault, PartReader
 from model_delivery_engine.batch.json_lines import (
     batched_lines,
     line_fault,
@@ -152,7 +152,7 @@ def _facts(model: Model) -> dict[str, Any]:
     return found
 
 
-class RecommenderLines:
+class RecommenderLines(PartReader):
     """Reads Personalize's input lines; an unknown user or item is a fault."""
 
     def __init__(self, recommender: Recommender, uri: str) -> None:

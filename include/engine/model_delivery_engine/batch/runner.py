@@ -24,7 +24,6 @@ from model_delivery_engine.batch.recommend import (
 from model_delivery_engine.batch.records import RecordParser
 from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
 from model_delivery_engine.batch.storage import check_state
-from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.runtime import Model, open_session, session_options
@@ -75,6 +74,8 @@ class PartOutcome:
 
 class _Reader(Protocol):
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]: ...
+
+    def digest(self, content: bytes) -> str: ...
 
 
 class PartRunner:
@@ -144,9 +145,8 @@ class PartRunner:
                 ok += len(answers.echoes)
                 skipped += blank
         answered, failed = sink.files()
-        return PartOutcome(
-            part, records, ok, records - ok, skipped, digest_bytes(content), answered, failed
-        )
+        digest = self._reader.digest(content)
+        return PartOutcome(part, records, ok, records - ok, skipped, digest, answered, failed)
 
     def _sink(self, part: Part) -> Sink:
         path = self._work.spool / f"out-{part.index}"

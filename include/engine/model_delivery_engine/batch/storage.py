@@ -35,6 +35,13 @@ class Storage(Protocol):
     def exists(self, uri: str) -> bool:
         """Tell whether the object exists."""
 
+    def missing(self, uri: str) -> str | None:
+        """Say why there is no such object, or return None where there is.
+
+        A URI that can name none is missing too. Raises the store's own error where the store does
+        not answer, or does not say.
+        """
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield every object whose URI begins with the prefix, in the order of their names."""
 

@@ -17,7 +17,11 @@ from azure.core.exceptions import (
 )
 
 from model_delivery.connections import undefined_connection
-from model_delivery.exceptions import InvalidRequestError, StorageError
+from model_delivery.exceptions import (
+    ContainerMissingError,
+    InvalidRequestError,
+    StorageError,
+)
 from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 _NEXT_STEPS = {
@@ -26,6 +30,12 @@ _NEXT_STEPS = {
     "ConditionNotMet": CHANGED,
     "AuthenticationFailed": "the account key is wrong: correct the connection",
     "AuthorizationFailure": "no permission: allow the connection's key to do this",
+}
+
+_KINDS: dict[str, type[StorageError | InvalidRequestError]] = {
+    "ContainerNotFound": ContainerMissingError,
+    "InvalidResourceName": InvalidRequestError,
+    "InvalidUri": InvalidRequestError,
 }
 
 # An account that does not answer is given up within seconds: Azure's own defaults wait a minute,
@@ -132,7 +142,7 @@ class AzureBlobStore:
         except AzureError as error:
             raise self._explained(uri, error) from error
 
-    def _explained(self, uri: str, error: AzureError) -> StorageError:
+    def _explained(self, uri: str, error: AzureError) -> StorageError | InvalidRequestError:
         code = getattr(error, "error_code", None)
         code = str(getattr(code, "value", code))  # an enumeration's member, or text
         if isinstance(error, ServiceRequestError):
@@ -141,7 +151,8 @@ class AzureBlobStore:
             step = _NEXT_STEPS.get(code, error.reason or str(error))
         else:
             step = str(error)
-        return StorageError(f"{uri}: {step} (connection {self._connection!r})")
+        kind = _KINDS.get(code, StorageError)
+        return kind(f"{uri}: {step} (connection {self._connection!r})")
 
 
 def _etag(properties: Any) -> str:

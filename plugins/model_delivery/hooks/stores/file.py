@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from model_delivery.exceptions import StorageError
+from model_delivery.exceptions import InvalidRequestError, StorageError
 from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
@@ -22,7 +22,12 @@ class FileStore:
     def stat(self, uri: str) -> ObjectStat | None:
         """Return size and ETag, or None."""
         path = _path(uri)
-        return _stat(path) if path.is_file() else None
+        try:
+            return _stat(path) if path.is_file() else None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # there can be none
+                return None
+            raise _explained(uri, error) from error
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield the files below a prefix, sorted by path."""
@@ -88,7 +93,7 @@ class FileStore:
 def _path(uri: str) -> Path:
     path = Path(uri.removeprefix("file://"))
     if not path.is_absolute():
-        raise StorageError(f"{uri} has no absolute path: write file:///folder/name")
+        raise InvalidRequestError(f"{uri} has no absolute path: write file:///folder/name")
     return path
 
 

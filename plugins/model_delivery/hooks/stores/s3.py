@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from model_delivery.exceptions import InvalidRequestError, StorageError
+from model_delivery.exceptions import (
+    ContainerMissingError,
+    InvalidRequestError,
+    StorageError,
+)
 from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
@@ -59,7 +63,7 @@ class S3Store:
             self._client.head_bucket(Bucket=bucket)
         except ClientError as error:
             if error.response["Error"]["Code"] in {"404", "NoSuchBucket"}:
-                raise StorageError(f"{uri}: {_NEXT_STEPS['NoSuchBucket']}") from error
+                raise ContainerMissingError(f"{uri}: {_NEXT_STEPS['NoSuchBucket']}") from error
             raise self._explained(uri, error) from error
         return True
 
@@ -122,7 +126,9 @@ class S3Store:
         except (ClientError, BotoCoreError) as error:
             raise self._explained(uri, error) from error
 
-    def _explained(self, uri: str, error: Exception) -> StorageError:
+    def _explained(self, uri: str, error: Exception) -> StorageError | InvalidRequestError:
+        if isinstance(error, ParamValidationError):
+            return InvalidRequestError(f"{uri} can be no object's URI: {error}")
         # botocore's own errors have a response too, of None where there was none.
         code = (getattr(error, "response", None) or {}).get("Error", {}).get("Code")
         if code is None:
