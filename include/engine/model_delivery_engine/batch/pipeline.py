@@ -311,9 +311,17 @@ class _Run:
             return None
         from model_delivery_engine.batch.raw_records import record_bytes
 
-        manifest = self.job.bundle.manifest
-        return record_bytes([TensorSpec(s.name, s.dtype, tuple(s.shape)) for s in manifest.inputs],
-                            manifest.name)  # fmt: skip
+        manifest, shard = self.job.bundle.manifest, self.job.shard
+        inputs = [TensorSpec(s.name, s.dtype, tuple(s.shape)) for s in manifest.inputs]
+        size = record_bytes(inputs, manifest.name)
+        last = shard["end"] == self.storage.stat(shard["uri"]).size
+        if shard["start"] % size or (shard["end"] % size and not last):
+            raise BatchError(
+                f"{shard['uri']}: shard {shard['index']}, {shard['start']} to {shard['end']}, is "
+                f"not cut between records: those of model {manifest.name!r} have {size} bytes; "
+                f"plan the shards again with record_bytes={size}"
+            )
+        return size
 
     def _first_gap(self) -> tuple[int, int]:
         index, start = 0, self.job.shard["start"]
