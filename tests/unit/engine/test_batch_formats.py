@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,8 +14,9 @@ import pyarrow.parquet
 import pytest
 import zstandard
 from model_delivery_engine.batch.budget import ErrorBudget
-from model_delivery_engine.batch.compression import compress
-from model_delivery_engine.batch.formats import Compression, OutputFormat
+from model_delivery_engine.batch.compression import Member, PlainStream, compress
+from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputFormat
+from model_delivery_engine.batch.merge import publish, read_journals
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError, BudgetError, DiskFullError
@@ -96,6 +98,15 @@ def test_parquet_in_and_out(tmp_path: Path, linear_bundle: Bundle, group: int) -
     assert "shape [2]" in out["error"][5].as_py()["reason"]
 
 
+@pytest.mark.parametrize("wrong", [8, 20])
+def test_raw_records_of_another_size_are_not_read_askew(
+    tmp_path: Path, linear_bundle: Bundle, wrong: int
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.raw")
+    with pytest.raises(BatchError, match="plan the shards again with record_bytes=16"):
+        job.run(ROWS[:101].astype("<f4").tobytes(), shards=4, record_bytes=wrong)
+
+
 def test_raw_records_and_one_cut_short(tmp_path: Path, linear_bundle: Bundle) -> None:
     job = Job(tmp_path / "job", linear_bundle, uri="mem://in.raw")
     data = ROWS.astype("<f4").tobytes()
@@ -106,6 +117,29 @@ def test_raw_records_and_one_cut_short(tmp_path: Path, linear_bundle: Bundle) ->
     assert good[10]["input"] == {"offset": 160}
     assert last["error"] == {"reason": "the last record has 3 bytes of 16", "uri": "mem://in.raw",
                              "offset": 48_000}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])
+def test_nothing_is_a_stream_too(job: Job, kind: Compression) -> None:
+    job.options = BatchOptions(batch_size=64, output_compression=kind)
+    job.run(jsonl())
+    suffix = SUFFIX[kind]
+    publish(
+        job.storage, FOLDER, read_journals(job.storage, FOLDER, 1), input_uri=URI,
+        input_size=len(jsonl()), results_uri=RESULTS + suffix, errors_uri=ERRORS + suffix,
+        budget=job.budget,
+    )  # fmt: skip
+    packed = job.storage.get(ERRORS + suffix)
+    assert packed  # gunzip takes no empty file
+    unpack = gzip.decompress if kind == Compression.GZIP else zstandard.decompress
+    assert unpack(packed) == b""
+
+
+@pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])
+def test_a_stream_that_expands_far_stays_small_in_memory(kind: Compression) -> None:
+    packed = compress(b'{"id": 1}\n' * 60_000_000, kind)
+    stream = PlainStream([packed], kind, URI, Member())
+    assert max(map(len, itertools.islice(stream, 40))) <= 70 * 2**20
 
 
 @pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery_engine.batch.budget import ErrorBudget
-from model_delivery_engine.batch.formats import Compression, OutputFormat
+from model_delivery_engine.batch.compression import compress
+from model_delivery_engine.batch.formats import Compression, OutputFormat, compression_of
 from model_delivery_engine.batch.journal import Journal, JournalObject, read_journal
 from model_delivery_engine.batch.manifest import (
     ResultsManifest,
@@ -120,11 +121,11 @@ def publish(
             answers.append((f"{home}/{part.answers.name}", part.answers))
             if part.error_lines is not None:
                 errors.append((f"{home}/{part.error_lines.name}", part.error_lines))
-    storage.write_stream(errors_uri, _joined(storage, errors))
+    storage.write_stream(errors_uri, _joined(storage, errors, errors_uri))
     if output_format == OutputFormat.PARQUET:
         _publish_parquet(storage, answers, results_uri)
     else:
-        storage.write_stream(results_uri, _joined(storage, answers))
+        storage.write_stream(results_uri, _joined(storage, answers, results_uri))
     return manifest
 
 
@@ -147,7 +148,9 @@ def result_suffix(output_format: OutputFormat, compression: Compression) -> str:
     return part_suffix(output_format, compression)
 
 
-def _joined(storage: Storage, objects: Objects) -> Iterator[bytes]:
+def _joined(storage: Storage, objects: Objects, target: str) -> Iterator[bytes]:
+    if not any(expected.size for _, expected in objects):
+        yield compress(b"", compression_of(target))  # no bytes at all are no gzip stream
     for uri, expected in objects:
         yield from _proven(storage, uri, expected)
 
