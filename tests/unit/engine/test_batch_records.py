@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from model_delivery_engine.batch.formats import OutputFormat
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
-from model_delivery_engine.bundle import Manifest, open_bundle
+from model_delivery_engine.bundle import Bundle, Manifest, open_bundle
 from model_delivery_engine.errors import BatchError
 from onnx import TensorProto, helper
 
-from tests.unit.engine.batch_job import ERRORS, URI, Job
+from tests.unit.engine.batch_job import ERRORS, RESULTS, URI, Job
 from tests.unit.engine.conftest import linear, save_graph, save_linear
 
 Compiled = Callable[..., tuple[Manifest, Path]]
@@ -137,6 +139,43 @@ def test_an_answer_of_nan_is_an_error_not_broken_json(tmp_path: Path, compiled: 
     assert result == ShardResult(2, 1, 1)
     assert lines[0]["output"] == {"y": [2.0]}
     assert lines[1]["error"]["reason"] == "output 'y' is NaN or infinite"
+
+
+@pytest.fixture
+def roots(tmp_path: Path, linear_bundle: Bundle) -> Bundle:
+    """Return a model of square roots, of as many numbers as each record has."""
+    path = save_graph(
+        tmp_path / "roots" / "model.onnx",
+        [helper.make_node("Sqrt", ["x"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["n", "m"])},
+        {"y": (TensorProto.FLOAT, ["n", "m"])},
+    )
+    return replace(linear_bundle, model_path=path)  # the compiler would fix the dimension
+
+
+RAGGED = b'{"x": [0.01, 2]}\n{"x": [-1]}\n{"x": [0.01]}\n{"x": [3, 1, 0.01]}\n'
+
+
+def test_answers_of_different_lengths_are_as_those_of_equal_ones(
+    tmp_path: Path, roots: Bundle
+) -> None:
+    result, lines = Job(tmp_path / "ragged", roots).answers(RAGGED)
+    assert result == ShardResult(4, 3, 1)
+    assert lines[1]["error"]["reason"] == "output 'y' is NaN or infinite"
+    alone = Job(tmp_path / "alone", roots)
+    _, (one,) = alone.answers(b'{"x": [3, 1, 0.01]}\n')
+    assert alone.storage.get(RESULTS) in Job(tmp_path / "ragged", roots).storage.get(RESULTS)
+    assert one == lines[3]
+
+
+def test_answers_of_different_lengths_in_parquet(tmp_path: Path, roots: Bundle) -> None:
+    job = Job(tmp_path / "job", roots)
+    job.options = BatchOptions(batch_size=64, output_format=OutputFormat.PARQUET)
+    assert job.run(RAGGED) == ShardResult(4, 3, 1)
+    job.publish()
+    found = pyarrow.parquet.read_table(job.storage.path(RESULTS))["y"].to_pylist()
+    assert found[1] is None
+    np.testing.assert_allclose(found[3], np.sqrt([3, 1, 0.01]), rtol=1e-6)
 
 
 def test_fields_can_be_named_otherwise_than_inputs(job: Job, tmp_path: Path) -> None:

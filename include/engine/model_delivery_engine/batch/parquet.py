@@ -238,8 +238,10 @@ class ParquetAnswers:
         return [error_line(faults[place]) for place in sorted(faults)]
 
     def _values(self, name: str, rows: Array) -> list[Any]:
-        values: list[Any] = rows.tolist()
-        return self._labels[name].texts(rows) if name in self._labels else values
+        if name in self._labels:
+            return list(self._labels[name].texts(rows))
+        values = rows.tolist()
+        return [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
 
     def write(self, path: Path) -> None:
         """Write the part's file."""
