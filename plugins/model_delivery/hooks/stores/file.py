@@ -1,5 +1,6 @@
 """Objects as files, for tests and single machines."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -34,8 +35,11 @@ class FileStore:
         wanted = str(_path(prefix)) + ("/" if prefix.endswith("/") else "")
         folder = Path(wanted) if wanted.endswith("/") else Path(wanted).parent
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and str(path).startswith(wanted) and path.suffix != ".part":
-                yield _stat(path)
+            if not str(path).startswith(wanted) or path.suffix == ".part":
+                continue
+            with contextlib.suppress(FileNotFoundError):  # it is gone since the folder was read
+                if path.is_file():
+                    yield _stat(path)
 
     def read(
         self, uri: str, start: int, end: int | None, etag: str | None = None
