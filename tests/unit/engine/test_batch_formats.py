@@ -7,6 +7,7 @@ import itertools
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -16,7 +17,13 @@ import zstandard
 from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.compression import Member, PlainStream, compress
 from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputFormat
-from model_delivery_engine.batch.merge import publish, read_journals
+from model_delivery_engine.batch.merge import (
+    Destination,
+    delete_parts,
+    publish,
+    publish_once,
+    read_journals,
+)
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError, BudgetError, DiskFullError
@@ -323,6 +330,40 @@ def test_the_manifest_names_a_missing_shard(job: Job) -> None:
     job.storage.delete(f"{FOLDER}/shard-00001/journal.json")
     with pytest.raises(BatchError, match="shard-00001 has no journal; run that shard first"):
         job.publish()
+
+
+PLACES = Destination(RESULTS, ERRORS, "mem://manifest.json")
+
+
+def publish_job(job: Job, budget: ErrorBudget, uri: str = URI) -> Any:
+    return publish_once(
+        job.storage, FOLDER, len(job.shards), PLACES, input_uri=uri, input_format=None,
+        budget=budget,
+    )  # fmt: skip
+
+
+def test_results_that_may_not_be_published_replace_none(job: Job) -> None:
+    job.run(jsonl())
+    publish_job(job, ErrorBudget())
+    before = [job.storage.get(uri) for uri in (RESULTS, ERRORS, PLACES.manifest_uri)]
+    delete_parts(job.storage, FOLDER)
+    job.run(with_bad())
+    with pytest.raises(BudgetError):
+        publish_job(job, ErrorBudget(max_errors=4))
+    assert before == [job.storage.get(uri) for uri in (RESULTS, ERRORS, PLACES.manifest_uri)]
+
+
+def test_a_manifest_of_something_else_is_no_result(job: Job) -> None:
+    job.run(jsonl())
+    published = publish_job(job, ErrorBudget())
+    delete_parts(job.storage, FOLDER)
+    assert publish_job(job, ErrorBudget()) == published  # as a retry finds it
+    other = "mem://other.jsonl"
+    with pytest.raises(BatchError, match=r"manifest.json is of mem://input.jsonl, .* run its shar"):
+        publish_job(job, ErrorBudget(), other)
+    job.storage.delete(RESULTS)
+    with pytest.raises(BatchError, match="whose results are gone"):
+        publish_job(job, ErrorBudget())
 
 
 def test_the_disk_is_full(job: Job) -> None:

@@ -53,15 +53,17 @@ def publish_once(
     journals tell what the manifest must say; where they are gone too, its presence does.
 
     :param count: the job's shards
-    :raises BatchError: as `publish`
+    :raises BatchError: as `publish`; parts that are gone, with no manifest of this input
     """
     has_parts = next(iter(storage.list(f"{folder}/")), None) is not None
     if not has_parts and storage.exists(destination.manifest_uri):
-        found: Mapping[str, Any] = json.loads(read_bytes(storage, destination.manifest_uri))
-        return found
+        return _published(storage, destination, input_uri)
     journals = read_journals(storage, folder, count)
     size = positions(storage, input_uri, input_format)
-    text = merge_journals(journals, input_uri=input_uri, input_size=size).to_json().encode()
+    manifest = merge_journals(journals, input_uri=input_uri, input_size=size)
+    # Before anything of what was published before goes.
+    budget.check(manifest.records, manifest.errors, complete=True, where=input_uri)
+    text = manifest.to_json().encode()
     if not _holds(storage, destination.manifest_uri, text):
         storage.delete(destination.manifest_uri)
         publish(
@@ -72,6 +74,18 @@ def publish_once(
         storage.write_stream(destination.manifest_uri, [text])
     published: Mapping[str, Any] = json.loads(text)
     return published
+
+
+def _published(storage: Storage, destination: Destination, input_uri: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(read_bytes(storage, destination.manifest_uri))
+    whole = storage.exists(destination.results_uri) and storage.exists(destination.errors_uri)
+    if found.get("input_uri") != input_uri or not whole:
+        raise BatchError(
+            f"{destination.manifest_uri} is of {found.get('input_uri')}"
+            f"{'' if whole else ', whose results are gone'}, and there are no parts of "
+            f"{input_uri}: run its shards first"
+        )
+    return found
 
 
 def _holds(storage: Storage, uri: str, content: bytes) -> bool:
