@@ -1,6 +1,7 @@
 """Images by a listing: those that are no images, that are away, that change, and that are large."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,22 @@ def test_images(tmp_path: Path, means: Bundle, local: bool) -> None:
     again.options = job.options
     again.storage.delete(f"{FOLDER}/shard-00000/journal.json")
     assert again.run() == ShardResult(4, 3, 1)
+
+
+def test_a_lines_own_fields_come_out_and_what_is_missing_is_seen_at_once(
+    tmp_path: Path, means: Bundle
+) -> None:
+    job = job_of(tmp_path / "job", means, 1)
+    started = time.monotonic()
+    result = job.run(
+        b'{"uri":"mem://images/000.png","size":900,"id":%d,"label":"x"}\n' % 2**70
+        + b'{"uri":"mem://images/none.png"}\n' * 100
+    )
+    assert time.monotonic() - started < 20  # with an outage's pauses: 44
+    assert result == ShardResult(101, 1, 100)
+    job.publish()
+    own = {"uri": "mem://images/000.png", "id": 2**70, "label": "x"}
+    assert job.lines()[0]["input"] == own
 
 
 def test_a_store_that_is_away_makes_no_error_lines(

@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import orjson
 
 from model_delivery_engine.batch.batch import Batch, Fault, PartReader, even_cuts, record_text
+from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.json_lines import (
     open_envelope,
     records_of,
@@ -160,17 +162,16 @@ class ImageSource(LineSource):
         if named is None:
             return ""
         try:
-            return self._content(named)
+            return self._content(named, storage.read)
         except BatchError:
             raise
         except Exception:  # the store's own error, whatever its type
-            why = storage.missing(named.uri)
-            if why is None:
-                _check_etag(storage, named)
-                raise
-            return f"error {why}"
+            if why := storage.missing(named.uri):
+                return f"error {why}"
+        _check_etag(storage, named)
+        return self._content(named, partial(read_steadily, storage))
 
-    def _content(self, named: Named) -> bytes | str:
+    def _content(self, named: Named, read: Callable[..., Iterator[bytes]]) -> bytes | str:
         storage = self._storage
         if local := storage.local_path(named.uri):
             if not local.is_file():
@@ -179,7 +180,7 @@ class ImageSource(LineSource):
             _check_etag(storage, named)
             return f"file {' '.join(map(str, state))} {local}"
         content = bytearray()
-        for chunk in read_steadily(storage, named.uri, etag=named.etag):
+        for chunk in read(named.uri, etag=named.etag):
             content += chunk
             if wrong := named.too_large(len(content)):
                 return f"error {wrong}"
@@ -198,6 +199,13 @@ def _check_etag(storage: Storage, named: Named) -> None:
             f"{named.uri} changed after it was listed (ETag {named.etag}, now {found}); plan the "
             "shards again, below another output or with these parts deleted"
         )
+
+
+def _echo(line: bytes) -> bytes:
+    """Return a line's own fields; what the listing says of the object is its input."""
+    origin = open_envelope(line)
+    fields = read_json(origin[0] if origin else line)
+    return write_json({name: fields[name] for name in fields if name not in ("size", "etag")})
 
 
 def uri_of(line: bytes) -> str | None:
@@ -273,7 +281,7 @@ class Images(PartReader):
                     faults[count] = self._fault(line, offset, found)
                 else:
                     samples.append({self._spec.name: found})
-                    echoes.append(orjson.dumps({"uri": uri_of(line)}))
+                    echoes.append(_echo(line))
                 count += 1
             offset += len(line) + 1
 
