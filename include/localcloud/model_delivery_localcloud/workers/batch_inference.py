@@ -7,6 +7,7 @@ appear whole; so a worker that lost its lease does no harm by still publishing.
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,21 +67,26 @@ class BatchInferenceWork:
             log.info("%s", line)
             tell_progress(folder, line)
 
-        objects.check_bucket(params["output_uri"])
         source, target = params["input_uri"], params["output_uri"]
         destination = Destination(target, f"{target}.errors", f"{target}.manifest.json")
-        archive = folder / "bundle.tar.gz"
-        objects.download(params["bundle_uri"], archive, etag=params["bundle_etag"])
-        bundle = open_bundle(archive, folder / "bundle")
-        asked = Recommendations(params["results"], _excluded(params, bundle.model_path, objects))
-        size = objects.describe(source).size
-        job = ShardJob(
-            Shard(index=0, uri=source, start=0, end=size),
-            bundle,
-            params["parts_uri"],
-            BatchOptions(batch_size=BATCH_SIZE, input_format="jsonl", recommendations=asked),
-            tell_every=TELL_SECONDS,
-        )
+
+        def prepare() -> ShardJob:
+            objects.check_bucket(target)
+            archive = folder / "bundle.tar.gz"
+            objects.download(params["bundle_uri"], archive, etag=params["bundle_etag"])
+            shutil.rmtree(folder / "bundle", ignore_errors=True)  # of a try before
+            bundle = open_bundle(archive, folder / "bundle")
+            excluded = _excluded(params, bundle.model_path, objects)
+            asked = Recommendations(params["results"], excluded)
+            return ShardJob(
+                Shard(index=0, uri=source, start=0, end=objects.describe(source).size),
+                bundle,
+                params["parts_uri"],
+                BatchOptions(batch_size=BATCH_SIZE, input_format="jsonl", recommendations=asked),
+                tell_every=TELL_SECONDS,
+            )
+
+        job = patiently(prepare, tell)
 
         def work() -> Mapping[str, Any]:
             run_shard(job, storage, tell)
