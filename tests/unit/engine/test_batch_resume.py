@@ -6,17 +6,25 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.batch.journal import read_journal
-from model_delivery_engine.batch.pipeline import BatchOptions, shard_folder
+from model_delivery_engine.batch.pipeline import (
+    BatchOptions,
+    ShardJob,
+    run_shard,
+    shard_folder,
+)
+from model_delivery_engine.batch.planning import plan
 from model_delivery_engine.bundle import Bundle
-from model_delivery_engine.errors import BatchError
+from model_delivery_engine.errors import BatchError, StoppedError
 
 from tests.unit.engine.batch_job import (
     ERRORS,
@@ -216,6 +224,60 @@ def test_reads_that_break_off_are_taken_up(job: Job, data: bytes) -> None:
     job.storage.chunk = 100_000
     job.storage.failures = 2
     assert job.run().records == 20_000
+
+
+@pytest.mark.parametrize("by", ["event", "exception"])
+def test_a_run_that_is_stopped_starts_nothing_more(
+    tmp_path: Path, linear_bundle: Bundle, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle)
+    job.processes = 2
+    job.storage.put(URI, lines(200_000))
+    job.shards = plan(job.storage, URI, 1)
+    pool, stop = open_pool_of(monkeypatch), threading.Event()
+    taken: list[str] = []
+    take = job.storage.take
+
+    def counting_take(path: Path, uri: str) -> None:
+        take(path, uri)
+        taken.append(uri)
+        if len(taken) == 6:
+            stop.set() if by == "event" else os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(job.storage, "take", counting_take)
+    before = signal.signal(signal.SIGUSR1, _raise_killed)
+    # Journals are dear here, so that what is done is noted late.
+    monkeypatch.setattr("model_delivery_engine.batch.pipeline._NOTE_SHARE", 1_000_000)
+    task = ShardJob(job.shards[0], linear_bundle, FOLDER, job.options, processes=2)
+    with pytest.raises(StoppedError if by == "event" else KilledError):
+        run_shard(task, job.storage, job.told.append, stop)
+    signal.signal(signal.SIGUSR1, before)
+    assert pool.started == 2
+    assert all(process.poll() is not None for process in pool.processes)
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    done = {part.answers.name for part in journal.parts.values()}
+    assert done == {uri.rpartition("/")[2] for uri in taken if "/part-" in uri}
+    stop.clear()
+    assert run_shard(task, job.storage).records == 200_000
+
+
+def _raise_killed(_number: int, _frame: object) -> None:
+    raise KilledError
+
+
+def open_pool_of(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Return the processes that are started from now on."""
+    seen = SimpleNamespace(started=0, processes=[])
+    popen = subprocess.Popen
+
+    def counting(*args: object, **more: object) -> object:
+        seen.started += 1
+        seen.processes.append(popen(*args, **more))  # type: ignore[call-overload]
+        return seen.processes[-1]
+
+    monkeypatch.setattr("model_delivery_engine.batch.pool.subprocess.Popen", counting)
+    return seen
 
 
 CHILD = """

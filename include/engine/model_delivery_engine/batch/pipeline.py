@@ -5,6 +5,7 @@ bring it here, have it run, and put its answers away. What is in memory or spool
 part a lane, however long the shard.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -53,10 +54,11 @@ from model_delivery_engine.batch.storage import Storage, Version, read_bytes, ve
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.disk import disk_watched
-from model_delivery_engine.errors import BatchError
+from model_delivery_engine.errors import BatchError, StoppedError
 from model_delivery_engine.tensors import TensorSpec
 
 _NOTE_SHARE = 20  # times that writing the journal took, until it is written again
+_LOOK_S = 0.2  # between two looks at whether to stop
 _BYTES_A_PROCESS = 4 * 1024 * 1024  # below that, its start takes longer than its work
 
 
@@ -134,11 +136,17 @@ def shard_folder(folder: str, index: int) -> str:
 
 
 def run_shard(
-    job: ShardJob, storage: Storage, tell: Callable[[str], None] = lambda _line: None
+    job: ShardJob,
+    storage: Storage,
+    tell: Callable[[str], None] = lambda _line: None,
+    stop: threading.Event | None = None,
 ) -> ShardResult:
     """Run a shard, or what a run before left of it.
 
     :param tell: takes lines of progress
+    :param stop: ends the run when it is set, also by a signal's handler: parts that are done are
+        noted, those that run are lost (default: nothing does)
+    :raises StoppedError: it was set
     :raises BatchError: the input, model or configuration changed since the shard was begun; the
         input changed while it ran; no space on the disk; a process died twice of the same records
     :raises BudgetError: more records failed than may
@@ -157,7 +165,7 @@ def run_shard(
             return ShardResult(**journal.totals())
         tell(f"resuming {job.shard_folder} after {len(journal.parts)} parts")
     with tempfile.TemporaryDirectory(prefix="model-delivery-", ignore_cleanup_errors=True) as name:
-        run = _Run(job, storage, encoding, version, Path(name), journal, identity, tell)
+        run = _Run(job, storage, encoding, version, Path(name), journal, identity, tell, stop)
         return run.to_the_end()
 
 
@@ -214,6 +222,7 @@ class _Run:
     journal: Journal | None
     identity: dict[str, str]
     tell: Callable[[str], None]
+    stop: threading.Event | None
     lock: threading.Lock = field(default_factory=threading.Lock)
     failure: BaseException | None = None
     stopped: bool = False
@@ -344,15 +353,28 @@ class _Run:
             lane.start()
         try:
             for lane in lanes:
-                lane.join()
+                self._wait(lane)
         except BaseException:  # this task is being stopped: the lanes' processes go first
             self.stopped = True
-            pool.close()
+            pool.stop()
             for lane in lanes:
                 lane.join()
+            self._note_all()
             raise
         if self.failure is not None:
+            self._note_all()
             raise self.failure
+
+    def _wait(self, lane: threading.Thread) -> None:
+        while lane.is_alive():
+            lane.join(_LOOK_S)
+            if self.stop is not None and self.stop.is_set():
+                raise StoppedError(f"{self.job.shard['uri']}: stopped; run it again to go on")
+
+    def _note_all(self) -> None:
+        """Note the parts that are done, so that the next run does none of them again."""
+        with contextlib.suppress(Exception):  # the store may be what failed
+            write_journal(self.storage, self.job.shard_folder, self.state)
 
     def _lane(self, pool: Pool) -> None:
         try:
