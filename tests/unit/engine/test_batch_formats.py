@@ -60,19 +60,6 @@ def test_csv(tmp_path: Path, linear_bundle: Bundle, shards: int) -> None:
     assert job.lines()[7]["input"] == {"name": 'x, "7"'}
 
 
-def test_csv_with_bad_rows(tmp_path: Path, linear_bundle: Bundle) -> None:
-    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
-    job.options = BatchOptions(batch_size=64)
-    data = b'id,features\n1,"[1,2,3,4]"\n2,"[1,2\n3]"\n\n4,"[1,2]"\n5\n6,"[0,0,0,0]"'
-    assert job.run(data) == ShardResult(6, 2, 4, 1)
-    job.publish()
-    errors = job.lines(ERRORS)
-    assert "line break inside quotes" in errors[0]["error"]["reason"]
-    assert errors[0]["error"]["offset"] == data.index(b'2,"[1,2\n')
-    assert "shape [2]" in errors[2]["error"]["reason"]
-    assert "1 cells in a row of 2 columns" in errors[3]["error"]["reason"]
-
-
 def test_csv_keeps_a_long_whole_number(tmp_path: Path, linear_bundle: Bundle) -> None:
     job = Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
     long = "123456789012345678901234567890"

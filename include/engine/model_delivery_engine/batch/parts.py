@@ -76,17 +76,29 @@ def target_bytes(index: int, largest: int) -> int:
     return min(FIRST_PART_BYTES << min(index, 20), largest)
 
 
+class Cut(Protocol):
+    """Where a part of an object may end, if not at any line's end."""
+
+    def __call__(self, data: bytes, wanted: int) -> int | None:
+        """Return the first record's end at or after a place; None where it lies beyond the data.
+
+        :param data: begins where a record does
+        """
+
+
 class LineSource:
     """Parts of an uncompressed object of lines, or of records of one size.
 
     :param version: of the object
     :param largest: size that parts grow to, bytes
     :param record_bytes: size of a record; None for lines
+    :param cut: where records end; None at each line's end
+    :param ahead: bytes that ``cut`` wants to see beyond the end that is wanted
     """
 
     def __init__(
         self, storage: Storage, shard: Shard, version: Version, spool: Path, largest: int,
-        record_bytes: int | None = None,
+        record_bytes: int | None = None, cut: Cut | None = None, ahead: int = 0,
     ) -> None:  # fmt: skip
         self._storage = storage
         self._shard = shard
@@ -95,6 +107,9 @@ class LineSource:
         self._largest = largest
         self._record_bytes = record_bytes
         self._local = storage.local_path(shard["uri"])
+        self._cut, self._ahead, self._size = cut, ahead, 0
+        if cut is not None:
+            self._size = storage.stat(shard["uri"]).size
 
     def next(self, index: int, start: int) -> Part | None:
         """Cut at the first record boundary past the wanted size."""
@@ -102,6 +117,10 @@ class LineSource:
         if start >= end:
             return None
         wanted = start + target_bytes(index, self._largest)
+        if self._cut is not None:
+            found = self._record_end(self._cut, start, min(wanted, end))
+            if found is not None:
+                return Part(index, start, self._within(found))
         if wanted >= end:
             return Part(index, start, end)
         if self._record_bytes:
@@ -119,6 +138,19 @@ class LineSource:
         copy_range(self._storage, self._shard["uri"], part, path, self._version.etag)
         return PartData(part, path, 0, length, spooled=True)
 
+    def _record_end(self, cut: Cut, start: int, wanted: int) -> int | None:
+        data = self._read_range(start, min(wanted + self._ahead, self._size))
+        found = cut(data, wanted - start)
+        return None if found is None else start + found
+
+    def _within(self, found: int) -> int:
+        if found > self._shard["end"]:
+            raise BatchError(
+                f"{self._shard['uri']}: shard {self._shard['index']} ends at {self._shard['end']}, "
+                f"inside quotes that a row goes on in to {found}; plan this object as one shard"
+            )
+        return found
+
     def _read_range(self, start: int, end: int) -> bytes:
         return read_bytes(self._storage, self._shard["uri"], start, end, etag=self._version.etag)
 
@@ -132,8 +164,10 @@ class CompressedSource:
 
     def __init__(
         self, storage: Storage, shard: Shard, version: Version, spool: Path,
-        compression: Compression, largest: int, member: Member = START,
+        compression: Compression, largest: int, member: Member = START, cut: Cut | None = None,
+        ahead: int = 0,
     ) -> None:  # fmt: skip
+        self._cut, self._ahead = cut, ahead
         self._spool = spool
         self._largest = largest
         chunks = read_steadily(
@@ -161,6 +195,9 @@ class CompressedSource:
                 raise BatchError(f"{self._uri}: the line around plain byte {start + wanted} is "
                                  f"over {MAX_RECORD_BYTES} bytes; check that it is one record "
                                  "a line")  # fmt: skip
+        if self._cut is not None and self._buffer:
+            self._fill(wanted + self._ahead)
+            cut = self._cut(bytes(self._buffer[: wanted + self._ahead]), wanted) or cut
         data = bytes(self._buffer[: cut or len(self._buffer)])
         if not data:
             return None

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from model_delivery_engine.batch.journal import (
 from model_delivery_engine.batch.parts import (
     LARGEST_PART_BYTES,
     CompressedSource,
+    Cut,
     LineSource,
     Part,
     PartSource,
@@ -261,10 +263,12 @@ class _Run:
         return Work(
             job.bundle.model_path, job.bundle.manifest.name, job.shard["uri"],
             self.encoding.format, options.output_format, options.output_compression, self.spool,
-            self._header(), options.input_fields, options.recommendations,
+            self.header, options.input_fields, options.recommendations,
         )  # fmt: skip
 
-    def _header(self) -> bytes:
+    @cached_property
+    def header(self) -> bytes:
+        """A CSV object's first line; of other formats nothing."""
         if self.encoding.format != InputFormat.CSV:
             return b""
         uri = self.job.shard["uri"]
@@ -309,11 +313,22 @@ class _Run:
             member = last_member(self.state.members, self._first_gap()[1])
             return CompressedSource(
                 self.storage, job.shard, version, self.spool, self.encoding.compression, largest,
-                member,
+                member, *self._row_ends(),
             )  # fmt: skip
         return LineSource(
-            self.storage, job.shard, version, self.spool, largest, self._record_bytes()
-        )
+            self.storage, job.shard, version, self.spool, largest, self._record_bytes(),
+            *self._row_ends(),
+        )  # fmt: skip
+
+    def _row_ends(self) -> tuple[Cut | None, int]:
+        """Return what cuts between rows, which may be of several lines, and how far it looks."""
+        if self.encoding.format != InputFormat.CSV:
+            return None, 0
+        from model_delivery_engine.batch.csv_lines import header_columns, is_row
+        from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, row_end
+
+        row = is_row(len(header_columns(self.header, self.job.shard["uri"])))
+        return lambda data, wanted: row_end(data, wanted, row), LONGEST_ROW_BYTES
 
     def _record_bytes(self) -> int | None:
         if self.encoding.format != InputFormat.RAW:
