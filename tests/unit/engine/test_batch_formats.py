@@ -24,7 +24,10 @@ from model_delivery_engine.batch.merge import (
     publish_once,
     read_journals,
 )
+from model_delivery_engine.batch.parquet import ParquetSource
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.batch.shards import Shard
+from model_delivery_engine.batch.storage import version_of
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError, BudgetError, DiskFullError
 
@@ -90,6 +93,64 @@ def test_parquet_in_and_out(tmp_path: Path, linear_bundle: Bundle, group: int) -
     assert out["scores"][5].as_py() is None
     assert [each["error"]["offset"] for each in job.lines(ERRORS)] == [5, 17]
     assert "shape [2]" in out["error"][5].as_py()["reason"]
+
+
+def test_what_json_cannot_spell_comes_out_of_parquet_as_text(
+    tmp_path: Path, linear_bundle: Bundle
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.parquet")
+    rows = [[1, 2, 3, 4], [1, 2, 3, float("nan")], [1]]
+    table = pyarrow.table(
+        {
+            "features": pyarrow.array(rows, pyarrow.list_(pyarrow.float32())),
+            "bytes": [b"\x00\xff"] * 3,
+            "share": [float("nan"), float("inf"), 0.5],
+            "deep": [[{"x": float("-inf")}]] * 3,
+            "late": pyarrow.array([10**15] * 3, pyarrow.timestamp("s")),
+        }
+    )
+    text = pyarrow.array([b"\xff\xfe"] * 3, pyarrow.binary()).view(pyarrow.string())
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table.append_column("text", text), buffer)
+    assert job.run(buffer.getvalue()) == ShardResult(3, 1, 2)
+    job.publish()
+    good, nan, short = (line["input"] for line in job.lines())
+    assert good == {"bytes": "AP8=", "share": "NaN", "deep": [{"x": "-Infinity"}],
+                    "text": "//4=", "late": good["late"]}  # fmt: skip
+    assert "1000000000000000000" in good["late"]  # in milliseconds: beyond the year 9999
+    assert nan["features"] == [1.0, 2.0, 3.0, "NaN"]
+    assert (nan["share"], short["share"]) == ("Infinity", 0.5)
+    assert short["features"] == [1.0]
+
+
+def test_a_large_row_group_is_not_in_memory(tmp_path: Path, linear_bundle: Bundle) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.parquet")
+    count = 300_000
+    notes = pyarrow.array([f"{n:0>200}" for n in range(count)])  # 60 MB
+    features = pyarrow.array([[1, 2, 3, 4]] * count, pyarrow.list_(pyarrow.float32()))
+    path = job.storage.path(job.storage.put(job.uri, b""))
+    table = pyarrow.table({"note": notes, "features": features})
+    pyarrow.parquet.write_table(table, path, row_group_size=count, use_dictionary=False)
+    del table, notes, features
+    shard = Shard(index=0, uri=job.uri, start=0, end=count)
+    (tmp_path / "spool").mkdir()
+    version = version_of(job.storage, job.uri)
+    source = ParquetSource(job.storage, shard, version, tmp_path / "spool", 2**20)
+    before, most, rows, part = pyarrow.total_allocated_bytes(), 0, 0, source.next(9, 0)
+    while part is not None:
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+        found = pyarrow.ipc.open_file(str(source.fetch(part).path)).read_all()
+        assert found["note"][0].as_py() == f"{part.start:0>200}"
+        rows += found.num_rows
+        del found
+        part = source.next(part.index + 1, part.end)
+    assert rows == count
+    assert most < 16 * 2**20
+    again = ParquetSource(job.storage, shard, version, tmp_path / "spool", 2**20)
+    middle = again.next(9, 123_456)  # as a resume does
+    assert middle is not None
+    first = pyarrow.ipc.open_file(str(again.fetch(middle).path)).read_all()["note"][0]
+    assert first.as_py() == f"{123_456:0>200}"
 
 
 @pytest.mark.parametrize("wrong", [8, 20])
