@@ -5,6 +5,7 @@ job goes on where the one before it was killed. The results are the same whoever
 appear whole; so a worker that lost its lease does no harm by still publishing.
 """
 
+import io
 import logging
 import math
 import shutil
@@ -41,6 +42,7 @@ class BatchInferenceWork:
 
     # A lost worker costs little: the next one goes on. A job that kills its workers ends too.
     most_attempts = 100
+    resumes = True
 
     def begin(self, session: Session, lease: Lease) -> Task:
         """Mark the job IN PROGRESS; nothing limits how long it may take."""
@@ -176,6 +178,7 @@ def _excluded(params: dict[str, Any], model: Path, objects: ObjectStore) -> tupl
 
     found = parse_filter(params["expression"])
     chunks = objects.read(params["items_uri"], etag=params["items_etag"])
-    lines = b"".join(chunks).decode("utf-8-sig").splitlines()
+    # Not str.splitlines: that cuts at characters which a title may hold.
+    lines = io.StringIO(b"".join(chunks).decode("utf-8-sig"), newline="")
     recommender = Model(open_session(model, session_options(threads=1)), params["name"])
     return found.excluded(item_ids(recommender), read_items(lines, found.fields))
