@@ -479,7 +479,7 @@ def test_a_killed_process_costs_the_job_an_attempt(
     lines = b"".join(b'{"userId":"u%d"}\n' % (n % 1000) for n in range(300_000))
     request = request_of(version, lines, numResults=25)
     arn = client.create_batch_inference_job(**request)["batchInferenceJobArn"]
-    prefix, deadline, killed = f"out/{request['jobName']}/", time.monotonic() + 120, 0
+    prefix, deadline, killed = f"out/{request['jobName']}/", time.monotonic() + 240, 0
     with cloud.worker() as running:
         while not killed and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -488,7 +488,7 @@ def test_a_killed_process_costs_the_job_an_attempt(
                 if named and count(cloud, prefix) > 3:
                     process.kill()
                     killed += 1
-        job = wait(client, arn, 120)
+        job = wait(client, arn, 240)
     assert (job["status"], job["numResults"]) == ("ACTIVE", 300_000)
     users = [line["input"]["userId"] for line in results(cloud, request)]
     assert users == [f"u{n % 1000}" for n in range(300_000)]

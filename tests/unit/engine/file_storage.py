@@ -42,6 +42,8 @@ class FileStorage:
 
     def stat(self, uri: str) -> Info:
         stat = self.path(uri).stat()
+        if self.path(uri).is_dir():
+            raise IsADirectoryError(uri)
         return Info(uri, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
 
     def exists(self, uri: str) -> bool:

@@ -63,9 +63,11 @@ class Named:
     @classmethod
     def of(cls, line: bytes) -> "Named | None":
         """Read a line; None for one that names nothing."""
-        origin = open_envelope(line)
         try:
-            data = orjson.loads(origin[0] if origin else line)
+            data = orjson.loads(line)
+            # Few lines are error lines: the others are parsed once.
+            origin = open_envelope(line) if isinstance(data, dict) and "error" in data else None
+            data = orjson.loads(origin[0]) if origin else data
         except ValueError:
             return None
         uri = data.get("uri") if isinstance(data, dict) else None
@@ -174,8 +176,6 @@ class ImageSource(LineSource):
     def _content(self, named: Named, read: Callable[..., Iterator[bytes]]) -> bytes | str:
         storage = self._storage
         if local := storage.local_path(named.uri):
-            if not local.is_file():
-                raise FileNotFoundError(named.uri)
             state = file_state(local)
             _check_etag(storage, named)
             return f"file {' '.join(map(str, state))} {local}"
@@ -203,8 +203,9 @@ def _check_etag(storage: Storage, named: Named) -> None:
 
 def _echo(line: bytes) -> bytes:
     """Return a line's own fields; what the listing says of the object is its input."""
-    origin = open_envelope(line)
-    fields = read_json(origin[0] if origin else line)
+    fields = read_json(line)
+    if "error" in fields and (origin := open_envelope(line)):
+        fields = read_json(origin[0])
     return write_json({name: fields[name] for name in fields if name not in ("size", "etag")})
 
 
@@ -261,7 +262,10 @@ class Images(PartReader):
             start += sum(len(line) + 1 for line, _ in batch)
 
     def digest(self, content: bytes) -> str:
-        """Return the digest of lines and pixels; the same wherever the objects lie."""
+        """Return the digest of lines and objects; the same wherever the objects lie.
+
+        A line with an ETag stands for its object: no other version of that is read.
+        """
         return f"sha256:{self._hash.hexdigest()}"
 
     def _read(
@@ -272,8 +276,10 @@ class Images(PartReader):
         faults: dict[int, Fault] = {}
         count, offset = 0, start
         for line, spooled in entries:
-            content = _from_file(line, spooled)
-            for piece in pack([(line, content)]):
+            named = Named.of(line)
+            content = _from_file(named, spooled)
+            proven = named is not None and named.etag is not None and not isinstance(content, str)
+            for piece in pack([(line, b"" if proven else content)]):
                 self._hash.update(piece)
             if line.strip():
                 found = content if isinstance(content, str) else self._image(content)
@@ -325,7 +331,7 @@ class Images(PartReader):
         return typed
 
 
-def _from_file(line: bytes, content: memoryview | str) -> memoryview | str:
+def _from_file(named: Named | None, content: memoryview | str) -> memoryview | str:
     """Return an object's bytes, or why there are none.
 
     :raises OSError: a file that is there and cannot be read
@@ -337,7 +343,7 @@ def _from_file(line: bytes, content: memoryview | str) -> memoryview | str:
     if kind != "file":
         return rest or "not a JSON object with a 'uri'"
     *state, path = rest.split(" ", 3)
-    expected, named = FileState(*map(int, state)), Named.of(line)
+    expected = FileState(*map(int, state))
     if named is not None and (wrong := named.too_large(expected.size)):
         return wrong
     with Path(path).open("rb") as file:
