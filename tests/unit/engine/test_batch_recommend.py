@@ -9,8 +9,9 @@ import numpy as np
 import psutil
 import pytest
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
-from model_delivery_engine.batch.recipes import Recipe
+from model_delivery_engine.batch.recipes import Recipe, is_recommender, recipe_of
 from model_delivery_engine.batch.recommend import Recommendations, _plain_lines
+from model_delivery_engine.batch.recommender_bundle import write_recommender_bundle
 from model_delivery_engine.batch.recommender_model import write_recommender
 from model_delivery_engine.errors import BatchError
 
@@ -56,6 +57,18 @@ def test_a_thousand_users_as_numpy_says(tmp_path: Path, count: int) -> None:
         np.testing.assert_allclose(line["output"]["scores"], expected, rtol=1e-4, atol=1e-5)
         if np.diff(expected).max(initial=-1) < -1e-5:  # no two scores alike
             assert line["output"]["recommendedItems"] == items
+
+
+@pytest.mark.parametrize("recipe", Recipe)
+def test_a_bundle_shows_that_it_recommends(tmp_path: Path, job: Job, recipe: Recipe) -> None:
+    factors = np.ones((3, 4))
+    manifest = write_recommender_bundle(
+        tmp_path / "bundle.tar.gz", name="films", recipe=recipe, users=list("abc"),
+        items=list("xyz"), user_factors=factors, item_factors=factors, source_uri="file:///none",
+    )  # fmt: skip
+    assert recipe_of(manifest) == recipe
+    assert is_recommender(manifest)
+    assert not is_recommender(job.bundle.manifest)
 
 
 def test_the_lines_of_many_users_are_small_in_memory() -> None:
