@@ -5,20 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-from model_delivery_engine.batch.answers import json_text
 from model_delivery_engine.batch.batch import Answers
+from model_delivery_engine.batch.json_lines import JsonLines
 from model_delivery_engine.batch.pipeline import BatchOptions
-from model_delivery_engine.runtime import open_session, session_options
+from model_delivery_engine.batch.records import RecordParser
+from model_delivery_engine.runtime import Model, open_session, session_options
 
 from benchmarks.batch_models import WIDTH, feature_lines, mlp
 from benchmarks.batch_rates import (
     Limit,
     Ran,
     Stages,
+    Ways,
     beside,
     measure_limit,
     run_ours,
     run_ray,
+    ways_to_serialise,
     write_once,
 )
 from benchmarks.record import work_folder, write
@@ -31,13 +34,9 @@ OPTIONS = BatchOptions(batch_size=BATCH)
 
 
 def stages(model: Path) -> tuple[Stages, int]:
-    """Parse with simdjson, infer, and serialise with orjson, each alone."""
-    import simdjson
-
+    """Bytes to tensors, those to scores, those to bytes of lines: each alone."""
     session = open_session(model, session_options(1))
     count = BATCH * 40
-    lines = feature_lines(count).split(b"\n")[:-1]
-    parser = simdjson.Parser()
     random = np.random.default_rng(0)
     rows = [random.normal(size=(BATCH, WIDTH)).astype(np.float32) for _ in range(40)]
     echo = b'{"id":"r123"}'
@@ -48,30 +47,40 @@ def stages(model: Path) -> tuple[Stages, int]:
         for row in rows
     ]
 
-    def parse_orjson() -> None:
+    def infer() -> None:
+        for row in rows:
+            session.run(["scores"], {"features": row})
+
+    return {
+        "parse": _ways_to_parse(feature_lines(count), Model(session, "limit")),
+        "infer": {"ONNX Runtime": infer},
+        "serialise": ways_to_serialise(answers),
+    }, count
+
+
+def _ways_to_parse(data: bytes, model: Model) -> Ways:
+    import simdjson
+
+    lines = data.split(b"\n")[:-1]
+    parser = simdjson.Parser()
+    reader = JsonLines(RecordParser(model.inputs, None), "limit")
+
+    def with_orjson() -> None:
         for line in lines:
             np.array(orjson.loads(line)["features"], np.float32)
 
-    def parse() -> None:
+    def with_simdjson() -> None:
         for line in lines:
             document = parser.parse(line)
             values = document["features"]
             values.as_buffer(of_type="d")
             del values, document
 
-    def infer() -> None:
-        for row in rows:
-            session.run(["scores"], {"features": row})
+    def ours() -> None:
+        for _batch in reader.batches(data, 0, BATCH):
+            pass
 
-    def serialise() -> None:
-        for one in answers:
-            json_text(one)
-
-    return {
-        "parse": {"orjson": parse_orjson, "simdjson": parse},
-        "infer": {"ONNX Runtime": infer},
-        "serialise": {"orjson": serialise},
-    }, count
+    return {"orjson": with_orjson, "simdjson": with_simdjson, "ours": ours}
 
 
 def main() -> Path:

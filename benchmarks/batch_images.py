@@ -5,14 +5,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import orjson
 from model_delivery.hooks.storage import StorageHook
-from model_delivery_engine.batch.images import list_objects
+from model_delivery_engine.batch.batch import Answers
+from model_delivery_engine.batch.images import Images, list_objects, pack
 from model_delivery_engine.batch.pipeline import BatchOptions
-from model_delivery_engine.runtime import open_session, session_options
+from model_delivery_engine.runtime import Model, open_session, session_options
 
 from benchmarks.batch_models import PIXELS, image_network, pictures
-from benchmarks.batch_rates import Limit, Ran, Stages, beside, measure_limit, run_ours, run_ray
+from benchmarks.batch_rates import (
+    Limit,
+    Ran,
+    Stages,
+    beside,
+    measure_limit,
+    run_ours,
+    run_ray,
+    ways_to_serialise,
+)
 from benchmarks.record import work_folder, write
 
 RECORDS = int(os.environ.get("BATCH_RECORDS", 12_000))
@@ -24,7 +33,7 @@ OPTIONS = BatchOptions(batch_size=BATCH, input_format="images")
 
 
 def stages(model: Path) -> tuple[Stages, int]:
-    """Decode with OpenCV, infer, and serialise with orjson, each alone."""
+    """Objects' bytes to pixels, those to scores, those to bytes of lines: each alone."""
     cv2.setNumThreads(1)
     session = open_session(model, session_options(1))
     coded = [np.frombuffer(each, np.uint8) for each in pictures(DISTINCT)]
@@ -32,6 +41,16 @@ def stages(model: Path) -> tuple[Stages, int]:
     random = np.random.default_rng(0)
     batch = random.integers(0, 256, (BATCH, PIXELS, PIXELS, 3), np.uint8)
     (scores,) = session.run(["scores"], {"image": batch})
+
+    spec = Model(session, "limit").inputs[0]
+    reader = Images(spec, "limit")
+    packed = b"".join(pack((b'{"uri":"p%d"}' % n, one.tobytes()) for n, one in enumerate(coded)))
+    answers = Answers(BATCH, [b'{"uri":"p"}'] * BATCH, {"scores": scores}, {})
+
+    def decode_ours() -> None:
+        for _ in range(4):
+            for _batch in reader.batches(packed, 0, BATCH):
+                pass
 
     def decode() -> None:
         for _ in range(4):
@@ -42,14 +61,10 @@ def stages(model: Path) -> tuple[Stages, int]:
         for _ in range(count // BATCH):
             session.run(["scores"], {"image": batch})
 
-    def serialise() -> None:
-        for _ in range(count // BATCH):
-            orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
-
     return {
-        "decode": {"OpenCV": decode},
+        "decode": {"OpenCV": decode, "ours": decode_ours},
         "infer": {"ONNX Runtime": infer},
-        "serialise": {"orjson": serialise},
+        "serialise": ways_to_serialise([answers] * (count // BATCH)),
     }, count
 
 

@@ -9,13 +9,16 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 from model_delivery.hooks.storage import StorageHook
+from model_delivery_engine.batch.answers import json_text
+from model_delivery_engine.batch.batch import Answers
 from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardJob, run_shard
 from model_delivery_engine.batch.shards import Shard
@@ -53,9 +56,11 @@ class TimedStorage(StorageHook):
         super().take(path, uri)
         self.times[uri.rpartition("/")[2]] = time.perf_counter()
 
-    def read(self, uri: str, start: int = 0, end: int | None = None) -> Any:
+    def read(
+        self, uri: str, start: int = 0, end: int | None = None, *, etag: str | None = None
+    ) -> Any:
         """Read, and count it."""
-        for chunk in super().read(uri, start, end):
+        for chunk in super().read(uri, start, end, etag=etag):
             self.bytes_read += len(chunk)
             yield chunk
 
@@ -170,6 +175,20 @@ class Limit:
         return CORES / sum(self.stages.values())
 
 
+def ways_to_serialise(batches: Sequence[Answers]) -> Ways:
+    """Return the ways to write answers: orjson alone, without what stands around them, and ours."""
+
+    def with_orjson() -> None:
+        for one in batches:
+            orjson.dumps(one.outputs["scores"], option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def ours() -> None:
+        for one in batches:
+            json_text(one)
+
+    return {"orjson, numbers alone": with_orjson, "ours": ours}
+
+
 def measure_limit(make: Callable[[Any], tuple[Stages, int]], what: Any) -> Limit:
     """Time each stage alone, on every core at once, as the job runs them.
 
@@ -275,7 +294,8 @@ def beside(
         note=f"ours by limit in each round: {[round(each, 3) for each in ratios]}, by peer: "
         f"{[round(each, 1) for each in against]}; stages in core-microseconds a record: {ways}; "
         f"processor time a record: {work:.1f} us of ours, its start included, {least_work:.1f} us "
-        "of the stages; of the rates start-up and, for the peer, a first run are excluded",
+        "of the stages; of ours the start of processes is excluded, of the peer's a first run that "
+        "warms up, not its actors' start in the second; ours leaves parts, not yet put together",
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
     AirflowException
     ├── DeliveryError                what a retry may mend
     │   ├── StorageError             an object store said no, or said nothing
+    │   │   └── ContainerMissingError    its bucket or container does not exist
     │   ├── JobError                 an external job
     │   │   ├── JobFailedError       it ended badly for a reason a new try may not meet
     │   │   ├── JobMissingError      the service does not know it (any more)
@@ -29,6 +30,10 @@ class DeliveryError(AirflowException):
 
 class StorageError(DeliveryError):
     """An object store refused or did not answer."""
+
+
+class ContainerMissingError(StorageError):
+    """A bucket or container does not exist."""
 
 
 class JobError(DeliveryError):

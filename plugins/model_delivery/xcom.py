@@ -104,7 +104,7 @@ class ComponentVersionResult(TypedDict):
 class PlannedShard(TypedDict):
     """One of the list of `PlanShardsOperator`: what a mapped `BatchInferenceOperator` takes.
 
-    A list, since Airflow maps tasks over a whole `return_value` only.
+    A list, since Airflow maps tasks over a whole `return_value` only. `shards` is how many it has.
     """
 
     version: int
@@ -114,6 +114,7 @@ class PlannedShard(TypedDict):
     end: int
     input_format: str
     etag: str
+    shards: int
 
 
 class ShardOutput(TypedDict):

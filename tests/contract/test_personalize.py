@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from aiobotocore.session import get_session
 from botocore.auth import SigV4Auth
@@ -469,6 +470,29 @@ def test_a_killed_worker_loses_and_repeats_nothing(
     failed = [line["input"]["userId"] for line in found if line["error"] is not None]
     assert failed == [user for user in users if int(user[1:]) >= 1000]
     assert kills >= 2
+
+
+def test_a_killed_process_costs_the_job_an_attempt(
+    cloud: Any, client: Any, version: str, request_of: Any
+) -> None:
+    """The job's own process holds the memory: where that is short, the kernel kills it."""
+    lines = b"".join(b'{"userId":"u%d"}\n' % (n % 1000) for n in range(300_000))
+    request = request_of(version, lines, numResults=25)
+    arn = client.create_batch_inference_job(**request)["batchInferenceJobArn"]
+    prefix, deadline, killed = f"out/{request['jobName']}/", time.monotonic() + 240, 0
+    with cloud.worker() as running:
+        while not killed and time.monotonic() < deadline:
+            time.sleep(0.05)
+            for process in psutil.Process(running.pid).children(recursive=True):
+                named = any("workers.child" in word for word in process.cmdline())
+                if named and count(cloud, prefix) > 3:
+                    process.kill()
+                    killed += 1
+        job = wait(client, arn, 240)
+    assert (job["status"], job["numResults"]) == ("ACTIVE", 300_000)
+    users = [line["input"]["userId"] for line in results(cloud, request)]
+    assert users == [f"u{n % 1000}" for n in range(300_000)]
+    assert killed
 
 
 def done(client: Any, arn: str) -> bool:

@@ -118,7 +118,7 @@ def test_localclouds_batch_goes_on_when_the_store_is_back(
                 "user-personalization", "--bundle", f"s3://{BUCKET}/away/bundle.tar.gz",
             )
         ).splitlines()[-1]  # fmt: skip
-        with cloud.api(), cloud.worker():
+        with cloud.api():
             client = boto3.client(
                 "personalize", endpoint_url=cloud.url, region_name=REGION,
                 aws_access_key_id=s3.credentials.aws_access_key_id,
@@ -130,10 +130,14 @@ def test_localclouds_batch_goes_on_when_the_store_is_back(
                 jobInput={"s3DataSource": {"path": f"s3://{BUCKET}/away/users.json"}},
                 jobOutput={"s3DataDestination": {"path": f"s3://{BUCKET}/away/out/"}},
             )["batchInferenceJobArn"]  # fmt: skip
-            outage = threading.Thread(target=_go_away, args=(store, wire))
-            outage.start()
-            told = _wait(client, job)
-            outage.join()
+            wire.down = True  # when the job starts, and once more when it is under way
+            with cloud.worker():
+                time.sleep(25)
+                wire.down = False
+                outage = threading.Thread(target=_go_away, args=(store, wire))
+                outage.start()
+                told = _wait(client, job)
+                outage.join()
     assert told["status"] == "ACTIVE", told
     assert told["numResults"] == count
     data = store.get_object(Bucket=BUCKET, Key="away/out/users.json.out")["Body"].read()

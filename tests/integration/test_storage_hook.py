@@ -50,6 +50,39 @@ def test_the_etag_changes_with_the_content_and_only_then(hook: StorageHook, pref
     assert hook.read_bytes(uri) == b"two"
 
 
+def test_the_version_asked_for_is_read_or_none(hook: StorageHook, prefix: str) -> None:
+    uri = f"{prefix}/data"
+    hook.write_bytes(uri, b"0123456789")
+    etag = hook.stat(uri).etag
+    assert [each.etag for each in hook.list(uri)] == [etag]
+    assert b"".join(hook.read(uri, etag=etag)) == b"0123456789"
+    assert b"".join(hook.read(uri, 3, 7, etag=etag)) == b"3456"
+    time.sleep(0.01)
+    hook.write_bytes(uri, b"9876543210")
+    for start, end in ((0, None), (3, 7)):
+        with pytest.raises(StorageError, match="is another now than when the job began"):
+            list(hook.read(uri, start, end, etag=etag))
+
+
+def test_what_is_missing_is_told_from_what_is_there(hook: StorageHook, prefix: str) -> None:
+    hook.write_bytes(f"{prefix}/there", b"x")
+    assert hook.missing(f"{prefix}/there") is None
+    assert hook.missing(f"{prefix}/none") == f"{prefix}/none does not exist"
+    assert hook.missing(f"{prefix}/{'n' * 300}") is not None
+    for uri in ("ftp://host/x", "no URI", "s3://bucket", "file://relative/path"):
+        assert hook.missing(uri) is not None
+
+
+def test_files_that_go_while_they_are_listed_are_left_out(tmp_path: Path) -> None:
+    hook = StorageHook()
+    for name in "abc":
+        hook.write_bytes(f"file://{tmp_path}/{name}", b"x")
+    listed = hook.list(f"file://{tmp_path}/")
+    first = next(listed)
+    (tmp_path / "b").unlink()
+    assert [each.uri[-1] for each in (first, *listed)] == ["a", "c"]
+
+
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [

@@ -14,7 +14,8 @@ EngineError
 ├── InferenceError          inputs that do not fit the model, or a run that failed
 │   └── MemoryShortError    a model that needs more memory than it may have
 ├── BatchError              a batch that cannot be planned, run or merged
- │   └── BudgetError         more records failed than may
+ │   ├── BudgetError         more records failed than may
+ │   └── StoppedError        a run that was told to end; it goes on when it is run again
  ├── ReviewError             answers that cannot be reviewed, or reviews that cannot be used
  │   └── ConditionsError     activation conditions that break their grammar
  ├── DiskFullError           no space on this machine's disk: no fault of what is read
@@ -151,6 +152,10 @@ class BatchError(EngineError):
 
 class BudgetError(BatchError):
     """More records of a batch failed than its error budget allows."""
+
+
+class StoppedError(BatchError):
+    """A run was told to end before it was done; another goes on where it stopped."""
 
 
 class DiskFullError(EngineError):

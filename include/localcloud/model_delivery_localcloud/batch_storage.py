@@ -42,17 +42,27 @@ class BatchStorage:
             return False
         return True
 
+    def missing(self, uri: str) -> str | None:
+        """Say why there is no such object, or return None where there is."""
+        try:
+            self._objects.describe(uri)
+        except ObjectMissing as error:
+            return str(error)
+        return None
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects below a prefix, by name."""
         for uri, found in self._objects.list(prefix):
             yield StoredObject(uri, found.size, found.etag)
 
-    def read(self, uri: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Stream the bytes from `start` to before `end`."""
+    def read(
+        self, uri: str, start: int = 0, end: int | None = None, *, etag: str | None = None
+    ) -> Iterator[bytes]:
+        """Stream the bytes from `start` to before `end`; ObjectChanged for another version."""
         if end is not None and end <= start:
             return
         wanted = (start, None if end is None else end - 1) if start or end is not None else None
-        yield from self._objects.read(uri, byte_range=wanted)
+        yield from self._objects.read(uri, etag=etag, byte_range=wanted)
 
     def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
         """Put an object from chunks; it appears whole or not at all."""

@@ -9,7 +9,11 @@ from typing import IO
 
 from airflow.sdk import BaseHook
 
-from model_delivery.exceptions import StorageError
+from model_delivery.exceptions import (
+    ContainerMissingError,
+    InvalidRequestError,
+    StorageError,
+)
 from model_delivery.hooks.stores import ObjectStat, Store, open_store
 
 _BUFFER_BYTES = 1 << 20
@@ -50,13 +54,29 @@ class StorageHook(BaseHook):
             raise StorageError(f"{uri} does not exist: put it there, or correct the URI")
         return stat
 
+    def missing(self, uri: str) -> str | None:
+        """Say why there is no such object, or return None where there is.
+
+        StorageError where the store does not answer, or gives no permission to know.
+        """
+        try:
+            stat = self.store(uri).stat(uri)
+        except (InvalidRequestError, ContainerMissingError) as error:
+            return str(error)
+        return f"{uri} does not exist" if stat is None else None
+
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield every object whose URI begins with the prefix, in the order of their names."""
         yield from self.store(prefix).list(prefix)
 
-    def read(self, uri: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Stream the bytes from `start` to before `end` (default: the object's end)."""
-        yield from self.store(uri).read(uri, start, end)
+    def read(
+        self, uri: str, start: int = 0, end: int | None = None, *, etag: str | None = None
+    ) -> Iterator[bytes]:
+        """Stream the bytes from `start` to before `end` (default: the object's end).
+
+        :param etag: the version to read; StorageError where it is another. (default: any)
+        """
+        yield from self.store(uri).read(uri, start, end, etag)
 
     def read_bytes(self, uri: str, start: int = 0, end: int | None = None) -> bytes:
         """Return a range of an object; meant for small ones."""

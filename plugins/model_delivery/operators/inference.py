@@ -4,12 +4,13 @@ Objects below `output_uri`: `_parts/` with what shards have done so far, then `r
 `.parquet`), `errors.jsonl`, and `manifest.json` last: results without a manifest are not finished.
 """
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
-from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
+from model_delivery.exceptions import DeliveryError, DeliveryRefusedError, InvalidRequestError
 from model_delivery.lineage import Lineage, ReportsLineage
 from model_delivery.storage_connected import StorageConnected
 from model_delivery.xcom import VERSION, MergedResults, PlannedShard, ShardOutput
@@ -17,6 +18,7 @@ from model_delivery.xcom import VERSION, MergedResults, PlannedShard, ShardOutpu
 if TYPE_CHECKING:
     from model_delivery_engine.batch.budget import ErrorBudget
     from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+    from model_delivery_engine.manifest import Manifest
 
     from model_delivery.hooks.storage import StorageHook
 
@@ -73,7 +75,8 @@ class PlanShardsOperator(StorageConnected):
         self.log.info("%s: %d bytes in %d shards", uri, stat.size, len(shards))
         form, etag = str(encoding.format), stat.etag
         return [
-            PlannedShard(version=VERSION, **shard, input_format=form, etag=etag) for shard in shards
+            PlannedShard(version=VERSION, **shard, input_format=form, etag=etag, shards=len(shards))
+            for shard in shards
         ]
 
     def _listing(self, storage: "StorageHook") -> str:
@@ -104,11 +107,13 @@ class _Asking(StorageConnected):
     :param output_uri: prefix of the results.
     :param batch_size: records in one run of the model. (default: measured once a shard)
     :param input_fields: model input by record field. (default: fields are named as inputs)
-    :param num_results: recommendations a record, for a recommender's bundle, 1 to 500.
+    :param num_results: recommendations a record, for a recommender's bundle, 1 to 500. (default:
+        25; of a ranking the whole list)
     :param output_format: jsonl or parquet. (default: jsonl)
     :param output_compression: of jsonl: none, gzip or zstd. (default: none)
     :param max_errors: records that may fail in the whole job. (default: any number)
-    :param max_error_percent: share of the job's records that may fail. (default: any)
+    :param max_error_percent: share of the job's records that may fail, held by the task that ends
+        last. (default: any)
     :param early_abort_records: records after which a job is given up, of which half or more
         failed. (default: never)
     :param processes: processes of one task. (default: the cores that the task may use)
@@ -118,6 +123,7 @@ class _Asking(StorageConnected):
         *StorageConnected.template_fields, "bundle_uri", "output_uri", "input_fields",
         "batch_size", "num_results", "max_errors", "max_error_percent",
     )  # fmt: skip
+    _stop: threading.Event | None = None
 
     def __init__(
         self,
@@ -148,26 +154,33 @@ class _Asking(StorageConnected):
         self.early_abort_records = early_abort_records
         self.processes = processes
 
-    def _options(self, input_format: str) -> "BatchOptions":
+    def on_kill(self) -> None:
+        """End the processes; the parts that are done are noted, and a retry goes on after them."""
+        if self._stop is not None:
+            self._stop.set()
+
+    def _options(self, input_format: str, manifest: "Manifest") -> "BatchOptions":
         from model_delivery_engine.batch.formats import Compression, OutputFormat
         from model_delivery_engine.batch.pipeline import BatchOptions
+        from model_delivery_engine.batch.recipes import is_recommender
         from model_delivery_engine.batch.recommend import Recommendations
 
-        asked = None if self.num_results is None else Recommendations(int(self.num_results))
+        results = None if self.num_results is None else int(self.num_results)
+        recommends = results is not None or is_recommender(manifest)
         return BatchOptions(
             batch_size=None if self.batch_size is None else int(self.batch_size),
             input_format=input_format,
             input_fields=self.input_fields,
             output_format=OutputFormat(self.output_format),
             output_compression=Compression(self.output_compression),
-            recommendations=asked,
+            recommendations=Recommendations(results) if recommends else None,
         )
 
     def _run(self, shard: Mapping[str, Any]) -> tuple["ShardResult", str]:
         """Run a shard; return its counts and the model's digest."""
         from model_delivery_engine.batch.pipeline import ShardJob, run_shard
         from model_delivery_engine.batch.shards import Shard
-        from model_delivery_engine.errors import EngineError
+        from model_delivery_engine.errors import DiskFullError, EngineError, StoppedError
 
         from model_delivery.hooks.bundle import fetched_bundle
 
@@ -179,9 +192,13 @@ class _Asking(StorageConnected):
             with fetched_bundle(self.bundle_uri, storage) as (bundle, _digest):
                 job = ShardJob(
                     planned, bundle, parts_folder(self.output_uri),
-                    self._options(shard["input_format"]), shard["etag"], budget, self.processes,
+                    self._options(shard["input_format"], bundle.manifest), shard["etag"], budget,
+                    self.processes, shard.get("shards"),
                 )  # fmt: skip
-                result = run_shard(job, storage, self.log.info)
+                self._stop = threading.Event()
+                result = run_shard(job, storage, self.log.info, self._stop)
+        except (StoppedError, DiskFullError) as error:
+            raise DeliveryError(str(error)) from error  # a retry goes on
         except EngineError as error:
             raise DeliveryRefusedError(str(error)) from error
         return result, bundle.manifest.model_digest
@@ -300,7 +317,7 @@ class RetryFailedRecordsOperator(_Asking):
         storage = self._storage()
         stat = storage.stat(self.errors_uri)
         shard = {"index": 0, "uri": self.errors_uri, "start": 0, "end": stat.size,
-                 "etag": stat.etag, "input_format": self.input_format}  # fmt: skip
+                 "etag": stat.etag, "input_format": self.input_format, "shards": 1}  # fmt: skip
         self._run(shard)
         merged = publish_results(
             storage, self.output_uri, shard, 1,

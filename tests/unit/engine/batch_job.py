@@ -49,7 +49,7 @@ class Job:
     def run_one(self, index: int) -> ShardResult:
         job = ShardJob(
             self.shards[index], self.bundle, FOLDER, self.options, budget=self.budget,
-            processes=self.processes,
+            processes=self.processes, shards=len(self.shards),
         )  # fmt: skip
         return run_shard(job, self.storage, self.told.append)
 
@@ -75,3 +75,25 @@ class Job:
         result = self.run(data)
         self.publish()
         return result, self.lines()
+
+
+class KilledError(BaseException):
+    pass
+
+
+def kill_at(job: Job, write: int) -> None:
+    """Make the job's storage die at its n-th write, before or after the object is there."""
+    count = iter(range(write + 1))
+    take, write_stream = job.storage.take, job.storage.write_stream
+
+    def dying_take(path: Path, uri: str) -> None:
+        if next(count, None) is None:
+            raise KilledError
+        take(path, uri)
+
+    def dying_write(uri: str, chunks: object) -> None:
+        if next(count, None) is None:
+            raise KilledError
+        write_stream(uri, chunks)  # type: ignore[arg-type]
+
+    job.storage.take, job.storage.write_stream = dying_take, dying_write  # type: ignore[method-assign]

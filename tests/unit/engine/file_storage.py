@@ -20,6 +20,7 @@ class FileStorage:
     :param local: whether the engine is told where the files are
     :param read_bytes: bytes read so far, by URI
     :param failures: reads that still fail, after some bytes
+    :param away: reads of URIs that hold this fail, and nobody can say what is there
     """
 
     root: Path
@@ -27,6 +28,7 @@ class FileStorage:
     chunk: int = 7919
     read_bytes: dict[str, int] = field(default_factory=dict)
     failures: int = 0
+    away: str = ""
 
     def path(self, uri: str) -> Path:
         return self.root / uri.removeprefix("mem://")
@@ -40,10 +42,17 @@ class FileStorage:
 
     def stat(self, uri: str) -> Info:
         stat = self.path(uri).stat()
+        if self.path(uri).is_dir():
+            raise IsADirectoryError(uri)
         return Info(uri, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
 
     def exists(self, uri: str) -> bool:
         return self.path(uri).exists()
+
+    def missing(self, uri: str) -> str | None:
+        if self.away:
+            raise ConnectionRefusedError("the store is away")
+        return None if self.path(uri).is_file() else f"{uri} does not exist"
 
     def list(self, prefix: str) -> Iterator[Info]:
         for path in sorted(self.root.rglob("*")):
@@ -51,8 +60,14 @@ class FileStorage:
             if path.is_file() and uri.startswith(prefix):
                 yield self.stat(uri)
 
-    def read(self, uri: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def read(
+        self, uri: str, start: int = 0, end: int | None = None, *, etag: str | None = None
+    ) -> Iterator[bytes]:
+        if self.away and self.away in uri:
+            raise ConnectionRefusedError("the store is away")
         with self.path(uri).open("rb") as file:
+            if etag is not None and self.stat(uri).etag != etag:
+                raise OSError(f"{uri} is another version")
             file.seek(start)
             left = (self.stat(uri).size if end is None else end) - start
             while left > 0 and (data := file.read(min(self.chunk, left))):

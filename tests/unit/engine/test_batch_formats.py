@@ -3,26 +3,36 @@
 import csv
 import gzip
 import io
+import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
-from model_delivery_engine.batch.budget import ErrorBudget, Tallies
-from model_delivery_engine.batch.compression import compress
-from model_delivery_engine.batch.formats import Compression, OutputFormat
-from model_delivery_engine.batch.images import list_objects
+from model_delivery_engine.batch.budget import ErrorBudget
+from model_delivery_engine.batch.compression import Member, PlainStream, compress
+from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputFormat
+from model_delivery_engine.batch.merge import (
+    Destination,
+    delete_parts,
+    publish,
+    publish_once,
+    read_journals,
+)
+from model_delivery_engine.batch.parquet import ParquetSource
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
-from model_delivery_engine.bundle import Bundle, open_bundle
+from model_delivery_engine.batch.shards import Shard
+from model_delivery_engine.batch.storage import version_of
+from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError, BudgetError, DiskFullError
-from onnx import TensorProto, helper
 
-from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
-from tests.unit.engine.conftest import linear, save_graph
+from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job, KilledError, kill_at
+from tests.unit.engine.conftest import linear
 
 ROWS = np.random.default_rng(3).normal(size=(3000, 4)).round(3)
 
@@ -51,19 +61,6 @@ def test_csv(tmp_path: Path, linear_bundle: Bundle, shards: int) -> None:
     assert job.run(text.getvalue().encode(), shards) == ShardResult(3000, 3000, 0)
     check(job)
     assert job.lines()[7]["input"] == {"name": 'x, "7"'}
-
-
-def test_csv_with_bad_rows(tmp_path: Path, linear_bundle: Bundle) -> None:
-    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
-    job.options = BatchOptions(batch_size=64)
-    data = b'id,features\n1,"[1,2,3,4]"\n2,"[1,2\n3]"\n\n4,"[1,2]"\n5\n6,"[0,0,0,0]"'
-    assert job.run(data) == ShardResult(6, 2, 4, 1)
-    job.publish()
-    errors = job.lines(ERRORS)
-    assert "line break inside quotes" in errors[0]["error"]["reason"]
-    assert errors[0]["error"]["offset"] == data.index(b'2,"[1,2\n')
-    assert "shape [2]" in errors[2]["error"]["reason"]
-    assert "1 cells in a row of 2 columns" in errors[3]["error"]["reason"]
 
 
 def test_csv_keeps_a_long_whole_number(tmp_path: Path, linear_bundle: Bundle) -> None:
@@ -98,6 +95,73 @@ def test_parquet_in_and_out(tmp_path: Path, linear_bundle: Bundle, group: int) -
     assert "shape [2]" in out["error"][5].as_py()["reason"]
 
 
+def test_what_json_cannot_spell_comes_out_of_parquet_as_text(
+    tmp_path: Path, linear_bundle: Bundle
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.parquet")
+    rows = [[1, 2, 3, 4], [1, 2, 3, float("nan")], [1]]
+    table = pyarrow.table(
+        {
+            "features": pyarrow.array(rows, pyarrow.list_(pyarrow.float32())),
+            "bytes": [b"\x00\xff"] * 3,
+            "share": [float("nan"), float("inf"), 0.5],
+            "deep": [[{"x": float("-inf")}]] * 3,
+            "late": pyarrow.array([10**15] * 3, pyarrow.timestamp("s")),
+        }
+    )
+    text = pyarrow.array([b"\xff\xfe"] * 3, pyarrow.binary()).view(pyarrow.string())
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table.append_column("text", text), buffer)
+    assert job.run(buffer.getvalue()) == ShardResult(3, 1, 2)
+    job.publish()
+    good, nan, short = (line["input"] for line in job.lines())
+    assert good == {"bytes": "AP8=", "share": "NaN", "deep": [{"x": "-Infinity"}],
+                    "text": "//4=", "late": good["late"]}  # fmt: skip
+    assert "1000000000000000000" in good["late"]  # in milliseconds: beyond the year 9999
+    assert nan["features"] == [1.0, 2.0, 3.0, "NaN"]
+    assert (nan["share"], short["share"]) == ("Infinity", 0.5)
+    assert short["features"] == [1.0]
+
+
+def test_a_large_row_group_is_not_in_memory(tmp_path: Path, linear_bundle: Bundle) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.parquet")
+    count = 300_000
+    notes = pyarrow.array([f"{n:0>200}" for n in range(count)])  # 60 MB
+    features = pyarrow.array([[1, 2, 3, 4]] * count, pyarrow.list_(pyarrow.float32()))
+    path = job.storage.path(job.storage.put(job.uri, b""))
+    table = pyarrow.table({"note": notes, "features": features})
+    pyarrow.parquet.write_table(table, path, row_group_size=count, use_dictionary=False)
+    del table, notes, features
+    shard = Shard(index=0, uri=job.uri, start=0, end=count)
+    (tmp_path / "spool").mkdir()
+    version = version_of(job.storage, job.uri)
+    source = ParquetSource(job.storage, shard, version, tmp_path / "spool", 2**20)
+    before, most, rows, part = pyarrow.total_allocated_bytes(), 0, 0, source.next(9, 0)
+    while part is not None:
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+        found = pyarrow.ipc.open_file(str(source.fetch(part).path)).read_all()
+        assert found["note"][0].as_py() == f"{part.start:0>200}"
+        rows += found.num_rows
+        del found
+        part = source.next(part.index + 1, part.end)
+    assert rows == count
+    assert most < 16 * 2**20
+    again = ParquetSource(job.storage, shard, version, tmp_path / "spool", 2**20)
+    middle = again.next(9, 123_456)  # as a resume does
+    assert middle is not None
+    first = pyarrow.ipc.open_file(str(again.fetch(middle).path)).read_all()["note"][0]
+    assert first.as_py() == f"{123_456:0>200}"
+
+
+@pytest.mark.parametrize("wrong", [8, 20])
+def test_raw_records_of_another_size_are_not_read_askew(
+    tmp_path: Path, linear_bundle: Bundle, wrong: int
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.raw")
+    with pytest.raises(BatchError, match="plan the shards again with record_bytes=16"):
+        job.run(ROWS[:101].astype("<f4").tobytes(), shards=4, record_bytes=wrong)
+
+
 def test_raw_records_and_one_cut_short(tmp_path: Path, linear_bundle: Bundle) -> None:
     job = Job(tmp_path / "job", linear_bundle, uri="mem://in.raw")
     data = ROWS.astype("<f4").tobytes()
@@ -110,50 +174,27 @@ def test_raw_records_and_one_cut_short(tmp_path: Path, linear_bundle: Bundle) ->
                              "offset": 48_000}  # fmt: skip
 
 
-@pytest.mark.parametrize("local", [True, False])
-def test_images(tmp_path: Path, compiled, local: bool) -> None:  # noqa: ANN001
-    path = save_graph(
-        tmp_path / "mean" / "model.onnx",
-        [
-            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
-        ],
-        {"image": (TensorProto.UINT8, ["n", 8, 6, 3])},
-        {"mean": (TensorProto.FLOAT, ["n", 3])},
-        {"axes": np.array([1, 2], np.int64)},
-    )
-    _, archive = compiled(path, '{"image": [-1, 8, 6, 3]}')
-    bundle = open_bundle(archive, tmp_path / "mean-bundle")
-    job = Job(tmp_path / "job", bundle, uri="mem://listing.jsonl", local=local)
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 6, 3), np.uint8)
-    for n, image in enumerate(pixels):
-        png = cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
-        job.storage.put(f"mem://images/{n:03d}.png", png)
-    job.storage.put("mem://images/100.png", b"no image")
-    job.storage.put("mem://images/101.png", b"")
-    listing = b"".join(list_objects(job.storage.list("mem://images/")))
-    missing = b'{"uri":"mem://images/none.png"}\n{"name":1}\n\n'
-    job.options = BatchOptions(batch_size=16, input_format="images")
-    assert job.run(listing + missing, shards=2) == ShardResult(44, 40, 4, 1)
-    job.publish()
-    lines = job.lines()
-    np.testing.assert_allclose(
-        [line["output"]["mean"] for line in lines[:40]], pixels.mean(axis=(1, 2)), rtol=1e-4
-    )
-    assert lines[3]["input"] == {"uri": "mem://images/003.png"}
-    reasons = [line["error"]["reason"] for line in lines[40:]]
-    assert reasons[:2] == ["not an image that can be decoded", "the object is empty"]
-    assert "none.png" in reasons[2]
-    assert "'uri'" in reasons[3]
-    assert lines[40]["error"]["uri"] == "mem://images/100.png"
-    # The error file is an input: with the objects put right, it is answered.
-    png = cv2.imencode(".png", pixels[0])[1].tobytes()
-    for name in ("100", "101", "none"):
-        job.storage.put(f"mem://images/{name}.png", png)
-    again = Job(job.storage.root, bundle, uri=ERRORS, local=local)
-    again.options = job.options
-    again.storage.delete(f"{FOLDER}/shard-00000/journal.json")
-    assert again.run() == ShardResult(4, 3, 1)
+@pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])
+def test_nothing_is_a_stream_too(job: Job, kind: Compression) -> None:
+    job.options = BatchOptions(batch_size=64, output_compression=kind)
+    job.run(jsonl())
+    suffix = SUFFIX[kind]
+    publish(
+        job.storage, FOLDER, read_journals(job.storage, FOLDER, 1), input_uri=URI,
+        input_size=len(jsonl()), results_uri=RESULTS + suffix, errors_uri=ERRORS + suffix,
+        budget=job.budget,
+    )  # fmt: skip
+    packed = job.storage.get(ERRORS + suffix)
+    assert packed  # gunzip takes no empty file
+    unpack = gzip.decompress if kind == Compression.GZIP else zstandard.decompress
+    assert unpack(packed) == b""
+
+
+@pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])
+def test_a_stream_that_expands_far_stays_small_in_memory(kind: Compression) -> None:
+    packed = compress(b'{"id": 1}\n' * 60_000_000, kind)
+    stream = PlainStream([packed], kind, URI, Member())
+    assert max(map(len, itertools.islice(stream, 40))) <= 70 * 2**20
 
 
 @pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])
@@ -276,7 +317,52 @@ def test_a_budget_that_is_kept_is_no_error(job: Job) -> None:
     job.budget = ErrorBudget(max_errors=5, max_error_percent=0.17)
     assert job.run(with_bad(), shards=3).errors == 5
     job.publish()
-    assert Tallies(job.storage, FOLDER, 0).total() == (3000, 5)
+
+
+def test_the_shard_that_ends_last_holds_the_share(job: Job) -> None:
+    job.budget = ErrorBudget(max_error_percent=0.1)
+    with pytest.raises(BudgetError, match=r"5 of 3000 records \(0.17 %\) failed, 0.1 % may"):
+        job.run(with_bad(), shards=3)
+    assert len(list(job.storage.list(f"{FOLDER}/shard-"))) == 8  # all were run: 3, and 2 of errors
+    with pytest.raises(BudgetError):
+        job.run_one(0)
+    job.budget = ErrorBudget(max_error_percent=0.2)
+    assert job.run(shards=3).errors == 5
+
+
+def test_what_a_job_before_left_does_not_count(job: Job) -> None:
+    job.budget = ErrorBudget(max_errors=4)
+    with pytest.raises(BudgetError):
+        job.run(with_bad(), shards=3)
+    for each in list(job.storage.list(f"{FOLDER}/shard-")):
+        job.storage.delete(each.uri)
+    assert job.run(jsonl() + b"{}\n", shards=3).errors == 1  # the input is put right
+
+
+def test_a_shard_that_begins_again_counts_from_nothing(job: Job) -> None:
+    job.budget = ErrorBudget(max_errors=5)
+    job.run(with_bad())
+    assert _tallied(job) == [(3000, 5, 1)]
+    for each in list(job.storage.list(f"{FOLDER}/shard-")):
+        job.storage.delete(each.uri)
+    kill_at(job, 2)
+    with pytest.raises(KilledError):
+        job.run()
+    assert _tallied(job) == [(0, 0, 0)]
+
+
+def _tallied(job: Job) -> list[tuple[int, ...]]:
+    names = [each.uri.rpartition("/")[2] for each in job.storage.list(f"{FOLDER}/tallies/")]
+    return [tuple(map(int, name.split("-")[1:])) for name in names]
+
+
+@pytest.mark.parametrize(("bad", "ends"), [(50, True), (49, False)])
+def test_half_of_the_first_records_is_too_much(job: Job, bad: int, ends: bool) -> None:
+    job.budget = ErrorBudget(early_abort_records=100)
+    job.options = BatchOptions(batch_size=64)
+    data = b"{}\n" * bad + b'{"features":[1,2,3,4]}\n' * (100 - bad)
+    with pytest.raises(BudgetError, match="less than 50") if ends else nullcontext():
+        job.run(data)
 
 
 def test_a_job_of_bad_records_ends_early(job: Job) -> None:
@@ -292,6 +378,40 @@ def test_the_manifest_names_a_missing_shard(job: Job) -> None:
     job.storage.delete(f"{FOLDER}/shard-00001/journal.json")
     with pytest.raises(BatchError, match="shard-00001 has no journal; run that shard first"):
         job.publish()
+
+
+PLACES = Destination(RESULTS, ERRORS, "mem://manifest.json")
+
+
+def publish_job(job: Job, budget: ErrorBudget, uri: str = URI) -> Any:
+    return publish_once(
+        job.storage, FOLDER, len(job.shards), PLACES, input_uri=uri, input_format=None,
+        budget=budget,
+    )  # fmt: skip
+
+
+def test_results_that_may_not_be_published_replace_none(job: Job) -> None:
+    job.run(jsonl())
+    publish_job(job, ErrorBudget())
+    before = [job.storage.get(uri) for uri in (RESULTS, ERRORS, PLACES.manifest_uri)]
+    delete_parts(job.storage, FOLDER)
+    job.run(with_bad())
+    with pytest.raises(BudgetError):
+        publish_job(job, ErrorBudget(max_errors=4))
+    assert before == [job.storage.get(uri) for uri in (RESULTS, ERRORS, PLACES.manifest_uri)]
+
+
+def test_a_manifest_of_something_else_is_no_result(job: Job) -> None:
+    job.run(jsonl())
+    published = publish_job(job, ErrorBudget())
+    delete_parts(job.storage, FOLDER)
+    assert publish_job(job, ErrorBudget()) == published  # as a retry finds it
+    other = "mem://other.jsonl"
+    with pytest.raises(BatchError, match=r"manifest.json is of mem://input.jsonl, .* run its shar"):
+        publish_job(job, ErrorBudget(), other)
+    job.storage.delete(RESULTS)
+    with pytest.raises(BatchError, match="whose results are gone"):
+        publish_job(job, ErrorBudget())
 
 
 def test_the_disk_is_full(job: Job) -> None:

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
-from model_delivery_engine.batch.recipes import Recipe
-from model_delivery_engine.batch.recommend import Recommendations
+from model_delivery_engine.batch.recipes import Recipe, is_recommender, recipe_of
+from model_delivery_engine.batch.recommend import Recommendations, _plain_lines
+from model_delivery_engine.batch.recommender_bundle import write_recommender_bundle
 from model_delivery_engine.batch.recommender_model import write_recommender
 from model_delivery_engine.errors import BatchError
 
@@ -55,6 +57,30 @@ def test_a_thousand_users_as_numpy_says(tmp_path: Path, count: int) -> None:
         np.testing.assert_allclose(line["output"]["scores"], expected, rtol=1e-4, atol=1e-5)
         if np.diff(expected).max(initial=-1) < -1e-5:  # no two scores alike
             assert line["output"]["recommendedItems"] == items
+
+
+@pytest.mark.parametrize("recipe", Recipe)
+def test_a_bundle_shows_that_it_recommends(tmp_path: Path, job: Job, recipe: Recipe) -> None:
+    factors = np.ones((3, 4))
+    manifest = write_recommender_bundle(
+        tmp_path / "bundle.tar.gz", name="films", recipe=recipe, users=list("abc"),
+        items=list("xyz"), user_factors=factors, item_factors=factors, source_uri="file:///none",
+    )  # fmt: skip
+    assert recipe_of(manifest) == recipe
+    assert is_recommender(manifest)
+    assert not is_recommender(job.bundle.manifest)
+
+
+def test_the_lines_of_many_users_are_small_in_memory() -> None:
+    users = {f"u{n}": n for n in range(20_000)}
+    before = resident()
+    lines = _plain_lines("userId", users)
+    assert (resident() - before) / len(users) < 1000  # with orjson's own buffers: 4 KiB
+    assert len(lines) == 40_000
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
 
 
 def test_related_items_leave_the_item_itself_out(tmp_path: Path) -> None:

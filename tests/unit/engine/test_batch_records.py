@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
-from model_delivery_engine.batch.pipeline import ShardResult
-from model_delivery_engine.bundle import Manifest, open_bundle
+from model_delivery_engine.batch.formats import OutputFormat
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.bundle import Bundle, Manifest, open_bundle
 from model_delivery_engine.errors import BatchError
 from onnx import TensorProto, helper
 
-from tests.unit.engine.batch_job import ERRORS, URI, Job
+from tests.unit.engine.batch_job import ERRORS, RESULTS, URI, Job
 from tests.unit.engine.conftest import linear, save_graph, save_linear
 
 Compiled = Callable[..., tuple[Manifest, Path]]
@@ -138,6 +141,43 @@ def test_an_answer_of_nan_is_an_error_not_broken_json(tmp_path: Path, compiled: 
     assert lines[1]["error"]["reason"] == "output 'y' is NaN or infinite"
 
 
+@pytest.fixture
+def roots(tmp_path: Path, linear_bundle: Bundle) -> Bundle:
+    """Return a model of square roots, of as many numbers as each record has."""
+    path = save_graph(
+        tmp_path / "roots" / "model.onnx",
+        [helper.make_node("Sqrt", ["x"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["n", "m"])},
+        {"y": (TensorProto.FLOAT, ["n", "m"])},
+    )
+    return replace(linear_bundle, model_path=path)  # the compiler would fix the dimension
+
+
+RAGGED = b'{"x": [0.01, 2]}\n{"x": [-1]}\n{"x": [0.01]}\n{"x": [3, 1, 0.01]}\n'
+
+
+def test_answers_of_different_lengths_are_as_those_of_equal_ones(
+    tmp_path: Path, roots: Bundle
+) -> None:
+    result, lines = Job(tmp_path / "ragged", roots).answers(RAGGED)
+    assert result == ShardResult(4, 3, 1)
+    assert lines[1]["error"]["reason"] == "output 'y' is NaN or infinite"
+    alone = Job(tmp_path / "alone", roots)
+    _, (one,) = alone.answers(b'{"x": [3, 1, 0.01]}\n')
+    assert alone.storage.get(RESULTS) in Job(tmp_path / "ragged", roots).storage.get(RESULTS)
+    assert one == lines[3]
+
+
+def test_answers_of_different_lengths_in_parquet(tmp_path: Path, roots: Bundle) -> None:
+    job = Job(tmp_path / "job", roots)
+    job.options = BatchOptions(batch_size=64, output_format=OutputFormat.PARQUET)
+    assert job.run(RAGGED) == ShardResult(4, 3, 1)
+    job.publish()
+    found = pyarrow.parquet.read_table(job.storage.path(RESULTS))["y"].to_pylist()
+    assert found[1] is None
+    np.testing.assert_allclose(found[3], np.sqrt([3, 1, 0.01]), rtol=1e-6)
+
+
 def test_fields_can_be_named_otherwise_than_inputs(job: Job, tmp_path: Path) -> None:
     data = b'{"features": "kept", "pixels": [1, 2, 3, 4]}'
     _, lines = job.answers(data, input_fields={"pixels": "features"})
@@ -183,3 +223,51 @@ def test_a_long_whole_number_is_a_float_where_the_model_takes_one(job: Job) -> N
     line = b'{"features": [1e25, 10000000000000000000000000, 0.5, 4]}'
     _, (found, expected) = job.answers(line + b"\n" + line.replace(b"1" + b"0" * 25, b"1e25"))
     assert found["output"] == expected["output"]
+
+
+def nested(levels: int) -> str:
+    return '{"a": ' * levels + "1" + "}" * levels
+
+
+def envelope(record: Any = None, **error: Any) -> str:
+    given = {"reason": "why", "uri": "mem://first", "offset": 3, **error}
+    return json.dumps({"input": record, "output": None, "error": given})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        envelope(base64=5),
+        envelope(base64=["x"]),
+        envelope(base64="no base64!"),
+        envelope(base64="abc"),
+        envelope(base64="\u00e9"),
+        envelope(offset="3"),
+        envelope(offset=2**70),
+        envelope(offset=-1),
+        envelope(offset=True),
+        envelope(uri={"a": 1}),
+        envelope(reason=None),
+        '{"input": ' + nested(1000) + ', "output": null, "error": '
+        '{"reason": "", "uri": "", "offset": 0}}',
+        '{"features": [1, 2, 3, 4], "deep": ' + nested(1010) + "}",
+        '{"features": ' + nested(1010) + "}",
+        f'{{"features": [1, 2, 3, 4], "id": {2**70}, "deep": {nested(990)}}}',
+    ],
+)
+@pytest.mark.parametrize("output_format", OutputFormat)
+def test_no_line_ends_the_job(job: Job, line: str, output_format: OutputFormat) -> None:
+    good = record(0, [1, 2, 3, 4])
+    job.options = BatchOptions(batch_size=64, output_format=output_format)
+    assert job.run(f"{good}\n{line}\n{good}\n".encode()) == ShardResult(3, 2, 1)
+    job.publish()
+    (error,) = job.storage.get(ERRORS).splitlines()
+    place = b'"uri":"mem://input.jsonl","offset":%d' % (len(good) + 1)
+    assert place in error
+    assert line.encode() in error  # whole, and as it was
+
+
+def test_an_error_line_without_a_record_is_one_again(job: Job) -> None:
+    _, lines = job.answers(envelope(base64="//4=").encode() + b"\n" + envelope().encode())
+    assert [each["error"]["uri"] for each in lines] == ["mem://first"] * 2
+    assert lines[0]["error"]["base64"] == "//4="

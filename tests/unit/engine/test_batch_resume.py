@@ -6,19 +6,35 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.batch.journal import read_journal
-from model_delivery_engine.batch.pipeline import BatchOptions, shard_folder
+from model_delivery_engine.batch.pipeline import (
+    BatchOptions,
+    ShardJob,
+    run_shard,
+    shard_folder,
+)
+from model_delivery_engine.batch.planning import plan
 from model_delivery_engine.bundle import Bundle
-from model_delivery_engine.errors import BatchError
+from model_delivery_engine.errors import BatchError, StoppedError
 
-from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
+from tests.unit.engine.batch_job import (
+    ERRORS,
+    FOLDER,
+    RESULTS,
+    URI,
+    Job,
+    KilledError,
+    kill_at,
+)
 
 
 def lines(count: int, bad: bool = True) -> bytes:
@@ -27,28 +43,6 @@ def lines(count: int, bad: bool = True) -> bytes:
     for n in range(7, count, 97) if bad else []:
         texts[n] = texts[n][:-4]
     return "\n".join(texts).encode()
-
-
-class KilledError(BaseException):
-    pass
-
-
-def kill_at(job: Job, write: int) -> None:
-    """Make the job's storage die at its n-th write, before or after the object is there."""
-    count = iter(range(write + 1))
-    take, write_stream = job.storage.take, job.storage.write_stream
-
-    def dying_take(path: Path, uri: str) -> None:
-        if next(count, None) is None:
-            raise KilledError
-        take(path, uri)
-
-    def dying_write(uri: str, chunks: object) -> None:
-        if next(count, None) is None:
-            raise KilledError
-        write_stream(uri, chunks)  # type: ignore[arg-type]
-
-    job.storage.take, job.storage.write_stream = dying_take, dying_write  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +164,52 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(job: Job, data: bytes
         job.run_one(1)
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_no_part_is_of_an_input_that_was_there_for_a_while(
+    tmp_path: Path, linear_bundle: Bundle, data: bytes, local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A, then B, then A again: the ETag is A's whenever the whole job looks at it."""
+    monkeypatch.setattr("model_delivery_engine.batch.storage._PAUSES_S", ())
+    whole = Job(tmp_path / "whole", linear_bundle)
+    whole.run(data)
+    job = Job(tmp_path / "job", linear_bundle, local=local)
+    path = job.storage.path(job.storage.put(URI, data))
+    aside, takes, take = path.with_name("aside"), iter(range(99)), job.storage.take
+
+    def replacing_take(file: Path, uri: str) -> None:
+        take(file, uri)
+        number = next(takes)
+        if number == 1:
+            path.rename(aside)
+            path.write_bytes(data.replace(b"0.1", b"9.9"))
+        elif number == 4 and aside.exists():
+            aside.replace(path)
+
+    monkeypatch.setattr(job.storage, "take", replacing_take)
+    with pytest.raises((BatchError, OSError), match=r"changed under the job|another version"):
+        job.run()
+    if aside.exists():
+        aside.replace(path)
+    job.run()
+    assert published(job) == published(whole)
+
+
+def test_shards_of_two_versions_of_an_input_are_not_merged(job: Job, data: bytes) -> None:
+    job.storage.put(URI, data)
+    job.run(shards=2)
+    job.storage.delete(f"{FOLDER}/shard-00001/journal.json")
+    job.storage.put(URI, data.replace(b"0.1", b"9.9"))  # of the same size
+    job.run_one(1)
+    with pytest.raises(BatchError, match="2 versions of the input"):
+        job.publish()
+
+
+def test_a_shard_of_another_plan_is_refused(job: Job, data: bytes) -> None:
+    job.run(data, shards=2)
+    with pytest.raises(BatchError, match="the range changed since this shard was begun"):
+        job.run(shards=3)
+
+
 def test_an_altered_part_is_not_published(job: Job, data: bytes) -> None:
     job.run(data)
     part = next(each.uri for each in job.storage.list(f"{FOLDER}/") if "part-00002" in each.uri)
@@ -184,6 +224,60 @@ def test_reads_that_break_off_are_taken_up(job: Job, data: bytes) -> None:
     job.storage.chunk = 100_000
     job.storage.failures = 2
     assert job.run().records == 20_000
+
+
+@pytest.mark.parametrize("by", ["event", "exception"])
+def test_a_run_that_is_stopped_starts_nothing_more(
+    tmp_path: Path, linear_bundle: Bundle, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle)
+    job.processes = 2
+    job.storage.put(URI, lines(200_000))
+    job.shards = plan(job.storage, URI, 1)
+    pool, stop = open_pool_of(monkeypatch), threading.Event()
+    taken: list[str] = []
+    take = job.storage.take
+
+    def counting_take(path: Path, uri: str) -> None:
+        take(path, uri)
+        taken.append(uri)
+        if len(taken) == 6:
+            stop.set() if by == "event" else os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(job.storage, "take", counting_take)
+    before = signal.signal(signal.SIGUSR1, _raise_killed)
+    # Journals are dear here, so that what is done is noted late.
+    monkeypatch.setattr("model_delivery_engine.batch.pipeline._NOTE_SHARE", 1_000_000)
+    task = ShardJob(job.shards[0], linear_bundle, FOLDER, job.options, processes=2)
+    with pytest.raises(StoppedError if by == "event" else KilledError):
+        run_shard(task, job.storage, job.told.append, stop)
+    signal.signal(signal.SIGUSR1, before)
+    assert pool.started == 2
+    assert all(process.poll() is not None for process in pool.processes)
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    done = {part.answers.name for part in journal.parts.values()}
+    assert done == {uri.rpartition("/")[2] for uri in taken if "/part-" in uri}
+    stop.clear()
+    assert run_shard(task, job.storage).records == 200_000
+
+
+def _raise_killed(_number: int, _frame: object) -> None:
+    raise KilledError
+
+
+def open_pool_of(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Return the processes that are started from now on."""
+    seen = SimpleNamespace(started=0, processes=[])
+    popen = subprocess.Popen
+
+    def counting(*args: object, **more: object) -> object:
+        seen.started += 1
+        seen.processes.append(popen(*args, **more))  # type: ignore[call-overload]
+        return seen.processes[-1]
+
+    monkeypatch.setattr("model_delivery_engine.batch.pool.subprocess.Popen", counting)
+    return seen
 
 
 CHILD = """

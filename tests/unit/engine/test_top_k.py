@@ -1,6 +1,8 @@
 """The best of many scores, and how their names are written."""
 
 import json
+import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,23 @@ def test_the_best_come_in_order_and_equals_by_place(width: int, k: int, distinct
     order, values = expected(scores, k)
     np.testing.assert_array_equal(places, order)
     np.testing.assert_array_equal(best, values)
+
+
+@pytest.mark.parametrize("equal", [[0], [5, 40], range(70)])
+def test_rows_of_equal_scores_widen_no_others(equal: Any) -> None:
+    scores = RANDOM.normal(size=(70, 20_000)).astype(np.float32)
+    for row in equal:
+        scores[row] = 0
+        scores[row, ::999] = 1
+    scores[3, 400:] = -np.inf  # as where a filter leaves few
+    order, values = expected(scores, 50)
+    tracemalloc.start()
+    places, best = top_k([scores[:2], scores[2:50], scores[50:]], 50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(places, order)
+    np.testing.assert_array_equal(best, values)
+    assert peak < 48 * 20_000 * 14 + 4_000_000  # a block's own; a table of all: 11 MB and its sort
 
 
 def test_what_is_left_out_comes_last_and_zero_has_no_sign() -> None:

@@ -7,6 +7,7 @@ without one: that line is itself valid input.
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import orjson
 
 from model_delivery_engine.batch.batch import Answers, Fault
@@ -81,6 +82,8 @@ def json_rows(array: Array) -> tuple[bytes, Sequence[bytes], bytes]:
     Numbers have the fewest digits that read back as the same value of their own type.
     """
     count = len(array)
+    if array.dtype == object and count and isinstance(array[0], np.ndarray):
+        return b"", [_row_text(row) for row in array], b""  # of different shapes
     if array.dtype == object or array.dtype.kind in "SU":
         return _text_rows(array.tolist(), lists=array.ndim > 1)
     if not array.size:
@@ -92,6 +95,12 @@ def json_rows(array: Array) -> tuple[bytes, Sequence[bytes], bytes]:
     rows = text[1 + depth : -1 - depth].split(closing + b"," + opening)
     assert len(rows) == count
     return opening, rows, closing
+
+
+def _row_text(row: Array) -> bytes:
+    """Return JSON text of a row, with numbers as a whole batch of them has them."""
+    text = row.dtype.kind in "OSU"
+    return orjson.dumps(row.tolist() if text else row, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _label_rows(labels: Labels, places: Array) -> tuple[bytes, Sequence[bytes], bytes]:

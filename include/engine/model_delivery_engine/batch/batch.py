@@ -7,7 +7,19 @@ from typing import Any
 
 import orjson
 
+from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.tensors import Array
+
+
+class PartReader:
+    """What readers of parts share."""
+
+    def digest(self, content: bytes) -> str:
+        """Return the digest of the part that was read last.
+
+        :param content: the part's bytes
+        """
+        return digest_bytes(content)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ class ErrorBudget:
     """The records that may fail.
 
     :param max_errors: their number (default: any)
-    :param max_error_percent: their share of all records, 0 to 100, held at the end (default: any)
+    :param max_error_percent: their share of all records, 0 to 100, held by the shard that ends last
+        and when results are published (default: any)
     :param early_abort_records: records after which a job is given up if `early_abort_percent` of
         those done failed (default: never)
-    :param early_abort_percent: that share, 0 to 100 (default: 50)
+    :param early_abort_percent: that share or more, 0 to 100 (default: 50)
     """
 
     max_errors: int | None = None
@@ -40,36 +41,57 @@ class ErrorBudget:
                 "read the error lines, and correct the input or the budget"
             )
         share = 100 * errors / records if records else 0.0
-        limit = self._share(records, complete)
-        if limit is not None and share > limit:
+        if self._too_large(share, records, complete):
+            may = self.max_error_percent if complete else f"less than {self.early_abort_percent}"
             raise BudgetError(
-                f"{where}: {errors} of {records} records ({share:.2f} %) failed, {limit} % may; "
+                f"{where}: {errors} of {records} records ({share:.2f} %) failed, {may} % may; "
                 "read the error lines, and correct the input or the budget"
             )
 
-    def _share(self, records: int, complete: bool) -> float | None:
+    def _too_large(self, share: float, records: int, complete: bool) -> bool:
         if complete:
-            return self.max_error_percent
+            return self.max_error_percent is not None and share > self.max_error_percent
         early = self.early_abort_records
-        return self.early_abort_percent if early is not None and records >= early else None
+        return early is not None and records >= early and share >= self.early_abort_percent
+
+
+@dataclass(frozen=True)
+class Total:
+    """Counts over a job's shards.
+
+    :param done: shards that are at their end
+    """
+
+    records: int
+    errors: int
+    done: int
 
 
 class Tallies:
     """The shards' counts, each in the name of an object: one listing tells the job's.
 
+    They lie below the digest of what the job is, so that a job over another input, of another plan
+    or with another model below the same folder does not count what this one left.
+
     :param folder: where they lie, the same for all shards of a job
+    :param job: digest of the job's identity, without what differs between its shards
     :param index: our shard's
     """
 
-    def __init__(self, storage: Storage, folder: str, index: int) -> None:
+    def __init__(self, storage: Storage, folder: str, job: str, index: int) -> None:
         self._storage = storage
-        self._prefix = f"{folder}/tallies/"
+        self._prefix = f"{folder}/tallies/{job.removeprefix('sha256:')[:16]}/"
         self._index = index
         self._own: str | None = None
 
-    def publish(self, records: int, errors: int) -> None:
+    def begin(self) -> None:
+        """Delete what an earlier run of our shard left: it starts from nothing."""
+        for each in list(self._storage.list(f"{self._prefix}{self._index:05d}-")):
+            self._storage.delete(each.uri)
+
+    def publish(self, records: int, errors: int, *, done: bool) -> None:
         """Replace our shard's counts."""
-        uri = f"{self._prefix}{self._index:05d}-{records}-{errors}"
+        uri = f"{self._prefix}{self._index:05d}-{records}-{errors}-{int(done)}"
         if uri == self._own:
             return
         self._storage.write_stream(uri, [])
@@ -77,10 +99,10 @@ class Tallies:
             self._storage.delete(self._own)
         self._own = uri
 
-    def total(self) -> tuple[int, int]:
-        """Return records and errors over all shards; of a shard's tallies the newest counts."""
-        newest: dict[int, tuple[int, int]] = {}
+    def total(self) -> Total:
+        """Return the counts over all shards; of a shard's tallies the newest counts."""
+        newest: dict[int, tuple[int, ...]] = {}
         for each in self._storage.list(self._prefix):
-            index, records, errors = map(int, each.uri.rpartition("/")[2].split("-"))
-            newest[index] = max(newest.get(index, (0, 0)), (records, errors))
-        return sum(n for n, _ in newest.values()), sum(n for _, n in newest.values())
+            index, *counts = map(int, each.uri.rpartition("/")[2].split("-"))
+            newest[index] = max(newest.get(index, ()), tuple(counts))
+        return Total(*(sum(each[n] for each in newest.values()) for n in range(3)))

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.errors import BatchError
 
-_SLICE = 64 * 1024
+# Bytes decompressed at a time: gzip makes a thousand of one, zstd 32,768 (a block of 128 KiB in 4
+# bytes), so that a slice becomes 64 or 32 MiB at most.
+_SLICES = {Compression.GZIP: 64 * 1024, Compression.ZSTD: 1024}
 
 
 class _Decompressor(Protocol):
@@ -51,6 +53,7 @@ class PlainStream:
     ) -> None:
         self._chunks = chunks
         self._make = _DECOMPRESSORS[compression]
+        self._slice = _SLICES[compression]
         self._what = f"{uri}: {compression}"
         self.member = member
 
@@ -58,7 +61,7 @@ class PlainStream:
         """Yield plain chunks; `member` is the one that the last of them came from."""
         compressed, plain = self.member.compressed, self.member.plain
         decompressor: _Decompressor | None = None
-        for data in _slices(self._chunks):
+        for data in _slices(self._chunks, self._slice):
             while data:
                 if decompressor is None:
                     self.member = Member(compressed, plain)
@@ -85,11 +88,11 @@ class PlainStream:
             ) from error
 
 
-def _slices(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Small pieces: one that expands a thousandfold still fits in memory."""
+def _slices(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Small pieces: one that expands as far as it can still fits in memory."""
     for chunk in chunks:
-        for at in range(0, len(chunk), _SLICE):
-            yield chunk[at : at + _SLICE]
+        for at in range(0, len(chunk), size):
+            yield chunk[at : at + size]
 
 
 def compress(data: bytes, compression: Compression) -> bytes:

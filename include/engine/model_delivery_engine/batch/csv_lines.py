@@ -1,102 +1,140 @@
-"""CSV into batches: a header, then one row a line. A cell is JSON where its input is a number."""
+"""CSV into batches: a header, then one row a record. A cell is JSON where its input is a number."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault
+from model_delivery_engine.batch.batch import Batch, Fault, PartReader, even_cuts, record_text
+from model_delivery_engine.batch.csv_rows import QUOTE, IsRow, ends_open, split_rows
 from model_delivery_engine.batch.exact_json import read_json, write_json
-from model_delivery_engine.batch.json_lines import (
-    batched_lines,
-    records_of,
-    stack_samples,
-)
+from model_delivery_engine.batch.json_lines import records_of, stack_samples
 from model_delivery_engine.batch.records import Record, RecordParser
+from model_delivery_engine.batch.shards import MAX_RECORD_BYTES
 from model_delivery_engine.errors import BatchError
 
-QUOTE = b'"'
 
-
-class CsvLines:
+class CsvLines(PartReader):
     """Reads batches of rows for one model.
-
-    A row is one line: a line break inside quotes cannot be told from a record's end where shards
-    are cut, and becomes a fault that says so.
 
     :param header: the object's first line
     :raises BatchError: a header that is no row, or names a column twice
     """
 
     def __init__(self, parser: RecordParser, uri: str, header: bytes) -> None:
+        # Python's own limit on a cell, 128 KiB, is less than a list of numbers may need.
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))
         self._parser = parser
         self._uri = uri
-        try:
-            self._columns = _row(header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n"))
-        except ValueError as error:
-            raise BatchError(f"{uri}: the header is no CSV row: {error}; correct it") from error
-        if len(set(self._columns)) != len(self._columns):
-            raise BatchError(f"{uri}: the header names a column twice; name each once")
+        self._columns = header_columns(header, uri)
+        self._is_row = is_row(len(self._columns))
+        self._names = [orjson.dumps(name) + b":" for name in self._columns]
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""
         if start == 0:
             header = data.find(b"\n") + 1 or len(data)
             start, data = header, data[header:]
-        for offset, batch in batched_lines(data, start, size):
-            yield self._read(batch, offset)
+        rows = split_rows(data, self._is_row)
+        for first, end in even_cuts(len(rows), size):
+            batch = rows[first:end]
+            yield self._read(batch, start)
+            start += sum(map(len, batch)) + len(batch)
 
-    def _read(self, lines: Sequence[bytes], start: int) -> tuple[Batch, int]:
+    def _read(self, rows: Sequence[bytes], start: int) -> tuple[Batch, int]:
         good: list[Record] = []
+        echoes: list[bytes] = []
         faults: dict[int, Fault] = {}
-        pairs = records_of(lines, start)
-        for place, (at, line) in enumerate(pairs):
-            found = self._parse(line, at)
+        pairs = records_of(rows, start)
+        for place, (at, row) in enumerate(pairs):
+            found = self._parse(row, at)
             if isinstance(found, Fault):
                 faults[place] = found
             else:
-                good.append(found)
+                record, echo = found
+                good.append(record)
+                echoes.append(echo)
         count = len(pairs)
         tensors = stack_samples([record.tensors for record in good])
-        echoes = [write_json(record.fields) for record in good]
 
         def fault_of(place: int, reason: str) -> Fault:
-            at, line = records_of(lines, start)[place]
-            record = dict(zip(self._columns, map(_value, _row(line)), strict=True))
-            return Fault(reason, self._uri, at, write_json(record))
+            at, row = records_of(rows, start)[place]
+            return Fault(reason, self._uri, at, self._text(map(_cell, parse_row(row))))
 
-        return Batch(count, echoes, tensors, fault_of, faults), len(lines) - count
+        return Batch(count, echoes, tensors, fault_of, faults), len(rows) - count
 
-    def _parse(self, line: bytes, offset: int) -> Record | Fault:
+    def _parse(self, row: bytes, offset: int) -> tuple[Record, bytes] | Fault:
         try:
-            cells = _row(line)
+            cells = [_cell(cell) for cell in parse_row(row)]
         except ValueError as error:
-            text = orjson.dumps(line.decode(errors="replace"))
-            return Fault(f"not a CSV row: {error}", self._uri, offset, text)
-        record = dict(zip(self._columns, map(_value, cells), strict=False))
+            hint = ""
+            if QUOTE in row and ends_open(row):
+                hint = "; a line break inside quotes must leave a row of as many cells as columns"
+            return Fault(f"not a CSV row: {error}{hint}", self._uri, offset, *record_text(row))
         if len(cells) != len(self._columns):
             reason = f"{len(cells)} cells in a row of {len(self._columns)} columns"
-            return Fault(reason, self._uri, offset, write_json(record))
-        parsed = self._parser.parse_fields(offset, record)
+            return Fault(reason, self._uri, offset, *record_text(row))
+        values = {name: value for name, (value, _) in zip(self._columns, cells, strict=True)}
+        parsed = self._parser.parse_fields(offset, values)
         if parsed.reason is None:
-            return parsed
-        return Fault(parsed.reason, self._uri, offset, write_json(record))
+            return parsed, self._text(cells, parsed.fields or {})
+        return Fault(parsed.reason, self._uri, offset, self._text(cells))
+
+    def _text(
+        self, cells: Iterator[tuple[Any, bytes]] | Sequence[tuple[Any, bytes]],
+        kept: Mapping[str, Any] | None = None,
+    ) -> bytes:  # fmt: skip
+        """Return a row as JSON text, each cell as it stands there.
+
+        :param kept: the columns to write (default: all)
+        """
+        triples = zip(self._columns, self._names, cells, strict=True)
+        pieces = (n + text for column, n, (_, text) in triples if kept is None or column in kept)
+        return b"{%b}" % b",".join(pieces)
 
 
-def _row(line: bytes) -> list[str]:
+def header_columns(header: bytes, uri: str) -> list[str]:
+    """Return a header's columns; BatchError for one that is no row, or names a column twice."""
     try:
-        return next(csv.reader([line.decode()], strict=True))
-    except csv.Error as error:
-        hint = "; a line break inside quotes is not supported, use JSON lines or Parquet"
-        raise ValueError(f"{error}{hint if QUOTE in line else ''}") from error
+        columns = parse_row(header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n"))
+    except ValueError as error:
+        raise BatchError(f"{uri}: the header is no CSV row: {error}; correct it") from error
+    if len(set(columns)) != len(columns):
+        raise BatchError(f"{uri}: the header names a column twice; name each once")
+    return columns
 
 
-def _value(cell: str) -> Any:
-    """Return a number or a list of them as such, anything else as text."""
-    if cell[:1] in "-0123456789[" and cell:
+def is_row(columns: int) -> IsRow:
+    """Return what tells whether a text is a row of so many cells."""
+
+    def check(text: bytes) -> bool:
         try:
-            return read_json(cell.encode())
+            return len(parse_row(text)) == columns
         except ValueError:
-            return cell
-    return cell
+            return False
+
+    return check
+
+
+def parse_row(row: bytes) -> list[str]:
+    """Return the cells of a row; ValueError for what is none."""
+    try:
+        return next(csv.reader([row.decode()], strict=True))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _cell(cell: str) -> tuple[Any, bytes]:
+    """Return a number or a list of them as such, anything else as text; and its JSON text.
+
+    A number's text is the cell's own, so that 12.50 does not become 12.5.
+    """
+    if cell[:1] in "-0123456789[" and cell:
+        text = cell.encode()
+        try:
+            value = read_json(text)
+            return value, text if cell.isprintable() else write_json(value)
+        except ValueError:
+            pass
+    return cell, orjson.dumps(cell)

@@ -24,8 +24,14 @@ def read_json(text: bytes) -> Any:
 
 
 def write_json(data: Any) -> bytes:
-    """Return JSON text of what `read_json` read."""
+    """Return JSON text of what `read_json` read.
+
+    :raises ValueError: nested too deeply: more can be read than written
+    """
     try:
         return orjson.dumps(data)
-    except TypeError:  # a whole number beyond 64 bits
-        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    except TypeError:  # a whole number beyond 64 bits, or over 254 levels
+        try:
+            return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error

@@ -47,6 +47,12 @@ class Encoding:
     compression: Compression
 
 
+def compression_of(uri: str) -> Compression:
+    """Tell an object's compression from its name."""
+    found = (each for each, end in SUFFIX.items() if end and uri.endswith(end))
+    return next(found, Compression.NONE)
+
+
 def encoding_of(uri: str, given: str | None = None) -> Encoding:
     """Tell an input's encoding from its name.
 
@@ -54,10 +60,7 @@ def encoding_of(uri: str, given: str | None = None) -> Encoding:
     :raises BatchError: a name that says nothing, an unknown format, a compression that the format
         does not take
     """
-    name = uri.rpartition("/")[2]
-    compression = next(
-        (each for each, end in SUFFIX.items() if end and name.endswith(end)), Compression.NONE
-    )
+    name, compression = uri.rpartition("/")[2], compression_of(uri)
     stem = name.removesuffix(SUFFIX[compression])
     if given is None:
         found = next((f for end, f in _SUFFIXES.items() if stem.endswith(end)), None)

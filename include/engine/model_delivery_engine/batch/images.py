@@ -1,35 +1,43 @@
 """Images into batches. The input is JSON lines that name an object each: a folder's listing."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, record_text
+from model_delivery_engine.batch.batch import Batch, Fault, PartReader, even_cuts, record_text
+from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.json_lines import (
     open_envelope,
     records_of,
     split_lines,
     stack_samples,
 )
-from model_delivery_engine.batch.parts import (
-    FIRST_PART_BYTES,
-    LARGEST_PART_BYTES,
-    LineSource,
-    Part,
-    PartData,
+from model_delivery_engine.batch.lines import read_lines
+from model_delivery_engine.batch.parts import LineSource, Part, PartData
+from model_delivery_engine.batch.shards import MAX_RECORD_BYTES
+from model_delivery_engine.batch.storage import (
+    FileState,
+    ObjectInfo,
+    Storage,
+    check_state,
+    file_state,
+    read_steadily,
 )
-from model_delivery_engine.batch.shards import Shard
-from model_delivery_engine.batch.storage import ObjectInfo, Storage, read_bytes
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 _READERS = 8
-_SAMPLE = 64 * 1024
+_BLOCK = 64 * 1024  # of the listing, read at a time
+_UNSTATED = 1024 * 1024  # bytes that an object counts whose line states no size
+_MOST_PIXELS = 2**27  # 400 MB once decoded; a small file can hold more
 _CHANNELS = {1: "grey", 3: "colour"}
 
 
@@ -39,25 +47,48 @@ def list_objects(objects: Iterable[ObjectInfo]) -> Iterator[bytes]:
         yield orjson.dumps({"uri": each.uri, "size": each.size, "etag": each.etag}) + b"\n"
 
 
-def listing_part_bytes(storage: Storage, shard: Shard) -> int:
-    """Return how much of a listing makes a part whose objects are about 8 MiB together."""
-    end = min(shard["start"] + _SAMPLE, shard["end"])
-    lines = split_lines(read_bytes(storage, shard["uri"], shard["start"], end))
-    sizes = [size for line in lines if (size := _size(line)) is not None]
-    if not sizes:
-        return FIRST_PART_BYTES
-    mean_line = sum(map(len, lines)) / len(lines) + 1
-    mean_size = max(sum(sizes) / len(sizes), 1)
-    return max(int(LARGEST_PART_BYTES / mean_size * mean_line), 1)
+@dataclass(frozen=True)
+class Named:
+    """What a line names.
 
+    :param etag: the version that was listed; None where the line does not say, as in an error line,
+        whose object was perhaps put right since
+    :param size: in bytes, likewise
+    """
 
-def _size(line: bytes) -> int | None:
-    try:
-        data = orjson.loads(line)
-    except ValueError:
+    uri: str
+    etag: str | None = None
+    size: int | None = None
+
+    @classmethod
+    def of(cls, line: bytes) -> "Named | None":
+        """Read a line; None for one that names nothing."""
+        try:
+            data = orjson.loads(line)
+            # Few lines are error lines: the others are parsed once.
+            origin = open_envelope(line) if isinstance(data, dict) and "error" in data else None
+            data = orjson.loads(origin[0]) if origin else data
+        except ValueError:
+            return None
+        uri = data.get("uri") if isinstance(data, dict) else None
+        if not isinstance(uri, str):
+            return None
+        if origin:
+            return cls(uri)
+        etag, size = data.get("etag"), data.get("size")
+        return cls(
+            uri,
+            etag if isinstance(etag, str) else None,
+            size if type(size) is int and size >= 0 else None,
+        )
+
+    def too_large(self, size: int) -> str | None:
+        """Say what is wrong with an object of so many bytes, if anything is."""
+        if size > MAX_RECORD_BYTES:
+            return f"the object is over {MAX_RECORD_BYTES} bytes"
+        if self.size is not None and size > self.size:
+            return f"the object is larger than the {self.size} bytes that the listing states"
         return None
-    size = data.get("size") if isinstance(data, dict) else None
-    return size if isinstance(size, int) else None
 
 
 @dataclass(frozen=True)
@@ -84,18 +115,36 @@ class Layout:
 
 
 class ImageSource(LineSource):
-    """Parts of a listing; fetching one brings its objects too, into one file after the lines."""
+    """Parts of a listing; fetching one brings its objects too, into one file after the lines.
 
-    def __init__(self, storage: Storage, *source: Any) -> None:
-        super().__init__(storage, *source)
-        self._objects = storage
+    A part ends where its objects are together as large as a part may be, by the sizes that the
+    listing states.
+    """
+
+    def next(self, index: int, start: int) -> Part | None:
+        """Cut after as many lines as weigh enough, at least one."""
+        end = self._shard["end"]
+        if start >= end:
+            return None
+        weight = 0
+        for offset, line in read_lines(self._blocks(start, end), start):
+            if weight >= self._largest:
+                return Part(index, start, offset)
+            weight += len(line) + _weight(line)
+        return Part(index, start, end)
+
+    def _blocks(self, start: int, end: int) -> Iterator[bytes]:
+        for at in range(start, end, _BLOCK):
+            yield self._read_range(at, min(at + _BLOCK, end))
 
     def fetch(self, part: Part) -> PartData:
         """Spool the lines and the objects: `pack` of (line, bytes or why there are none)."""
         data = super().fetch(part)
         with data.path.open("rb") as file:
+            check_state(file.fileno(), data.state, self._shard["uri"])
             file.seek(data.offset)
             lines = split_lines(file.read(data.length))
+            check_state(file.fileno(), data.state, self._shard["uri"])
         with ThreadPoolExecutor(_READERS) as readers:
             packed = pack(zip(lines, readers.map(self._object, lines), strict=True))
             path = self._spool / f"images-{part.index}"
@@ -106,30 +155,67 @@ class ImageSource(LineSource):
         return PartData(part, path, 0, path.stat().st_size, spooled=True)
 
     def _object(self, line: bytes) -> bytes | str:
-        """Return a file's path where the objects are files, its bytes elsewhere."""
-        uri = uri_of(line)
-        if uri is None:
+        """Return an object's bytes, a file's path and state where objects are files, or a reason.
+
+        An object that is not there is its record's fault. A store that does not answer is not: it
+        fails the task, which goes on when it is tried again.
+        """
+        named, storage = Named.of(line), self._storage
+        if named is None:
             return ""
         try:
-            if local := self._objects.local_path(uri):
-                return f"file {local}"
-            return read_bytes(self._objects, uri)
-        except Exception as error:  # a missing object is its record's fault, not the job's
-            return f"error {error}"
+            return self._content(named, storage.read)
+        except BatchError:
+            raise
+        except Exception:  # the store's own error, whatever its type
+            if why := storage.missing(named.uri):
+                return f"error {why}"
+        _check_etag(storage, named)
+        return self._content(named, partial(read_steadily, storage))
+
+    def _content(self, named: Named, read: Callable[..., Iterator[bytes]]) -> bytes | str:
+        storage = self._storage
+        if local := storage.local_path(named.uri):
+            state = file_state(local)
+            _check_etag(storage, named)
+            return f"file {' '.join(map(str, state))} {local}"
+        content = bytearray()
+        for chunk in read(named.uri, etag=named.etag):
+            content += chunk
+            if wrong := named.too_large(len(content)):
+                return f"error {wrong}"
+        return bytes(content)
+
+
+def _weight(line: bytes) -> int:
+    named = Named.of(line)
+    return 0 if named is None else _UNSTATED if named.size is None else named.size
+
+
+def _check_etag(storage: Storage, named: Named) -> None:
+    found = storage.stat(named.uri).etag
+    if named.etag not in (None, found):
+        raise BatchError(
+            f"{named.uri} changed after it was listed (ETag {named.etag}, now {found}); plan the "
+            "shards again, below another output or with these parts deleted"
+        )
+
+
+def _echo(line: bytes) -> bytes:
+    """Return a line's own fields; what the listing says of the object is its input."""
+    fields = read_json(line)
+    if "error" in fields and (origin := open_envelope(line)):
+        fields = read_json(origin[0])
+    return write_json({name: fields[name] for name in fields if name not in ("size", "etag")})
 
 
 def uri_of(line: bytes) -> str | None:
     """Return the object that a line names, also one inside an error line."""
-    origin = open_envelope(line)
-    try:
-        data = orjson.loads(origin[0] if origin else line)
-    except ValueError:
-        return None
-    uri = data.get("uri") if isinstance(data, dict) else None
-    return uri if isinstance(uri, str) else None
+    named = Named.of(line)
+    return None if named is None else named.uri
 
 
-def pack(pairs: Iterable[tuple[bytes, bytes | str]]) -> Iterator[bytes]:
+def pack(pairs: Iterable[tuple[bytes, bytes | memoryview | str]]) -> Iterator[bytes | memoryview]:
     """Write lines and objects into one file: sizes and kind, then both."""
     for line, content in pairs:
         data = content.encode() if isinstance(content, str) else content
@@ -149,7 +235,7 @@ def unpack(data: bytes) -> Iterator[tuple[bytes, memoryview | str]]:
         at += line + size
 
 
-class Images:
+class Images(PartReader):
     """Reads batches of images for one model.
 
     Pixels are RGB, 0 to 255, scaled to the model's height and width; a model that wants them
@@ -157,6 +243,8 @@ class Images:
     """
 
     def __init__(self, spec: TensorSpec, uri: str) -> None:
+        # OpenCV reads its limit when it is loaded.
+        os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(_MOST_PIXELS))
         import cv2
 
         cv2.setNumThreads(1)
@@ -167,10 +255,18 @@ class Images:
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of the listing were blank."""
         entries = list(unpack(data))
+        self._hash = hashlib.sha256()
         for first, end in even_cuts(len(entries), size):
             batch = entries[first:end]
             yield self._read(batch, start)
             start += sum(len(line) + 1 for line, _ in batch)
+
+    def digest(self, content: bytes) -> str:
+        """Return the digest of lines and objects; the same wherever the objects lie.
+
+        A line with an ETag stands for its object: no other version of that is read.
+        """
+        return f"sha256:{self._hash.hexdigest()}"
 
     def _read(
         self, entries: Sequence[tuple[bytes, memoryview | str]], start: int
@@ -179,14 +275,19 @@ class Images:
         echoes: list[bytes] = []
         faults: dict[int, Fault] = {}
         count, offset = 0, start
-        for line, content in entries:
+        for line, spooled in entries:
+            named = Named.of(line)
+            content = _from_file(named, spooled)
+            proven = named is not None and named.etag is not None and not isinstance(content, str)
+            for piece in pack([(line, b"" if proven else content)]):
+                self._hash.update(piece)
             if line.strip():
-                found = self._image(content)
+                found = content if isinstance(content, str) else self._image(content)
                 if isinstance(found, str):
                     faults[count] = self._fault(line, offset, found)
                 else:
                     samples.append({self._spec.name: found})
-                    echoes.append(orjson.dumps({"uri": uri_of(line)}))
+                    echoes.append(_echo(line))
                 count += 1
             offset += len(line) + 1
 
@@ -205,17 +306,9 @@ class Images:
             return Fault(reason, uri, 0, text, encoded)
         return Fault(reason, self._uri, offset, text, encoded)
 
-    def _image(self, content: memoryview | str) -> Array | str:
+    def _image(self, data: memoryview) -> Array | str:
         """Return the tensor, or why there is none."""
-        if isinstance(content, str):
-            kind, _, rest = content.partition(" ")
-            if kind != "file":
-                return rest or "not a JSON object with a 'uri'"
-            try:
-                content = memoryview(Path(rest).read_bytes())
-            except OSError as error:
-                return f"{rest} cannot be read: {error.strerror}"
-        return self._decode(content) if content.nbytes else "the object is empty"
+        return self._decode(data) if data.nbytes else "the object is empty"
 
     def _decode(self, data: memoryview) -> Array | str:
         cv2, layout = self._cv2, self._layout
@@ -236,3 +329,25 @@ class Images:
             image = image.transpose(2, 0, 1)
         typed: Array = image.astype(NUMPY_TYPES[self._spec.dtype], copy=False)
         return typed
+
+
+def _from_file(named: Named | None, content: memoryview | str) -> memoryview | str:
+    """Return an object's bytes, or why there are none.
+
+    :raises OSError: a file that is there and cannot be read
+    :raises BatchError: a file that changed since its part was begun
+    """
+    if not isinstance(content, str):
+        return content
+    kind, _, rest = content.partition(" ")
+    if kind != "file":
+        return rest or "not a JSON object with a 'uri'"
+    *state, path = rest.split(" ", 3)
+    expected = FileState(*map(int, state))
+    if named is not None and (wrong := named.too_large(expected.size)):
+        return wrong
+    with Path(path).open("rb") as file:
+        check_state(file.fileno(), expected, path)
+        data = file.read()
+        check_state(file.fileno(), expected, path)
+    return memoryview(data)

@@ -98,9 +98,9 @@ def _one_by_one(
 def _joined(arrays: Sequence[Array]) -> Array:
     if len({array.shape for array in arrays}) == 1:
         return np.concatenate(arrays)
-    rows = np.empty(len(arrays), object)  # outputs of different shapes: a list each
+    rows = np.empty(len(arrays), object)  # outputs of different shapes: an array each
     for n, array in enumerate(arrays):
-        rows[n] = array[0].tolist()
+        rows[n] = np.ascontiguousarray(array[0])
     return rows
 
 
@@ -131,10 +131,21 @@ def _not_finite(rows: Rows) -> list[str | None]:
     """Why a row cannot be written: JSON spells no NaN and no infinity."""
     reasons: list[str | None] = []
     for name, array in rows.items():
-        if array.dtype.kind != "f" or np.isfinite(array).all():
+        if array.dtype.kind == "f":
+            if np.isfinite(array).all():
+                continue
+            finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        elif array.dtype == object and array.ndim == 1:
+            finite = np.array([_is_finite(row) for row in array])
+        else:
             continue
         reasons = reasons or [None] * len(array)
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         for n in np.flatnonzero(~finite):
             reasons[n] = reasons[n] or f"output {name!r} is NaN or infinite"
     return reasons
+
+
+def _is_finite(row: object) -> bool:
+    """Whether one of `_joined`'s rows is; a text is."""
+    ragged = isinstance(row, np.ndarray) and row.dtype.kind == "f"
+    return not ragged or bool(np.isfinite(row).all())  # type: ignore[call-overload]

@@ -26,9 +26,13 @@ _EQUALITIES = {"=", "!="}
 Attributes = Mapping[str, str]
 
 
+class Number(str):
+    """A number as the expression has it, without quotes: it equals any spelling of its value."""
+
+
 @dataclass(frozen=True)
 class Condition:
-    """One condition on a field: an operator and its values as text, without quotes."""
+    """One condition on a field: an operator and its values: text without quotes, and numbers."""
 
     field: str
     operator: str
@@ -43,8 +47,14 @@ class Condition:
             except ValueError:
                 return False  # an item without the number is neither below nor above
         found = {part for part in text.split("|") if part}
-        fits = bool(found) if "*" in self.values else not found.isdisjoint(self.values)
+        fits = bool(found) if "*" in self.values else any(map(self._equals_any, found))
         return fits if self.operator in {"IN", "="} else not fits
+
+    def _equals_any(self, part: str) -> bool:
+        if part in self.values:
+            return True
+        numbers = [float(value) for value in self.values if isinstance(value, Number)]
+        return bool(numbers) and _is_number(part) and float(part) in numbers
 
 
 @dataclass(frozen=True)
@@ -218,7 +228,7 @@ def _value(tokens: _Tokens) -> str:
         raise tokens.refused(f"the parameter {token} is not supported; write the value itself")
     if not _is_number(token):
         raise tokens.refused(f"expected a value in quotes or a number, found {token or 'the end'}")
-    return token
+    return Number(token)
 
 
 def _is_number(text: str) -> bool:

@@ -16,7 +16,7 @@ from model_delivery_engine.batch.compression import Member
 from model_delivery_engine.batch.storage import Storage, read_bytes
 from model_delivery_engine.errors import BatchError
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class JournalPart:
 class Journal:
     """What a shard's journal holds.
 
-    :param identity: digests of input, model and configuration; a resume with others is refused
+    :param identity: digests of input, range, model and configuration; a resume with others is
+        refused, and so is a merge of shards that differ in more than their ranges
     :param batch_size: records in one run of the model, fixed when the shard was begun
     :param largest_part: size that parts grow to, bytes, fixed likewise
     :param parts: the parts done, by index; a kill may leave gaps
@@ -121,7 +122,7 @@ def read_journal(storage: Storage, folder: str) -> Journal | None:
 
 
 def check_identity(journal: Journal, identity: Mapping[str, str], folder: str) -> None:
-    """Refuse to go on with another input, model or configuration than the shard was begun with."""
+    """Refuse to go on with anything else than the shard was begun with."""
     changed = [name for name in identity if journal.identity.get(name) != identity[name]]
     if changed:
         raise BatchError(

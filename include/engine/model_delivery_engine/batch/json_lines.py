@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, record_text
+from model_delivery_engine.batch.batch import (
+    Batch,
+    Fault,
+    PartReader,
+    even_cuts,
+    record_text,
+)
 from model_delivery_engine.batch.exact_json import read_json, write_json
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
@@ -15,6 +21,7 @@ from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 _SLAB = 64 * 1024
 _LINE_FEED = ord("\n")
 _ENVELOPE = {"input", "output", "error"}
+_OFFSETS = 2**63  # Parquet's column of them is INT64
 _BUFFER_TYPES = {"f": "d", "i": "i", "u": "u"}
 
 
@@ -56,7 +63,7 @@ def _count_lines(data: bytes) -> int:
     return ends + (not data.endswith(b"\n") and bool(data))
 
 
-class JsonLines:
+class JsonLines(PartReader):
     """Reads batches of lines for one model.
 
     :param parser: reads one record, and says what is wrong with it
@@ -121,24 +128,27 @@ class JsonLines:
         pairs = records_of(lines, offset)
         faults: dict[int, Fault] = {}
         good: list[Record] = []
+        echoes: list[bytes] = []
         for place, (at, line) in enumerate(pairs):
             record = self._parse(at, line)
-            if isinstance(record, Fault):
-                faults[place] = record
+            try:
+                echo = b"" if record.reason else write_json(record.fields)
+            except ValueError as error:
+                record.reason = f"cannot be written: {error}"
+            if record.reason:
+                faults[place] = line_fault(line, record.reason, self._uri, at)
             else:
                 good.append(record)
-        echoes = [write_json(record.fields) for record in good]
+                echoes.append(echo)
         tensors = stack_samples([record.tensors for record in good])
         fault_of = line_faults(lines, offset, self._uri)
         return Batch(len(pairs), echoes, tensors, fault_of, faults), len(lines) - len(pairs)
 
-    def _parse(self, offset: int, line: bytes) -> Record | Fault:
+    def _parse(self, offset: int, line: bytes) -> Record:
         record = self._parser.parse(offset, line)
         if record.reason is not None and (origin := open_envelope(line)):
             record = self._parser.parse(offset, origin[0])
-        if record.reason is None:
-            return record
-        return line_fault(line, record.reason, self._uri, offset)
+        return record
 
 
 def records_of(lines: Sequence[bytes], offset: int) -> list[tuple[int, bytes]]:
@@ -166,23 +176,38 @@ def line_fault(line: bytes, reason: str, uri: str, offset: int) -> Fault:
 
 
 def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
-    """Return the record inside an error line, its object and its offset there; None for others."""
+    """Return the record inside an error line, its object and its offset there.
+
+    None for any other line, also one that only resembles an error line: it is a record itself.
+    """
     try:
         data = read_json(line)
+        if not isinstance(data, dict) or data.keys() != _ENVELOPE or data["output"] is not None:
+            return None
+        error, record = data["error"], data["input"]
+        if not _is_origin(error):
+            return None
+        if error.get("base64"):
+            record = base64.b64decode(error["base64"], validate=True)
+        elif isinstance(record, str):
+            record = record.encode()
+        else:
+            record = write_json(record)
     except ValueError:
         return None
-    if not isinstance(data, dict) or data.keys() != _ENVELOPE or data["output"] is not None:
-        return None
-    error, record = data["error"], data["input"]
-    if not isinstance(error, dict) or not {"reason", "uri", "offset"} <= error.keys():
-        return None
-    if error.get("base64"):
-        record = base64.b64decode(error["base64"])
-    elif isinstance(record, str):
-        record = record.encode()
-    else:
-        record = write_json(record)
     return record, error["uri"], error["offset"]
+
+
+def _is_origin(error: Any) -> bool:
+    """Whether this can be an error line's ``error``: whoever edits one may write anything."""
+    return (
+        isinstance(error, dict)
+        and isinstance(error.get("reason"), str)
+        and isinstance(error.get("uri"), str)
+        and type(error.get("offset")) is int
+        and 0 <= error["offset"] < _OFFSETS
+        and isinstance(error.get("base64"), str | None)
+    )
 
 
 def _is_vector(field: str, spec: TensorSpec) -> bool:

@@ -70,10 +70,11 @@ def merge_journals(
     :param journals: each shard's, in any order
     :param input_uri: the object that was cut into shards
     :param input_size: its size, in the positions of its shards
-    :raises BatchError: shards that are not complete, leave a gap, overlap or are of another object,
-        model or configuration; counts that do not add up; names the shard
+    :raises BatchError: shards that are not complete, leave a gap, overlap or are of another object
+        or version of it, model or configuration; counts that do not add up; names the shard
     """
     ordered = sorted(journals, key=lambda journal: int(journal.shard["index"]))
+    _same(ordered, "input")
     _check_cover([_shard(journal) for journal in ordered], input_uri, input_size)
     counts = [_count(journal) for journal in ordered]
     parts = [part for journal in ordered for part in parts_in_order(journal)]

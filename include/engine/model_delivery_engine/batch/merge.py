@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery_engine.batch.budget import ErrorBudget
-from model_delivery_engine.batch.formats import Compression, OutputFormat
+from model_delivery_engine.batch.compression import compress
+from model_delivery_engine.batch.formats import Compression, OutputFormat, compression_of
 from model_delivery_engine.batch.journal import Journal, JournalObject, read_journal
 from model_delivery_engine.batch.manifest import (
     ResultsManifest,
@@ -52,15 +53,17 @@ def publish_once(
     journals tell what the manifest must say; where they are gone too, its presence does.
 
     :param count: the job's shards
-    :raises BatchError: as `publish`
+    :raises BatchError: as `publish`; parts that are gone, with no manifest of this input
     """
     has_parts = next(iter(storage.list(f"{folder}/")), None) is not None
     if not has_parts and storage.exists(destination.manifest_uri):
-        found: Mapping[str, Any] = json.loads(read_bytes(storage, destination.manifest_uri))
-        return found
+        return _published(storage, destination, input_uri)
     journals = read_journals(storage, folder, count)
     size = positions(storage, input_uri, input_format)
-    text = merge_journals(journals, input_uri=input_uri, input_size=size).to_json().encode()
+    manifest = merge_journals(journals, input_uri=input_uri, input_size=size)
+    # Before anything of what was published before goes.
+    budget.check(manifest.records, manifest.errors, complete=True, where=input_uri)
+    text = manifest.to_json().encode()
     if not _holds(storage, destination.manifest_uri, text):
         storage.delete(destination.manifest_uri)
         publish(
@@ -71,6 +74,18 @@ def publish_once(
         storage.write_stream(destination.manifest_uri, [text])
     published: Mapping[str, Any] = json.loads(text)
     return published
+
+
+def _published(storage: Storage, destination: Destination, input_uri: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(read_bytes(storage, destination.manifest_uri))
+    whole = storage.exists(destination.results_uri) and storage.exists(destination.errors_uri)
+    if found.get("input_uri") != input_uri or not whole:
+        raise BatchError(
+            f"{destination.manifest_uri} is of {found.get('input_uri')}"
+            f"{'' if whole else ', whose results are gone'}, and there are no parts of "
+            f"{input_uri}: run its shards first"
+        )
+    return found
 
 
 def _holds(storage: Storage, uri: str, content: bytes) -> bool:
@@ -120,11 +135,11 @@ def publish(
             answers.append((f"{home}/{part.answers.name}", part.answers))
             if part.error_lines is not None:
                 errors.append((f"{home}/{part.error_lines.name}", part.error_lines))
-    storage.write_stream(errors_uri, _joined(storage, errors))
+    storage.write_stream(errors_uri, _joined(storage, errors, errors_uri))
     if output_format == OutputFormat.PARQUET:
         _publish_parquet(storage, answers, results_uri)
     else:
-        storage.write_stream(results_uri, _joined(storage, answers))
+        storage.write_stream(results_uri, _joined(storage, answers, results_uri))
     return manifest
 
 
@@ -147,7 +162,9 @@ def result_suffix(output_format: OutputFormat, compression: Compression) -> str:
     return part_suffix(output_format, compression)
 
 
-def _joined(storage: Storage, objects: Objects) -> Iterator[bytes]:
+def _joined(storage: Storage, objects: Objects, target: str) -> Iterator[bytes]:
+    if not any(expected.size for _, expected in objects):
+        yield compress(b"", compression_of(target))  # no bytes at all are no gzip stream
     for uri, expected in objects:
         yield from _proven(storage, uri, expected)
 

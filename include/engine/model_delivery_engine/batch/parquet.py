@@ -1,6 +1,8 @@
 """Parquet in and out. Records are rows, a record's position is its row number."""
 
+import base64
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,23 +10,33 @@ from typing import Any
 import numpy as np
 
 from model_delivery_engine.batch.answers import error_line
-from model_delivery_engine.batch.batch import Answers, Batch, Fault, even_cuts, json_record
+from model_delivery_engine.batch.batch import (
+    Answers,
+    Batch,
+    Fault,
+    PartReader,
+    even_cuts,
+    json_record,
+)
 from model_delivery_engine.batch.json_lines import stack_samples
 from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.parts import FIRST_PART_BYTES, Part, PartData
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.batch.shards import Shard
-from model_delivery_engine.batch.storage import Storage, read_bytes
+from model_delivery_engine.batch.storage import Storage, Version, check_state, read_bytes
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array
+
+_READ_BYTES = 1024 * 1024
+_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 class RangeFile(io.RawIOBase):
     """An object as the seekable file that a Parquet reader wants."""
 
-    def __init__(self, storage: Storage, uri: str) -> None:
+    def __init__(self, storage: Storage, uri: str, etag: str | None) -> None:
         super().__init__()
-        self._storage, self._uri = storage, uri
+        self._storage, self._uri, self._etag = storage, uri, etag
         self._size = storage.stat(uri).size
         self._at = 0
 
@@ -48,19 +60,25 @@ class RangeFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Read a range of the object."""
         end = self._size if size < 0 else min(self._at + size, self._size)
-        data = read_bytes(self._storage, self._uri, self._at, end) if end > self._at else b""
+        if end <= self._at:
+            return b""
+        data = read_bytes(self._storage, self._uri, self._at, end, etag=self._etag)
         self._at += len(data)
         return data
 
 
-def open_parquet(storage: Storage, uri: str) -> Any:
-    """Open an object as a ``pyarrow.parquet.ParquetFile``; BatchError for anything else."""
+def open_parquet(storage: Storage, uri: str, etag: str | None = None) -> Any:
+    """Open an object as a ``pyarrow.parquet.ParquetFile``; BatchError for anything else.
+
+    :param etag: the version to read, where the object is no file here (default: any)
+    """
     import pyarrow
     import pyarrow.parquet
 
-    source = storage.local_path(uri) or RangeFile(storage, uri)
+    source = storage.local_path(uri) or RangeFile(storage, uri, etag)
     try:
-        return pyarrow.parquet.ParquetFile(source)
+        # Buffered, a column is read as its rows are wanted, not a row group of it at once.
+        return pyarrow.parquet.ParquetFile(source, buffer_size=_READ_BYTES, pre_buffer=False)
     except pyarrow.ArrowInvalid as error:
         raise BatchError(f"{uri} is no Parquet file: {error}; put a sound one there") from error
 
@@ -68,13 +86,18 @@ def open_parquet(storage: Storage, uri: str) -> Any:
 class ParquetSource:
     """Parts of a Parquet object: slices of its row groups, each spooled as an Arrow file.
 
-    One row group is in memory at a time.
+    A row group is read as a stream, so that a large one is not in memory: a resume within it reads
+    what stands before.
 
     :param largest: size that parts grow to, bytes
     """
 
-    def __init__(self, storage: Storage, shard: Shard, spool: Path, largest: int) -> None:
-        self._file = open_parquet(storage, shard["uri"])
+    def __init__(
+        self, storage: Storage, shard: Shard, version: Version, spool: Path, largest: int
+    ) -> None:
+        self._file = open_parquet(storage, shard["uri"], version.etag)
+        self._local = storage.local_path(shard["uri"])
+        self._version = version
         self._shard = shard
         self._spool = spool
         groups = [self._file.metadata.row_group(n) for n in range(self._file.num_row_groups)]
@@ -82,7 +105,9 @@ class ParquetSource:
         size = sum(group.total_byte_size for group in groups)
         self._row_bytes = max(size // max(self._starts[-1], 1), 1)
         self._largest = largest
-        self._group: tuple[int, Any] = (-1, None)
+        self._number = self._at = -1  # the row group that is read, and the row of it that is next
+        self._batches: Iterator[Any] = iter(())
+        self._rest: Any = None
 
     def next(self, index: int, start: int) -> Part | None:
         """Cut at the wanted size or the row group's end, and spool the rows."""
@@ -91,26 +116,44 @@ class ParquetSource:
         number = int(np.searchsorted(self._starts, start, side="right")) - 1
         wanted = min(FIRST_PART_BYTES << min(index, 20), self._largest) // self._row_bytes + 1
         end = min(start + wanted, self._starts[number + 1], self._shard["end"])
-        if self._group[0] != number:
-            self._group = (-1, None)  # the old one goes before the new one comes
-            self._group = (number, self._file.read_row_group(number))
-        self._write(self._group[1].slice(start - self._starts[number], end - start), index)
+        first = start - self._starts[number]
+        pieces = list(self._rows(number, first, first + end - start))
+        if self._local is not None:
+            check_state(self._local, self._version.file, self._shard["uri"])
+        self._write(pieces, index)
         return Part(index, start, end)
+
+    def _rows(self, number: int, first: int, last: int) -> Iterator[Any]:
+        """Yield the rows of a row group, by their places in it."""
+        if self._number != number or self._at > first:
+            size = max(_READ_BYTES // self._row_bytes, 1)
+            self._batches = self._file.iter_batches(size, row_groups=[number])
+            self._number, self._at, self._rest = number, 0, None
+        while self._at < last:
+            if self._rest is None or not self._rest.num_rows:
+                self._rest = next(self._batches)
+            before = self._at < first
+            count = min(self._rest.num_rows, (first if before else last) - self._at)
+            if not before:
+                yield self._rest.slice(0, count)
+            self._rest = self._rest.slice(count)
+            self._at += count
 
     def fetch(self, part: Part) -> PartData:
         """Point to what was spooled."""
         path = self._spool / f"in-{part.index}"
         return PartData(part, path, 0, path.stat().st_size, spooled=True)
 
-    def _write(self, rows: Any, index: int) -> None:
+    def _write(self, pieces: Sequence[Any], index: int) -> None:
         import pyarrow
 
+        rows = pyarrow.Table.from_batches(pieces).combine_chunks()
         path = str(self._spool / f"in-{index}")
         with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_file(file, rows.schema) as writer:
             writer.write_table(rows)
 
 
-class ParquetRows:
+class ParquetRows(PartReader):
     """Reads batches of rows for one model; columns go to tensors whole where they can."""
 
     def __init__(self, parser: RecordParser, uri: str) -> None:
@@ -136,29 +179,90 @@ class ParquetRows:
             if array is None:
                 return None
             tensors[spec.name] = array
-        rest = rows.drop_columns(list(fields)).to_pylist()
-        echoes = [json_record(row) for row in rest]
+        echoes = [json_record(row) for row in _plain_rows(rows.drop_columns(list(fields)))]
         return Batch(rows.num_rows, echoes, tensors, self._fault_of(rows, start))
 
     def _each(self, rows: Any, start: int) -> Batch:
         good: list[Record] = []
         faults: dict[int, Fault] = {}
-        for place, row in enumerate(rows.to_pylist()):
-            record = self._parser.parse_fields(start + place, row)
+        echoes: list[bytes] = []
+        names = rows.column_names
+        own = {name: _values(rows.column(name)) for name in names if self._parser.is_input(name)}
+        for place, plain in enumerate(_plain_rows(rows)):
+            given = {name: own[name][place] if name in own else plain[name] for name in names}
+            record = self._parser.parse_fields(start + place, given)
             if record.reason is None:
                 good.append(record)
+                echoes.append(json_record(record.fields or {}))
             else:
-                faults[place] = Fault(record.reason, self._uri, start + place, json_record(row))
-        echoes = [json_record(record.fields or {}) for record in good]
+                faults[place] = Fault(record.reason, self._uri, start + place, json_record(plain))
         tensors = stack_samples([record.tensors for record in good])
         return Batch(rows.num_rows, echoes, tensors, self._fault_of(rows, start), faults)
 
     def _fault_of(self, rows: Any, start: int) -> Callable[[int, str], Fault]:
         def fault_of(place: int, reason: str) -> Fault:
-            text = json_record(rows.slice(place, 1).to_pylist()[0])
+            text = json_record(next(_plain_rows(rows.slice(place, 1))))
             return Fault(reason, self._uri, start + place, text)
 
         return fault_of
+
+
+def _plain_rows(rows: Any) -> Iterator[dict[str, Any]]:
+    """Yield rows as JSON can spell them: bytes as base64, NaN and infinity by their names."""
+    names = rows.column_names
+    if not names:
+        yield from ({} for _ in range(rows.num_rows))
+        return
+    columns = []
+    for column in rows.columns:
+        values = _values(column)
+        columns.append(list(map(_plain, values)) if _unspellable(column.type) else values)
+    yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    """Return a column's values; text of those that Python has none for, as a year beyond 9999."""
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        return [_value(each) for each in column]
+
+
+def _value(scalar: Any) -> Any:
+    import pyarrow
+
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        if pyarrow.types.is_string(scalar.type) or pyarrow.types.is_large_string(scalar.type):
+            return scalar.as_buffer().to_pybytes()  # text that is no UTF-8
+        return str(scalar.cast(pyarrow.string()))
+
+
+def _unspellable(kind: Any) -> bool:
+    """Whether a type can have values that JSON has not."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_dictionary(kind):
+        return _unspellable(kind.value_type)
+    plain = (types.is_integer, types.is_boolean, types.is_decimal, types.is_temporal, types.is_null)
+    if any(is_plain(kind) for is_plain in plain):
+        return False
+    fields = range(kind.num_fields)
+    return not fields or any(_unspellable(kind.field(n).type) for n in fields)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NAMES.get(value, "NaN")
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return value
 
 
 def _column(column: Any, dtype: np.dtype[Any], shape: Sequence[int]) -> Array | None:
@@ -220,8 +324,10 @@ class ParquetAnswers:
         return [error_line(faults[place]) for place in sorted(faults)]
 
     def _values(self, name: str, rows: Array) -> list[Any]:
-        values: list[Any] = rows.tolist()
-        return self._labels[name].texts(rows) if name in self._labels else values
+        if name in self._labels:
+            return list(self._labels[name].texts(rows))
+        values = rows.tolist()
+        return [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
 
     def write(self, path: Path) -> None:
         """Write the part's file."""

@@ -12,7 +12,13 @@ from typing import Protocol
 from model_delivery_engine.batch.compression import Member, PlainStream
 from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.batch.shards import MAX_RECORD_BYTES, Shard, next_line
-from model_delivery_engine.batch.storage import Storage, read_bytes, read_steadily
+from model_delivery_engine.batch.storage import (
+    FileState,
+    Storage,
+    Version,
+    read_bytes,
+    read_steadily,
+)
 from model_delivery_engine.errors import BatchError
 
 FIRST_PART_BYTES = 64 * 1024
@@ -36,6 +42,7 @@ class PartData:
 
     :param path: a file, ``length`` bytes of it from ``offset`` on
     :param spooled: whether the file is a copy, to be removed after use
+    :param state: what the file must still be when it is read, where it is no copy
     """
 
     part: Part
@@ -43,6 +50,7 @@ class PartData:
     offset: int
     length: int
     spooled: bool
+    state: FileState | None = None
 
 
 class PartSource(Protocol):
@@ -68,23 +76,40 @@ def target_bytes(index: int, largest: int) -> int:
     return min(FIRST_PART_BYTES << min(index, 20), largest)
 
 
+class Cut(Protocol):
+    """Where a part of an object may end, if not at any line's end."""
+
+    def __call__(self, data: bytes, wanted: int) -> int | None:
+        """Return the first record's end at or after a place; None where it lies beyond the data.
+
+        :param data: begins where a record does
+        """
+
+
 class LineSource:
     """Parts of an uncompressed object of lines, or of records of one size.
 
+    :param version: of the object
     :param largest: size that parts grow to, bytes
     :param record_bytes: size of a record; None for lines
+    :param cut: where records end; None at each line's end
+    :param ahead: bytes that ``cut`` wants to see beyond the end that is wanted
     """
 
     def __init__(
-        self, storage: Storage, shard: Shard, spool: Path, largest: int,
-        record_bytes: int | None = None,
+        self, storage: Storage, shard: Shard, version: Version, spool: Path, largest: int,
+        record_bytes: int | None = None, cut: Cut | None = None, ahead: int = 0,
     ) -> None:  # fmt: skip
         self._storage = storage
         self._shard = shard
+        self._version = version
         self._spool = spool
         self._largest = largest
         self._record_bytes = record_bytes
         self._local = storage.local_path(shard["uri"])
+        self._cut, self._ahead, self._size = cut, ahead, 0
+        if cut is not None:
+            self._size = storage.stat(shard["uri"]).size
 
     def next(self, index: int, start: int) -> Part | None:
         """Cut at the first record boundary past the wanted size."""
@@ -92,6 +117,10 @@ class LineSource:
         if start >= end:
             return None
         wanted = start + target_bytes(index, self._largest)
+        if self._cut is not None:
+            found = self._record_end(self._cut, start, min(wanted, end))
+            if found is not None:
+                return Part(index, start, self._within(found))
         if wanted >= end:
             return Part(index, start, end)
         if self._record_bytes:
@@ -103,13 +132,27 @@ class LineSource:
         """Point into the file, or copy the range."""
         length = part.end - part.start
         if self._local is not None:
-            return PartData(part, self._local, part.start, length, spooled=False)
+            state = self._version.file
+            return PartData(part, self._local, part.start, length, spooled=False, state=state)
         path = self._spool / f"in-{part.index}"
-        copy_range(self._storage, self._shard["uri"], part.start, part.end, path)
+        copy_range(self._storage, self._shard["uri"], part, path, self._version.etag)
         return PartData(part, path, 0, length, spooled=True)
 
+    def _record_end(self, cut: Cut, start: int, wanted: int) -> int | None:
+        data = self._read_range(start, min(wanted + self._ahead, self._size))
+        found = cut(data, wanted - start)
+        return None if found is None else start + found
+
+    def _within(self, found: int) -> int:
+        if found > self._shard["end"]:
+            raise BatchError(
+                f"{self._shard['uri']}: shard {self._shard['index']} ends at {self._shard['end']}, "
+                f"inside quotes that a row goes on in to {found}; plan this object as one shard"
+            )
+        return found
+
     def _read_range(self, start: int, end: int) -> bytes:
-        return read_bytes(self._storage, self._shard["uri"], start, end)
+        return read_bytes(self._storage, self._shard["uri"], start, end, etag=self._version.etag)
 
 
 class CompressedSource:
@@ -120,12 +163,16 @@ class CompressedSource:
     """
 
     def __init__(
-        self, storage: Storage, shard: Shard, spool: Path, compression: Compression, largest: int,
-        member: Member = START,
+        self, storage: Storage, shard: Shard, version: Version, spool: Path,
+        compression: Compression, largest: int, member: Member = START, cut: Cut | None = None,
+        ahead: int = 0,
     ) -> None:  # fmt: skip
+        self._cut, self._ahead = cut, ahead
         self._spool = spool
         self._largest = largest
-        chunks = read_steadily(storage, shard["uri"], member.compressed, shard["end"])
+        chunks = read_steadily(
+            storage, shard["uri"], member.compressed, shard["end"], etag=version.etag
+        )
         self._stream = PlainStream(chunks, compression, shard["uri"], member)
         self._plain: Iterator[bytes] = iter(self._stream)
         self._uri = shard["uri"]
@@ -148,6 +195,9 @@ class CompressedSource:
                 raise BatchError(f"{self._uri}: the line around plain byte {start + wanted} is "
                                  f"over {MAX_RECORD_BYTES} bytes; check that it is one record "
                                  "a line")  # fmt: skip
+        if self._cut is not None and self._buffer:
+            self._fill(wanted + self._ahead)
+            cut = self._cut(bytes(self._buffer[: wanted + self._ahead]), wanted) or cut
         data = bytes(self._buffer[: cut or len(self._buffer)])
         if not data:
             return None
@@ -177,13 +227,13 @@ class CompressedSource:
             self._buffer += chunk
 
 
-def copy_range(storage: Storage, uri: str, start: int, end: int, path: Path) -> None:
-    """Copy a range into a file; BatchError if it is shorter than asked for."""
+def copy_range(storage: Storage, uri: str, part: Part, path: Path, etag: str) -> None:
+    """Copy a part into a file; BatchError if it is shorter than it should be."""
     with path.open("wb") as file:
-        file.writelines(read_steadily(storage, uri, start, end))
-        if file.tell() != end - start:
+        file.writelines(read_steadily(storage, uri, part.start, part.end, etag=etag))
+        if file.tell() != part.end - part.start:
             raise BatchError(
-                f"{uri}: {file.tell()} bytes came for the range {start} to {end}; "
+                f"{uri}: {file.tell()} bytes came for the range {part.start} to {part.end}; "
                 "the object changed under the job, start it again"
             )
 

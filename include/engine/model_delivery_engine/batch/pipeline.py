@@ -5,6 +5,7 @@ bring it here, have it run, and put its answers away. What is in memory or spool
 part a lane, however long the shard.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,9 @@ from model_delivery_engine.batch.journal import (
     write_journal,
 )
 from model_delivery_engine.batch.parts import (
+    LARGEST_PART_BYTES,
     CompressedSource,
+    Cut,
     LineSource,
     Part,
     PartSource,
@@ -48,14 +52,15 @@ from model_delivery_engine.batch.recommend import Recommendations
 from model_delivery_engine.batch.runner import PartOutcome, Work
 from model_delivery_engine.batch.shards import Shard, next_line
 from model_delivery_engine.batch.sinks import PartFile, part_suffix
-from model_delivery_engine.batch.storage import Storage, read_bytes
+from model_delivery_engine.batch.storage import Storage, Version, read_bytes, version_of
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.disk import disk_watched
-from model_delivery_engine.errors import BatchError
+from model_delivery_engine.errors import BatchError, StoppedError
 from model_delivery_engine.tensors import TensorSpec
 
 _NOTE_SHARE = 20  # times that writing the journal took, until it is written again
+_LOOK_S = 0.2  # between two looks at whether to stop
 _BYTES_A_PROCESS = 4 * 1024 * 1024  # below that, its start takes longer than its work
 
 
@@ -106,6 +111,8 @@ class ShardJob:
     :param etag: the input's ETag when the job was planned (default: as it is now)
     :param budget: the records that may fail in the job (default: any)
     :param processes: processes to run parts in (default: the cores this process may use)
+    :param shards: the job's shards; None where it is not known: a share of errors is then held when
+        results are published, by no shard
     :param tell_every: seconds between two lines of progress (default: 10)
     """
 
@@ -116,6 +123,7 @@ class ShardJob:
     etag: str | None = None
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     processes: int | None = None
+    shards: int | None = None
     tell_every: float = EVERY_S
 
     @property
@@ -130,34 +138,42 @@ def shard_folder(folder: str, index: int) -> str:
 
 
 def run_shard(
-    job: ShardJob, storage: Storage, tell: Callable[[str], None] = lambda _line: None
+    job: ShardJob,
+    storage: Storage,
+    tell: Callable[[str], None] = lambda _line: None,
+    stop: threading.Event | None = None,
 ) -> ShardResult:
     """Run a shard, or what a run before left of it.
 
     :param tell: takes lines of progress
+    :param stop: ends the run when it is set, also by a signal's handler: parts that are done are
+        noted, those that run are lost (default: nothing does)
+    :raises StoppedError: it was set
     :raises BatchError: the input, model or configuration changed since the shard was begun; the
         input changed while it ran; no space on the disk; a process died twice of the same records
     :raises BudgetError: more records failed than may
+    :raises OSError: a file that is there and cannot be read; a store raises errors of its own
     """
     job.options.check()
     encoding = encoding_of(job.shard["uri"], job.options.input_format)
-    before = _stat(job, storage)
-    identity = _identity(job, before.etag)
+    version = _version(job, storage)
+    identity = _identity(job, version.etag)
     journal = read_journal(storage, job.shard_folder)
     if journal is not None:
         check_identity(journal, identity, job.shard_folder)
         if journal.complete:
             tell(f"{job.shard_folder} is complete; nothing to do")
+            _hold_budget(job, _tallies(job, storage, identity), journal)
             return ShardResult(**journal.totals())
         tell(f"resuming {job.shard_folder} after {len(journal.parts)} parts")
     with tempfile.TemporaryDirectory(prefix="model-delivery-", ignore_cleanup_errors=True) as name:
-        run = _Run(job, storage, encoding, Path(name), journal, identity, tell)
+        run = _Run(job, storage, encoding, version, Path(name), journal, identity, tell, stop)
         return run.to_the_end()
 
 
-def _stat(job: ShardJob, storage: Storage) -> Any:
+def _version(job: ShardJob, storage: Storage) -> Version:
     uri = job.shard["uri"]
-    found = storage.stat(uri)
+    found = version_of(storage, uri)
     if job.etag is not None and found.etag != job.etag:
         raise BatchError(
             f"{uri} changed after the job was planned (ETag {job.etag}, now {found.etag}); plan "
@@ -170,10 +186,28 @@ def _identity(job: ShardJob, etag: str) -> dict[str, str]:
     options = dataclasses.asdict(job.options)
     options["onnxruntime"] = onnxruntime.__version__  # another release may round differently
     return {
-        "input": _digest({**job.shard, "etag": etag}),
+        "input": _digest({"uri": job.shard["uri"], "etag": etag}),
+        "range": _digest(job.shard),
         "model": job.bundle.manifest.model_digest,
         "configuration": _digest(options),
     }
+
+
+def _tallies(job: ShardJob, storage: Storage, identity: Mapping[str, str]) -> Tallies:
+    shared = {name: identity[name] for name in identity if name != "range"}
+    digest = _digest({**shared, "shards": job.shards})
+    return Tallies(storage, job.folder, digest, job.shard["index"])
+
+
+def _hold_budget(job: ShardJob, tallies: Tallies, state: Journal) -> None:
+    if not job.budget.limited:
+        return
+    counts = state.totals()
+    tallies.publish(counts["records"], counts["errors"], done=state.complete)
+    total = tallies.total()
+    job.budget.check(
+        total.records, total.errors, complete=total.done == job.shards, where=job.shard["uri"]
+    )
 
 
 def _digest(facts: Mapping[str, Any]) -> str:
@@ -185,10 +219,12 @@ class _Run:
     job: ShardJob
     storage: Storage
     encoding: Encoding
+    version: Version
     spool: Path
     journal: Journal | None
     identity: dict[str, str]
     tell: Callable[[str], None]
+    stop: threading.Event | None
     lock: threading.Lock = field(default_factory=threading.Lock)
     failure: BaseException | None = None
     stopped: bool = False
@@ -201,21 +237,21 @@ class _Run:
             self.source = self._source()
             self.cursor = (0, shard["start"])
             self.progress = self._progress()
-            budget = self.job.budget
-            self.tallies = Tallies(self.storage, self.job.folder, shard["index"])
-            if budget.limited:
-                self._hold_budget()
+            self.tallies = _tallies(self.job, self.storage, self.identity)
+            if self.journal is None and self.job.budget.limited:
+                self.tallies.begin()
+            _hold_budget(self.job, self.tallies, self.state)
             self._lanes(pool)
         finally:
             pool.close()
-        _stat(dataclasses.replace(self.job, etag=self._etag), self.storage)
+        _version(dataclasses.replace(self.job, etag=self.version.etag), self.storage)
         self.state.complete = True
         write_journal(self.storage, self.job.shard_folder, self.state)
         self.tell(f"{self.job.shard_folder} is complete: {self.progress.line()}")
+        _hold_budget(self.job, self.tallies, self.state)
         return ShardResult(**self.state.totals())
 
     def _pool(self) -> Pool:
-        self._etag = self.storage.stat(self.job.shard["uri"]).etag
         size = self.job.shard["end"] - self.job.shard["start"]
         if self.encoding.format in (InputFormat.PARQUET, InputFormat.IMAGES):
             size = 1 << 62  # rows and names tell nothing of the work behind them
@@ -227,23 +263,28 @@ class _Run:
         return Work(
             job.bundle.model_path, job.bundle.manifest.name, job.shard["uri"],
             self.encoding.format, options.output_format, options.output_compression, self.spool,
-            self._header(), options.input_fields, options.recommendations,
+            self.header, options.input_fields, options.recommendations,
         )  # fmt: skip
 
-    def _header(self) -> bytes:
+    @cached_property
+    def header(self) -> bytes:
+        """A CSV object's first line; of other formats nothing."""
         if self.encoding.format != InputFormat.CSV:
             return b""
         uri = self.job.shard["uri"]
         if self.encoding.compression != Compression.NONE:
             source = CompressedSource(
-                self.storage, self.job.shard, self.spool, self.encoding.compression, 1
+                self.storage, self.job.shard, self.version, self.spool, self.encoding.compression, 1
             )
             first = source.next(0, 0)
             data = source.fetch(first).path.read_bytes() if first else b""
             return data.partition(b"\n")[0]
         size = self.storage.stat(uri).size
-        read = lambda start, end: read_bytes(self.storage, uri, start, end)  # noqa: E731
-        return read_bytes(self.storage, uri, 0, next_line(uri, 1, size, read)) if size else b""
+
+        def read(start: int, end: int) -> bytes:
+            return read_bytes(self.storage, uri, start, end, etag=self.version.etag)
+
+        return read(0, next_line(uri, 1, size, read)) if size else b""
 
     def _begin(self, pool: Pool) -> Journal:
         size = self.job.options.batch_size or pool.fastest_batch_size()
@@ -255,37 +296,56 @@ class _Run:
         return journal
 
     def _largest_part(self, size: int) -> int:
-        if self.encoding.format != InputFormat.IMAGES:
-            return part_bytes(size)
-        from model_delivery_engine.batch.images import listing_part_bytes
-
-        return listing_part_bytes(self.storage, self.job.shard)
+        images = self.encoding.format == InputFormat.IMAGES
+        return LARGEST_PART_BYTES if images else part_bytes(size)
 
     def _source(self) -> PartSource:
-        job, largest = self.job, self.state.largest_part
+        job, version, largest = self.job, self.version, self.state.largest_part
         if self.encoding.format == InputFormat.PARQUET:
             from model_delivery_engine.batch.parquet import ParquetSource
 
-            return ParquetSource(self.storage, job.shard, self.spool, largest)
+            return ParquetSource(self.storage, job.shard, version, self.spool, largest)
         if self.encoding.format == InputFormat.IMAGES:
             from model_delivery_engine.batch.images import ImageSource
 
-            return ImageSource(self.storage, job.shard, self.spool, largest)
+            return ImageSource(self.storage, job.shard, version, self.spool, largest)
         if self.encoding.compression != Compression.NONE:
             member = last_member(self.state.members, self._first_gap()[1])
             return CompressedSource(
-                self.storage, job.shard, self.spool, self.encoding.compression, largest, member
-            )
-        return LineSource(self.storage, job.shard, self.spool, largest, self._record_bytes())
+                self.storage, job.shard, version, self.spool, self.encoding.compression, largest,
+                member, *self._row_ends(),
+            )  # fmt: skip
+        return LineSource(
+            self.storage, job.shard, version, self.spool, largest, self._record_bytes(),
+            *self._row_ends(),
+        )  # fmt: skip
+
+    def _row_ends(self) -> tuple[Cut | None, int]:
+        """Return what cuts between rows, which may be of several lines, and how far it looks."""
+        if self.encoding.format != InputFormat.CSV:
+            return None, 0
+        from model_delivery_engine.batch.csv_lines import header_columns, is_row
+        from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, row_end
+
+        row = is_row(len(header_columns(self.header, self.job.shard["uri"])))
+        return lambda data, wanted: row_end(data, wanted, row), LONGEST_ROW_BYTES
 
     def _record_bytes(self) -> int | None:
         if self.encoding.format != InputFormat.RAW:
             return None
         from model_delivery_engine.batch.raw_records import record_bytes
 
-        manifest = self.job.bundle.manifest
-        return record_bytes([TensorSpec(s.name, s.dtype, tuple(s.shape)) for s in manifest.inputs],
-                            manifest.name)  # fmt: skip
+        manifest, shard = self.job.bundle.manifest, self.job.shard
+        inputs = [TensorSpec(s.name, s.dtype, tuple(s.shape)) for s in manifest.inputs]
+        size = record_bytes(inputs, manifest.name)
+        last = shard["end"] == self.storage.stat(shard["uri"]).size
+        if shard["start"] % size or (shard["end"] % size and not last):
+            raise BatchError(
+                f"{shard['uri']}: shard {shard['index']}, {shard['start']} to {shard['end']}, is "
+                f"not cut between records: those of model {manifest.name!r} have {size} bytes; "
+                f"plan the shards again with record_bytes={size}"
+            )
+        return size
 
     def _first_gap(self) -> tuple[int, int]:
         index, start = 0, self.job.shard["start"]
@@ -308,15 +368,28 @@ class _Run:
             lane.start()
         try:
             for lane in lanes:
-                lane.join()
+                self._wait(lane)
         except BaseException:  # this task is being stopped: the lanes' processes go first
             self.stopped = True
-            pool.close()
+            pool.stop()
             for lane in lanes:
                 lane.join()
+            self._note_all()
             raise
         if self.failure is not None:
+            self._note_all()
             raise self.failure
+
+    def _wait(self, lane: threading.Thread) -> None:
+        while lane.is_alive():
+            lane.join(_LOOK_S)
+            if self.stop is not None and self.stop.is_set():
+                raise StoppedError(f"{self.job.shard['uri']}: stopped; run it again to go on")
+
+    def _note_all(self) -> None:
+        """Note the parts that are done, so that the next run does none of them again."""
+        with contextlib.suppress(Exception):  # the store may be what failed
+            write_journal(self.storage, self.job.shard_folder, self.state)
 
     def _lane(self, pool: Pool) -> None:
         try:
@@ -364,8 +437,7 @@ class _Run:
                 self.state.members[index] = self.source.members[index]
             self._note()
             self.progress.add(done.end - done.start, done.records, done.errors)
-            if self.job.budget.limited:
-                self._hold_budget()
+            _hold_budget(self.job, self.tallies, self.state)
 
     def _note(self) -> None:
         """Write the journal, unless it was written so lately that it would cost over 5 %.
@@ -381,9 +453,3 @@ class _Run:
     def _take(self, file: PartFile, name: str) -> JournalObject:
         self.storage.take(file.path, f"{self.job.shard_folder}/{name}")
         return JournalObject(name, file.size, file.digest)
-
-    def _hold_budget(self) -> None:
-        totals = self.state.totals()
-        self.tallies.publish(totals["records"], totals["errors"])
-        records, errors = self.tallies.total()
-        self.job.budget.check(records, errors, complete=False, where=self.job.shard["uri"])

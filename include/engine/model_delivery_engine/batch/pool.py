@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from model_delivery_engine.batch.parts import PartData
 from model_delivery_engine.batch.runner import PartOutcome, PartRunner, Work
-from model_delivery_engine.errors import BatchError
+from model_delivery_engine.errors import BatchError, StoppedError
 
 _END_S = 10.0
 # glibc's allocator keeps what a part frees for the next part, instead of giving it back to the
@@ -36,6 +36,9 @@ class Pool(Protocol):
 
     def run(self, data: PartData, batch_size: int) -> PartOutcome:
         """Run a part, when a process is free for it."""
+
+    def stop(self) -> None:
+        """End what runs, which is lost, and start nothing more: `run` raises StoppedError."""
 
     def close(self) -> None:
         """End the processes; what they do is lost."""
@@ -57,8 +60,15 @@ class InProcess:
         with self._lock:
             return self._runner.run(data, batch_size)
 
+    def stop(self) -> None:
+        """Nothing to end: the part that runs comes to its end."""
+
     def close(self) -> None:
         """Nothing to end."""
+
+
+class WorkerDiedError(Exception):
+    """The process ended before it answered."""
 
 
 class Processes:
@@ -71,25 +81,34 @@ class Processes:
         self._work = work
         self._all = [_Worker(work) for _ in range(count)]
         self._free: queue.Queue[_Worker] = queue.Queue()
+        self._stopping = threading.Lock()
+        self._stopped = False
         for each in self._all:
             self._free.put(each)
 
     def fastest_batch_size(self) -> int:
         """Measure it in one of them."""
         with self._worker() as worker:
-            return int(worker.ask("batch_size"))
+            try:
+                return int(worker.ask("batch_size"))
+            except WorkerDiedError as death:
+                raise BatchError(
+                    f"{self._work.uri}: the process that measured the batch size died ({death}), "
+                    "as after too much memory; give a batch_size"
+                ) from death
 
     def run(self, data: PartData, batch_size: int) -> PartOutcome:
         """Run a part; if the process dies of it, once more in a new one.
 
         :raises BatchError: the process died twice, or refused the part
+        :raises StoppedError: `stop` ended it
         """
         with self._worker() as worker:
             for last in (False, True):
                 try:
                     outcome: PartOutcome = worker.ask("run", data, batch_size)
                 except WorkerDiedError as death:
-                    worker.restart()
+                    self._restart(worker, death)
                     if last:
                         raise BatchError(
                             f"{self._work.uri}: the process that ran records {data.part.start} to "
@@ -99,6 +118,19 @@ class Processes:
                 else:
                     return outcome
         raise AssertionError("unreachable")
+
+    def _restart(self, worker: "_Worker", death: WorkerDiedError) -> None:
+        with self._stopping:  # else one could be started that nobody ends
+            if self._stopped:
+                raise StoppedError(f"{self._work.uri}: stopped") from death
+            worker.restart()
+
+    def stop(self) -> None:
+        """Kill every process, for good."""
+        with self._stopping:
+            self._stopped = True
+            for each in self._all:
+                each.kill()
 
     def close(self) -> None:
         """End every process."""
@@ -112,10 +144,6 @@ class Processes:
             yield worker
         finally:
             self._free.put(worker)
-
-
-class WorkerDiedError(Exception):
-    """The process ended before it answered."""
 
 
 class _Worker:
@@ -143,6 +171,7 @@ class _Worker:
 
         :raises WorkerDiedError: it ended instead
         :raises EngineError: it refused
+        :raises OSError: it could not read
         :raises BatchError: it failed for a reason of its own
         """
         try:
@@ -158,9 +187,12 @@ class _Worker:
             raise BatchError(f"{self._work.uri}: a worker process failed:\n{value}")
         return value
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self) -> None:
         # Killed before it can take the closed socket for the job's end, and clear the spool.
-        self._process.kill()
+        self.kill()
         self._process.wait()
         with contextlib.suppress(OSError):
             self._connection.close()

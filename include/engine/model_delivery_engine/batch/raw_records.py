@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import orjson
 
-from model_delivery_engine.batch.batch import Batch, Fault, even_cuts, json_record
+from model_delivery_engine.batch.batch import (
+    Batch,
+    Fault,
+    PartReader,
+    even_cuts,
+    json_record,
+)
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -26,7 +32,7 @@ def record_bytes(inputs: Sequence[TensorSpec], name: str) -> int:
     return NUMPY_TYPES[spec.dtype].itemsize * math.prod(spec.shape[1:])
 
 
-class RawRecords:
+class RawRecords(PartReader):
     """Reads batches of fixed-size records. A last one that is cut short is a fault."""
 
     def __init__(self, spec: TensorSpec, uri: str) -> None:

@@ -24,8 +24,7 @@ _SIGNATURES = {
 
 def recipe_of(manifest: Manifest) -> Recipe:
     """Tell a recommender's recipe from its tensors; BatchError for a model that is none."""
-    inputs = frozenset(spec.name for spec in manifest.inputs)
-    outputs = frozenset(spec.name for spec in manifest.outputs)
+    inputs, outputs = _signature(manifest)
     found = _SIGNATURES.get((inputs, outputs))
     if found is None:
         raise BatchError(
@@ -33,3 +32,13 @@ def recipe_of(manifest: Manifest) -> Recipe:
             "is no recommender; write its bundle with write_recommender_bundle"
         )
     return found
+
+
+def is_recommender(manifest: Manifest) -> bool:
+    """Tell whether a bundle's tensors are a recommender's."""
+    return _signature(manifest) in _SIGNATURES
+
+
+def _signature(manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
+    inputs = frozenset(spec.name for spec in manifest.inputs)
+    return inputs, frozenset(spec.name for spec in manifest.outputs)

@@ -67,14 +67,15 @@ class RecordParser:
 
     def parse_fields(self, offset: int, data: Mapping[str, Any]) -> Record:
         """Turn fields into tensors; a bad value becomes a record with its reason."""
-        rest = {name: value for name, value in data.items() if not self._is_tensor(name)}
+        rest = {name: value for name, value in data.items() if not self.is_input(name)}
         try:
             tensors = {s.name: _sample(data, field, s) for field, s in self._fields.items()}
         except InferenceError as error:
             return Record(offset, rest, {}, str(error))
         return Record(offset, rest, tensors)
 
-    def _is_tensor(self, name: str) -> bool:
+    def is_input(self, name: str) -> bool:
+        """Tell whether a field is one of the model's inputs, or a part of one."""
         return name in self._fields or any(fnmatch.fnmatchcase(name, p) for p in self._patterns)
 
 

@@ -23,7 +23,7 @@ from model_delivery_engine.batch.recommend import (
 )
 from model_delivery_engine.batch.records import RecordParser
 from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
-from model_delivery_engine.digest import digest_bytes
+from model_delivery_engine.batch.storage import check_state
 from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.runtime import Model, open_session, session_options
@@ -75,6 +75,8 @@ class PartOutcome:
 class _Reader(Protocol):
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]: ...
 
+    def digest(self, content: bytes) -> str: ...
+
 
 class PartRunner:
     """Runs one part after the other. One thread: several runners use several cores.
@@ -121,8 +123,10 @@ class PartRunner:
         :raises DiskFullError: no space on the disk
         """
         with data.path.open("rb") as file:
+            check_state(file.fileno(), data.state, self._work.uri)
             file.seek(data.offset)
             content = file.read(data.length)
+            check_state(file.fileno(), data.state, self._work.uri)
         if len(content) != data.length:
             raise BatchError(
                 f"{self._work.uri}: {len(content)} of {data.length} bytes are left of the part at "
@@ -141,9 +145,8 @@ class PartRunner:
                 ok += len(answers.echoes)
                 skipped += blank
         answered, failed = sink.files()
-        return PartOutcome(
-            part, records, ok, records - ok, skipped, digest_bytes(content), answered, failed
-        )
+        digest = self._reader.digest(content)
+        return PartOutcome(part, records, ok, records - ok, skipped, digest, answered, failed)
 
     def _sink(self, part: Part) -> Sink:
         path = self._work.spool / f"out-{part.index}"

@@ -1,10 +1,14 @@
 """What the batch pipeline needs of a store. The engine has none of its own: it is handed one."""
 
 import io
+import os
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from model_delivery_engine.errors import BatchError
 
 _PAUSES_S = (0.5, 1.0, 2.0)
 
@@ -31,11 +35,24 @@ class Storage(Protocol):
     def exists(self, uri: str) -> bool:
         """Tell whether the object exists."""
 
+    def missing(self, uri: str) -> str | None:
+        """Say why there is no such object, or return None where there is.
+
+        A URI that can name none is missing too. Raises the store's own error where the store does
+        not answer, or does not say.
+        """
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield every object whose URI begins with the prefix, in the order of their names."""
 
-    def read(self, uri: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Stream the bytes from ``start`` to before ``end`` (default: the object's end)."""
+    def read(
+        self, uri: str, start: int = 0, end: int | None = None, *, etag: str | None = None
+    ) -> Iterator[bytes]:
+        """Stream the bytes from ``start`` to before ``end`` (default: the object's end).
+
+        :param etag: the version to read; raises the store's own error where it is another
+            (default: whichever is there)
+        """
 
     def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
         """Put an object from chunks, in bounded memory; it appears whole or not at all."""
@@ -50,13 +67,59 @@ class Storage(Protocol):
         """Return the object's file where the store is this machine's file system, else None."""
 
 
+class FileState(NamedTuple):
+    """What the file system says of a file, so that another one under its name is noticed."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+
+def file_state(file: Path | int) -> FileState:
+    """Return the state of a path, or of an open file by its descriptor."""
+    stat = os.stat(file)
+    return FileState(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def check_state(file: Path | int, expected: FileState | None, uri: str) -> None:
+    """Raise a BatchError where a file is no longer in the state it was in; None: any will do."""
+    if expected is not None and file_state(file) != expected:
+        raise BatchError(f"{uri} changed under the job; plan and start it again")
+
+
+@dataclass(frozen=True)
+class Version:
+    """Which version of an object a run reads. Every read is held to it, not the first alone.
+
+    Else an object that is replaced and put back between two looks at it would leave parts of what
+    was there between.
+
+    :param file: its state where it is a file here, else None
+    """
+
+    etag: str
+    file: FileState | None = None
+
+
+def version_of(storage: Storage, uri: str) -> Version:
+    """Return an object's version as it is now."""
+    local = storage.local_path(uri)
+    state = None if local is None or not local.exists() else file_state(local)
+    return Version(storage.stat(uri).etag, state)  # the state first: what comes after is noticed
+
+
 def read_steadily(
-    storage: Storage, uri: str, start: int = 0, end: int | None = None
+    storage: Storage,
+    uri: str,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    etag: str | None = None,
 ) -> Iterator[bytes]:
     """Read a range; a read that breaks off is taken up where it stopped, 3 times, with pauses."""
     for pause in (*_PAUSES_S, None):
         try:
-            for chunk in storage.read(uri, start, end):
+            for chunk in storage.read(uri, start, end, etag=etag):
                 start += len(chunk)
                 yield chunk
         except Exception:  # the store's own error, whatever its type
@@ -67,9 +130,16 @@ def read_steadily(
             return
 
 
-def read_bytes(storage: Storage, uri: str, start: int = 0, end: int | None = None) -> bytes:
+def read_bytes(
+    storage: Storage,
+    uri: str,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    etag: str | None = None,
+) -> bytes:
     """Return a range of an object; meant for small ones."""
-    return b"".join(read_steadily(storage, uri, start, end))
+    return b"".join(read_steadily(storage, uri, start, end, etag=etag))
 
 
 class ChunkReader(io.RawIOBase):

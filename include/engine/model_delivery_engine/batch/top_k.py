@@ -6,6 +6,7 @@ import numpy as np
 
 from model_delivery_engine.tensors import Array
 
+_TIES = 4  # times k: of more that reach a row's bound, the most are equal
 _GROUPS = 4  # times k: fewer would let more than the best through, more would cost their sort
 _NEVER = np.iinfo(np.int64).max
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -30,7 +31,7 @@ def top_k(blocks: Iterable[Array], k: int) -> tuple[Array, Array]:
         np.setbufsize(_BUFFER)
         found, scores, highest, width = _reaching(blocks, k)
         rows = np.arange(len(highest) + 1) * width
-        bounds = np.searchsorted(found, rows)
+        found, scores, bounds = _thinned(found, scores, rows, k)
         counts = bounds[1:] - bounds[:-1]
         found -= np.repeat(rows[:-1], counts)
         table = np.full((len(counts), max(counts.max(), k)), _NEVER)
@@ -48,13 +49,40 @@ def _reaching(blocks: Iterable[Array], k: int) -> tuple[Array, Array, Array, int
     for block in blocks:
         maxima = np.sort(_group_maxima(block, k), axis=1)
         here = np.flatnonzero(block >= maxima[:, -k, None])
-        scores.append(block.ravel().take(here))
+        reaching = block.ravel().take(here)
         width = block.shape[1]
+        if len(here) > _TIES * k * len(block):
+            here, reaching, _ = _thinned(here, reaching, np.arange(len(block) + 1) * width, k)
+        scores.append(reaching)
         here += rows * width
         found.append(here)
         highest.append(maxima[:, -1])  # NaN sorts last
         rows += len(block)
     return np.concatenate(found), np.concatenate(scores), np.concatenate(highest), width
+
+
+def _thinned(found: Array, scores: Array, rows: Array, k: int) -> tuple[Array, Array, Array]:
+    """Leave a row that far too many scores reach its k best: many equal ones, as of all zeros.
+
+    Else one such row would widen the table of all rows to its own width.
+
+    :param rows: where each row begins, and where the last one ends
+    :returns: found, scores, and the bounds of each row in them
+    """
+    bounds = np.searchsorted(found, rows)
+    crowded = np.flatnonzero(bounds[1:] - bounds[:-1] > _TIES * k)
+    if not len(crowded):
+        return found, scores, bounds
+    keep = np.ones(len(found), bool)
+    for row in crowded:
+        part = slice(bounds[row], bounds[row + 1])
+        values = scores[part]
+        last = np.partition(values, -k)[-k]
+        better = values > last
+        better[np.flatnonzero(values == last)[: k - np.count_nonzero(better)]] = True
+        keep[part] = better
+    found = found[keep]
+    return found, scores[keep], np.searchsorted(found, rows)
 
 
 def _group_maxima(scores: Array, k: int) -> Array:

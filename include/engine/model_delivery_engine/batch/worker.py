@@ -25,7 +25,7 @@ def serve(connection: Connection) -> None:
         try:
             runner = runner or PartRunner(work)
             answer: tuple[str, Any] = ("done", _answer(runner, request))
-        except EngineError as error:
+        except (EngineError, OSError) as error:  # a disk that fails may be well again
             answer = ("refused", error)
         except Exception:
             answer = ("failed", traceback.format_exc())

@@ -89,9 +89,13 @@ def finish(session: Session, lease: Lease) -> bool:
     return bool(session.scalar(select(Job.stop_requested).where(Job.id == lease.job_id)))
 
 
-def give_back(session: Session, lease: Lease) -> None:
-    """Queue the job again, for another worker to do; raises LeaseLost."""
-    _update_held(session, lease, state=QUEUED, lease_until=None, attempts=lease.attempt - 1)
+def give_back(session: Session, lease: Lease, *, attempts: int | None = None) -> None:
+    """Queue the job again, for another worker to do; raises LeaseLost.
+
+    `attempts`: how many it has had (default: this one does not count).
+    """
+    had = lease.attempt - 1 if attempts is None else attempts
+    _update_held(session, lease, state=QUEUED, lease_until=None, attempts=had)
 
 
 def progress_of(session: Session, job_id: str) -> str:

@@ -5,8 +5,10 @@ job goes on where the one before it was killed. The results are the same whoever
 appear whole; so a worker that lost its lease does no harm by still publishing.
 """
 
+import io
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +42,7 @@ class BatchInferenceWork:
 
     # A lost worker costs little: the next one goes on. A job that kills its workers ends too.
     most_attempts = 100
+    resumes = True
 
     def begin(self, session: Session, lease: Lease) -> Task:
         """Mark the job IN PROGRESS; nothing limits how long it may take."""
@@ -66,21 +69,26 @@ class BatchInferenceWork:
             log.info("%s", line)
             tell_progress(folder, line)
 
-        objects.check_bucket(params["output_uri"])
         source, target = params["input_uri"], params["output_uri"]
         destination = Destination(target, f"{target}.errors", f"{target}.manifest.json")
-        archive = folder / "bundle.tar.gz"
-        objects.download(params["bundle_uri"], archive, etag=params["bundle_etag"])
-        bundle = open_bundle(archive, folder / "bundle")
-        asked = Recommendations(params["results"], _excluded(params, bundle.model_path, objects))
-        size = objects.describe(source).size
-        job = ShardJob(
-            Shard(index=0, uri=source, start=0, end=size),
-            bundle,
-            params["parts_uri"],
-            BatchOptions(batch_size=BATCH_SIZE, input_format="jsonl", recommendations=asked),
-            tell_every=TELL_SECONDS,
-        )
+
+        def prepare() -> ShardJob:
+            objects.check_bucket(target)
+            archive = folder / "bundle.tar.gz"
+            objects.download(params["bundle_uri"], archive, etag=params["bundle_etag"])
+            shutil.rmtree(folder / "bundle", ignore_errors=True)  # of a try before
+            bundle = open_bundle(archive, folder / "bundle")
+            excluded = _excluded(params, bundle.model_path, objects)
+            asked = Recommendations(params["results"], excluded)
+            return ShardJob(
+                Shard(index=0, uri=source, start=0, end=objects.describe(source).size),
+                bundle,
+                params["parts_uri"],
+                BatchOptions(batch_size=BATCH_SIZE, input_format="jsonl", recommendations=asked),
+                tell_every=TELL_SECONDS,
+            )
+
+        job = patiently(prepare, tell)
 
         def work() -> Mapping[str, Any]:
             run_shard(job, storage, tell)
@@ -170,6 +178,7 @@ def _excluded(params: dict[str, Any], model: Path, objects: ObjectStore) -> tupl
 
     found = parse_filter(params["expression"])
     chunks = objects.read(params["items_uri"], etag=params["items_etag"])
-    lines = b"".join(chunks).decode("utf-8-sig").splitlines()
+    # Not str.splitlines: that cuts at characters which a title may hold.
+    lines = io.StringIO(b"".join(chunks).decode("utf-8-sig"), newline="")
     recommender = Model(open_session(model, session_options(threads=1)), params["name"])
     return found.excluded(item_ids(recommender), read_items(lines, found.fields))

@@ -27,6 +27,7 @@ class CompilationWork:
     """The work behind SageMaker's compilation jobs."""
 
     most_attempts = 3
+    resumes = False
 
     def begin(self, session: Session, lease: Lease) -> Task:
         """Mark the job INPROGRESS; its runtime counts from its first start."""

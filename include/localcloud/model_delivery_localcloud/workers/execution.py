@@ -88,7 +88,7 @@ def _outcome(code: int, folder: Path, log: str) -> Outcome:
         reason = f"the job's process was killed by {name}; it may need more memory"
     else:
         reason = f"the job's process ended with code {code}; see the job's log"
-    return Outcome(INTERNAL_ERROR, reason, log=log)
+    return Outcome(INTERNAL_ERROR, reason, log=log, killed=code == -signal.SIGKILL)
 
 
 def _too_long(task: Task) -> str:

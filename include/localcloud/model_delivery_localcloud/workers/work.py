@@ -29,12 +29,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task went: the fault (`ClientError`, `InternalServerError`) and why, or its result."""
+    """How a task went: the fault (`ClientError`, `InternalServerError`) and why, or its result.
+
+    `killed`: somebody killed its process, as the kernel does where memory is short.
+    """
 
     fault: str | None = None
     reason: str = ""
     result: dict[str, Any] = field(default_factory=dict)
     log: str = ""
+    killed: bool = False
 
     @property
     def failure_reason(self) -> str:
@@ -53,9 +57,12 @@ class Work(Protocol):
     """One kind of job. All but `run` happen in the worker, `run` in its niced child.
 
     `most_attempts`: workers that may be lost over a job until it fails.
+    `resumes`: whether a job goes on where it was killed, so that a killed child costs an attempt,
+    and not the job.
     """
 
     most_attempts: int
+    resumes: bool
 
     def begin(self, session: Session, lease: Lease) -> Task:
         """Mark the resource as started and return the task."""

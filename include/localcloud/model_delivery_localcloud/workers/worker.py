@@ -111,6 +111,11 @@ class Worker:
             with self._database.write() as session:
                 jobs.give_back(session, lease)
             return
+        if outcome is not None and outcome.killed and WORK[task.kind].resumes:
+            log.warning("%s %s: %s; it goes on", task.kind, lease.name, outcome.reason)
+            with self._database.write() as session:
+                jobs.give_back(session, lease, attempts=lease.attempt)
+            return
         self._commit(held, task, outcome or Outcome(), folder)
 
     def _commit(self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path) -> None:

@@ -27,8 +27,10 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield the objects below a prefix, sorted by name."""
 
-    def read(self, uri: str, start: int, end: int | None) -> Iterator[bytes]:
-        """Stream a byte range."""
+    def read(
+        self, uri: str, start: int, end: int | None, etag: str | None = None
+    ) -> Iterator[bytes]:
+        """Stream a byte range, of the version with this ETag if one is given."""
 
     def write(self, uri: str, file: IO[bytes]) -> None:
         """Put an object, atomically, from a stream that may have no end to seek to."""
@@ -52,6 +54,9 @@ SCHEMES = {
     "abfss": _AZURE,
     "file": "model_delivery.hooks.stores.file.FileStore",
 }
+
+
+CHANGED = "the object is another now than when the job began: plan and start it again"
 
 
 def open_store(uri: str, aws_conn_id: str, wasb_conn_id: str) -> Store:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
 from airflow.sdk.exceptions import AirflowNotFoundException
+from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
     HttpResponseError,
@@ -16,14 +17,25 @@ from azure.core.exceptions import (
 )
 
 from model_delivery.connections import undefined_connection
-from model_delivery.exceptions import InvalidRequestError, StorageError
-from model_delivery.hooks.stores import ObjectStat
+from model_delivery.exceptions import (
+    ContainerMissingError,
+    InvalidRequestError,
+    StorageError,
+)
+from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 _NEXT_STEPS = {
     "ContainerNotFound": "the container does not exist: create it, or correct the URI",
     "BlobNotFound": "the blob does not exist: put it there, or correct the URI",
+    "ConditionNotMet": CHANGED,
     "AuthenticationFailed": "the account key is wrong: correct the connection",
     "AuthorizationFailure": "no permission: allow the connection's key to do this",
+}
+
+_KINDS: dict[str, type[StorageError | InvalidRequestError]] = {
+    "ContainerNotFound": ContainerMissingError,
+    "InvalidResourceName": InvalidRequestError,
+    "InvalidUri": InvalidRequestError,
 }
 
 # An account that does not answer is given up within seconds: Azure's own defaults wait a minute,
@@ -77,7 +89,7 @@ class AzureBlobStore:
             return None
         except AzureError as error:
             raise self._explained(uri, error) from error
-        return ObjectStat(uri, int(properties.size), str(properties.etag))
+        return ObjectStat(uri, int(properties.size), _etag(properties))
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield the blobs below a prefix."""
@@ -85,17 +97,21 @@ class AzureBlobStore:
         try:
             client = self._service.get_container_client(container)
             for each in client.list_blobs(name_starts_with=blob):
-                yield ObjectStat(f"{base}/{each.name}", int(each.size), str(each.etag))
+                yield ObjectStat(f"{base}/{each.name}", int(each.size), _etag(each))
         except AzureError as error:
             raise self._explained(prefix, error) from error
 
-    def read(self, uri: str, start: int, end: int | None) -> Iterator[bytes]:
+    def read(
+        self, uri: str, start: int, end: int | None, etag: str | None = None
+    ) -> Iterator[bytes]:
         """Stream a byte range."""
         if end is not None and end <= start:
             return
         length = None if end is None else end - start
         # Azure refuses a range of an empty blob; without an offset it answers with nothing.
-        wanted = {"offset": start, "length": length} if start or length else {}
+        wanted: dict[str, Any] = {"offset": start, "length": length} if start or length else {}
+        if etag is not None:
+            wanted |= {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
         try:
             yield from self._blob(uri).download_blob(**wanted).chunks()
         except AzureError as error:
@@ -126,7 +142,7 @@ class AzureBlobStore:
         except AzureError as error:
             raise self._explained(uri, error) from error
 
-    def _explained(self, uri: str, error: AzureError) -> StorageError:
+    def _explained(self, uri: str, error: AzureError) -> StorageError | InvalidRequestError:
         code = getattr(error, "error_code", None)
         code = str(getattr(code, "value", code))  # an enumeration's member, or text
         if isinstance(error, ServiceRequestError):
@@ -135,7 +151,12 @@ class AzureBlobStore:
             step = _NEXT_STEPS.get(code, error.reason or str(error))
         else:
             step = str(error)
-        return StorageError(f"{uri}: {step} (connection {self._connection!r})")
+        kind = _KINDS.get(code, StorageError)
+        return kind(f"{uri}: {step} (connection {self._connection!r})")
+
+
+def _etag(properties: Any) -> str:
+    return str(properties.etag).strip('"')  # a listing has it bare, an answer's header quoted
 
 
 def split(uri: str) -> tuple[str, str, str]:

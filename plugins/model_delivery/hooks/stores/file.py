@@ -1,5 +1,6 @@
 """Objects as files, for tests and single machines."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -8,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from model_delivery.exceptions import StorageError
-from model_delivery.hooks.stores import ObjectStat
+from model_delivery.exceptions import InvalidRequestError, StorageError
+from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
 
@@ -22,20 +23,32 @@ class FileStore:
     def stat(self, uri: str) -> ObjectStat | None:
         """Return size and ETag, or None."""
         path = _path(uri)
-        return _stat(path) if path.is_file() else None
+        try:
+            return _stat(path) if path.is_file() else None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # there can be none
+                return None
+            raise _explained(uri, error) from error
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield the files below a prefix, sorted by path."""
         wanted = str(_path(prefix)) + ("/" if prefix.endswith("/") else "")
         folder = Path(wanted) if wanted.endswith("/") else Path(wanted).parent
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and str(path).startswith(wanted) and path.suffix != ".part":
-                yield _stat(path)
+            if not str(path).startswith(wanted) or path.suffix == ".part":
+                continue
+            with contextlib.suppress(FileNotFoundError):  # it is gone since the folder was read
+                if path.is_file():
+                    yield _stat(path)
 
-    def read(self, uri: str, start: int, end: int | None) -> Iterator[bytes]:
+    def read(
+        self, uri: str, start: int, end: int | None, etag: str | None = None
+    ) -> Iterator[bytes]:
         """Stream a byte range."""
         try:
             with _path(uri).open("rb") as file:
+                if etag is not None and _etag(os.fstat(file.fileno())) != etag:
+                    raise StorageError(f"{uri}: {CHANGED}")
                 file.seek(start)
                 left = (end if end is not None else os.fstat(file.fileno()).st_size) - start
                 while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
@@ -84,13 +97,17 @@ class FileStore:
 def _path(uri: str) -> Path:
     path = Path(uri.removeprefix("file://"))
     if not path.is_absolute():
-        raise StorageError(f"{uri} has no absolute path: write file:///folder/name")
+        raise InvalidRequestError(f"{uri} has no absolute path: write file:///folder/name")
     return path
 
 
 def _stat(path: Path) -> ObjectStat:
     stat = path.stat()
-    return ObjectStat(f"file://{path}", stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+    return ObjectStat(f"file://{path}", stat.st_size, _etag(stat))
+
+
+def _etag(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _explained(uri: str, error: OSError) -> StorageError:

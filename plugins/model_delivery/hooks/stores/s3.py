@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from model_delivery.exceptions import InvalidRequestError, StorageError
-from model_delivery.hooks.stores import ObjectStat
+from model_delivery.exceptions import (
+    ContainerMissingError,
+    InvalidRequestError,
+    StorageError,
+)
+from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
 PART_BYTES = 32 << 20
@@ -20,6 +24,8 @@ _NEXT_STEPS = {
     "404": "the object or its bucket does not exist: put it there, or correct the URI",
     "403": "no permission: allow the connection's key to do this",
     "AccessDenied": "no permission: allow the connection's key to do this",
+    "412": CHANGED,
+    "PreconditionFailed": CHANGED,
     "InvalidAccessKeyId": "the access key is unknown: correct the connection",
     "SignatureDoesNotMatch": "the secret key is wrong: correct the connection",
 }
@@ -57,7 +63,7 @@ class S3Store:
             self._client.head_bucket(Bucket=bucket)
         except ClientError as error:
             if error.response["Error"]["Code"] in {"404", "NoSuchBucket"}:
-                raise StorageError(f"{uri}: {_NEXT_STEPS['NoSuchBucket']}") from error
+                raise ContainerMissingError(f"{uri}: {_NEXT_STEPS['NoSuchBucket']}") from error
             raise self._explained(uri, error) from error
         return True
 
@@ -72,16 +78,20 @@ class S3Store:
         except (ClientError, BotoCoreError) as error:
             raise self._explained(prefix, error) from error
 
-    def read(self, uri: str, start: int, end: int | None) -> Iterator[bytes]:
+    def read(
+        self, uri: str, start: int, end: int | None, etag: str | None = None
+    ) -> Iterator[bytes]:
         """Stream a byte range."""
         if end is not None and end <= start:
             return
         bucket, key = split(uri)
-        wanted = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+        wanted = {}
+        if start or end is not None:
+            wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        if etag is not None:
+            wanted["IfMatch"] = etag
         try:
-            answer = self._client.get_object(
-                Bucket=bucket, Key=key, **(wanted if start or end is not None else {})
-            )
+            answer = self._client.get_object(Bucket=bucket, Key=key, **wanted)
             yield from answer["Body"].iter_chunks(CHUNK_BYTES)
         except (ClientError, BotoCoreError) as error:
             raise self._explained(uri, error) from error
@@ -116,7 +126,9 @@ class S3Store:
         except (ClientError, BotoCoreError) as error:
             raise self._explained(uri, error) from error
 
-    def _explained(self, uri: str, error: Exception) -> StorageError:
+    def _explained(self, uri: str, error: Exception) -> StorageError | InvalidRequestError:
+        if isinstance(error, ParamValidationError):
+            return InvalidRequestError(f"{uri} can be no object's URI: {error}")
         # botocore's own errors have a response too, of None where there was none.
         code = (getattr(error, "response", None) or {}).get("Error", {}).get("Code")
         if code is None:

@@ -1,0 +1,73 @@
+"""Where the rows of CSV end: at a line's end, but for one inside quotes.
+
+A quote opens a cell only where one begins, as Python's csv has it. One that is never closed must
+not swallow the rows after it: lines are one row only where together they are a whole one.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from model_delivery_engine.batch.json_lines import split_lines
+
+QUOTE = b'"'
+LONGEST_ROW_BYTES = 1024 * 1024  # of one that has line breaks inside quotes
+_QUOTED = re.compile(rb'(?<![^,\n])"[^"]*(?:""[^"]*)*("|\Z)')
+
+IsRow = Callable[[bytes], bool]
+
+
+def split_rows(data: bytes, is_row: IsRow) -> list[bytes]:
+    """Split a part into rows, without line ends.
+
+    :param data: begins where a row does
+    :param is_row: whether lines that are put together are one row of as many cells as there are
+        columns
+    """
+    lines = split_lines(data)
+    if QUOTE not in data or not any(b"\n" in found[0] for found in _QUOTED.finditer(data)):
+        return lines
+    return list(_rows(lines, is_row))
+
+
+def row_end(data: bytes, wanted: int, is_row: IsRow) -> int | None:
+    """Return the first end of a row at or after a place; None where it lies beyond the data.
+
+    :param data: begins where a row does, and goes on for `LONGEST_ROW_BYTES` after ``wanted`` or to
+        the end of the object
+    """
+    end = 0
+    for row in split_rows(data, is_row):
+        end += len(row) + 1
+        if end >= wanted:
+            return end if end <= len(data) else None
+    return None
+
+
+def ends_open(text: bytes) -> bool:
+    """Whether a text ends inside quotes."""
+    closings = _QUOTED.findall(text)
+    return bool(closings) and not closings[-1]
+
+
+def _rows(lines: list[bytes], is_row: IsRow) -> Iterator[bytes]:
+    at = 0
+    while at < len(lines):
+        end = _closed_at(lines, at) if QUOTE in lines[at] and ends_open(lines[at]) else None
+        row = lines[at] if end is None else b"\n".join(lines[at:end])
+        if end is None or not is_row(row):
+            row, end = lines[at], at + 1
+        yield row
+        at = end
+
+
+def _closed_at(lines: list[bytes], at: int) -> int | None:
+    """Return the place after the line that closes the quotes which one leaves open."""
+    size = len(lines[at])
+    for place in range(at + 1, len(lines)):
+        size += len(lines[place]) + 1
+        if size > LONGEST_ROW_BYTES:
+            return None
+        # Inside quotes a line is what it would be after an opening one.
+        if QUOTE in lines[place] and not ends_open(QUOTE + lines[place]):
+            return place + 1
+    return None

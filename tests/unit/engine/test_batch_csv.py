@@ -1,0 +1,121 @@
+"""CSV: rows of several lines, rows that are none, and cells that come out as they went in."""
+
+import csv
+import io
+import random
+from pathlib import Path
+
+import pytest
+from model_delivery_engine.batch.csv_lines import is_row
+from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, split_rows
+from model_delivery_engine.batch.formats import Compression
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.bundle import Bundle
+from model_delivery_engine.errors import BatchError
+
+from tests.unit.engine.batch_job import ERRORS, Job
+
+
+@pytest.fixture
+def job(tmp_path: Path, linear_bundle: Bundle) -> Job:
+    return Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
+
+
+def test_bad_rows(job: Job) -> None:
+    data = (
+        b'id,features\n1,"[1,2,3,4]"\n2,"[1,2\n3]"\n\n4,"[1,2]"\n5\n6,"[0,0,0,0]"\n'
+        b'7,"[1,2,3,4]",precious,data\n\xff\xfe,"[1,2,3,4]"\n8.50,"none\n9,"[1,2,3,4]"'
+    )
+    assert job.run(data) == ShardResult(9, 3, 6, 1)
+    job.publish()
+    errors = job.lines(ERRORS)
+    reasons = [each["error"]["reason"] for each in errors]
+    assert "shape [2]" in reasons[1]
+    assert "1 cells in a row of 2 columns" in reasons[2]
+    assert "4 cells in a row of 2 columns" in reasons[3]
+    assert errors[3]["input"] == '7,"[1,2,3,4]",precious,data'
+    assert errors[4]["error"]["base64"] == "//4sIlsxLDIsMyw0XSI="  # the row's own bytes
+    assert "a line break inside quotes must leave a row of as many cells" in reasons[5]
+    assert errors[5]["input"] == '8.50,"none'
+    assert errors[0]["error"]["offset"] == data.index(b'2,"[1,2\n')
+    assert errors[5]["error"]["offset"] == data.index(b"8.50")
+
+
+def test_cells_come_out_as_they_went_in(job: Job) -> None:
+    cells = ["12.50", "1e5", "12345678901234567.12345", "-0", "007", "[1.10, 2]", 'x,"y"', ""]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    names = [f"c{n}" for n in range(len(cells))]
+    writer.writerow([*names, "features"])
+    writer.writerow([*cells, "[1,2,3,4]"])
+    writer.writerow([*cells, "[1]"])
+    job.run(text.getvalue().encode())
+    job.publish()
+    expected = ["12.50", "1e5", "12345678901234567.12345", "-0", '"007"', "[1.10, 2]",
+                r'"x,\"y\""', '""']  # fmt: skip
+    fields = ",".join(f'"{n}":{cell}' for n, cell in zip(names, expected, strict=True)).encode()
+    good, bad = job.storage.get("mem://results.jsonl").splitlines()
+    assert b'{"input":{%b},' % fields in good
+    assert b'{"input":{%b,"features":[1]},' % fields in bad
+
+
+def test_a_cell_may_be_long(job: Job) -> None:
+    note = "n" * 200_000
+    assert job.run(f'note,features\n{note},"[1,2,3,4]"\n"{note}","[1]"'.encode()).ok == 1
+    job.publish()
+    assert job.lines()[0]["input"] == {"note": note}
+    assert job.lines()[1]["input"]["note"] == note
+
+
+def text_rows(count: int) -> list[list[str]]:
+    chance = random.Random(3)
+    pieces = ["one", "two,", "\n", "\r\n", '"', '1,"[9,9,9,9]"\n', "é", '\n"[1,2,3,4]",7\n']
+    return [
+        [str(n), "".join(chance.choices(pieces, k=chance.randrange(12))), "[1,2,3,4]"]
+        for n in range(count)
+    ]
+
+
+def as_csv(rows: list[list[str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "text", "features"])
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+@pytest.mark.parametrize("compression", [Compression.NONE, Compression.ZSTD])
+def test_rows_of_several_lines_are_one_record_each(
+    tmp_path: Path, linear_bundle: Bundle, compression: Compression
+) -> None:
+    from model_delivery_engine.batch.compression import compress
+
+    rows = text_rows(20_000)
+    suffix = "" if compression == Compression.NONE else ".zst"
+    job = Job(tmp_path / "job", linear_bundle, uri=f"mem://in.csv{suffix}")
+    job.options = BatchOptions(batch_size=64)
+    assert job.run(compress(as_csv(rows), compression)) == ShardResult(20_000, 20_000, 0)
+    manifest = job.publish()
+    assert manifest.records == 20_000
+    found = [line["input"] for line in job.lines()]
+    assert found == [{"id": int(n), "text": _said(text)} for n, text, _ in rows]
+
+
+def _said(text: str) -> object:
+    return text
+
+
+def test_a_cut_inside_quotes_is_said(job: Job) -> None:
+    rows = [["1", "[1,2,3,4]\n" * 400, "[1,2,3,4]"], ["2", "x", "[1,2,3,4]"]]
+    with pytest.raises(BatchError, match=r"inside quotes .* plan this object as one shard"):
+        job.run(as_csv(rows), shards=2)
+    again = Job(job.storage.root / "again", job.bundle, uri=job.uri)
+    assert again.run(as_csv(rows), shards=1).ok == 2
+
+
+def test_a_quote_that_is_never_closed_swallows_no_rows() -> None:
+    row = is_row(2)
+    data = b'1,"open\n2,b\n3,"c"\n4,d\n5,"e\nf"\n'
+    assert split_rows(data, row) == [b'1,"open', b"2,b", b'3,"c"', b"4,d", b'5,"e\nf"']
+    far = b'1,"open\n' + b"2,b\n" * (LONGEST_ROW_BYTES // 4) + b'3"\n'
+    assert split_rows(far, row)[:2] == [b'1,"open', b"2,b"]
