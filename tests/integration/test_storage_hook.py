@@ -309,7 +309,7 @@ def test_an_uri_that_names_no_object_is_refused_before_any_call(
 
 
 def test_a_file_needs_an_absolute_path(hook: StorageHook) -> None:
-    with pytest.raises(StorageError, match="absolute path"):
+    with pytest.raises(InvalidRequestError, match="absolute path"):
         hook.exists("file://relative/name")
 
 
