@@ -268,7 +268,9 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") event.target.blur();
     return;
   }
-  if (event.key === "Enter" && !event.target.closest("button, a, summary")) {
+  // A dialog that was just closed keeps the focus until the next frame.
+  const control = event.target.closest("button, a, summary");
+  if (event.key === "Enter" && (!control || control.closest("dialog"))) {
     event.preventDefault();
     desk.submit();
   } else if (!event.repeat && (desk.task?.key(event) || desk.key(event.key))) {
