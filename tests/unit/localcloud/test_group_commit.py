@@ -1,10 +1,7 @@
 """Work that shares a commit: each its own success or failure, nothing told before the commit."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import pytest
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.group_commit import GroupCommit
 from model_delivery_localcloud.store.review_tables import UserGroup
@@ -14,14 +11,6 @@ from sqlalchemy.orm import Session
 
 THREADS = 24
 WORKS = 300
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    built = Database(f"sqlite:///{tmp_path / 'store.db'}")
-    built.migrate()
-    yield built
-    built.close()
 
 
 def count(database: Database) -> int:

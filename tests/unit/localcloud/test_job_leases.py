@@ -1,7 +1,6 @@
 """Leases and fencing on a real database, with workers that lose their lease."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,6 @@ from model_delivery_localcloud.errors import LeaseLost, StoreError
 from model_delivery_localcloud.store import jobs
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import Lease
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    built = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
-    built.migrate()
-    yield built
-    built.close()
 
 
 def enqueue(database: Database, name: str) -> str:

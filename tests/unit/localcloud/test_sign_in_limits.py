@@ -1,21 +1,10 @@
 """How many wrong passwords are too many: of a name, from an address."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from model_delivery_localcloud.store import users
 from model_delivery_localcloud.store.database import Database
 
 HERE, ELSEWHERE = "192.0.2.1", "203.0.113.7"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    built = Database(f"sqlite:///{tmp_path / 'store.db'}")
-    built.migrate()
-    yield built
-    built.close()
 
 
 def guess(database: Database, times: int, name: str, address: str) -> None:

@@ -91,6 +91,14 @@ def deployment(greengrass: Any, state_store: Any, task_instance: Callable[..., A
     return Case(Deployments(), greengrass, DEPLOYMENT, state_store, task_instance)
 
 
+def die_after_create(case: Case, worker: Any, killed: type[BaseException], **ti: Any) -> None:
+    """Submit in a process that dies when the service has made the job, and before that is noted."""
+    worker.kill_after_create = True
+    with pytest.raises(killed):
+        case.submission(**ti).submit_once(case.request)
+    worker.kill_after_create = False
+
+
 def test_the_first_try_makes_the_job_and_the_second_finds_it(case: Case) -> None:
     first, made = case.submission().submit_once(case.request)
     second, made_again = case.submission(try_number=2).submit_once(case.request)
@@ -154,10 +162,7 @@ def test_a_kill_while_submitting_the_second_generation_leaves_one_more_job(
 ) -> None:
     case.submission().submit_once(case.request)
     case.submission().end(Outcome.FAILED)
-    worker.kill_after_create = True
-    with pytest.raises(killed):
-        case.submission(try_number=2).submit_once(case.request)
-    worker.kill_after_create = False
+    die_after_create(case, worker, killed, try_number=2)
     _handle, made = case.submission(try_number=3).submit_once(case.request)
     assert not made
     assert len(case.jobs) == 2
@@ -186,10 +191,7 @@ def test_mapped_tasks_each_have_their_job(
 def test_another_request_under_our_name_is_an_error_that_names_the_field(
     compilation: Case, worker: Any, field: str, killed: type[BaseException]
 ) -> None:
-    worker.kill_after_create = True
-    with pytest.raises(killed):
-        compilation.submission().submit_once(COMPILATION)
-    worker.kill_after_create = False
+    die_after_create(compilation, worker, killed)
     with pytest.raises(RequestDiffersError, match=field) as caught:
         compilation.submission(try_number=2).submit_once({**COMPILATION, field: "changed"})
     assert "changed" in str(caught.value)
@@ -245,10 +247,7 @@ def test_a_difference_is_shown_leaf_by_leaf(compilation: Case) -> None:
 def test_what_the_service_fills_in_is_no_difference(
     compilation: Case, worker: Any, killed: type[BaseException]
 ) -> None:
-    worker.kill_after_create = True
-    with pytest.raises(killed):
-        compilation.submission().submit_once(COMPILATION)
-    worker.kill_after_create = False
+    die_after_create(compilation, worker, killed)
     (job,) = compilation.jobs
     job["InputConfig"] = {**job["InputConfig"], "FrameworkVersion": "1.8"}
     assert not compilation.submission(try_number=2).submit_once(COMPILATION).made
@@ -354,10 +353,7 @@ def test_a_deployment_that_this_try_stopped_is_no_refusal(
 def test_a_job_under_our_name_with_another_request_is_stopped_when_the_task_fails_for_good(
     compilation: Case, worker: Any, killed: type[BaseException]
 ) -> None:
-    worker.kill_after_create = True
-    with pytest.raises(killed):
-        compilation.submission().submit_once(COMPILATION)
-    worker.kill_after_create = False
+    die_after_create(compilation, worker, killed)
     retry = attempt(compilation, try_number=2)
     with pytest.raises(RequestDiffersError, match="RoleArn"), retry.running():
         retry.submit({**COMPILATION, "RoleArn": "arn:aws:iam::000000000000:role/other"})
