@@ -2,17 +2,15 @@
 
 import asyncio
 import json
-import os
-import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from aiobotocore.session import get_session
 from botocore.auth import SigV4Auth
@@ -77,24 +75,26 @@ def client(cloud: Any) -> Any:
     return cloud.client("personalize")
 
 
+def job_request(
+    cloud: Any, version: str, lines: list[Any] | bytes, **changes: Any
+) -> dict[str, Any]:
+    """Put lines into the store and return a request for them."""
+    name = f"batch-{uuid4().hex[:12]}"
+    data = lines if isinstance(lines, bytes) else "\n".join(map(json.dumps, lines)).encode()
+    cloud.store.client().put_object(Bucket=BUCKET, Key=f"in/{name}.json", Body=data)
+    request = {
+        "jobName": name,
+        "solutionVersionArn": version,
+        "jobInput": {"s3DataSource": {"path": f"s3://{BUCKET}/in/{name}.json"}},
+        "jobOutput": {"s3DataDestination": {"path": f"s3://{BUCKET}/out/{name}/"}},
+        "roleArn": ROLE,
+    }
+    return {**request, **changes}
+
+
 @pytest.fixture
 def request_of(cloud: Any) -> Callable[..., dict[str, Any]]:
-    """Put lines into the store and return a request for them."""
-
-    def make(version: str, lines: list[Any] | bytes, **changes: Any) -> dict[str, Any]:
-        name = f"batch-{uuid4().hex[:12]}"
-        data = lines if isinstance(lines, bytes) else "\n".join(map(json.dumps, lines)).encode()
-        cloud.store.client().put_object(Bucket=BUCKET, Key=f"in/{name}.json", Body=data)
-        request = {
-            "jobName": name,
-            "solutionVersionArn": version,
-            "jobInput": {"s3DataSource": {"path": f"s3://{BUCKET}/in/{name}.json"}},
-            "jobOutput": {"s3DataDestination": {"path": f"s3://{BUCKET}/out/{name}/"}},
-            "roleArn": ROLE,
-        }
-        return {**request, **changes}
-
-    return make
+    return partial(job_request, cloud)
 
 
 def wait(client: Any, arn: str, seconds: float = 90) -> dict[str, Any]:
@@ -439,74 +439,6 @@ def test_what_cannot_be_registered_is_refused(
     refused = signed(cloud, json.dumps(given).encode())
     assert refused.status_code == 400
     assert says in refused.json()["message"]
-
-
-def test_a_killed_worker_loses_and_repeats_nothing(
-    cloud: Any, client: Any, version: str, request_of: Any
-) -> None:
-    lines = b"".join(b'{"userId":"u%d"}\n' % (n % 1003) for n in range(300_000))
-    request = request_of(version, lines, numResults=3)
-    arn = client.create_batch_inference_job(**request)["batchInferenceJobArn"]
-    prefix = f"out/{request['jobName']}/"
-    deadline, kills = time.monotonic() + 180, 0
-    while kills < 3:
-        with cloud.worker() as running:
-            seen = count(cloud, prefix)
-            while count(cloud, prefix) <= seen + 2 and time.monotonic() < deadline:
-                time.sleep(0.05)
-                if done(client, arn):
-                    break
-            os.killpg(running.pid, signal.SIGKILL)
-            kills += 1
-        if done(client, arn):
-            break
-        assert f"{request['jobName']}.json.out" not in objects_names(cloud, prefix)
-    with cloud.worker():
-        job = wait(client, arn, 120)
-    assert (job["status"], job["numResults"]) == ("ACTIVE", 300_000)
-    found = results(cloud, request)
-    users = [f"u{n % 1003}" for n in range(300_000)]
-    assert [line["input"]["userId"] for line in found] == users
-    failed = [line["input"]["userId"] for line in found if line["error"] is not None]
-    assert failed == [user for user in users if int(user[1:]) >= 1000]
-    assert kills >= 2
-
-
-def test_a_killed_process_costs_the_job_an_attempt(
-    cloud: Any, client: Any, version: str, request_of: Any
-) -> None:
-    """The job's own process holds the memory: where that is short, the kernel kills it."""
-    lines = b"".join(b'{"userId":"u%d"}\n' % (n % 1000) for n in range(500_000))
-    request = request_of(version, lines, numResults=25)
-    arn = client.create_batch_inference_job(**request)["batchInferenceJobArn"]
-    prefix, deadline, killed = f"out/{request['jobName']}/", time.monotonic() + 240, 0
-    with cloud.worker() as running:
-        while not killed and time.monotonic() < deadline:
-            time.sleep(0.02)
-            for process in psutil.Process(running.pid).children(recursive=True):
-                named = any("workers.child" in word for word in process.cmdline())
-                if named and count(cloud, prefix) > 1:
-                    process.kill()
-                    killed += 1
-        job = wait(client, arn, 240)
-    assert (job["status"], job["numResults"]) == ("ACTIVE", 500_000)
-    users = [line["input"]["userId"] for line in results(cloud, request)]
-    assert users == [f"u{n % 1000}" for n in range(500_000)]
-    assert killed
-
-
-def done(client: Any, arn: str) -> bool:
-    job = client.describe_batch_inference_job(batchInferenceJobArn=arn)["batchInferenceJob"]
-    return job["status"] in TERMINAL
-
-
-def objects_names(cloud: Any, prefix: str) -> list[str]:
-    pages = cloud.store.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)
-    return [each["Key"].removeprefix(prefix) for each in pages.get("Contents", [])]
-
-
-def count(cloud: Any, prefix: str) -> int:
-    return len(objects_names(cloud, prefix))
 
 
 def test_the_portal_shows_a_job(
