@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator, Context
+from airflow.sdk import DAG, BaseOperator, BaseOperatorLink, Context
 from model_delivery.operators.compilation import CreateCompilationJobOperator
 
 from benchmarks.triggerer.idle import IdleTrigger
@@ -31,8 +31,28 @@ class IdleOperator(BaseOperator):
         return {"version": 1, "job_name": str(self.number), "status": "COMPLETED"}
 
 
+class PageLink(BaseOperatorLink):
+    """A link, which Airflow keeps each time that a process of the task ends."""
+
+    name = "Page"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return an address."""
+        return f"http://localhost/{operator.number}"
+
+
+class ShapedOperator(IdleOperator):
+    """Has what Airflow itself keeps of a task like ours: templated fields and a link."""
+
+    template_fields = ("number",)
+    operator_extra_links = (PageLink(),)
+
+
 with DAG("deferred_idle", schedule=None, max_active_tasks=COUNT):
     IdleOperator.partial(task_id="wait").expand(number=list(range(COUNT)))
+
+with DAG("deferred_shaped", schedule=None, max_active_tasks=COUNT):
+    ShapedOperator.partial(task_id="wait").expand(number=list(range(COUNT)))
 
 with DAG("deferred_operator", schedule=None, max_active_tasks=COUNT):
     CreateCompilationJobOperator.partial(

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any
 
 from model_delivery.hooks.aws import AwsServiceHook
-from model_delivery.hooks.constraints import check_request
 from model_delivery.jobs.service import (
     Call,
     Handle,
@@ -39,15 +38,6 @@ class CompilationJobHook(AwsServiceHook):
     def client(self) -> Any:
         """Return boto3's `sagemaker` client."""
         return self.get_conn()
-
-    def check_request(self, request: Mapping[str, Any]) -> None:
-        """Hold CreateCompilationJob's request against the API's model; nothing is called.
-
-        :param request: without CompilationJobName, which the lifecycle gives
-        :raises InvalidRequestError: names every fault
-        """
-        named = {"CompilationJobName": "any", **request}
-        check_request(self.client, "CreateCompilationJob", named)
 
     def create_job(self, request: Mapping[str, Any]) -> str:
         """Create a compilation job and return its ARN."""

@@ -16,7 +16,7 @@ from model_delivery.exceptions import InvalidRequestError
 def check_request(client: Any, operation: str, request: Mapping[str, Any]) -> None:
     """Hold a request against the service's model.
 
-    :param client: a boto3 client of the service
+    :param client: a boto3 client of the service, or what has its `meta`
     :param operation: by the API's name, for example CreateCompilationJob
     :raises InvalidRequestError: lists every fault; nothing was called
     """

@@ -54,6 +54,7 @@ class JobOperator(ReportsLineage, JobTask):
         check_intervals(poll_interval=poll_interval)
         if job_timeout is not None:
             check_intervals(job_timeout=job_timeout)
+        self.page = ""
         self._attempt: Attempt | None = None
         self._ended: JobDescription | None = None
 
@@ -87,8 +88,14 @@ class JobOperator(ReportsLineage, JobTask):
 
     def _announce(self, context: Context, handle: Handle) -> None:
         context["ti"].xcom_push(key=JOB_KEY, value=dict(self.identity(handle)))
+        self._open_page(handle)
+        if self.page and not (self.deferrable and self.wait_for_completion):
+            context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page)
+
+    def _open_page(self, handle: Handle) -> None:
+        """Note the job's page, for the link that Airflow pushes when this process is done."""
         try:
-            context["ti"].xcom_push(key=JOB_LINK_KEY, value=self.page_url(handle))
+            self.page = self.page_url(handle)
         except Exception as error:  # no page is worth a job
             self.log.warning("No link to the job's page: %s", error)
 
@@ -196,6 +203,7 @@ class JobOperator(ReportsLineage, JobTask):
         with attempt.running():
             attempt.resume(dict(handle) if isinstance(handle, Mapping) else None)
             description = attempt.describe()
+            self._open_page(description.handle)
             if not error:
                 return self._wait(context, attempt, description, woken=True)
             # An outage that is over ends so for every wait at once: not all find a worker's slot.

@@ -20,11 +20,13 @@ class JobLink(BaseOperatorLink):
 
     @property
     def xcom_key(self) -> str:
-        """Where the address is kept: pushed right after the submission."""
+        """Where the address is kept: Airflow pushes it when the task defers or ends."""
         return JOB_LINK_KEY
 
     def get_link(self, operator: "BaseOperator", *, ti_key: "TaskInstanceKey") -> str:
-        """Return the address that the task pushed, or nothing before it did."""
+        """Return the address that the task knows or pushed, or nothing before it did."""
+        if page := getattr(operator, "page", None):
+            return str(page)
         key: Any = ti_key  # a frozen key where the signature asks for a mutable one
         value = XCom.get_value(key=JOB_LINK_KEY, ti_key=key)
         return str(value or "")

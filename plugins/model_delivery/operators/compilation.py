@@ -122,6 +122,8 @@ class CreateCompilationJobOperator(JobOperator):
 
     def build_request(self) -> dict[str, Any]:
         """Return CreateCompilationJob's request without the name, held against the API's model."""
+        from model_delivery.hooks.constraints import check_request
+
         neo.check_target(self.target_device, self.target_platform)
         if not self.output_uri.startswith("s3://"):
             raise InvalidRequestError(f"output_uri {self.output_uri!r} must begin with s3://")
@@ -139,7 +141,8 @@ class CreateCompilationJobOperator(JobOperator):
         )
         if self.tags:
             request["Tags"] = [{"Key": key, "Value": value} for key, value in self.tags.items()]
-        self.hook.check_request(request)
+        # The lifecycle gives the name.
+        check_request(self.client, "CreateCompilationJob", {"CompilationJobName": "any", **request})
         return request
 
     def _input_config(self) -> dict[str, Any] | None:

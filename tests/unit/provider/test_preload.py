@@ -15,12 +15,12 @@ from model_delivery import preload
 *sys.argv, component = json.loads(sys.argv[1])
 preload.on_starting(Job() if component == "Job" else TaskRunnerMarker())
 preloaded = "boto3" in sys.modules
-from botocore.loaders import JSONFileLoader
 from model_delivery.aws import service_client
+from model_delivery.hooks.aws import ModelLoader
 from model_delivery.hooks.compilation import CompilationJobHook
 read = []
-load = JSONFileLoader.load_file
-JSONFileLoader.load_file = lambda self, path: read.append(path) or load(self, path)
+load = ModelLoader.load_file
+ModelLoader.load_file = lambda self, path: read.append(path) or load(self, path)
 service_client(CompilationJobHook(aws_conn_id=None, region_name="eu-west-1"))
 print("\\n" + json.dumps([preloaded, [path for path in read if "sagemaker" in path]]))
 """
