@@ -92,9 +92,9 @@ def get_provider_info() -> dict[str, Any]:
                         "default": "True",
                     },
                     "freeze_heap": {
-                        "description": "Take what a triggerer or a task has loaded out of the sight of "
-                        "Python's garbage collector, which else stops all its triggers for 0.2 s "
-                        "at a time. It affects the process as a whole.",
+                        "description": "Take what a triggerer or a task has loaded out of "
+                        "the sight of Python's garbage collector, which else stops all triggers "
+                        "for 0.2 s at a time. It affects the process as a whole.",
                         "version_added": "0.1.0",
                         "type": "boolean",
                         "example": None,
