@@ -30,7 +30,8 @@ MANY, MOST = 1_000, 10_000
 INTERVAL_SECONDS = 5
 # Time for a thousand clients of the peer to open, before the first job ends.
 LEAD_SECONDS = {MANY: 30.0, MOST: 60.0}
-ENDING_SECONDS = 60.0
+# Jobs take half a minute to two and a half: those of the services take longer.
+ENDING_SECONDS = {MANY: 120.0, MOST: 60.0}
 TRIGGERS = "benchmarks.triggerer.triggers"
 PEER = "AwsBaseWaiterTrigger with a custom waiter"
 LIMIT = "a trigger that only sleeps"
@@ -94,10 +95,11 @@ class Bench:
         names = [f"run-{self._runs}-{number}" for number in range(count)]
         self._service.make(names)
         first = time.time() + LEAD_SECONDS[count]
-        step = ENDING_SECONDS / count
+        ending = ENDING_SECONDS[count]
+        step = ending / count
         at = {name: first + number * step for number, name in enumerate(names)}
         lags = self._home / f"lags-{self._runs}.jsonl"
-        seconds = LEAD_SECONDS[count] + ENDING_SECONDS + 120
+        seconds = LEAD_SECONDS[count] + ending + 120
         plan = {
             "triggers": [make(name, at[name]) for name in names],
             "lags": str(lags),
@@ -105,7 +107,7 @@ class Bench:
         }
         before = self._service.requests()
         with self._runner(plan) as (process, result_file):
-            ended = self._service.end(at, first + ENDING_SECONDS + 30)
+            ended = self._service.end(at, first + ending + 30)
             if process.wait(seconds):
                 raise RuntimeError(f"the TriggerRunner failed: see {result_file}.log")
         if make is _idle:

@@ -62,6 +62,8 @@ class Attempt:
         self._over = False
         self._stopping: Stop | None = None
         self._goes_on: bool | None = None
+        self._asking: Thread | None = None
+        self._claims: list[Claim] = []
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -244,31 +246,37 @@ class Attempt:
             self.submission.end(Outcome.FAILED)
 
     def _is_left(self) -> bool:
-        """Tell, once, whether the job is left to another try, though this one is killed.
+        """Tell whether the job is left to another try, though this one is killed.
 
         Of a task that nobody ended the next try waits for the job, if there is one: its worker was
         evicted, or Airflow did not hear of it. A time-out stops the job, whatever comes next.
         """
-        if self._goes_on is None:
-            claim = self._claim()
-            last = self._timed_out or self._is_final(JobFailedError(GRACE))
-            left = claim is Claim.ANOTHERS or (claim is not Claim.NOBODYS and not last)
+        if self._goes_on is not None:
+            return self._goes_on
+        claim = self._claim()
+        last = self._timed_out or self._is_final(JobFailedError(GRACE))
+        left = claim is Claim.ANOTHERS or (claim is not Claim.NOBODYS and not last)
+        if claim is not None:
+            self._goes_on = left
             if left and self.handle is not None:
                 self._log.warning("%s goes on: another try waits for it", self.label)
-            self._goes_on = left
-        return self._goes_on
+        return left
 
     def _claim(self) -> Claim | None:
-        """Ask in a thread, for this one may be talking to the supervisor; None: no answer."""
-        answers: list[Claim] = []
-        asking = Thread(target=self._ask_whose, args=(answers,), daemon=True)
-        asking.start()
-        asking.join(ASKING_SECONDS)
-        return answers[0] if answers else None
+        """Ask in a thread, and wait a little; None: no answer yet.
 
-    def _ask_whose(self, answers: list[Claim]) -> None:
+        The thread that the handler interrupted may be talking to the supervisor: then the answer
+        comes as soon as the handler has returned, and what runs finds it here.
+        """
+        if self._asking is None or not (self._asking.is_alive() or self._claims):
+            self._asking = Thread(target=self._ask_whose, daemon=True)
+            self._asking.start()
+        self._asking.join(ASKING_SECONDS)
+        return self._claims[0] if self._claims else None
+
+    def _ask_whose(self) -> None:
         try:
-            answers.append(self.submission.claim())
+            self._claims.append(self.submission.claim())
         except Exception as error:
             self._log.warning("Airflow did not tell whose this task is: %s", error)
 

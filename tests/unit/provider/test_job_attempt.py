@@ -26,6 +26,7 @@ from model_delivery.exceptions import (
     RequestDiffersError,
     UnknownStatusError,
 )
+from model_delivery.jobs import attempt as attempt_module
 from model_delivery.jobs import rate, submission
 from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
@@ -644,6 +645,34 @@ def test_a_try_that_a_user_ended_stops_its_job_whatever_became_of_the_store(
     give_away(nameless, attempt, state)
     attempt.kill()
     assert stops(nameless) == [("STOPPED", 1)]
+
+
+@pytest.mark.parametrize("state", ["failed", "running"])
+def test_a_kill_while_the_task_talks_to_airflow_gets_its_answer_afterwards(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Airflow's supervisor is asked one thing at a time, and the handler holds up who asks."""
+    monkeypatch.setattr(attempt_module, "ASKING_SECONDS", 0.3)
+    attempt, talking = nameless.attempt(), threading.Lock()
+    description = attempt.submit(REQUEST)
+    ti = attempt.submission._ti
+
+    def ask(**_filters: Any) -> dict[str, dict[str, str]]:
+        with talking:
+            return {ti.run_id: {ti.task_id: state}}
+
+    ti.get_task_states = ask
+    before = signal.signal(signal.SIGALRM, lambda _number, _frame: attempt.kill())
+    try:
+        with pytest.raises(JobFailedError), attempt.running():
+            with talking:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                time.sleep(0.2)
+                assert stops(nameless) == [("RUNNING", 0)]
+            attempt.wait(description, 0.01, None)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert stops(nameless) == [("STOPPED", 1) if state == "failed" else ("RUNNING", 0)]
 
 
 def test_a_try_whose_run_was_deleted_stops_its_job(nameless: Nameless) -> None:
