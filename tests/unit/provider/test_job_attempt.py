@@ -663,13 +663,18 @@ def test_a_kill_while_the_task_talks_to_airflow_gets_its_answer_afterwards(
 
     ti.get_task_states = ask
     before = signal.signal(signal.SIGALRM, lambda _number, _frame: attempt.kill())
-    try:
-        with pytest.raises(JobFailedError), attempt.running():
+
+    def talk_and_wait() -> None:
+        with attempt.running():
             with talking:
                 signal.setitimer(signal.ITIMER_REAL, 0.05)
                 time.sleep(0.2)
                 assert stops(nameless) == [("RUNNING", 0)]
             attempt.wait(description, 0.01, None)
+
+    try:
+        with pytest.raises(JobFailedError):
+            talk_and_wait()
     finally:
         signal.signal(signal.SIGALRM, before)
     assert stops(nameless) == [("STOPPED", 1) if state == "failed" else ("RUNNING", 0)]
