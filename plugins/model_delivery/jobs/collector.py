@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 
 from airflow.providers.common.compat.sdk import conf
 
@@ -22,13 +23,18 @@ def spare(what: str) -> None:
         gc.freeze()
 
 
+# Two threads that load at once would each take the other's pause for how it was before.
+_pausing = Lock()
+
+
 @contextmanager
 def paused() -> Iterator[None]:
     """Load something large in one go, without collections that would find nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    with _pausing:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()

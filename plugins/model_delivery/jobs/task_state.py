@@ -5,11 +5,14 @@ from typing import Any
 # What Airflow writes of a task that it is about to schedule.
 NO_STATE = "none"
 DEFERRED = "deferred"
+RUNNING = "running"
+# A triggerer or a worker waits for the task's job.
+WAITED_FOR = frozenset({DEFERRED, RUNNING})
 # A user ended the task while it ran.
 USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
 # The task runs, or will: nobody ended it, and nobody cleared it while it ran.
 ACTIVE = frozenset(
-    {NO_STATE, "scheduled", "queued", "running", DEFERRED, "up_for_retry", "up_for_reschedule"}
+    {NO_STATE, "scheduled", "queued", RUNNING, DEFERRED, "up_for_retry", "up_for_reschedule"}
 )
 
 

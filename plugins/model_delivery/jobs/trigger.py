@@ -21,7 +21,7 @@ from model_delivery.jobs.registry import registry
 from model_delivery.jobs.retries import MISSING_ANSWERS
 from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.stop import Stop
-from model_delivery.jobs.task_state import DEFERRED, task_state
+from model_delivery.jobs.task_state import WAITED_FOR, task_state
 from model_delivery.jobs.waits import Bounds
 
 EVENT_VERSION = 1
@@ -147,7 +147,8 @@ class JobTrigger(BaseTrigger):
         """Stop the job that the task made, once, when a user ends or clears the deferred task.
 
         Airflow also calls this when another triggerer took the task over from one that was
-        stalled: the task is deferred still, and the job goes on.
+        stalled: the task is deferred still, or runs again, and the job goes on. (A task that a
+        user cleared may run again too: it stops the job of before itself.)
         """
         if not self.owned:
             return
@@ -176,7 +177,7 @@ class JobTrigger(BaseTrigger):
     async def _stop_job(self) -> None:
         service = await registry().service(self.service)
         label = f"{service.noun} {self.handle.get('arn') or self.handle['name']}"
-        if await self._is_deferred_still():
+        if await self._is_waited_for():
             self.log.info("%s goes on: its task is waited for elsewhere", label)
             return
         try:
@@ -239,13 +240,13 @@ class JobTrigger(BaseTrigger):
             self.log.warning("It cannot be looked at: %s", cause(error))
             return False
 
-    async def _is_deferred_still(self) -> bool:
+    async def _is_waited_for(self) -> bool:
         from asgiref.sync import sync_to_async
 
         if self.task_instance is None:
             return False
         try:
-            return await sync_to_async(task_state)(self.task_instance) == DEFERRED
+            return await sync_to_async(task_state)(self.task_instance) in WAITED_FOR
         except Exception as error:  # unknown: a kill is by far the likelier reason to be here
             self.log.warning("The state of the task is not known: %s", cause(error))
             return False

@@ -33,7 +33,7 @@ class HumanLoopTrigger(JobTrigger):
 
     async def _stop_job(self) -> None:
         """Stop what is open of the batch, as far as Airflow gives time for it."""
-        if await self._is_deferred_still():
+        if await self._is_waited_for():
             self.log.info("The human loops go on: their task is waited for elsewhere")
             return
         service = await registry().service(self.service)

@@ -127,6 +127,21 @@ async def test_a_kill_stops_the_job_once_and_says_so(
     assert "Asked to stop compilation job " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("state", "stops"),
+    [("deferred", 0), ("running", 0), (None, 1), ("queued", 1), ("failed", 1), ("success", 1)],
+)
+async def test_a_kill_stops_no_job_that_is_waited_for_elsewhere(
+    service: CompilationService, task_instance: Any, state: str | None, stops: int
+) -> None:
+    waiting, ti = trigger(), task_instance()
+    del ti.task  # a trigger's has none
+    ti.get_task_states = lambda **_filters: {ti.run_id: {ti.task_id: state}}
+    waiting.task_instance = ti
+    await waiting.on_kill()
+    assert service.stopped.total() == stops
+
+
 @pytest.mark.parametrize("fault", [THROTTLED, BROKEN, Fault(reset=True)])
 async def test_a_kill_is_repeated_until_it_is_heard(
     service: CompilationService, fault: Fault
