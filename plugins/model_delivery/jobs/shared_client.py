@@ -14,7 +14,11 @@ from asgiref.sync import sync_to_async
 
 from model_delivery.aws import open_hook, service_client
 from model_delivery.jobs.collector import spare
-from model_delivery.jobs.faults import is_throttling
+from model_delivery.jobs.faults import is_credential_fault, is_throttling
+
+# A service that is away fails every group that waits for it, each at a time of its own: a client
+# that is no older than this is not to blame, in seconds.
+YOUNG_SECONDS = 30.0
 
 
 class OpenClient(NamedTuple):
@@ -29,10 +33,24 @@ class OpenClient(NamedTuple):
 
 @dataclass
 class _Shared:
-    """A client, or its opening, and how many use it."""
+    """A client, or its opening, since when (by the loop's clock), and how many use it."""
 
     opening: "asyncio.Task[OpenClient]"
+    since: float
     users: int = 0
+
+    def is_suspect(self, error: Exception) -> bool:
+        """Tell whether a new client might do better, for what the connection says then."""
+        if is_throttling(error):
+            return False
+        young = asyncio.get_running_loop().time() - self.since < YOUNG_SECONDS
+        return not self.is_open or is_credential_fault(error) or not young
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a client."""
+        done = self.opening.done() and not self.opening.cancelled()
+        return done and self.opening.exception() is None
 
 
 @dataclass
@@ -58,15 +76,16 @@ class SharedClients:
         key = (hook_path, settings_key)
         shared = self._open.get(key)
         if shared is None:
-            shared = _Shared(asyncio.create_task(_opened(hook_path, settings)))
+            opening = asyncio.create_task(_opened(hook_path, settings))
+            shared = _Shared(opening, asyncio.get_running_loop().time())
             self._open[key] = shared
         shared.users += 1
         try:
             # Shielded: one user that leaves must not take the client from the others.
             yield await asyncio.shield(shared.opening)
         except Exception as error:
-            # The next user opens anew, with what the connection says then.
-            if self._open.get(key) is shared and not is_throttling(error):
+            # The next user opens anew.
+            if self._open.get(key) is shared and shared.is_suspect(error):
                 del self._open[key]
             raise
         finally:
@@ -80,7 +99,7 @@ class SharedClients:
 async def _close(shared: _Shared) -> None:
     # Waited for, not cancelled: a client on its way would be left half made.
     await asyncio.wait([shared.opening])
-    if not shared.opening.cancelled() and shared.opening.exception() is None:
+    if shared.is_open:
         await shared.opening.result().client.__aexit__(None, None, None)
 
 
