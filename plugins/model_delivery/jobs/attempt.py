@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
@@ -18,11 +17,12 @@ from model_delivery.exceptions import (
     UnknownStatusError,
 )
 from model_delivery.jobs.client import JobClient
+from model_delivery.jobs.eviction import Claim, Eviction, is_left
 from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.stop import Stop
-from model_delivery.jobs.submission import Claim, Submission
+from model_delivery.jobs.submission import Submission
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -31,8 +31,6 @@ GRACE = "the task was killed"
 TIME_OUT = "its execution_timeout is over"
 # Between two looks at a job that is being stopped.
 STOPPING_SECONDS = 2.0
-# How long a kill waits for Airflow's word, which the supervisor has 5 s for all of.
-ASKING_SECONDS = 2.0
 
 
 class Attempt:
@@ -62,12 +60,13 @@ class Attempt:
         self._over = False
         self._stopping: Stop | None = None
         self._goes_on: bool | None = None
-        self._asking: Thread | None = None
-        self._claims: list[Claim] = []
+        self._eviction = Eviction(submission.claim, log)
+        self._in_hand = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Surround what a kill may interrupt; a try that fails for good leaves no job running."""
+        self._in_hand = True
         try:
             yield
             self._done = True
@@ -77,6 +76,8 @@ class Attempt:
         except (Exception, KeyboardInterrupt) as error:
             self._leave_nothing(error)
             raise
+        finally:
+            self._in_hand = False
 
     def submit(
         self, request: Mapping[str, Any], announce: Callable[[Handle], None] = lambda _handle: None
@@ -229,7 +230,10 @@ class Attempt:
         self._client.pause.cut = True
         if not (self._client.is_open or self._timed_out):
             return  # what runs stops the job itself: to look a connection up is not for a handler
-        if self._is_left():
+        claim = self._eviction.claim()
+        if claim is None and self._in_hand:
+            return  # what runs asks again, and stops the job
+        if self._is_left(claim):
             return
         try:
             self._kill()
@@ -245,40 +249,22 @@ class Attempt:
         if self.handle is not None and self._timed_out and outcome is not Stop.IMPOSSIBLE:
             self.submission.end(Outcome.FAILED)
 
-    def _is_left(self) -> bool:
+    def _is_left(self, claim: Claim | None = None) -> bool:
         """Tell whether the job is left to another try, though this one is killed.
 
-        Of a task that nobody ended the next try waits for the job, if there is one: its worker was
-        evicted, or Airflow did not hear of it. A time-out stops the job, whatever comes next.
+        A time-out stops the job, whatever comes next.
+
+        :param claim: Airflow's word; asked for where there is none yet.
         """
         if self._goes_on is not None:
             return self._goes_on
-        claim = self._claim()
-        last = self._timed_out or self._is_final(JobFailedError(GRACE))
-        left = claim is Claim.ANOTHERS or (claim is not Claim.NOBODYS and not last)
+        claim = claim or self._eviction.claim()
+        left = is_left(claim, last=self._timed_out or self._is_final(JobFailedError(GRACE)))
         if claim is not None:
             self._goes_on = left
             if left and self.handle is not None:
                 self._log.warning("%s goes on: another try waits for it", self.label)
         return left
-
-    def _claim(self) -> Claim | None:
-        """Ask in a thread, and wait a little; None: no answer yet.
-
-        The thread that the handler interrupted may be talking to the supervisor: then the answer
-        comes as soon as the handler has returned, and what runs finds it here.
-        """
-        if self._asking is None or not (self._asking.is_alive() or self._claims):
-            self._asking = Thread(target=self._ask_whose, daemon=True)
-            self._asking.start()
-        self._asking.join(ASKING_SECONDS)
-        return self._claims[0] if self._claims else None
-
-    def _ask_whose(self) -> None:
-        try:
-            self._claims.append(self.submission.claim())
-        except Exception as error:
-            self._log.warning("Airflow did not tell whose this task is: %s", error)
 
     def stop(self, why: str, *, reopen: bool = True) -> Stop | None:
         """Ask once for a stop, say what came of it, and return that; None of a job that is over.

@@ -110,28 +110,9 @@ class JobOperator(ReportsLineage, JobTask):
         clears = getattr(context.get("dag_run"), "clear_number", 0) or 0
         submission = Submission(self.client, store, ti, clears)
         self._attempt = Attempt(
-            self.client, submission, self.log, lambda error: self._is_final(context, error)
+            self.client, submission, self.log, lambda error: self.is_final(context, error)
         )
         return self._attempt
-
-    def _is_final(self, context: Context, error: BaseException) -> bool:
-        """Tell whether Airflow makes no other try after an error that may be retried."""
-        ti: Any = context["ti"]
-        if ti.try_number > ti.max_tries:
-            return True
-        policy = getattr(self, "retry_policy", None)
-        if policy is None:
-            return False
-        from airflow.sdk.definitions.retry_policy import RetryAction
-
-        try:
-            decision = policy.evaluate(
-                exception=error, try_number=ti.try_number, max_tries=ti.max_tries, context=context
-            )
-        except Exception as broken:  # then Airflow goes by the number of tries, and logs it
-            self.log.debug("The retry policy cannot be evaluated: %s", broken)
-            return False
-        return bool(decision.action is RetryAction.FAIL)
 
     def _wait(
         self,

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -22,6 +21,7 @@ from model_delivery.exceptions import (
     RequestDiffersError,
 )
 from model_delivery.jobs.client import JobClient, lasting_error
+from model_delivery.jobs.eviction import Claim, claim_of
 from model_delivery.jobs.faults import (
     REFUSED_CODES,
     error_code,
@@ -36,7 +36,6 @@ from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
 from model_delivery.jobs.service import Handle, Intent
-from model_delivery.jobs.task_state import ACTIVE, task_state
 
 LOOK_SECONDS = 5.0
 STORE_KEY = "model_delivery.submissions"
@@ -57,17 +56,6 @@ class Submitted(NamedTuple):
 
     handle: Handle
     made: bool
-
-
-class Claim(Enum):
-    """Whose a task is while a worker that runs it is told to end."""
-
-    OURS = "ours"
-    """This try's: the worker is evicted."""
-    ANOTHERS = "another's"
-    """Another try's, which attaches to the job."""
-    NOBODYS = "nobody's"
-    """A user ended or cleared it, or deleted its run."""
 
 
 class Submission:
@@ -331,15 +319,10 @@ class Submission:
     def claim(self) -> Claim:
         """Ask whose the task is, while this try still runs.
 
-        Airflow gives another try the task of a worker that it does not hear of, and after a
-        scheduler's death. That has an id of its own, and the store has nothing under this one's.
-
         :raises AirflowRuntimeError: when Airflow does not tell.
         """
-        if task_state(self._ti) not in ACTIVE:
-            return Claim.NOBODYS
         noted = self._number < len(self._records)
-        return Claim.ANOTHERS if noted and self._store.get(STORE_KEY) is None else Claim.OURS
+        return claim_of(self._ti, lambda: noted and self._store.get(STORE_KEY) is None)
 
     def _attach(self, request: Mapping[str, Any], record: Record, found: Handle) -> Handle:
         if self._service.name_parameter:

@@ -86,6 +86,25 @@ class WaitingTask(AwsConnected):
         now = datetime.now(UTC)
         return now - (getattr(context["ti"], "start_date", None) or now)
 
+    def is_final(self, context: Context, error: BaseException) -> bool:
+        """Tell whether Airflow makes no other try after an error that may be retried."""
+        ti: Any = context["ti"]
+        if ti.try_number > ti.max_tries:
+            return True
+        policy = getattr(self, "retry_policy", None)
+        if policy is None:
+            return False
+        from airflow.sdk.definitions.retry_policy import RetryAction
+
+        try:
+            decision = policy.evaluate(
+                exception=error, try_number=ti.try_number, max_tries=ti.max_tries, context=context
+            )
+        except Exception as broken:  # then Airflow goes by the number of tries, and logs it
+            self.log.debug("The retry policy cannot be evaluated: %s", broken)
+            return False
+        return bool(decision.action is RetryAction.FAIL)
+
     def trigger_settings(self, poll_interval: float) -> dict[str, Any]:
         """Return what every trigger of a task takes."""
         return {

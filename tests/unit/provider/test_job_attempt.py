@@ -26,8 +26,7 @@ from model_delivery.exceptions import (
     RequestDiffersError,
     UnknownStatusError,
 )
-from model_delivery.jobs import attempt as attempt_module
-from model_delivery.jobs import rate, submission
+from model_delivery.jobs import eviction, rate, submission
 from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.record import Outcome
@@ -647,19 +646,25 @@ def test_a_try_that_a_user_ended_stops_its_job_whatever_became_of_the_store(
     assert stops(nameless) == [("STOPPED", 1)]
 
 
-@pytest.mark.parametrize("state", ["failed", "running"])
+@pytest.mark.parametrize(
+    ("state", "last", "left"),
+    [("failed", False, False), ("running", False, True), ("running", True, False),
+     ("given away", True, True)],
+)  # fmt: skip
 def test_a_kill_while_the_task_talks_to_airflow_gets_its_answer_afterwards(
-    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, state: str
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, state: str, last: bool, left: bool
 ) -> None:
     """Airflow's supervisor is asked one thing at a time, and the handler holds up who asks."""
-    monkeypatch.setattr(attempt_module, "ASKING_SECONDS", 0.3)
-    attempt, talking = nameless.attempt(), threading.Lock()
+    monkeypatch.setattr(eviction, "ASKING_SECONDS", 0.3)
+    attempt, talking = nameless.attempt(last=last), threading.Lock()
     description = attempt.submit(REQUEST)
     ti = attempt.submission._ti
+    if state == "given away":
+        give_away(nameless, attempt, None)
 
     def ask(**_filters: Any) -> dict[str, dict[str, str]]:
         with talking:
-            return {ti.run_id: {ti.task_id: state}}
+            return {ti.run_id: {ti.task_id: "running" if state == "given away" else state}}
 
     ti.get_task_states = ask
     before = signal.signal(signal.SIGALRM, lambda _number, _frame: attempt.kill())
@@ -677,7 +682,7 @@ def test_a_kill_while_the_task_talks_to_airflow_gets_its_answer_afterwards(
             talk_and_wait()
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert stops(nameless) == [("STOPPED", 1) if state == "failed" else ("RUNNING", 0)]
+    assert stops(nameless) == [("RUNNING", 0) if left else ("STOPPED", 1)]
 
 
 def test_a_try_whose_run_was_deleted_stops_its_job(nameless: Nameless) -> None:
@@ -722,7 +727,7 @@ def test_a_worker_killed_by_its_time_out_stops_its_job(nameless: Nameless) -> No
 def test_where_airflow_does_not_tell_whose_the_task_is_only_the_last_try_stops_the_job(
     nameless: Nameless, monkeypatch: pytest.MonkeyPatch, last: bool
 ) -> None:
-    monkeypatch.setattr("model_delivery.jobs.attempt.ASKING_SECONDS", 0.1)
+    monkeypatch.setattr("model_delivery.jobs.eviction.ASKING_SECONDS", 0.1)
     told = threading.Event()
 
     def silent(**_given: Any) -> Any:
