@@ -25,6 +25,7 @@ from model_delivery.exceptions import (
 from model_delivery.hooks.human_review import HumanLoopHook, HumanReviewHook
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.polls import wait_for_batch
+from model_delivery.human_loops.state import LoopState
 from model_delivery.human_loops.worker import HumanLoopWorker
 from model_delivery.jobs import registry
 from model_delivery.jobs.rate import TokenBucket
@@ -597,11 +598,60 @@ def test_a_killed_worker_stops_its_loops_and_starts_no_more(s3: S3, team: Team) 
             time.sleep(0.1)
         operator.on_kill()
         assert loop_statuses(arn) == {"Stopped"}
-        with pytest.raises(JobFailedError, match="Stopped"):
+        with pytest.raises(JobFailedError, match="the task was killed"):
             running.result(30)
     with pytest.raises(DeliveryError, match="killed"):
         operator.execute(Task("review").context)
     assert len(list(HumanLoopHook().list_loops(arn))) == 13
+
+
+def test_an_evicted_worker_leaves_its_loops_to_the_next_try(s3: S3, team: Team) -> None:
+    arn, task = team.flow(task_count=1)["flow_definition_arn"], Task("review")
+    operator, task.ti.max_tries = review(s3, arn), 1
+    task.ti.get_task_states = lambda **_: {task.ti.run_id: {"review": "running"}}
+    with ThreadPoolExecutor(1) as worker:
+        running = worker.submit(operator.execute, task.context)
+        while len(list(HumanLoopHook().list_loops(arn))) < 13:
+            assert not running.done(), running.result()
+            time.sleep(0.1)
+        operator.on_kill()
+        with pytest.raises(DeliveryError, match="the task was killed"):
+            running.result(30)
+    assert loop_statuses(arn) == {"InProgress"}
+    task.ti.try_number = 2
+    with pytest.raises(TaskDeferred):
+        review(s3, arn, deferrable=True).execute(task.context)
+    assert len(list(HumanLoopHook().list_loops(arn))) == 13
+
+
+def test_a_trigger_that_cannot_run_leaves_the_wait_to_the_worker(s3: S3, team: Team) -> None:
+    arn, task = team.flow(task_count=1)["flow_definition_arn"], Task("review")
+    with pytest.raises(TaskDeferred):
+        review(s3, arn, deferrable=True).execute(task.context)
+    operator = review(s3, arn, deferrable=True)
+    failed = {"error": "ImportError", "traceback": None}
+    with ThreadPoolExecutor(1) as worker:
+        running = worker.submit(operator.resume_execution, "__fail__", failed, task.context)
+        with pytest.raises(TimeoutError):
+            running.exception(3)  # TaskDeferred, if it deferred again
+        operator.on_kill()
+        with pytest.raises(JobFailedError, match="the task was killed"):
+            running.result(30)
+
+
+@pytest.mark.parametrize(
+    ("max_tries", "retries", "clear_number", "is_anew"),
+    [(0, 0, 0, False), (1, 0, 1, True), (0, 1, 1, True), (0, 1, 0, False), (0, 0, 1, False)],
+)
+def test_a_clear_of_a_finished_review_is_told_from_a_retry(
+    max_tries: int, retries: int, clear_number: int, is_anew: bool
+) -> None:
+    task = Task("review")
+    LoopState(task.context).save(done=True)
+    task.ti.max_tries, task.ti.task.retries = max_tries, retries
+    run = SimpleNamespace(clear_number=clear_number)
+    again = LoopState({**task.context, "dag_run": run})
+    assert (again.get("done") is None) == is_anew
 
 
 def test_a_key_that_was_replaced_is_looked_up_again(cloud: LocalCloud, team: Team) -> None:

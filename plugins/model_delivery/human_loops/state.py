@@ -8,6 +8,8 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from model_delivery.exceptions import DeliveryError
 from model_delivery.human_loops.batch import LoopBatch, loop_prefix
+from model_delivery.jobs.clears import Seen, clears_of
+from model_delivery.jobs.eviction import Claim, claim_of
 from model_delivery.jobs.submission import StateStore
 
 STORE_KEY = "model_delivery.human_loops"
@@ -28,11 +30,12 @@ class LoopState:
             )
         self._store = store
         self._ti = context["ti"]
-        # One record for each clear, which keeps the store and starts new loops. It is told by
-        # `max_tries`, as in docs/decisions/0011-one-job-for-one-task.md.
+        # One record for each clear, which keeps the store and starts new loops.
         self._records: list[dict[str, Any]] = [dict(each) for each in store.get(STORE_KEY) or []]
-        if not self._records or self._records[-1]["max_tries"] != self._ti.max_tries:
-            self._records.append({"max_tries": self._ti.max_tries})
+        now = Seen.of(self._ti, clears_of(context))
+        last = self._records[-1] if self._records else None
+        if last is None or now.is_cleared_since(Seen.read(last, now), done=bool(last.get("done"))):
+            self._records.append(now._asdict())
         self._record = self._records[-1]
 
     def save(self, **changes: Any) -> None:
@@ -43,6 +46,13 @@ class LoopState:
     def get(self, name: str, default: Any = None) -> Any:
         """Return a value that was kept."""
         return self._record.get(name, default)
+
+    def claim(self) -> Claim:
+        """Ask whose the task is, while this try still runs.
+
+        :raises AirflowRuntimeError: when Airflow does not tell.
+        """
+        return claim_of(self._ti, lambda: self._store.get(STORE_KEY) is None)
 
     def loop_prefix(self, round_number: int = 0) -> str:
         """Return what the names of a round's loops begin with; a retry's are the same.

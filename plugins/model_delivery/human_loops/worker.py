@@ -172,14 +172,18 @@ class HumanLoopWorker:
             except StopIteration:
                 return
 
-    def stop(self, names: Iterable[str]) -> int:
-        """Stop loops; those that ended or are gone are left. Return how many were asked."""
+    def stop(self, names: Iterable[str], *, reopen: bool = True) -> int:
+        """Stop loops; those that ended or are gone are left. Return how many were asked.
+
+        :param reopen: whether the connection may be looked up again: not in a signal handler,
+            which must not talk to Airflow.
+        """
 
         def stop(name: str) -> bool:
             try:
                 call = Call("stop_human_loop", {"HumanLoopName": name})
                 # Not cut short by a kill, which is why it is asked.
-                self._ask(call, f"human loop {name}", Pause())
+                self._ask(call, f"human loop {name}", Pause(), reopen=reopen)
             except Exception as error:
                 if error_code(error) in _MISSING | STATE_CODES | {"ValidationException"}:
                     return False
@@ -221,7 +225,9 @@ class HumanLoopWorker:
             raise
         return answer
 
-    def _ask(self, call: Call, about: str, pause: Pause | None = None) -> Any:
+    def _ask(
+        self, call: Call, about: str, pause: Pause | None = None, *, reopen: bool = True
+    ) -> Any:
         def explained(error: Exception) -> Exception:
             if not is_credential_fault(error) and not is_passing(error):
                 return error  # for the caller to tell what it means
@@ -235,7 +241,7 @@ class HumanLoopWorker:
             pause or self.pause,
             most_failures=_most_failures,
             explained=explained,
-            reopen=self._reopen,
+            reopen=self._reopen if reopen else lambda: None,
         )
 
     def _reopen(self) -> None:

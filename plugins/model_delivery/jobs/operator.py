@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 
 from model_delivery.exceptions import DeliveryError
 from model_delivery.jobs.attempt import Attempt
+from model_delivery.jobs.clears import clears_of
 from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.record import Outcome
 from model_delivery.jobs.service import Handle, JobDescription
@@ -107,8 +108,7 @@ class JobOperator(ReportsLineage, JobTask):
                 "second job: model-delivery needs Airflow 3.3 or later"
             )
         ti: Any = context["ti"]
-        clears = getattr(context.get("dag_run"), "clear_number", 0) or 0
-        submission = Submission(self.client, store, ti, clears)
+        submission = Submission(self.client, store, ti, clears_of(context))
         self._attempt = Attempt(
             self.client, submission, self.log, lambda error: self.is_final(context, error)
         )

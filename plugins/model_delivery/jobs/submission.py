@@ -20,6 +20,7 @@ from model_delivery.exceptions import (
     JobRefusedError,
     RequestDiffersError,
 )
+from model_delivery.jobs.clears import Seen
 from model_delivery.jobs.client import JobClient, lasting_error
 from model_delivery.jobs.eviction import Claim, claim_of
 from model_delivery.jobs.faults import (
@@ -75,33 +76,21 @@ class Submission:
         # One record for each submission: a deliberate clear keeps the store, and makes a new job.
         self._records = [Record.read(each) for each in store.get(STORE_KEY) or []]
         self._number = len(self._records)
-        self._clears = clears
+        self._seen = Seen.of(ti, clears)
         if self._records and not self._is_cleared(self._records[-1]):
             self._number -= 1
         self.made: Handle | None = None
         self._called_at: datetime | None = None
 
     def _is_cleared(self, last: Record) -> bool:
-        """Tell whether the task was cleared since its last submission.
-
-        A clear sets `max_tries` to the tries so far and the task's `retries` of now. Only an edit
-        of `retries` before it can make that the old number; then a job that was done, and a clear
-        of something in the run, tell as much. (A retry may follow a job that was done: of a task
-        that was killed before it could say so.)
-        """
-        if last.max_tries != self._ti.max_tries:
-            return True
-        edited = last.retries != self._retries
-        return edited and last.outcome is Outcome.DONE and last.clears != self._clears
+        """Tell whether the task was cleared since its last submission."""
+        before = Seen(last.max_tries, last.retries, last.clears)
+        return self._seen.is_cleared_since(before, done=last.outcome is Outcome.DONE)
 
     @property
     def is_run_cleared(self) -> bool:
         """Whether anything of the run was cleared since our job was submitted."""
-        return self._load().clears != self._clears
-
-    @property
-    def _retries(self) -> int:
-        return int(self._ti.task.retries or 0)
+        return self._load().clears != self._seen.clears
 
     @property
     def handle(self) -> Handle | None:
@@ -207,7 +196,7 @@ class Submission:
         """Return this submission's record; a new one where nothing was noted yet."""
         if self._number < len(self._records):
             return self._records[self._number]
-        return Record(self._ti.max_tries, clears=self._clears, retries=self._retries)
+        return Record(**self._seen._asdict())
 
     def _save(self, record: Record) -> None:
         self._records[self._number : self._number + 1] = [record]

@@ -25,15 +25,18 @@ from model_delivery.storage_connected import AwsAndStorageConnected
 from model_delivery.xcom import VERSION, HumanReviewResult
 
 if TYPE_CHECKING:
+    from model_delivery.human_loops.kill import LoopKill
     from model_delivery.human_loops.review import Review
     from model_delivery.human_loops.state import LoopState
     from model_delivery.human_loops.watch import EndedLoop
     from model_delivery.human_loops.worker import HumanLoopWorker
+    from model_delivery.jobs.retries import Pause
 
 METHODS = ("majority", "quorum", "dawid-skene")
 SOURCES = ("classifier", *a2i.REQUEST_SOURCES)
 EXPIRED_POLICIES = ("fail", "unreviewed")
 ROUNDS_KEY = "human_loops"
+KILLED = "the task was killed"
 
 
 class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
@@ -47,8 +50,9 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
 
     Where reviewers disagree, one more is asked (`tie_break_flow_definition_arn`), then an
     adjudicator rules (`adjudication_flow_definition_arn`), where there are such workflows; nothing
-    is decided by default. A retry finds the loops of the try before it. A task that is killed or
-    cleared stops those that are open.
+    is decided by default. A retry finds the loops of the try before it. A task that a user ends or
+    clears, or whose time is over, stops those that are open; one whose worker is evicted leaves
+    them to the next try.
 
     :param results_uri: results of a batch, JSON Lines of `input`, `output`, `error`.
     :param output_uri: folder of what is written.
@@ -135,6 +139,7 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         check_intervals(poll_interval=poll_interval)
         self._waiting: LoopBatch | None = None
         self._failed_waits = 0
+        self._kill: LoopKill | None = None
 
     @property
     def hook_path(self) -> str:
@@ -142,19 +147,43 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         return HOOK
 
     @cached_property
+    def _pause(self) -> "Pause":
+        from model_delivery.jobs.retries import Pause
+
+        return Pause()
+
+    @cached_property
     def _worker(self) -> "HumanLoopWorker":
         from model_delivery.human_loops.worker import HumanLoopWorker
 
-        return HumanLoopWorker(self.open_hook)
+        return HumanLoopWorker(self.open_hook, self._pause)
+
+    def _taken_up(self, context: Context) -> "tuple[LoopState, LoopKill]":
+        """Return what the tries before kept, and what a kill of this one does."""
+        from model_delivery.human_loops.kill import LoopKill
+        from model_delivery.human_loops.state import LoopState
+
+        def is_last() -> bool:
+            return self.is_final(context, JobFailedError(KILLED))
+
+        state = LoopState(context)
+        self._kill = LoopKill(state, is_last, self._stop_open, self.log)
+        return state, self._kill
+
+    def _stop_open(self, reopen: bool) -> int:
+        return self._worker.stop(self._waiting, reopen=reopen) if self._waiting is not None else 0
 
     def execute(self, context: Context) -> HumanReviewResult:
         """Choose, start, and wait; a retry goes on where the try before it ended."""
+        self._check()
+        state, kill = self._taken_up(context)
+        with kill.running():
+            return self._review_all(context, state)
+
+    def _review_all(self, context: Context, state: "LoopState") -> HumanReviewResult:
         from model_delivery.human_loops.review import REVIEW
-        from model_delivery.human_loops.state import LoopState
         from model_delivery.links.human_review import queue_url
 
-        self._check()
-        state = LoopState(context)
         for batch in state.superseded():
             self._worker.stop(batch)
         url = queue_url(self.hook, self.flow_definition_arn)
@@ -177,8 +206,6 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
 
         :param failed_waits: how often the triggerer could not wait for this review before.
         """
-        from model_delivery.human_loops.state import LoopState
-
         self._failed_waits = self.failed_waits(event, failed_waits)
         deferrable = self.deferrable
         if self._failed_waits:
@@ -186,7 +213,9 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
             deferrable = deferrable and self._failed_waits < MOST_FAILED_WAITS
             where = "in the triggerer again" if deferrable else "here"
             self.log.warning("The triggerer could not wait (%s): waiting %s", event["error"], where)
-        return self._go_on(context, LoopState(context), deferrable=deferrable)
+        state, kill = self._taken_up(context)
+        with kill.running():
+            return self._go_on(context, state, deferrable=deferrable)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -197,7 +226,9 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout) as error:
-            return self.execute_complete(context, {"error": f"{type(error).__name__}: {error}"})
+            # Airflow dropped our count of failed waits, and a trigger that fails would fail again.
+            event = {"error": f"{type(error).__name__}: {error}"}
+            return self.execute_complete(context, event, MOST_FAILED_WAITS)
 
     def _begin(self, context: Context, state: "LoopState", number: int, purpose: str) -> None:
         """Note a round and what it is about, then start its loops.
@@ -280,6 +311,10 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         deadline = datetime.fromisoformat(kept["deadline"]) if kept.get("deadline") else None
 
         def go_on_waiting(still_open: int) -> bool:
+            if self._pause.cut:
+                raise JobFailedError(
+                    f"{KILLED}: {still_open} of {len(batch)} human loops were open"
+                )
             if deadline is not None and datetime.now(UTC) >= deadline:
                 return False
             if self.execution_timeout and self.time_taken(context) >= self.execution_timeout:
@@ -291,7 +326,7 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
             if deferrable:
                 self._defer(context, batch, deadline)
             self.log.info("%d of %d human loops are open", still_open, len(batch))
-            time.sleep(self.poll_interval)
+            self._pause.sleep(self.poll_interval)
             return True
 
         self._waiting = batch
@@ -432,10 +467,9 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
 
     def on_kill(self) -> None:
         """Stop what is open when the task is killed in the worker, or runs out of time there."""
-        if self._waiting is not None:
-            self._worker.pause.cut = True  # nothing more is started
-            stopped = self._worker.stop(self._waiting)
-            self.log.info("Asked to stop %d human loops: the task was killed", stopped)
+        self._pause.cut = True  # nothing more is started
+        if self._kill is not None:
+            self._kill.come()
 
 
 def _ends(interval: Mapping[str, float]) -> list[float]:
