@@ -11,6 +11,8 @@ from model_delivery.jobs.service import Call, JobList, ListedJob
 
 # A change may show in the list this much after its own time; also covers pages that shift.
 OVERLAP_SECONDS = 5.0
+# A list that is behind: this often, what changed in so much time is read once more.
+BEHIND_SECONDS = 60.0
 
 Ask = Callable[[Call], Awaitable[Mapping[str, Any]]]
 # Takes the jobs of a page; true means that no further page is needed.
@@ -32,6 +34,7 @@ class ListReader:
         # The service's time at a moment of our monotonic clock.
         self._clock: tuple[datetime, float] | None = None
         self._read_at = 0.0
+        self._reread_at = time.monotonic()
 
     async def changes(self, ask: Ask, hear: Hear, most_pages: int) -> bool:
         """Read what changed since the last time, or all jobs without a watermark.
@@ -42,13 +45,27 @@ class ListReader:
             # Only for its times: what changes from here on is what the next reads are about.
             await self.newest(ask, hear, most_pages=1)
             return True
-        return await self._read(ask, hear, self._watermark, most_pages)
+        told = await self._read(ask, hear, self._watermark, most_pages)
+        if told and self._watermark and time.monotonic() - self._reread_at >= BEHIND_SECONDS:
+            # Twice as far back, so that each change is looked for at least this long.
+            since = self._watermark - timedelta(seconds=2 * BEHIND_SECONDS)
+            self._reread_at = time.monotonic()
+            await self._read(ask, hear, since, most_pages, again=True)
+        return told
 
     async def newest(self, ask: Ask, hear: Hear, most_pages: int) -> None:
         """Read up to so many pages whatever the watermark, the newest jobs first."""
         await self._read(ask, hear, None, most_pages)
 
-    async def _read(self, ask: Ask, hear: Hear, since: datetime | None, most_pages: int) -> bool:
+    async def _read(
+        self,
+        ask: Ask,
+        hear: Hear,
+        since: datetime | None,
+        most_pages: int,
+        *,
+        again: bool = False,
+    ) -> bool:
         started = time.monotonic()
         call = self._list.call(self._scope, since)
         pages = 1
@@ -62,7 +79,7 @@ class ListReader:
             if following is None or enough or pages == most_pages:
                 break
             call, pages = following, pages + 1
-        if since is not None or self._watermark is None:
+        if not again and (since is not None or self._watermark is None):
             self._advance(started)
         return following is None or enough
 

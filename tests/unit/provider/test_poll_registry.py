@@ -312,6 +312,23 @@ async def test_an_entry_that_stays_as_it_was(
     assert await waits.result("stale") == "COMPLETED"
 
 
+async def test_an_end_that_the_list_shows_late(
+    service: CompilationService, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "BEHIND_SECONDS", 2.0)
+    service.add("a", "late")
+    waits.add("a", "late")
+    await looks(service, 3)
+    described = service.described["late"]
+    service.hidden = {"late"}
+    service.end("late")
+    await asyncio.sleep(1.5)  # longer than the overlap of every read
+    service.hidden.clear()
+    async with asyncio.timeout(5):
+        assert await waits.result("late") == "COMPLETED"
+    assert service.described["late"] == described  # the list told
+
+
 def few_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     from model_delivery.hooks.compilation import CompilationJobList
 
