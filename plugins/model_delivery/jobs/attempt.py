@@ -307,7 +307,13 @@ class Attempt:
         for earlier in self.submission.superseded():
             try:
                 handle = earlier.abandoned()
-                if handle:
+                if handle and earlier.is_guess:
+                    self._log.warning(
+                        "%s %s looks like the one of before the clear, and may be another's: stop "
+                        "it if nobody waits for it", self._client.service.noun,
+                        self._client.service.key(handle),
+                    )  # fmt: skip
+                elif handle:
                     self._stop_if_running(earlier, handle)
                 earlier.end(Outcome.DONE)
             except (DeliveryError, DeliveryRefusedError) as error:

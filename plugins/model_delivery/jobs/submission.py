@@ -138,6 +138,11 @@ class Submission:
         return record.handle is None and record.at is not None and record.outcome is Outcome.OPEN
 
     @property
+    def is_guess(self) -> bool:
+        """Whether what is found of it is told by its likeness alone: no name, no handle."""
+        return self._service.name_parameter is None and self._load().handle is None
+
+    @property
     def made_at(self) -> datetime | None:
         """When the call that made the job was sent, by Airflow's clock."""
         record = self._load()

@@ -49,6 +49,14 @@ def test_a_retry_adopts_the_job_of_a_try_that_was_cut_off(
     assert [job["jobId"] for job in nameless.all] == [submitted.handle["id"]]
 
 
+def test_a_clear_stops_nothing_that_only_looks_like_its_job(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, killed: type[BaseException]
+) -> None:
+    cut_off_after_create(nameless, monkeypatch, killed)
+    nameless.attempt(try_number=2, max_tries=3).submit(REQUEST)
+    assert [job["status"] for job in nameless.all] == ["RUNNING", "RUNNING"]
+
+
 def test_jobs_that_were_there_before_are_not_ours(
     nameless: Nameless, monkeypatch: pytest.MonkeyPatch, killed: type[BaseException]
 ) -> None:
