@@ -267,6 +267,26 @@ def test_a_writer_that_was_slow_does_not_complete_twice(database: Database) -> N
     assert one(database, loop).output_uri == "s3://b/quick"
 
 
+def test_a_claim_is_kept_while_its_writer_is_at_work(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    submit(database, loop, "ana")
+    now = NOON + 10_000
+    with database.write() as session:
+        claimed = review_completion.claim_finished(session, now, 10)
+    for _ in range(3):
+        now += review_completion.CLAIM_MS - 1
+        with database.write() as session:
+            assert review_completion.claim_finished(session, now, 10) == []
+            assert review_completion.renew_claims(session, claimed, now) == 1
+    now += review_completion.CLAIM_MS
+    with database.write() as session:
+        (other,) = review_completion.claim_finished(session, now, 10)
+    with database.write() as session:
+        assert review_completion.renew_claims(session, claimed, now) == 0
+        assert list(review_completion.still_claimed(session, [other])) == [loop]
+
+
 def test_an_output_that_cannot_be_written_is_tried_again_later(database: Database) -> None:
     loop = add(database, "one")
     take(database, "ana")
