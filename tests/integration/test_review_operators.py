@@ -509,8 +509,8 @@ def test_a_public_crowd_is_shown_nothing_that_may_be_personal(
     for given in (None, ["FreeOfAdultContent"]):
         with pytest.raises(InvalidRequestError, match="must have FreeOfPersonallyIdentifiable"):
             review(s3, arn, content_classifiers=given).execute(Task("review").context)
+        operator = StartHumanLoopsOperator(**start, content_classifiers=given)
         with pytest.raises(InvalidRequestError, match="must have FreeOfPersonallyIdentifiable"):
-            operator = StartHumanLoopsOperator(**start, content_classifiers=given)
             operator.execute(Task("start").context)
     assert list(HumanLoopHook().list_loops(arn)) == []
     both = ["FreeOfPersonallyIdentifiableInformation", "FreeOfAdultContent"]

@@ -138,9 +138,7 @@ class Review:
         attributes: Mapping[str, Any],
     ) -> int:
         """Start a round's loops and write its manifest; return how many there are."""
-        started = list(
-            worker.start(flow_definition_arn, prefix, self._inputs(number), attributes)
-        )
+        started = list(worker.start(flow_definition_arn, prefix, self._inputs(number), attributes))
         self.storage.write_stream(
             self.objects.manifest(number), (loop.line() + b"\n" for loop in started)
         )

@@ -60,7 +60,7 @@ def check_template(hook: Any, flow: Mapping[str, Any], item: str, content: str) 
     :param content: the item's input, JSON text
     :raises InvalidRequestError: the template cannot be rendered, or asks for no label
     """
-    arn, about = flow["HumanLoopConfig"]["HumanTaskUiArn"], f"flow definition {flow['FlowDefinitionName']}"
+    arn, about = flow["HumanLoopConfig"]["HumanTaskUiArn"], str(flow["FlowDefinitionArn"])
     if len(content) > LONGEST_SAMPLE:
         log.info("%s: its template is not tried, item %s is too long for that", about, item)
         return

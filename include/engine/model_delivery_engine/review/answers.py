@@ -6,6 +6,7 @@ from dataclasses import dataclass
 # Member of a human loop's input: ids of workers who have answered the item in another loop.
 EXCLUDED_WORKERS = "excludedWorkers"
 
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one reviewer said of one item.

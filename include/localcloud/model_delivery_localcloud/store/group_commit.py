@@ -2,6 +2,8 @@
 
 SQLite has one writer at a time, and each commit waits for the disk. Whoever comes while a commit is
 under way waits anyway; the first of them then does the work of all that wait and commits once.
+Postgres has many writers, but between two statements of a transaction its rows stay locked for as
+long as the interpreter serves other threads; one at a time waits for nobody's lock.
 Where a piece of work fails, each is done again within a savepoint of its own. Nobody is told of a
 success before the commit, and nobody is woken but who is done, or leads next.
 """
@@ -63,7 +65,7 @@ class _Entry(Generic[Result]):
 
 
 class GroupCommit:
-    """Runs work in transactions. On Postgres each has its own: it has many writers.
+    """Runs work in transactions, one at a time in a process.
 
     Work may be done twice, the first time in vain, so all that it changes is the database.
     """
@@ -76,9 +78,6 @@ class GroupCommit:
 
     def run(self, work: Callable[[Session], Result]) -> Result:
         """Do the work in a transaction and return its result once it is committed."""
-        if not self._database.is_sqlite:
-            with self._database.write() as session:
-                return work(session)
         entry = _Entry(work)
         with self._lock:
             self._waiting.append(entry)
