@@ -1,6 +1,7 @@
 """Slots, leases and answers in the store, with the caller's own clock."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +13,8 @@ from model_delivery_localcloud.store import human_loops, review_completion
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_slots as slots
 from model_delivery_localcloud.store.database import Database, alembic_config
-from model_delivery_localcloud.store.review_slots import Lease, Taken
+from model_delivery_localcloud.store.group_commit import GroupCommit
+from model_delivery_localcloud.store.review_slots import Held, Lease, Taken
 from model_delivery_localcloud.store.review_tables import (
     Assignment,
     FlowDefinition,
@@ -288,6 +290,41 @@ def test_undo_takes_back_the_newest_answer_though_the_clock_went_back(database: 
         newest = queue.last_submitted(session, FLOW, "ana")
         assert newest is not None
         assert newest.loop_id == loops[0]
+
+
+def test_reviewers_of_the_same_loops_answer_at_once(database: Database) -> None:
+    """Two servers, whose transactions each hold several loops."""
+    for number in range(40):
+        add(database, f"loop-{number}", tasks=2)
+    servers = GroupCommit(database), GroupCommit(database)
+
+    def review(number: int) -> int:
+        who, commits, given = f"person-{number}", servers[number % 2], 0
+
+        def step(held: list[Held]) -> Callable[[Session], list[Held]]:
+            def work(session: Session) -> list[Held]:
+                for each in held:
+                    refused = slots.submit(
+                        session, FLOW, each.loop, who, SEVEN, "7", 0, NOON, LEASE
+                    )
+                    assert refused is None
+                return queue.take_next(session, FLOW, who, NOON, LEASE, count=2)
+
+            return work
+
+        while held := commits.run(step([])):
+            given += len(held)
+            while held:
+                held = commits.run(step(held))
+                given += len(held)
+        return given
+
+    with ThreadPoolExecutor(6) as together:
+        assert sum(together.map(review, range(6))) == 80
+    with database.read() as session:
+        assert {(each.phase, each.answers) for each in session.scalars(select(HumanLoop))} == {
+            ("answered", 2)
+        }
 
 
 def team_of(database: Database, *names: str) -> dict[str, str]:
