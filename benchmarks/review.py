@@ -1,4 +1,4 @@
-"""Human review at size: how fast a queue of 100,000 loops gives the next item, and loops start.
+"""Human review at size: how fast a queue of 100,000 loops gives the next item.
 
 Method. A real localcloud (API and worker) over SQLite, then over Postgres, with a flow definition
 of two answers a loop and LOOPS open loops of random confidence in one queue, written into the
@@ -8,11 +8,8 @@ counts. First they answer at RATE a second together, as people do who think a wh
 percentile is of these calls. Then they answer as fast as they can: the throughput. One process
 serves all of it, on the machine that the clients run on too.
 
-Starting: 10,000 loops through the provider's hook, over HTTP and signed, from one process of
-STARTERS threads. Waiting: pages that one listing of their flow takes, a call a page. Conditions:
-items a second and core through the engine's conditions over a classifier's scores.
-
-`REVIEW_LOOPS`, `REVIEW_STARTS`, `REVIEW_SECONDS` change the sizes, `REVIEW_ROUNDS` the rounds.
+`REVIEW_LOOPS`, `REVIEW_SECONDS` change the sizes, `REVIEW_ROUNDS` the rounds, `REVIEW_DATABASES`
+which of them. Starting loops and waiting for them: `review_loops`; conditions: `review_conditions`.
 """
 
 import json
@@ -23,16 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
-from model_delivery_engine.review.conditions import parse_conditions
-from model_delivery_engine.review.inferences import Source, classification
 from model_delivery_localcloud.review.facts import digest_of
 from model_delivery_localcloud.store import human_loops, review_resources
 from model_delivery_localcloud.store.database import Database
@@ -51,22 +44,13 @@ from tests.local_cloud import Cloud, Store
 from tests.postgres import installed, postgres
 
 LOOPS = int(os.environ.get("REVIEW_LOOPS", "100000"))
-STARTS = int(os.environ.get("REVIEW_STARTS", "10000"))
 SECONDS = float(os.environ.get("REVIEW_SECONDS", "20"))
 ROUNDS = int(os.environ.get("REVIEW_ROUNDS", "3"))
+DATABASES = os.environ.get("REVIEW_DATABASES", "SQLite,Postgres" if installed() else "SQLite")
 PEOPLE = 50
 RATE = 210.0
-STARTERS = 8
-PAGE = 100
-ITEMS = 50_000
 CHUNK = 5_000
 PACKAGES = ["sqlalchemy", "starlette", "uvicorn", "psycopg", "python-liquid", "boto3"]
-CONDITIONS = {
-    "Conditions": [
-        {"ConditionType": "ConfidenceCheck", "ConditionParameters": {"ConfidenceLessThan": 60}},
-        {"ConditionType": "Sampling", "ConditionParameters": {"RandomSamplingPercentage": 5}},
-    ]
-}
 
 
 @dataclass
@@ -81,14 +65,9 @@ class Round:
 def main() -> Path:
     """Measure all of it and write the figures."""
     measures = []
-    databases = ["SQLite", *(["Postgres"] if installed() else [])]
-    for name in databases:
+    for name in DATABASES.split(","):
         with cloud_over(name) as (cloud, database):
-            rounds = answering(cloud, database)
-            measures += _answering_measures(name, rounds)
-            if name == "SQLite":
-                measures += starting(cloud)
-    measures.append(conditions())
+            measures += _answering_measures(name, answering(cloud, database))
     return write("review", measures, PACKAGES)
 
 
@@ -218,65 +197,3 @@ def _answering_measures(name: str, rounds: list[Round]) -> list[Measure]:
             ours=most, spread=most_spread, goal="≥ 200 answers/s", passed=most >= 200, **common,
         ),
     ]  # fmt: skip
-
-
-def starting(cloud: Cloud) -> list[Measure]:
-    """Start STARTS loops as one task does, and list them as a wait does."""
-    flow = make_flow(cloud)
-    runtime = cloud.client("sagemaker-a2i-runtime")
-    prefix = uuid4().hex[:8]
-
-    def start(number: int) -> None:
-        content = {"taskObject": "s3://bench/digit.png", "labels": LABELS, "number": number}
-        runtime.start_human_loop(
-            HumanLoopName=f"{prefix}-{number}",
-            FlowDefinitionArn=flow.arn,
-            HumanLoopInput={"InputContent": json.dumps(content)},
-        )
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(STARTERS) as starters:
-        list(starters.map(start, range(STARTS)))
-    seconds = time.monotonic() - began
-    pages = runtime.get_paginator("list_human_loops").paginate(
-        FlowDefinitionArn=flow.arn, PaginationConfig={"PageSize": PAGE}
-    )
-    calls = [len(page["HumanLoopSummaries"]) for page in pages]
-    assert sum(calls) == STARTS
-    least = -(-STARTS // PAGE)
-    return [
-        Measure(
-            what=f"starting {STARTS:,} loops from one process", unit="s", better="lower",
-            ours=seconds, peer=None, peer_name=None, limit=None, limit_name=None,
-            goal="10,000 loops ≤ 60 s", rounds=1, spread=(seconds, seconds),
-            note="no peer: moto and LocalStack's free edition have no human loops",
-            passed=seconds <= 60 * STARTS / 10_000,
-        ),
-        Measure(
-            what="list calls that one poll of them takes", unit="calls", better="lower",
-            ours=len(calls), peer=None, peer_name=None, limit=least,
-            limit_name="loops ÷ page, rounded up", goal="≤ ⌈open loops ÷ page⌉", rounds=1,
-            spread=(len(calls), len(calls)), passed=len(calls) <= least,
-        ),
-    ]  # fmt: skip
-
-
-def conditions() -> Measure:
-    """Evaluate conditions over a classifier's scores on one core."""
-    random = np.random.default_rng(11)
-    scores = random.dirichlet(np.ones(10), size=ITEMS)
-    read = [classification(str(number).encode(), row.tolist()) for number, row in enumerate(scores)]
-    parsed = parse_conditions(CONDITIONS, Source.CLASSIFIER)
-    rates = []
-    for _ in range(ROUNDS):
-        began = time.process_time()
-        for inference in read:
-            parsed.evaluate(inference)
-        rates.append(ITEMS / (time.process_time() - began))
-    rate, spread = median_and_spread(rates)
-    return Measure(
-        what="conditions: a confidence check and sampling, on one core", unit="items/s",
-        better="higher", ours=rate, peer=None, peer_name=None, limit=None, limit_name=None,
-        goal="≥ 50,000 items/s", rounds=ROUNDS, spread=spread, passed=rate >= 50_000,
-        note="no peer evaluates Augmented AI's conditions",
-    )  # fmt: skip

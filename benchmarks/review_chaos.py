@@ -53,8 +53,8 @@ SEED = int(os.environ.get("REVIEW_CHAOS_SEED", "20260101"))
 LOOPS = 12
 REVIEWERS = 3
 LIFE_SECONDS = 1.2
-# Longer than a claim of a worker that was killed while it wrote outputs (120 s).
-RUN_SECONDS = 180.0
+# Several times the claim of a worker that was killed while it wrote outputs (10 s).
+RUN_SECONDS = 60.0
 WORKER_SHARE = 1 / 3
 PACKAGES = ["sqlalchemy", "starlette", "uvicorn"]
 

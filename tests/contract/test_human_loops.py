@@ -195,6 +195,24 @@ def test_a_stopped_loop_takes_no_answer_and_a_deleted_one_is_gone(flow: Flow) ->
     flow.runtime.delete_human_loop(HumanLoopName=name)
 
 
+def test_a_loop_is_kept_from_who_answered_it_before_where_others_are_there(cloud: Any) -> None:
+    flow = make_flow(cloud)
+    with flow.reviewer() as one, flow.reviewer() as other:
+        before = flow.start()
+        item = one.take(flow.id)
+        one.call(flow.id, "answer", loop=item["loop"], answer=answer("1"))
+        (given,) = flow.output(before)["humanAnswers"]
+        again = flow.start(excludedWorkers=[given["workerId"]])
+        assert one.call(flow.id, "next")["items"] == []
+        item = other.take(flow.id)
+        assert item["name"] == again
+        assert "excludedWorkers" not in item["input"]
+        refused = one.post(flow.id, "open", loop=item["loop"])
+        assert (refused.status_code, "for others" in refused.text) == (409, True)
+        other.call(flow.id, "answer", loop=item["loop"], answer=answer("1"))
+        assert flow.output(again)["inputContent"]["excludedWorkers"] == [given["workerId"]]
+
+
 def test_a_loop_that_nobody_answers_in_time_fails_as_expired(cloud: Any) -> None:
     flow = make_flow(cloud, config={"TaskAvailabilityLifetimeInSeconds": 1})
     found = flow.wait(flow.start(), "Failed")
@@ -213,6 +231,7 @@ def test_a_loop_that_nobody_answers_in_time_fails_as_expired(cloud: Any) -> None
         ({"HumanLoopInput": {"InputContent": '{"a": "\\ud800"}'}}, "half of a surrogate pair"),
         ({"HumanLoopInput": {"InputContent": '{"confidence": 1e999}'}}, "too large a number"),
         ({"HumanLoopInput": {"InputContent": "[" * 200 + "]" * 200}}, "deeper than 100 levels"),
+        ({"HumanLoopInput": {"InputContent": '{"excludedWorkers": "x"}'}}, "a list of worker ids"),
         ({"DataAttributes": {"ContentClassifiers": ["Nonsense"]}}, "enum value set"),
         ({"FlowDefinitionArn": "arn:aws:sagemaker:eu-west-1:000000000000:flow-definition/gone"}, "create it first"),  # noqa: E501
     ],

@@ -3,10 +3,11 @@
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,29 @@ from tests.local_cloud import Cloud, Store
 
 SEVEN = {"digit": {"label": "7"}}
 SECRET = "a-webhook-secret-of-32-characters"
+
+
+@contextmanager
+def silence(port: int) -> Iterator[threading.Event]:
+    """Take connections on a port and answer nothing; the event says that somebody has called."""
+    called, over = threading.Event(), threading.Event()
+    with socket.create_server((LOOPBACK, port)) as listener:
+        listener.settimeout(0.1)
+
+        def listen() -> None:
+            with ExitStack() as stack:
+                while not over.is_set():
+                    with suppress(TimeoutError):
+                        stack.enter_context(listener.accept()[0])
+                        called.set()
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield called
+        finally:
+            over.set()
+            thread.join()
 
 
 class Receiver:
@@ -115,6 +139,26 @@ def test_a_loop_is_completed_only_once_its_object_is_there(own: Any, receiver: R
     assert event["detail"]["humanLoopOutput"] == {"outputS3Uri": output["OutputS3Uri"]}
     expected = hmac.digest(SECRET.encode(), second, hashlib.sha256).hex()
     assert receiver.signatures[1] == f"sha256={expected}"
+
+
+def test_what_a_killed_worker_was_writing_is_written_soon(tmp_path: Path) -> None:
+    port, store_port = free_ports(2)
+    store = Store(store_port, load_or_create(tmp_path / "secrets.json"))
+    local = LocalCloud(tmp_path / "localcloud", store.credentials, port, store_port)
+    local.env["LOCALCLOUD_REVIEW_UNDO_SECONDS"] = "0"
+    local.prepare()
+    worker = local.worker("--concurrency", "1")
+    with local.api(), worker:
+        with object_store(tmp_path, store.credentials, store_port):
+            flow = make_flow(Cloud(local, store))
+            loop = flow.start()
+        with silence(store_port) as called:
+            answered(flow, loop)
+            assert called.wait(20), "the worker has claimed the output and begun to write it"
+            worker.kill()
+        with object_store(tmp_path, store.credentials, store_port), worker:
+            flow.wait(loop, seconds=30)
+            assert len(flow.output(loop)["humanAnswers"]) == 1
 
 
 def test_our_own_setting_allows_more_than_three_answers(own: Any) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from model_delivery.exceptions import (
     GateClosedError,
     InvalidRequestError,
     JobFailedError,
+    JobRefusedError,
     RequestDiffersError,
 )
 from model_delivery.hooks.human_review import HumanLoopHook, HumanReviewHook
@@ -432,6 +435,93 @@ def test_disagreement_goes_to_one_more_reviewer_and_then_to_the_adjudicator(
         "status": "confirmed", "label": "0", "support": pytest.approx(1 / 3, abs=1e-5),
         "methods": ["adjudicator"],
     }  # fmt: skip
+
+
+def test_a_tie_break_in_the_same_team_goes_to_who_has_not_answered(s3: S3, team: Team) -> None:
+    same = Team(team.cloud, *make_workteam(), team.ui)
+    flow, tie_break = same.flow(), same.flow(task_count=1)
+    operator = review(
+        s3, flow["flow_definition_arn"], conditions={"Conditions": [UNSURE]},
+        tie_break_flow_definition_arn=tie_break["flow_definition_arn"],
+    )  # fmt: skip
+    first, second = same.reviewer(), same.reviewer()
+
+    def slowly(content: dict[str, Any]) -> str:
+        time.sleep(0.3)  # the other two would have taken all of them by then
+        return truth(content)
+
+    with (
+        Reviewing({first: truth, second: always("1")}, flow["flow_definition_name"]),
+        Reviewing(
+            {Reviewer(team.cloud.url, first.name, PASSWORD): always("2"),
+             Reviewer(team.cloud.url, second.name, PASSWORD): always("2"),
+             same.reviewer(): slowly},
+            tie_break["flow_definition_name"],
+        ),
+    ):  # fmt: skip
+        result = run(operator, Task("review"))
+    assert (result["corrected"], result["confirmed"], result["undecided"]) == (5, 5, 0)
+    assert (result["loops"], result["answers"]) == (20, 30)
+
+
+def test_a_template_that_cannot_be_used_stops_the_task_before_any_loop(s3: S3, team: Team) -> None:
+    boxes = TEMPLATE.replace("crowd-classifier", "crowd-bounding-box")
+    ui = CreateHumanTaskUiOperator(
+        task_id="ui", human_task_ui_name=f"ui-{uuid4().hex[:10]}", content=boxes
+    ).execute({})["human_task_ui_arn"]
+    good = team.flow()["flow_definition_arn"]
+    without_label = Team(team.cloud, team.arn, team.group, ui).flow()["flow_definition_arn"]
+    elsewhere = [
+        {**line, "input": {**line["input"], "taskObject": "https://elsewhere.example/1.png"}}
+        for line in results()
+    ]
+    uri = put_lines(s3, f"{uuid4().hex}/results.jsonl", elsewhere)
+    gone = f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:flow-definition/gone"
+    for changes, error, said in [
+        ({"results_uri": uri}, InvalidRequestError, "names no object|not the URI of an object"),
+        ({"tie_break_flow_definition_arn": without_label}, InvalidRequestError, "answers a label"),
+        ({"adjudication_flow_definition_arn": gone}, JobRefusedError, "gone does not exist"),
+    ]:
+        with pytest.raises(error, match=said):
+            review(s3, good, **changes).execute(Task("review").context)
+    assert list(HumanLoopHook().list_loops(good)) == []
+
+
+def test_a_public_crowd_is_shown_nothing_that_may_be_personal(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arn = team.flow(task_count=1)["flow_definition_arn"]
+    described = HumanReviewHook.describe_flow_definition
+
+    def public(hook: HumanReviewHook, name: str) -> dict[str, Any]:
+        # localcloud's teams are private: all but the team's ARN is what it says.
+        found = described(hook, name)
+        crowd = "arn:aws:sagemaker:us-east-1:394669845002:workteam/public-crowd/default"
+        return {**found, "HumanLoopConfig": {**found["HumanLoopConfig"], "WorkteamArn": crowd}}
+
+    monkeypatch.setattr(HumanReviewHook, "describe_flow_definition", public)
+    content = {"item": "x", "labels": LABELS, "taskObject": f"s3://{BUCKET}/1.png"}
+    inputs = put_lines(s3, f"{uuid4().hex}/inputs.jsonl", [{"item": "x", "content": content}])
+    start: dict[str, Any] = {
+        "task_id": "start", "flow_definition_arn": arn, "inputs_uri": inputs,
+        "manifest_uri": inputs.replace("inputs", "loops"),
+    }  # fmt: skip
+    for given in (None, ["FreeOfAdultContent"]):
+        with pytest.raises(InvalidRequestError, match="must have FreeOfPersonallyIdentifiable"):
+            review(s3, arn, content_classifiers=given).execute(Task("review").context)
+        operator = StartHumanLoopsOperator(**start, content_classifiers=given)
+        with pytest.raises(InvalidRequestError, match="must have FreeOfPersonallyIdentifiable"):
+            operator.execute(Task("start").context)
+    assert list(HumanLoopHook().list_loops(arn)) == []
+    both = ["FreeOfPersonallyIdentifiableInformation", "FreeOfAdultContent"]
+    operator = StartHumanLoopsOperator(**start, content_classifiers=both)
+    started = operator.execute(Task("start").context)
+    with closing(sqlite3.connect(team.cloud.home / "localcloud.db")) as store:
+        (kept,) = store.execute(
+            "SELECT attributes FROM human_loop_inputs JOIN human_loops ON id = loop_id "
+            "WHERE name LIKE ?", (f"{started['loop_prefix']}%",)
+        ).fetchone()  # fmt: skip
+    assert json.loads(kept) == {"ContentClassifiers": both}
 
 
 def test_expired_loops_fail_the_task_whose_retry_asks_for_these_again(s3: S3, team: Team) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from model_delivery_engine.batch.lines import read_lines
 from model_delivery_engine.errors import ReviewError
-from model_delivery_engine.review.answers import Answer, by_item
+from model_delivery_engine.review.answers import EXCLUDED_WORKERS, Answer, by_item
 from model_delivery_engine.review.conditions import Conditions
 from model_delivery_engine.review.consolidation import (
     Decision,
@@ -138,15 +138,19 @@ class Review:
         attributes: Mapping[str, Any],
     ) -> int:
         """Start a round's loops and write its manifest; return how many there are."""
-        inputs = (
-            LoopInput(each["item"], json.dumps(each["content"], ensure_ascii=False))
-            for each in self._lines(self.objects.inputs(number))
-        )
-        started = list(worker.start(flow_definition_arn, prefix, inputs, attributes))
+        started = list(worker.start(flow_definition_arn, prefix, self._inputs(number), attributes))
         self.storage.write_stream(
             self.objects.manifest(number), (loop.line() + b"\n" for loop in started)
         )
         return len(started)
+
+    def first_input(self) -> LoopInput | None:
+        """Return the first of the first round, None where nothing is chosen."""
+        return next(self._inputs(0), None)
+
+    def _inputs(self, number: int) -> Iterator[LoopInput]:
+        for each in self._lines(self.objects.inputs(number)):
+            yield LoopInput(each["item"], json.dumps(each["content"], ensure_ascii=False))
 
     def collect(
         self,
@@ -196,13 +200,26 @@ class Review:
         return [each["item"] for each in self._lines(self.objects.inputs(number))
                 if each["item"] not in answered]  # fmt: skip
 
-    def ask_again(self, number: int, items: Iterable[str]) -> None:
-        """Write the inputs of another round: those of the first round, of these items."""
+    def ask_again(self, before: Sequence[Mapping[str, Any]], items: Iterable[str]) -> None:
+        """Write the inputs of the round that follows: those of the first, of these items.
+
+        Each names who has answered the item already: it is for others.
+        """
         wanted = set(items)
+        had: dict[str, set[str]] = {}
+        for number in range(len(before)):
+            for item, reviewer, *_rest in self._lines(self.objects.answers(number)):
+                had.setdefault(item, set()).add(reviewer)
+
+        def again(each: dict[str, Any]) -> dict[str, Any]:
+            reviewers = sorted(had.get(each["item"], ()))
+            named = {EXCLUDED_WORKERS: reviewers} if reviewers else {}
+            return {**each, "content": {**each["content"], **named}}
+
         self.storage.write_stream(
-            self.objects.inputs(number),
+            self.objects.inputs(len(before)),
             (
-                json.dumps(each).encode() + b"\n"
+                json.dumps(again(each)).encode() + b"\n"
                 for each in self._lines(self.objects.inputs(0))
                 if each["item"] in wanted
             ),
@@ -234,7 +251,7 @@ class Review:
         if again:
             log.warning(
                 "%d answers are of reviewers who had answered the same item before, and count for "
-                "nothing: give tie_break_flow_definition_arn a team of others",
+                "nothing: give tie_break_flow_definition_arn a team with others in it",
                 again,
             )
         by_place = {item.place: outcomes[item.identity] for item in chosen}

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Context
 
 from model_delivery import a2i
-from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
+from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected, open_hook
 from model_delivery.exceptions import InvalidRequestError
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
+from model_delivery.operators.human_task_uis import HOOK as FLOW_HOOK
 from model_delivery.storage_connected import AwsAndStorageConnected
 from model_delivery.xcom import VERSION, StartedHumanLoops, StoppedHumanLoops
 
@@ -66,9 +67,13 @@ class StartHumanLoopsOperator(AwsAndStorageConnected):
         """Start the loops, then write the manifest."""
         from model_delivery.human_loops.state import LoopState
         from model_delivery.human_loops.worker import HumanLoopWorker
+        from model_delivery.human_loops.workflow import describe_workflow, workteam_of
         from model_delivery.links.human_review import queue_url
 
-        attributes = a2i.data_attributes(self.content_classifiers)
+        flow = describe_workflow(
+            open_hook(FLOW_HOOK, self.connection_settings), self.flow_definition_arn
+        )
+        attributes = a2i.data_attributes(self.content_classifiers, workteam_of(flow))
         state, storage = LoopState(context), self._storage()
         worker = HumanLoopWorker(self.open_hook)
         for batch in state.superseded():

@@ -68,10 +68,12 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
     :param task_object_field: field with what is reviewed: the URI of an image, or a text.
     :param method: "majority", "quorum" or "dawid-skene". (default: "majority")
     :param quorum: equal answers that "quorum" needs. (default: 2)
-    :param tie_break_flow_definition_arn: workflow for one more opinion where the first differ; of
-        another team, since a reviewer who meets an item again counts once.
+    :param tie_break_flow_definition_arn: workflow for one more opinion where the first differ. On
+        AWS of another team, since a reviewer who meets an item again counts once; localcloud
+        gives it to others of the same team, where there are enough.
     :param adjudication_flow_definition_arn: workflow whose answer decides what is open still.
-    :param content_classifiers: FreeOfPersonallyIdentifiableInformation, FreeOfAdultContent.
+    :param content_classifiers: FreeOfPersonallyIdentifiableInformation, FreeOfAdultContent; the
+        first is needed for a public work team.
     :param max_loops: most items to have reviewed; more are an error. (default: 10000)
     :param review_timeout: longest time for each round, in seconds; then what is open is stopped.
         (default: as long as the workflow keeps tasks available)
@@ -241,7 +243,9 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         if number:
             wanted = self._engine(lambda: self._wanted(state.rounds))
             count = len(wanted)
-            self._review.ask_again(number, wanted)
+            self._review.ask_again(state.rounds, wanted)
+        else:
+            self._check_workflows()
         prefix = state.loop_prefix(number)
         state.keep_round(number, purpose=purpose, flow=flow, prefix=prefix, count=count)
         self._started(state, number)
@@ -268,6 +272,22 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         state.keep_round(number, batch=batch.written(), deadline=deadline)
         self.log.info("Round %d (%s): %d human loops", number, kept["purpose"], count)
         return batch
+
+    def _check_workflows(self) -> None:
+        """Hold each round's workflow against the first item, before any loop is started."""
+        from model_delivery.human_loops.workflow import (
+            check_template,
+            describe_workflow,
+            workteam_of,
+        )
+
+        hook = open_hook(FLOW_HOOK, self.connection_settings)
+        first = self._review.first_input()
+        for arn in dict.fromkeys(filter(None, self._flows.values())):
+            flow = describe_workflow(hook, arn)
+            a2i.data_attributes(self.content_classifiers, workteam_of(flow))
+            if first is not None:
+                check_template(hook, flow, first.item, first.content)
 
     @property
     def _flows(self) -> dict[str, str | None]:

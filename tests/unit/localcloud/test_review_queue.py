@@ -1,6 +1,7 @@
 """Slots, leases and answers in the store, with the caller's own clock."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,14 +13,18 @@ from model_delivery_localcloud.store import human_loops, review_completion
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_slots as slots
 from model_delivery_localcloud.store.database import Database, alembic_config
-from model_delivery_localcloud.store.review_slots import Lease, Taken
+from model_delivery_localcloud.store.group_commit import GroupCommit
+from model_delivery_localcloud.store.review_slots import Held, Lease, Taken
 from model_delivery_localcloud.store.review_tables import (
     Assignment,
     FlowDefinition,
     HumanLoop,
     HumanLoopInput,
     WebhookEvent,
+    WorkteamGroup,
 )
+from model_delivery_localcloud.store.tables import User
+from model_delivery_localcloud.store.users import Role, add_user
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -265,6 +270,121 @@ def test_a_writer_that_was_slow_does_not_complete_twice(database: Database) -> N
     with database.write() as session:
         assert review_completion.still_claimed(session, [slow, quick]) == {}
     assert one(database, loop).output_uri == "s3://b/quick"
+
+
+def test_undo_takes_back_the_newest_answer_though_the_clock_went_back(database: Database) -> None:
+    loops = [add(database, name, number) for number, name in enumerate(("one", "two", "three"))]
+    earlier = NOON - 60 * MINUTE
+    for now in (NOON, earlier, earlier):
+        (name,) = take(database, "ana", now)
+        assert submit(database, loops[("one", "two", "three").index(name)], "ana", now=now) is None
+    for loop in reversed(loops):
+        with database.write() as session:
+            newest = queue.last_submitted(session, FLOW, "ana")
+            assert newest is not None
+            assert newest.loop_id == loop
+            assert isinstance(queue.undo(session, loop, "ana", earlier, LEASE), HumanLoop)
+    assert submit(database, loops[1], "ana", now=NOON) is None
+    assert submit(database, loops[0], "ana", now=earlier) is None
+    with database.read() as session:
+        newest = queue.last_submitted(session, FLOW, "ana")
+        assert newest is not None
+        assert newest.loop_id == loops[0]
+
+
+def test_reviewers_of_the_same_loops_answer_at_once(database: Database) -> None:
+    """Two servers, whose transactions each hold several loops."""
+    for number in range(40):
+        add(database, f"loop-{number}", tasks=2)
+    servers = GroupCommit(database), GroupCommit(database)
+
+    def review(number: int) -> int:
+        who, commits, given = f"person-{number}", servers[number % 2], 0
+
+        def step(held: list[Held]) -> Callable[[Session], list[Held]]:
+            def work(session: Session) -> list[Held]:
+                for each in held:
+                    refused = slots.submit(
+                        session, FLOW, each.loop, who, SEVEN, "7", 0, NOON, LEASE
+                    )
+                    assert refused is None
+                return queue.take_next(session, FLOW, who, NOON, LEASE, count=2)
+
+            return work
+
+        while held := commits.run(step([])):
+            given += len(held)
+            while held:
+                held = commits.run(step(held))
+                given += len(held)
+        return given
+
+    with ThreadPoolExecutor(6) as together:
+        assert sum(together.map(review, range(6))) == 80
+    with database.read() as session:
+        assert {(each.phase, each.answers) for each in session.scalars(select(HumanLoop))} == {
+            ("answered", 2)
+        }
+
+
+def team_of(database: Database, *names: str) -> dict[str, str]:
+    """Add reviewers to the flow's team; return their ids as workers."""
+    with database.write() as session:
+        scope = {"account": "0" * 12, "region": "eu-west-1", "workteam": "t"}
+        session.merge(WorkteamGroup(**scope, group_name="g"))
+        for name in names:
+            add_user(session, name, "correct-horse-battery", Role.REVIEWER, ["g"])
+    with database.read() as session:
+        return {user.name: user.worker_id for user in session.scalars(select(User))}
+
+
+def keep_from(database: Database, loop: int, workers: list[str]) -> bool:
+    with database.write() as session:
+        flow = session.scalars(select(FlowDefinition)).one()
+        return queue.keep_from(session, session.get_one(HumanLoop, loop), flow, workers, NOON)
+
+
+def test_who_answered_an_item_before_leaves_it_to_others(database: Database) -> None:
+    ids = team_of(database, "ana", "bob", "cyd")
+    loop = add(database, "again")
+    assert keep_from(database, loop, [ids["ana"], ids["bob"], "gone"])
+    assert take(database, "ana") == []
+    with database.write() as session:
+        assert queue.counts(session, FLOW, "ana")["waiting"] == 0
+        assert queue.counts(session, FLOW, "cyd")["waiting"] == 1
+        assert queue.take(session, loop, "ana", NOON, LEASE) is Taken.FOR_OTHERS
+        assert queue.let_go(session, loop, "ana") is Taken.NOT_YOURS
+        assert not queue.save_draft(session, loop, "ana", SEVEN)
+    assert submit(database, loop, "bob") is Taken.FOR_OTHERS
+    assert take(database, "cyd") == ["again"]
+    assert submit(database, loop, "cyd") is None
+
+
+def test_an_item_that_too_few_others_could_answer_goes_to_all(database: Database) -> None:
+    ids = team_of(database, "ana", "bob", "cyd")
+    loop = add(database, "again", tasks=2)
+    assert not keep_from(database, loop, [ids["ana"], ids["bob"]])
+    assert take(database, "ana") == ["again"]
+
+
+def test_a_claim_is_kept_while_its_writer_is_at_work(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    submit(database, loop, "ana")
+    now = NOON + 10_000
+    with database.write() as session:
+        claimed = review_completion.claim_finished(session, now, 10)
+    for _ in range(3):
+        now += review_completion.CLAIM_MS - 1
+        with database.write() as session:
+            assert review_completion.claim_finished(session, now, 10) == []
+            assert review_completion.renew_claims(session, claimed, now) == 1
+    now += review_completion.CLAIM_MS
+    with database.write() as session:
+        (other,) = review_completion.claim_finished(session, now, 10)
+    with database.write() as session:
+        assert review_completion.renew_claims(session, claimed, now) == 0
+        assert list(review_completion.still_claimed(session, [other])) == [loop]
 
 
 def test_an_output_that_cannot_be_written_is_tried_again_later(database: Database) -> None:

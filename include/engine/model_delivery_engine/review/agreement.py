@@ -21,7 +21,7 @@ _SEED = 20_260_101
 _ROWS_AT_A_TIME = 2_000_000
 
 Items = Mapping[str, Sequence[Answer]]
-# Takes how often each item was drawn (one row a resample) and returns a value for each row.
+# Takes how often each kind of item was drawn (one row a resample), returns a value for each row.
 Statistic = Callable[[Array], Array]
 
 
@@ -79,11 +79,11 @@ def agreement(items: Items) -> Agreement:
     equal_sized = counts[sizes == commonest]
     return Agreement(
         items=len(shared),
-        percent=_bootstrap(_percent(counts), len(counts)),
+        percent=_bootstrap(_percent, counts),
         pairs=_pairs(items, labels),
-        fleiss=_bootstrap(_fleiss(equal_sized), len(equal_sized)),
+        fleiss=_bootstrap(_fleiss, equal_sized),
         fleiss_items=len(equal_sized),
-        alpha=_bootstrap(_alpha(counts), len(counts)),
+        alpha=_bootstrap(_alpha, counts),
         by_class=_by_class(counts, labels),
     )
 
@@ -171,20 +171,25 @@ def _ratio(above: Array, below: Array) -> Array:
     return ratio
 
 
-def _bootstrap(statistic: Statistic, items: int) -> Interval | None:
-    """Return a statistic with the percentile interval of resampled items; the seed is fixed."""
-    if not items:
+def _bootstrap(statistic_of: Callable[[Array], Statistic], counts: Array) -> Interval | None:
+    """Return a statistic with the percentile interval of resampled items; the seed is fixed.
+
+    Items with the same answers are one kind. How often each kind comes among items that are drawn
+    with replacement is multinomial, and there are few kinds, however many items.
+    """
+    if not len(counts):
         return None
-    value = float(statistic(np.ones((1, items)))[0])
+    kinds, times = np.unique(counts, axis=0, return_counts=True)
+    statistic = statistic_of(kinds)
+    value = float(statistic(times[np.newaxis].astype(float))[0])
     if math.isnan(value):
         return None
     random = np.random.default_rng(_SEED)
-    at_a_time = max(1, min(_RESAMPLES, _ROWS_AT_A_TIME // items))
+    at_a_time = max(1, min(_RESAMPLES, _ROWS_AT_A_TIME // len(kinds)))
     values: list[float] = []
     while len(values) < _RESAMPLES:
-        drawn = random.integers(items, size=(at_a_time, items))
-        weights = np.stack([np.bincount(row, minlength=items) for row in drawn]).astype(float)
-        values.extend(statistic(weights).tolist())
+        weights = random.multinomial(len(counts), times / len(counts), size=at_a_time)
+        values.extend(statistic(weights.astype(float)).tolist())
     # A resample of one label only says nothing; it is left out.
     defined = [each for each in values[:_RESAMPLES] if not math.isnan(each)]
     low, high = np.percentile(defined, [2.5, 97.5])

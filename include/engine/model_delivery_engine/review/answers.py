@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+# Member of a human loop's input: ids of workers who have answered the item in another loop.
+EXCLUDED_WORKERS = "excludedWorkers"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

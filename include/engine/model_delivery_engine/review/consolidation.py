@@ -10,7 +10,7 @@ from model_delivery_engine.review.dawid_skene import dawid_skene
 
 _FEWEST_REVIEWERS = 3
 # A label that is hardly more probable than another was not decided by anybody.
-LEAST_PROBABILITY = 0.9
+_LEAST_PROBABILITY = 0.9
 Items = Mapping[str, Sequence[Answer]]
 
 
@@ -55,19 +55,14 @@ def adjudicated(answers: Sequence[Answer], ruling: Answer) -> Decision:
     return Decision(ruling.label, support, Method.ADJUDICATOR, counts)
 
 
-def consolidate(
-    items: Items,
-    method: Method,
-    *,
-    quorum_size: int = 2,
-    least_probability: float = LEAST_PROBABILITY,
-) -> dict[str, Decision]:
+def consolidate(items: Items, method: Method, *, quorum_size: int = 2) -> dict[str, Decision]:
     """Decide every item.
+
+    Dawid and Skene's label must be probable by 0.9; of fewer than three reviewers' answers their
+    method decides only what they agree on.
 
     :param items: answers of each item, each reviewer's once
     :param quorum_size: equal answers that a quorum needs (default: 2)
-    :param least_probability: that Dawid and Skene's label must reach (default: 0.9); of fewer than
-        three reviewers' answers it decides only what they agree on
     :raises ReviewError: a method that needs an adjudicator's answers, a quorum under 1
     """
     if method is Method.MAJORITY:
@@ -79,7 +74,7 @@ def consolidate(
             )
         return {item: quorum(answers, quorum_size) for item, answers in items.items()}
     if method is Method.DAWID_SKENE:
-        return _by_reliability(items, least_probability)
+        return _by_reliability(items)
     raise ReviewError("an adjudicator rules on items that another method left undecided")
 
 
@@ -106,7 +101,7 @@ def _voted(
     return Decision(label, support, method, counts)
 
 
-def _by_reliability(items: Items, least: float) -> dict[str, Decision]:
+def _by_reliability(items: Items) -> dict[str, Decision]:
     estimate = dawid_skene(items)
     # Where two differ, each is as far from the other: only a third tells who errs more.
     tells = len(estimate.rates) >= _FEWEST_REVIEWERS
@@ -114,7 +109,7 @@ def _by_reliability(items: Items, least: float) -> dict[str, Decision]:
     for item, answers in items.items():
         label, probability = estimate.best(item)
         counts = votes(answers)
-        sure = probability >= least and (tells or len(counts) == 1)
+        sure = probability >= _LEAST_PROBABILITY and (tells or len(counts) == 1)
         decided = label if sure else None
         decisions[item] = Decision(decided, probability, Method.DAWID_SKENE, counts)
     return decisions

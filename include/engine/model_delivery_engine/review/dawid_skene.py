@@ -41,10 +41,6 @@ class Reliability:
         place = int(np.argmax(row))
         return self.labels[place], float(row[place])
 
-    def accuracy(self, reviewer: str) -> float:
-        """Return how probable it is that a reviewer's answer is right."""
-        return float(self.prior @ np.diag(self.rates[reviewer]))
-
 
 def dawid_skene(items: Mapping[str, Sequence[Answer]]) -> Reliability:
     """Estimate classes and reliabilities in turns until neither changes.

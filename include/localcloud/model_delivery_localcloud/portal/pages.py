@@ -47,7 +47,7 @@ class Portal:
         grants = Grants(settings)
         items = Items(database, grants)
         desk = Desk(settings, database, items)
-        self._review = ReviewApi(desk, self._sign_in, is_sqlite=database.is_sqlite)
+        self._review = ReviewApi(desk, self._sign_in)
         self._review_pages = ReviewPages(self._renderer, self._sign_in, desk)
         self._lead = LeadPages(database, self._renderer, self._sign_in, desk)
         self._admin = AdminPage(database, self._renderer, self._sign_in)

@@ -20,9 +20,8 @@ from model_delivery_localcloud.store.tables import User
 
 LARGEST_BODY = 2 * 1024 * 1024
 MOST_AT_ONCE = 100
-# Calls are mostly Python: more threads only take turns at the interpreter, or on Postgres wait.
+# Calls are mostly Python, and share their transactions: more threads only take turns.
 THREADS = 4
-THREADS_ON_POSTGRES = 8
 Work = Callable[[User, str, dict[str, Any]], dict[str, Any]]
 MakeRoute = Callable[[str, Callable[[Request], Awaitable[Response]], str], Route]
 
@@ -30,10 +29,10 @@ MakeRoute = Callable[[str, Callable[[Request], Awaitable[Response]], str], Route
 class ReviewApi:
     """What a reviewer does, as calls; each acts for who is signed in and nobody else."""
 
-    def __init__(self, desk: Desk, sign_in: SignIn, *, is_sqlite: bool) -> None:
+    def __init__(self, desk: Desk, sign_in: SignIn) -> None:
         self._desk = desk
         self._sign_in = sign_in
-        self._threads = CapacityLimiter(THREADS if is_sqlite else THREADS_ON_POSTGRES)
+        self._threads = CapacityLimiter(THREADS)
 
     def routes(self, route: MakeRoute) -> list[Route]:
         """Return the routes."""

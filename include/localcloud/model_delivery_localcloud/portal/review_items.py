@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.portal.grants import Grants
-from model_delivery_localcloud.review.facts import MODEL_ANSWER, read_content, without_known_answer
+from model_delivery_localcloud.review.facts import MODEL_ANSWER, for_reviewers, read_content
 from model_delivery_localcloud.review.reasons import reasons_of
 from model_delivery_localcloud.review.template import TemplateRefused, render_template
 from model_delivery_localcloud.review.views import CLASSIFY, FRAME, fault_in_answer, view_of
@@ -132,7 +132,7 @@ class Items:
         """
         content, why = None, []
         try:
-            content = without_known_answer(read_content(text))
+            content = for_reviewers(read_content(text))
             why = reasons_of(content)
             view = view_of(self._render(flow, content), content)
             if view["kind"] == FRAME:
@@ -172,4 +172,4 @@ class _TemplateOf:
 
 def _content(session: Session, loop_id: int) -> Any:
     stored = session.get_one(HumanLoopInput, loop_id)
-    return without_known_answer(read_content(stored.content))
+    return for_reviewers(read_content(stored.content))

@@ -2,7 +2,8 @@
 
 Custom task types: `initialValue` is the model's answer, `confidence` its confidence (0 to 1, or
 0 to 100), `knownAnswer` the right answer of a honeypot, which no reviewer is sent. Built-in task
-types bring the AI service's own response, whose least confident part decides the order.
+types bring the AI service's own response, whose least confident part decides the order. In any,
+`excludedWorkers` are the ids of workers who are not to answer, which no reviewer is sent either.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_delivery_engine.review.answers import EXCLUDED_WORKERS
 from model_delivery_engine.review.labels import label_of
 
 from model_delivery_localcloud import strict_json
@@ -18,6 +20,7 @@ from model_delivery_localcloud import strict_json
 KNOWN_ANSWER = "knownAnswer"
 MODEL_ANSWER = "initialValue"
 CONFIDENCE = "confidence"
+_HIDDEN = frozenset({KNOWN_ANSWER, EXCLUDED_WORKERS})
 # Where nothing is known of the model's confidence, items come in the order they were started.
 UNKNOWN_PRIORITY = 1.0
 LONGEST_LABEL = 256
@@ -30,6 +33,7 @@ class Facts:
     confidence: float | None
     model_label: str | None
     known_answer: str | None
+    excluded: frozenset[str] = frozenset()
 
     @property
     def priority(self) -> float:
@@ -43,21 +47,27 @@ def read_content(text: str) -> Any:
 
 
 def facts_of(content: Any) -> Facts:
-    """Read the facts of a parsed InputContent."""
+    """Read the facts of a parsed InputContent; raises ValueError for what is none."""
     if not isinstance(content, Mapping):
         return Facts(None, None, None)
     confidence = _fraction(content.get(CONFIDENCE))
     if confidence is None:
         confidence = min(_service_confidences(content), default=None)
+    excluded = content.get(EXCLUDED_WORKERS, [])
+    if not isinstance(excluded, list) or not all(isinstance(each, str) for each in excluded):
+        raise ValueError(f"{EXCLUDED_WORKERS} must be a list of worker ids")
     return Facts(
-        confidence, as_label(content.get(MODEL_ANSWER)), as_label(content.get(KNOWN_ANSWER))
+        confidence,
+        as_label(content.get(MODEL_ANSWER)),
+        as_label(content.get(KNOWN_ANSWER)),
+        frozenset(excluded),
     )
 
 
-def without_known_answer(content: Any) -> Any:
+def for_reviewers(content: Any) -> Any:
     """Return the input as reviewers may see it."""
-    if isinstance(content, Mapping) and KNOWN_ANSWER in content:
-        return {key: value for key, value in content.items() if key != KNOWN_ANSWER}
+    if isinstance(content, Mapping) and not _HIDDEN.isdisjoint(content):
+        return {key: value for key, value in content.items() if key not in _HIDDEN}
     return content
 
 

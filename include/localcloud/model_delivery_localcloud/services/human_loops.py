@@ -10,7 +10,7 @@ from model_delivery_localcloud.clock import now_ms, to_datetime, to_milliseconds
 from model_delivery_localcloud.errors import ServiceError, validation_error
 from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call, Caller
-from model_delivery_localcloud.review.facts import digest_of, facts_of, read_content
+from model_delivery_localcloud.review.facts import Facts, digest_of, facts_of, read_content
 from model_delivery_localcloud.services.human_review import DEFAULT_AVAILABILITY
 from model_delivery_localcloud.services.paging import decode_token, encode_token
 from model_delivery_localcloud.services.review_names import (
@@ -21,6 +21,7 @@ from model_delivery_localcloud.services.review_names import (
     scope_of,
 )
 from model_delivery_localcloud.store import human_loops as states
+from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.group_commit import GroupCommit
@@ -55,7 +56,7 @@ class HumanLoops:
         name, attributes = params["HumanLoopName"], dict(params.get("DataAttributes", {}))
         flow_arn = params["FlowDefinitionArn"]
         digest = digest_of(flow_arn, text, attributes)
-        facts = facts_of(_content(text))
+        facts = _facts(text)
         flow_name = name_in(flow_arn, call.caller, FLOW_DEFINITION, "FlowDefinitionArn")
         now = now_ms()
 
@@ -85,6 +86,8 @@ class HumanLoops:
                 due_at=now + seconds * 1000,
             )
             states.add_loop(session, loop, text, attributes)
+            if facts.excluded:
+                queue.keep_from(session, loop, flow, facts.excluded, now)
 
         try:
             self._commits.run(work)
@@ -156,11 +159,15 @@ class HumanLoops:
             )
 
 
-def _content(text: str) -> Any:
+def _facts(text: str) -> Facts:
     try:
-        return read_content(text)
+        content = read_content(text)
     except ValueError as error:
         raise validation_error(f"HumanLoopInput.InputContent is not JSON: {error}.") from error
+    try:
+        return facts_of(content)
+    except ValueError as error:
+        raise validation_error(f"HumanLoopInput.InputContent: {error}.") from error
 
 
 def _active(session: Session, scope: tuple[str, str], name: str) -> FlowDefinition:

@@ -2,8 +2,12 @@
 
 SQLite has one writer at a time, and each commit waits for the disk. Whoever comes while a commit is
 under way waits anyway; the first of them then does the work of all that wait and commits once.
-Where a piece of work fails, each is done again within a savepoint of its own. Nobody is told of a
-success before the commit, and nobody is woken but who is done, or leads next.
+Postgres has many writers, but between two statements of a transaction its rows stay locked for as
+long as the interpreter serves other threads; one transaction at a time waits for nobody's lock.
+
+Where a piece of work fails, or two processes' transactions lock one another out, each is done
+again in a transaction of its own. Nobody is told of a success before the commit, and nobody is
+woken but who is done, or leads next.
 """
 
 import threading
@@ -11,7 +15,6 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.database import Database
@@ -30,18 +33,16 @@ class _Entry(Generic[Result]):
         self.leads = False
         self._woken = threading.Event()
 
-    def run(self, connection: Connection) -> None:
-        """Do the work in a savepoint; what it raises undoes it and nothing else."""
-        options = {"join_transaction_mode": "create_savepoint", "expire_on_commit": False}
+    def run_alone(self, database: Database) -> None:
+        """Do the work in a transaction of its own; what it raises undoes it and nothing else."""
         try:
-            with Session(connection, **options) as session:  # type: ignore[arg-type]
+            with database.write() as session:
                 self._result = self._work(session)
-                session.commit()
         except Exception as error:  # it belongs to whoever asked for the work
             self.error = error
 
-    def run_plainly(self, session: Session) -> None:
-        """Do the work in the transaction itself; what it raises spoils that."""
+    def run_shared(self, session: Session) -> None:
+        """Do the work in a transaction with others'; what it raises spoils that."""
         self._result = self._work(session)
         session.flush()
         session.expunge_all()  # the next finds what is in the database
@@ -63,7 +64,7 @@ class _Entry(Generic[Result]):
 
 
 class GroupCommit:
-    """Runs work in transactions. On Postgres each has its own: it has many writers.
+    """Runs work in transactions, one at a time in a process.
 
     Work may be done twice, the first time in vain, so all that it changes is the database.
     """
@@ -76,9 +77,6 @@ class GroupCommit:
 
     def run(self, work: Callable[[Session], Result]) -> Result:
         """Do the work in a transaction and return its result once it is committed."""
-        if not self._database.is_sqlite:
-            with self._database.write() as session:
-                return work(session)
         entry = _Entry(work)
         with self._lock:
             self._waiting.append(entry)
@@ -110,11 +108,10 @@ class GroupCommit:
             try:
                 with self._database.write() as session:
                     for entry in batch:
-                        entry.run_plainly(session)
+                        entry.run_shared(session)
             except Exception:
-                with self._database.write() as session:
-                    for entry in batch:
-                        entry.run(session.connection())
-        except BaseException as error:  # nothing was committed: nobody's work was done
+                for entry in batch:
+                    entry.run_alone(self._database)
+        except BaseException as error:  # nobody is told of a success that is not certain
             for entry in batch:
                 entry.error = error

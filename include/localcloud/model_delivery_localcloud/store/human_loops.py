@@ -33,6 +33,8 @@ WORKING = "working"
 SUBMITTED = "answered"
 LAPSED = "lapsed"
 SKIPPED = "skipped"
+# Of a reviewer whom the loop is kept from.
+EXCLUDED = "excluded"
 
 EXPIRED = "Expired"
 

@@ -1,7 +1,8 @@
 """What the worker process finds to do for human reviews, and how it claims it.
 
 Claims are made by moving `due_at` into the future, under the row's lock: a worker that dies leaves
-a claim that runs out.
+a claim that runs out. A claim of loops is short and renewed while their outputs are written: nobody
+waits long for what a dead worker held, and a store that is slow costs nobody their claim.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ from model_delivery_localcloud.store.review_tables import (
 )
 from model_delivery_localcloud.store.tables import User
 
-CLAIM_MS = 120_000
+CLAIM_MS = 10_000
+# Of a batch of events, each of which may take as long as a receiver takes to refuse.
+EVENT_CLAIM_MS = 120_000
 LONGEST_PAUSE_MS = 60_000
 
 
@@ -82,6 +85,14 @@ def finished(session: Session, loops: list[HumanLoop]) -> list[Finished]:
     ]
 
 
+def renew_claims(session: Session, claimed: Sequence[HumanLoop], now: int) -> int:
+    """Claim loops for as long again, but for those that another has now; returns how many."""
+    ours = still_claimed(session, claimed)
+    for loop in ours.values():
+        loop.due_at = now + CLAIM_MS
+    return len(ours)
+
+
 def still_claimed(session: Session, claimed: Sequence[HumanLoop]) -> dict[int, HumanLoop]:
     """Return, locked and by id, the loops whose claim has not gone to another meanwhile."""
     wanted = {loop.id: loop.attempts for loop in claimed}
@@ -116,7 +127,7 @@ def claim_events(session: Session, now: int, limit: int) -> list[tuple[WebhookEv
             session.delete(event)
             continue
         event.attempts += 1
-        event.due_at = now + CLAIM_MS
+        event.due_at = now + EVENT_CLAIM_MS
         claimed.append((event, loop))
     return claimed
 

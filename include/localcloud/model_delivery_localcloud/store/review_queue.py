@@ -6,7 +6,7 @@ slot that is taken. Whoever changes an assignment locks its loop first. Times co
 and a clock that goes back never makes one earlier than what it follows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -14,12 +14,14 @@ from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
     ANSWERED,
+    EXCLUDED,
     LAPSED,
     OPEN,
     SKIPPED,
     SUBMITTED,
     WORKING,
 )
+from model_delivery_localcloud.store.review_resources import members_of
 from model_delivery_localcloud.store.review_slots import (
     Held,
     Lease,
@@ -27,7 +29,8 @@ from model_delivery_localcloud.store.review_slots import (
     take_free,
     take_held,
 )
-from model_delivery_localcloud.store.review_tables import Assignment, HumanLoop
+from model_delivery_localcloud.store.review_tables import Assignment, FlowDefinition, HumanLoop
+from model_delivery_localcloud.store.users import users_of
 
 _LAPSE_AT_ONCE = 200
 
@@ -61,6 +64,8 @@ def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) ->
         session.add(mine)
     if mine.state == SUBMITTED:
         return Taken.ANSWERED_ALREADY
+    if mine.state == EXCLUDED:
+        return Taken.FOR_OTHERS
     if mine.state != WORKING:
         if loop.free_slots < 1:
             return Taken.NO_SLOT
@@ -84,7 +89,8 @@ def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) ->
     elif loop.phase != OPEN:
         return Taken.CLOSED
     loop.answers -= 1
-    mine.draft, mine.answer, mine.label, mine.submitted_at = mine.answer, None, None, None
+    mine.draft, mine.answer, mine.label = mine.answer, None, None
+    mine.submitted_at, mine.turn = None, None
     mine.state = WORKING
     mine.lease_until = now + lease.hold_ms
     return loop
@@ -94,7 +100,7 @@ def let_go(session: Session, loop_id: int, worker: str, state: str = SKIPPED) ->
     """Free a reviewer's slot: a skipped loop is not given to them again unless they ask."""
     loop = lock(session, loop_id)
     mine = session.get(Assignment, (loop_id, worker)) if loop else None
-    if loop is None or mine is None or mine.state == SUBMITTED:
+    if loop is None or mine is None or mine.state in (SUBMITTED, EXCLUDED):
         return Taken.NOT_YOURS
     if mine.state == WORKING:
         _vacate(loop)
@@ -106,9 +112,29 @@ def let_go(session: Session, loop_id: int, worker: str, state: str = SKIPPED) ->
 def save_draft(session: Session, loop_id: int, worker: str, draft: dict[str, Any] | None) -> bool:
     """Keep what a reviewer has entered so far; False where there is no such open assignment."""
     mine = session.get(Assignment, (loop_id, worker))
-    if mine is None or mine.state == SUBMITTED:
+    if mine is None or mine.state in (SUBMITTED, EXCLUDED):
         return False
     mine.draft = draft
+    return True
+
+
+def keep_from(
+    session: Session, loop: HumanLoop, flow: FlowDefinition, workers: Collection[str], now: int
+) -> bool:
+    """Keep a new loop from workers, by their ids, where enough others of its team can answer it.
+
+    Where too few others are there, nobody is kept from it: it could never be completed.
+    """
+    named = {user.worker_id: user.name for user in users_of(session, workers)}
+    others = members_of(session, flow) - set(named.values())
+    if len(others) < loop.task_count:
+        return False
+    session.add_all(
+        Assignment(
+            loop_id=loop.id, worker=name, flow_id=flow.id, state=EXCLUDED, accepted_at=now
+        )
+        for name in named.values()
+    )  # fmt: skip
     return True
 
 
@@ -149,8 +175,8 @@ def last_submitted(session: Session, flow_id: str, worker: str) -> Assignment | 
     query = select(Assignment).where(
         Assignment.worker == worker, Assignment.flow_id == flow_id, Assignment.state == SUBMITTED
     )
-    # Many that were accepted at once have one time; they were taken in the order of their ids.
-    order = Assignment.submitted_at.desc(), Assignment.loop_id.desc()
+    # Not by time: a clock may go back, and many that are accepted at once have one time.
+    order = Assignment.turn.desc(), Assignment.loop_id.desc()
     return session.scalars(query.order_by(*order).limit(1)).first()
 
 
@@ -168,7 +194,7 @@ def counts(session: Session, flow_id: str, worker: str) -> dict[str, int]:
         HumanLoop.queue == flow_id,
         HumanLoop.id == Assignment.loop_id,
         Assignment.worker == worker,
-        Assignment.state.in_((SUBMITTED, SKIPPED, WORKING)),
+        Assignment.state.in_((SUBMITTED, SKIPPED, WORKING, EXCLUDED)),
     )
     waiting = (session.scalar(open_loops) or 0) - (session.scalar(had) or 0 if mine else 0)
     return {

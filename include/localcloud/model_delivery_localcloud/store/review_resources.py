@@ -80,6 +80,17 @@ def is_member(session: Session, user: str, flow: FlowDefinition) -> bool:
     return bool(session.scalar(query))
 
 
+def members_of(session: Session, flow: FlowDefinition) -> set[str]:
+    """Return the names of the users in the work team of a flow definition."""
+    query = select(UserGroup.user).where(
+        WorkteamGroup.account == flow.account,
+        WorkteamGroup.region == flow.region,
+        WorkteamGroup.workteam == flow.workteam,
+        WorkteamGroup.group_name == UserGroup.group_name,
+    )
+    return set(session.scalars(query))
+
+
 def flows_of(session: Session, user: str | None) -> list[FlowDefinition]:
     """Return the active flow definitions of a user's teams, newest first; of all for None."""
     query = select(FlowDefinition).where(FlowDefinition.status == ACTIVE)

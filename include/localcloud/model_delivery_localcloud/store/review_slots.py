@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
     ANSWERED,
+    EXCLUDED,
     LAPSED,
     OPEN,
     SUBMITTED,
@@ -28,6 +29,7 @@ class Taken(Enum):
     NOT_YOURS = "this item was not given to you: open it from its queue"
     CLOSED = "this item is closed: it was stopped, it expired, or it is complete"
     ANSWERED_ALREADY = "you have answered this item already: undo that answer first"
+    FOR_OTHERS = "you have answered this item in another round: this time it is for others"
     NO_SLOT = "your time for this item was over, and others hold or have answered it meanwhile"
 
 
@@ -135,12 +137,23 @@ _LOCK = (
     .where(_LOOP.c.id == bindparam("loop"), _MINE.c.worker == bindparam("who"))
     .with_for_update()
 )  # fmt: skip
+_BEFORE: Any = _MINE.alias("before")
+_NEXT_TURN = (
+    select(func.coalesce(func.max(_BEFORE.c.turn), 0) + 1)
+    .where(
+        _BEFORE.c.worker == bindparam("who"),
+        _BEFORE.c.flow_id == bindparam("flow"),
+        _BEFORE.c.state == SUBMITTED,
+    )
+    .scalar_subquery()
+)
 _ANSWER = (
     update(_MINE)
     .where(_OF_MINE)
     .values(
         state=SUBMITTED, answer=bindparam("given"), label=bindparam("said"), draft=None,
         lease_until=None, submitted_at=bindparam("at"), spent_ms=bindparam("spent"),
+        turn=_NEXT_TURN,
     )
 )  # fmt: skip
 _COUNT = (
@@ -210,6 +223,8 @@ def submit(
         return None if loop.answer == answer else Taken.ANSWERED_ALREADY
     if loop.phase != OPEN:
         return Taken.CLOSED
+    if loop.state == EXCLUDED:
+        return Taken.FOR_OTHERS
     slots, waits = loop.free_slots, loop.queue
     if loop.state != WORKING:
         if slots < 1:
@@ -221,7 +236,10 @@ def submit(
     full = loop.answers + 1 == loop.task_count
     _ANSWER_AND_COUNT.run(
         connection,
-        {"loop": loop_id, "who": worker, "given": answer, "said": label, "at": at, "spent": spent},
+        {
+            "loop": loop_id, "who": worker, "flow": flow_id, "given": answer, "said": label,
+            "at": at, "spent": spent,
+        },
         {
             "loop": loop_id, "number": loop.answers + 1, "slots": slots, "waits": waits,
             "next_phase": ANSWERED if full else OPEN, "modified": max(now, loop.modified_at),

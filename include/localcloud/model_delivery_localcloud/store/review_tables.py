@@ -146,13 +146,14 @@ class Assignment(Base):
     """One reviewer's part in a human loop: at most one, by its key.
 
     A slot is taken while the state is `working` (until `lease_until`, null otherwise) or
-    `answered`. A lapsed or skipped assignment keeps its draft.
+    `answered`. A lapsed or skipped assignment keeps its draft. One that is `excluded` never takes
+    a slot. `turn` orders a reviewer's answers in a flow as they came, whatever the clock did.
     """
 
     __tablename__ = "review_assignments"
     __table_args__ = (
         Index("review_assignments_lease", "lease_until"),
-        Index("review_assignments_worker", "worker", "flow_id", "state", "submitted_at"),
+        Index("review_assignments_worker", "worker", "flow_id", "state", "turn"),
         Index("review_assignments_flow", "flow_id", "submitted_at"),
     )
 
@@ -165,6 +166,7 @@ class Assignment(Base):
     accepted_at: Mapped[int]
     lease_until: Mapped[int | None]
     submitted_at: Mapped[int | None] = mapped_column(default=None)
+    turn: Mapped[int | None] = mapped_column(default=None)
     spent_ms: Mapped[int] = mapped_column(default=0)
     draft: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     answer: Mapped[dict[str, Any] | None] = mapped_column(default=None)

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from functools import cache
 
@@ -68,6 +68,11 @@ def remove_user(session: Session, name: str) -> bool:
     session.execute(delete(UserGroup).where(UserGroup.user == name))
     session.delete(user)
     return True
+
+
+def users_of(session: Session, worker_ids: Collection[str]) -> list[User]:
+    """Return the users whom outputs name by these ids."""
+    return list(session.scalars(select(User).where(User.worker_id.in_(worker_ids))))
 
 
 def begin_session(session: Session, name: str, seconds: int) -> str:

@@ -22,7 +22,8 @@ from model_delivery_localcloud.store import review_queue
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.review_completion import Finished
-from model_delivery_localcloud.store.review_tables import FlowDefinition
+from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
+from model_delivery_localcloud.workers.heartbeat import beating
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ IDLE_SECONDS = 0.5
 # A transaction of the worker is as short as one of the reviewers: on SQLite they take turns.
 BATCH = 32
 WRITERS = 4
+RENEW_SECONDS = store.CLAIM_MS / 3000
 # Of the threads that write outputs, beside whatever answers reviewers: an output can wait.
 NICENESS = 10
 Written = tuple[Finished, str, str | None]
@@ -85,7 +87,9 @@ class ReviewKeeper:
             # What is read and written now keeps no reviewer's answer waiting.
             with self._database.read() as session:
                 finished = store.finished(session, claimed)
-            self._record(list(self._writers.map(self._write, finished)))
+            with beating(lambda: self._renew(claimed), RENEW_SECONDS, "outputs of human loops"):
+                written = list(self._writers.map(self._write, finished))
+            self._record(written)
         return done + len(claimed)
 
     def call_webhook(self) -> int:
@@ -114,6 +118,10 @@ class ReviewKeeper:
                 done = 0
             if not done:
                 self._leaving.wait(IDLE_SECONDS)
+
+    def _renew(self, claimed: list[HumanLoop]) -> None:
+        with self._database.write() as session:
+            store.renew_claims(session, claimed, now_ms())
 
     def _write(self, finished: Finished) -> Written:
         uri = output_uri(finished.flow, finished.loop)

@@ -5,11 +5,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from model_delivery_localcloud.errors import LeaseLost, ObjectError, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
@@ -18,6 +15,7 @@ from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import Lease
 from model_delivery_localcloud.workers.execution import execute
 from model_delivery_localcloud.workers.folders import job_folder, sweep_folders
+from model_delivery_localcloud.workers.heartbeat import beating
 from model_delivery_localcloud.workers.kinds import WORK
 from model_delivery_localcloud.workers.work import (
     CLIENT_ERROR,
@@ -178,23 +176,6 @@ class _HeldLease:
     def _told(self) -> str:
         return self._progress.read_text() if self._progress.exists() else ""
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self) -> AbstractContextManager[None]:
         """Renew in the background while the block runs; what went wrong shows at the commit."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._beat, args=(done,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-    def _beat(self, done: threading.Event) -> None:
-        while not done.wait(min(RENEW_SECONDS, self._seconds / 3)):
-            try:
-                self.renew()
-            except LeaseLost:
-                return
-            except SQLAlchemyError as error:
-                log.warning("%s: lease not renewed: %s", self.lease.name, error)
+        return beating(self.renew, min(RENEW_SECONDS, self._seconds / 3), self.lease.name)
