@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,24 +145,33 @@ class ImageSource(LineSource):
             file.seek(data.offset)
             lines = split_lines(file.read(data.length))
             check_state(file.fileno(), data.state, self._shard["uri"])
-        with ThreadPoolExecutor(_READERS) as readers:
-            packed = pack(zip(lines, readers.map(self._object, lines), strict=True))
-            path = self._spool / f"images-{part.index}"
-            with path.open("wb") as file:
-                file.writelines(packed)
+        path = self._spool / f"images-{part.index}"
+        with ThreadPoolExecutor(_READERS) as readers, path.open("wb") as file:
+            begun = [self._begin(line, readers) for line in lines]
+            contents = (each.result() if isinstance(each, Future) else each for each in begun)
+            file.writelines(pack(zip(lines, contents, strict=True)))
         if data.spooled:
             data.path.unlink()
         return PartData(part, path, 0, path.stat().st_size, spooled=True)
 
-    def _object(self, line: bytes) -> bytes | str:
+    def _begin(self, line: bytes, readers: ThreadPoolExecutor) -> "Future[bytes | str] | bytes | str":
+        """Look at what a line names; what is no file here is brought by a thread, for it waits."""
+        named = Named.of(line)
+        if named is None:
+            return ""
+        try:
+            is_file = self._storage.local_path(named.uri) is not None
+        except Exception:  # a URI that names nothing: why, is said below
+            is_file = False
+        return self._object(named) if is_file else readers.submit(self._object, named)
+
+    def _object(self, named: Named) -> bytes | str:
         """Return an object's bytes, a file's path and state where objects are files, or a reason.
 
         An object that is not there is its record's fault. A store that does not answer is not: it
         fails the task, which goes on when it is tried again.
         """
-        named, storage = Named.of(line), self._storage
-        if named is None:
-            return ""
+        storage = self._storage
         try:
             return self._content(named, storage.read)
         except BatchError:
@@ -271,7 +280,7 @@ class Images(PartReader):
     def _read(
         self, entries: Sequence[tuple[bytes, memoryview | str]], start: int
     ) -> tuple[Batch, int]:
-        samples: list[dict[str, Array]] = []
+        samples = _Samples(self._spec, len(entries))
         echoes: list[bytes] = []
         faults: dict[int, Fault] = {}
         count, offset = 0, start
@@ -286,7 +295,7 @@ class Images(PartReader):
                 if isinstance(found, str):
                     faults[count] = self._fault(line, offset, found)
                 else:
-                    samples.append({self._spec.name: found})
+                    samples.add(found)
                     echoes.append(_echo(line))
                 count += 1
             offset += len(line) + 1
@@ -295,8 +304,7 @@ class Images(PartReader):
             at, line = records_of([line for line, _ in entries], start)[place]
             return self._fault(line, at, reason)
 
-        tensors = stack_samples(samples)
-        return Batch(count, echoes, tensors, fault_of, faults), len(entries) - count
+        return Batch(count, echoes, samples.tensors(), fault_of, faults), len(entries) - count
 
     def _fault(self, line: bytes, offset: int, reason: str) -> Fault:
         origin = open_envelope(line)
@@ -307,7 +315,7 @@ class Images(PartReader):
         return Fault(reason, self._uri, offset, text, encoded)
 
     def _image(self, data: memoryview) -> Array | str:
-        """Return the tensor, or why there is none."""
+        """Return the pixels, or why there are none."""
         return self._decode(data) if data.nbytes else "the object is empty"
 
     def _decode(self, data: memoryview) -> Array | str:
@@ -327,8 +335,31 @@ class Images(PartReader):
             image = image[:, :, None]
         if layout.channels_first:
             image = image.transpose(2, 0, 1)
-        typed: Array = image.astype(NUMPY_TYPES[self._spec.dtype], copy=False)
-        return typed
+        pixels: Array = image
+        return pixels
+
+
+class _Samples:
+    """A batch's tensor: each image goes into its place while it is in the core's cache."""
+
+    def __init__(self, spec: TensorSpec, count: int) -> None:
+        self._spec, self._dtype = spec, NUMPY_TYPES[spec.dtype]
+        shape = spec.shape[1:]
+        self._array = None if -1 in shape else np.empty((count, *shape), self._dtype)
+        self._count = 0
+        self._apart: list[dict[str, Array]] = []
+
+    def add(self, pixels: Array) -> None:
+        if self._array is None:
+            self._apart.append({self._spec.name: pixels.astype(self._dtype, copy=False)})
+        else:
+            self._array[self._count] = pixels
+        self._count += 1
+
+    def tensors(self) -> dict[str, Array] | list[dict[str, Array]]:
+        if self._array is None or not self._count:
+            return stack_samples(self._apart)
+        return {self._spec.name: self._array[: self._count]}
 
 
 def _from_file(named: Named | None, content: memoryview | str) -> memoryview | str:
