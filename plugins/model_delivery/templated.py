@@ -1,4 +1,4 @@
-"""Numbers and words of templated fields, which come as text: read, or refused by the field's name."""
+"""Numbers and words of templated fields, which come as text: read, or refused by field."""
 
 import math
 from enum import StrEnum

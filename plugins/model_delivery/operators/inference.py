@@ -95,7 +95,10 @@ class PlanShardsOperator(StorageConnected):
 def _shard_count(shards: int | str) -> int:
     from airflow.configuration import conf
 
-    count, most = whole_number("shards", shards), conf.getint("core", "max_map_length", fallback=1024)
+    count, most = (
+        whole_number("shards", shards),
+        conf.getint("core", "max_map_length", fallback=1024),
+    )
     if count is None or not 1 <= count <= most:
         raise InvalidRequestError(f"shards is {shards}: give 1 to {most} (core.max_map_length)")
     return count

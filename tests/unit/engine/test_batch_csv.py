@@ -135,9 +135,7 @@ def test_plans_cut_between_rows(job: Job, seed: int, monkeypatch: pytest.MonkeyP
     assert {shard["end"] for shard in shards} <= set(ends)
 
 
-def test_what_can_be_read_in_two_ways_is_not_cut(
-    job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_can_be_read_in_two_ways_is_not_cut(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line opens quotes that the next one closes, from whichever the reading begins."""
     monkeypatch.setattr("model_delivery_engine.batch.csv_rows.LONGEST_ROW_BYTES", 2_000)
     monkeypatch.setattr("model_delivery_engine.batch.csv_cuts.LONGEST_ROW_BYTES", 2_000)

@@ -144,7 +144,7 @@ def test_a_resumed_jobs_progress_is_that_of_the_job(
     again = Job(tmp_path / "job", linear_bundle, uri=job.uri)
     assert again.run() == ShardResult(40_000, 40_000 - bad, bad)
     (done,) = (line for line in again.told if "is complete" in line)
-    assert f": 40000 records, " in done
+    assert ": 40000 records, " in done
     assert done.endswith(f"100.0 %, 0 s left, {bad} failed")
 
 

@@ -17,7 +17,7 @@ def test_whole_numbers(value: object, found: int | None) -> None:
 
 @pytest.mark.parametrize("value", ["inf", "25.9", "nan", "x", [], True])
 def test_what_is_no_whole_number(value: object) -> None:
-    with pytest.raises(InvalidRequestError, match="^n is "):
+    with pytest.raises(InvalidRequestError, match=r"^n is "):
         whole_number("n", value)
 
 
@@ -32,7 +32,7 @@ def test_operators_refuse_by_name() -> None:
     plan = PlanShardsOperator(task_id="plan", input_uri="file:///none.jsonl", shards="inf")
     with pytest.raises(InvalidRequestError, match="shards is 'inf': give a number"):
         plan.execute({})  # type: ignore[typeddict-item]
-    with pytest.raises(InvalidRequestError, match="max_errors is '1.5'"):
+    with pytest.raises(InvalidRequestError, match=r"max_errors is '1\.5'"):
         error_budget("1.5", None)
     recommend = CreateBatchInferenceJobOperator(
         task_id="recommend", solution_version_arn="arn:aws:personalize:r:1:solution/s/1",

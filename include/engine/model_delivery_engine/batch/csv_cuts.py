@@ -1,9 +1,11 @@
 """Where an object of CSV may be cut, found from what lies around a place in it.
 
-Whether a line's end is inside quotes depends on all that stands before. But a row of several lines is
-no longer than `LONGEST_ROW_BYTES`, so the row that a place lies in began no further back: rows are
-read from every line's beginning there, and where all these readings meet, a row begins, whatever
-stands before. Source: speculative parsing, Ge et al., SIGMOD 2019, https://doi.org/10.1145/3299869.3319898
+Whether a line's end is inside quotes depends on all that stands before. But a row of several lines
+is no longer than `LONGEST_ROW_BYTES`, so the row that a place lies in began no further back: rows
+are read from every line's beginning there, and where all these readings meet, a row begins,
+whatever stands before.
+
+Source: speculative parsing, Ge et al., SIGMOD 2019, https://doi.org/10.1145/3299869.3319898
 """
 
 import itertools
@@ -75,5 +77,7 @@ def _meeting(data: bytes, wanted: int, is_row: IsRow, *, first: bool, last: bool
 
 def _beginnings(starts: list[int]) -> set[int]:
     """Return the lines one of which begins a row: the first whole one, and those near it."""
-    within = itertools.takewhile(lambda n: starts[n] <= LONGEST_ROW_BYTES + 1, range(1, len(starts)))
+    within = itertools.takewhile(
+        lambda n: starts[n] <= LONGEST_ROW_BYTES + 1, range(1, len(starts))
+    )
     return {1, *within}

@@ -154,7 +154,9 @@ class ImageSource(LineSource):
             data.path.unlink()
         return PartData(part, path, 0, path.stat().st_size, spooled=True)
 
-    def _begin(self, line: bytes, readers: ThreadPoolExecutor) -> "Future[bytes | str] | bytes | str":
+    def _begin(
+        self, line: bytes, readers: ThreadPoolExecutor
+    ) -> "Future[bytes | str] | bytes | str":
         """Look at what a line names; what is no file here is brought by a thread, for it waits."""
         named = Named.of(line)
         if named is None:
@@ -280,7 +282,7 @@ class Images(PartReader):
     def _read(
         self, entries: Sequence[tuple[bytes, memoryview | str]], start: int
     ) -> tuple[Batch, int]:
-        samples = _Samples(self._spec, len(entries))
+        samples: list[dict[str, Array]] = []
         echoes: list[bytes] = []
         faults: dict[int, Fault] = {}
         count, offset = 0, start
@@ -295,7 +297,7 @@ class Images(PartReader):
                 if isinstance(found, str):
                     faults[count] = self._fault(line, offset, found)
                 else:
-                    samples.add(found)
+                    samples.append({self._spec.name: found})
                     echoes.append(_echo(line))
                 count += 1
             offset += len(line) + 1
@@ -304,7 +306,8 @@ class Images(PartReader):
             at, line = records_of([line for line, _ in entries], start)[place]
             return self._fault(line, at, reason)
 
-        return Batch(count, echoes, samples.tensors(), fault_of, faults), len(entries) - count
+        tensors = stack_samples(samples)
+        return Batch(count, echoes, tensors, fault_of, faults), len(entries) - count
 
     def _fault(self, line: bytes, offset: int, reason: str) -> Fault:
         origin = open_envelope(line)
@@ -315,7 +318,7 @@ class Images(PartReader):
         return Fault(reason, self._uri, offset, text, encoded)
 
     def _image(self, data: memoryview) -> Array | str:
-        """Return the pixels, or why there are none."""
+        """Return the tensor, or why there is none."""
         return self._decode(data) if data.nbytes else "the object is empty"
 
     def _decode(self, data: memoryview) -> Array | str:
@@ -335,31 +338,8 @@ class Images(PartReader):
             image = image[:, :, None]
         if layout.channels_first:
             image = image.transpose(2, 0, 1)
-        pixels: Array = image
-        return pixels
-
-
-class _Samples:
-    """A batch's tensor: each image goes into its place while it is in the core's cache."""
-
-    def __init__(self, spec: TensorSpec, count: int) -> None:
-        self._spec, self._dtype = spec, NUMPY_TYPES[spec.dtype]
-        shape = spec.shape[1:]
-        self._array = None if -1 in shape else np.empty((count, *shape), self._dtype)
-        self._count = 0
-        self._apart: list[dict[str, Array]] = []
-
-    def add(self, pixels: Array) -> None:
-        if self._array is None:
-            self._apart.append({self._spec.name: pixels.astype(self._dtype, copy=False)})
-        else:
-            self._array[self._count] = pixels
-        self._count += 1
-
-    def tensors(self) -> dict[str, Array] | list[dict[str, Array]]:
-        if self._array is None or not self._count:
-            return stack_samples(self._apart)
-        return {self._spec.name: self._array[: self._count]}
+        typed: Array = image.astype(NUMPY_TYPES[self._spec.dtype], copy=False)
+        return typed
 
 
 def _from_file(named: Named | None, content: memoryview | str) -> memoryview | str:

@@ -128,7 +128,8 @@ def read_items(lines: Iterable[str], wanted: Iterable[str]) -> dict[str, dict[st
         names = _header(next(rows, []))
         if missing := sorted({ID_COLUMN, *wanted} - set(names)):
             raise BatchError(
-                f"the items have no column {missing[0]}; they have {', '.join(names) or 'no header'}"
+                f"the items have no column {missing[0]}; they have "
+                f"{', '.join(names) or 'no header'}"
             )
         places = {each: names.index(each) for each in wanted}
         found: dict[str, dict[str, str]] = {}

@@ -7,7 +7,7 @@ EVERY_S = 10.0
 
 
 class Progress:
-    """Tells records and those that failed, of the shard; records a second and time left, of this run.
+    """Tells a shard's records and those that failed, and this run's records a second and time left.
 
     :param tell: takes a line
     :param share: returns how much of the shard is done, 0 to 1
@@ -47,6 +47,6 @@ class Progress:
         moved = share - self._begun
         left = (1 - share) * seconds / moved if moved else 0.0
         return (
-            f"{self._records} records, {rate:.0f} records/s, {100 * share:.1f} %, {left:.0f} s left, "
-            f"{self._failed} failed"
+            f"{self._records} records, {rate:.0f} records/s, {100 * share:.1f} %, "
+            f"{left:.0f} s left, {self._failed} failed"
         )

@@ -211,7 +211,7 @@ class RecommenderLines(PartReader):
         return Batch(len(pairs), echoes, tensors, fault_of, faults), len(lines) - len(pairs)
 
     def _read_line(self, line: bytes) -> tuple[dict[str, Any] | str, bytes]:
-        """Return a line's tensors, or what is wrong with it; and its record, if in an error line."""
+        """Return a line's tensors, or what is wrong with it; and its record, or an error line's."""
         row = self._known.get(line)
         if row is not None:
             return {self._name: row}, line

@@ -26,7 +26,13 @@ from model_delivery_engine.batch.records import RecordParser
 from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
 from model_delivery_engine.batch.storage import check_state
 from model_delivery_engine.disk import disk_watched
-from model_delivery_engine.errors import BatchError, EngineError, InferenceError, ShortageError, one_line
+from model_delivery_engine.errors import (
+    BatchError,
+    EngineError,
+    InferenceError,
+    ShortageError,
+    one_line,
+)
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.tensors import NUMPY_TYPES, Array
 
