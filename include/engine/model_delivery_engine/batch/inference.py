@@ -124,9 +124,9 @@ def _one_by_one(
         except InferenceError as error:
             reasons[n] = str(error)
     first = next((n for n, rows in enumerate(done) if rows is not None), None)
-    for n, error in short.items():
+    for n, why in short.items():
         if first is None:
-            raise error
+            raise why
         found = _again(samples[n], samples[first], model)
         if isinstance(found, str):
             reasons[n] = found
