@@ -366,6 +366,78 @@ def test_tags_come_and_go(client: Any, version: str, request_of: Any) -> None:
     many = [{"tagKey": f"k{n}", "tagValue": "v"} for n in range(51)]
     with pytest.raises(client.exceptions.TooManyTagsException):
         client.tag_resource(resourceArn=arn, tags=many)
+    with pytest.raises(client.exceptions.TooManyTagsException):
+        client.create_batch_inference_job(**request_of(version, [], tags=many))
+    for key in ("b", "AWS:mine"):
+        twice = [{"tagKey": key, "tagValue": value} for value in "12"]
+        with pytest.raises(client.exceptions.InvalidInputException, match=rf"tags: '{key}' "):
+            client.tag_resource(resourceArn=arn, tags=twice)
+
+
+def test_a_filter_has_as_many_tags_as_a_job(client: Any, version: str) -> None:
+    request = {
+        "name": f"filter-{uuid4().hex[:8]}",
+        "datasetGroupArn": f"arn:aws:personalize:{REGION}:{ACCOUNT}:dataset-group/films",
+        "filterExpression": "EXCLUDE ItemID WHERE Items.YEAR = 1990",
+    }
+    tags = [{"tagKey": f"k{n}", "tagValue": "v"} for n in range(51)]
+    with pytest.raises(client.exceptions.TooManyTagsException):
+        client.create_filter(**request, tags=tags)
+    made = client.create_filter(**request, tags=tags[:50])["filterArn"]
+    client.delete_filter(filterArn=made)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket", "s3:///key"])
+def test_a_path_that_names_no_object_is_refused(
+    client: Any, version: str, request_of: Any, path: str
+) -> None:
+    request = request_of(version, [{"userId": "u1"}])
+    request["jobInput"]["s3DataSource"]["path"] = path
+    with pytest.raises(client.exceptions.InvalidInputException, match="must be s3://bucket/key"):
+        client.create_batch_inference_job(**request)
+
+
+def test_a_solutions_versions_come_in_pages(cloud: Any, client: Any, folder: Path) -> None:
+    first = register(cloud, folder, Recipe.USER_PERSONALIZATION, items=False)
+    solution = first.rpartition("/")[0]
+    name = solution.rpartition("/")[2]
+    archive = folder / "another.tar.gz"
+    write_recommender_bundle(
+        archive, name=name, recipe=Recipe.USER_PERSONALIZATION, users=USERS[:9], items=ITEMS,
+        user_factors=USER_FACTORS[:9], item_factors=ITEM_FACTORS, source_uri="file:///none",
+    )  # fmt: skip
+    cloud.store.client().upload_file(str(archive), BUCKET, f"recommenders/{name}/2.tar.gz")
+    cloud.run(
+        "solution-version", "register", "--solution", name, "--recipe", "user-personalization",
+        "--bundle", f"s3://{BUCKET}/recommenders/{name}/2.tar.gz", "--region", REGION,
+    )  # fmt: skip
+    pages = list(
+        client.get_paginator("list_solution_versions").paginate(
+            solutionArn=solution, PaginationConfig={"PageSize": 1}
+        )
+    )
+    found = [each["solutionVersionArn"] for page in pages for each in page["solutionVersions"]]
+    assert [len(page["solutionVersions"]) for page in pages] == [1, 1]
+    assert found[0] == first
+    assert len(set(found)) == 2
+
+
+def test_a_failed_job_leaves_no_parts(
+    cloud: Any, client: Any, folder: Path, request_of: Any, worker: None
+) -> None:
+    """Its filter leaves no item, which its processes find once it is begun."""
+    mine = register(cloud, folder, Recipe.USER_PERSONALIZATION)
+    name = mine.rpartition("/")[0].rpartition("/")[2]
+    group = f"arn:aws:personalize:{REGION}:{ACCOUNT}:dataset-group/{name}"
+    made = client.create_filter(
+        name=f"filter-{uuid4().hex[:8]}", datasetGroupArn=group,
+        filterExpression="INCLUDE ItemID WHERE Items.YEAR = 1500",
+    )["filterArn"]  # fmt: skip
+    request = request_of(mine, [{"userId": "u1"}], filterArn=made)
+    job = wait(client, client.create_batch_inference_job(**request)["batchInferenceJobArn"])
+    assert job["status"] == "CREATE FAILED"
+    assert "the filter leaves no item to recommend" in job["failureReason"]
+    assert objects(cloud, request["jobName"]) == {}
 
 
 def test_another_accounts_and_regions_jobs_are_unknown(

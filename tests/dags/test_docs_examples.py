@@ -13,9 +13,12 @@ from model_delivery.operators import (
     human_loops,
     human_review,
     human_task_uis,
+    inference,
+    personalize,
     quality_gate,
 )
 from model_delivery.sensors import human_review as review_sensors
+from model_delivery.sensors import personalize as personalize_sensors
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "operators").glob("*.md"))
 
@@ -51,6 +54,9 @@ HUMAN_REVIEW = [
 ]  # fmt: skip
 
 
+BATCHES = [inference, personalize, personalize_sensors]
+
+
 def operators_of(module: ModuleType) -> set[str]:
     return {
         name
@@ -62,7 +68,7 @@ def operators_of(module: ModuleType) -> set[str]:
     }
 
 
-def test_every_operator_of_compilation_and_of_human_review_has_a_page() -> None:
+def test_every_operator_of_compilation_review_and_batches_has_a_page() -> None:
     titles = {page.read_text().splitlines()[0].removeprefix("# ") for page in PAGES}
-    assert titles >= COMPILATION.union(*map(operators_of, HUMAN_REVIEW))
+    assert titles >= COMPILATION.union(*map(operators_of, [*HUMAN_REVIEW, *BATCHES]))
     assert operators_of(human_loops) == {"StartHumanLoopsOperator", "StopHumanLoopsOperator"}

@@ -14,11 +14,12 @@ EngineError
 ├── InferenceError          inputs that do not fit the model, or a run that failed
 │   └── MemoryShortError    a model that needs more memory than it may have
 ├── BatchError              a batch that cannot be planned, run or merged
- │   ├── BudgetError         more records failed than may
- │   └── StoppedError        a run that was told to end; it goes on when it is run again
- ├── ReviewError             answers that cannot be reviewed, or reviews that cannot be used
- │   └── ConditionsError     activation conditions that break their grammar
- ├── DiskFullError           no space on this machine's disk: no fault of what is read
+│   ├── BudgetError         more records failed than may
+│   ├── StoppedError        a run that was told to end; it goes on when it is run again
+│   └── ShortageError       a machine short of memory; another try goes on
+├── ReviewError             answers that cannot be reviewed, or reviews that cannot be used
+│   └── ConditionsError     activation conditions that break their grammar
+├── DiskFullError           no space on this machine's disk: no fault of what is read
 └── ReportError             a delivery that cannot be drawn
 
 Each message names the thing (file, member, input, target) and says what to do next. `Reason` types
@@ -61,6 +62,7 @@ class Reason(StrEnum):
     SANDBOX_MISSING = "SANDBOX_MISSING"
     ENVIRONMENT_FAILED = "ENVIRONMENT_FAILED"
     DISK_FULL = "DISK_FULL"
+    MEMORY_SHORT = "MEMORY_SHORT"
 
 
 class EngineError(Exception):
@@ -156,6 +158,12 @@ class BudgetError(BatchError):
 
 class StoppedError(BatchError):
     """A run was told to end before it was done; another goes on where it stopped."""
+
+
+class ShortageError(BatchError):
+    """This machine was short of memory, or its kernel killed a process: another try goes on."""
+
+    usual = Reason.MEMORY_SHORT
 
 
 class DiskFullError(EngineError):

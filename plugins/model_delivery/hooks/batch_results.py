@@ -15,6 +15,7 @@ from model_delivery_engine.errors import EngineError
 
 from model_delivery.exceptions import DeliveryRefusedError
 from model_delivery.hooks.storage import StorageHook
+from model_delivery.templated import word
 from model_delivery.xcom import VERSION, MergedResults
 
 
@@ -37,7 +38,8 @@ def publish_results(
     """
     prefix = output_uri.rstrip("/")
     folder = f"{prefix}/_parts"
-    form, packed = OutputFormat(output_format), Compression(output_compression)
+    form = word("output_format", output_format, OutputFormat)
+    packed = word("output_compression", output_compression, Compression)
     destination = Destination(
         f"{prefix}/results{result_suffix(form, packed)}",
         f"{prefix}/errors{result_suffix(OutputFormat.JSONL, packed)}",

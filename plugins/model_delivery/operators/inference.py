@@ -13,6 +13,7 @@ from airflow.sdk import Context
 from model_delivery.exceptions import DeliveryError, DeliveryRefusedError, InvalidRequestError
 from model_delivery.lineage import Lineage, ReportsLineage
 from model_delivery.storage_connected import StorageConnected
+from model_delivery.templated import number, whole_number, word
 from model_delivery.xcom import VERSION, MergedResults, PlannedShard, ShardOutput
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class PlanShardsOperator(StorageConnected):
         stat = storage.stat(uri)
         if not stat.size:
             raise InvalidRequestError(f"{self.input_uri} is empty: there is nothing to infer")
-        size = None if self.record_bytes is None else int(self.record_bytes)
+        size = whole_number("record_bytes", self.record_bytes)
         try:
             encoding = encoding_of(uri, self.input_format)
             shards = plan(storage, uri, count, input_format=self.input_format, record_bytes=size)
@@ -94,9 +95,12 @@ class PlanShardsOperator(StorageConnected):
 def _shard_count(shards: int | str) -> int:
     from airflow.configuration import conf
 
-    count, most = int(float(shards)), conf.getint("core", "max_map_length", fallback=1024)
-    if not 1 <= count <= most:
-        raise InvalidRequestError(f"shards is {count}: give 1 to {most} (core.max_map_length)")
+    count, most = (
+        whole_number("shards", shards),
+        conf.getint("core", "max_map_length", fallback=1024),
+    )
+    if count is None or not 1 <= count <= most:
+        raise InvalidRequestError(f"shards is {shards}: give 1 to {most} (core.max_map_length)")
     return count
 
 
@@ -165,14 +169,14 @@ class _Asking(StorageConnected):
         from model_delivery_engine.batch.recipes import is_recommender
         from model_delivery_engine.batch.recommend import Recommendations
 
-        results = None if self.num_results is None else int(self.num_results)
+        results = whole_number("num_results", self.num_results)
         recommends = results is not None or is_recommender(manifest)
         return BatchOptions(
-            batch_size=None if self.batch_size is None else int(self.batch_size),
+            batch_size=whole_number("batch_size", self.batch_size),
             input_format=input_format,
             input_fields=self.input_fields,
-            output_format=OutputFormat(self.output_format),
-            output_compression=Compression(self.output_compression),
+            output_format=word("output_format", self.output_format, OutputFormat),
+            output_compression=word("output_compression", self.output_compression, Compression),
             recommendations=Recommendations(results) if recommends else None,
         )
 
@@ -180,7 +184,12 @@ class _Asking(StorageConnected):
         """Run a shard; return its counts and the model's digest."""
         from model_delivery_engine.batch.pipeline import ShardJob, run_shard
         from model_delivery_engine.batch.shards import Shard
-        from model_delivery_engine.errors import DiskFullError, EngineError, StoppedError
+        from model_delivery_engine.errors import (
+            DiskFullError,
+            EngineError,
+            ShortageError,
+            StoppedError,
+        )
 
         from model_delivery.hooks.bundle import fetched_bundle
 
@@ -197,7 +206,7 @@ class _Asking(StorageConnected):
                 )  # fmt: skip
                 self._stop = threading.Event()
                 result = run_shard(job, storage, self.log.info, self._stop)
-        except (StoppedError, DiskFullError) as error:
+        except (StoppedError, DiskFullError, ShortageError) as error:
             raise DeliveryError(str(error)) from error  # a retry goes on
         except EngineError as error:
             raise DeliveryRefusedError(str(error)) from error
@@ -340,7 +349,7 @@ def error_budget(
     from model_delivery_engine.batch.budget import ErrorBudget
 
     return ErrorBudget(
-        None if max_errors is None else int(max_errors),
-        None if max_error_percent is None else float(max_error_percent),
+        whole_number("max_errors", max_errors),
+        number("max_error_percent", max_error_percent),
         early,
     )

@@ -14,6 +14,7 @@ from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.lineage import Lineage
 from model_delivery.links.job import console_url, is_aws
+from model_delivery.templated import number, whole_number
 from model_delivery.xcom import (
     VERSION,
     BatchInferenceJobResult,
@@ -132,12 +133,7 @@ class CreateBatchInferenceJobOperator(JobOperator):
         )
 
     def _results(self) -> int | None:
-        if self.num_results in {None, ""}:
-            return None
-        try:
-            return int(float(str(self.num_results)))
-        except ValueError as error:
-            raise InvalidRequestError(f"num_results {self.num_results!r} is no number") from error
+        return whole_number("num_results", self.num_results)
 
     def _check(self) -> None:
         if ":solution/" not in self.solution_version_arn:
@@ -163,13 +159,15 @@ class CreateBatchInferenceJobOperator(JobOperator):
             raise InvalidRequestError(f"{len(self.tags or {})} tags: a job has at most {MOST_TAGS}")
 
     def _influence(self) -> dict[str, float]:
-        given = {name: float(weight) for name, weight in (self.ranking_influence or {}).items()}
-        for name, weight in given.items():
-            if name not in INFLUENCES or not 0 <= weight <= 1:
+        given: dict[str, float] = {}
+        for name, weight in (self.ranking_influence or {}).items():
+            found = number(f"ranking_influence {name}", weight)
+            if name not in INFLUENCES or found is None or not 0 <= found <= 1:
                 raise InvalidRequestError(
                     f"ranking_influence {name}={weight}: give {' and '.join(INFLUENCES)} a weight "
                     "of 0 to 1"
                 )
+            given[name] = found
         return given
 
     def page_url(self, handle: Handle) -> str:

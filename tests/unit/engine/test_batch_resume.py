@@ -1,5 +1,6 @@
 """Resume: a killed job's output is the same, byte for byte, as one that ran through."""
 
+import gzip
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.pipeline import (
     BatchOptions,
     ShardJob,
+    ShardResult,
     run_shard,
     shard_folder,
 )
@@ -128,6 +130,22 @@ def test_a_job_almost_done_reads_almost_nothing(job: Job) -> None:
     job.storage.read_bytes.clear()
     assert job.run_one(0).records == 250_000
     assert 0 < job.storage.read_bytes[URI] <= size * 0.04
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_resumed_jobs_progress_is_that_of_the_job(
+    tmp_path: Path, linear_bundle: Bundle, suffix: str
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri=f"mem://in.jsonl{suffix}")
+    text, bad = lines(40_000), len(range(7, 40_000, 97))
+    kill_at(job, 8)
+    with pytest.raises(KilledError):
+        job.run(gzip.compress(text) if suffix else text)
+    again = Job(tmp_path / "job", linear_bundle, uri=job.uri)
+    assert again.run() == ShardResult(40_000, 40_000 - bad, bad)
+    (done,) = (line for line in again.told if "is complete" in line)
+    assert ": 40000 records, " in done
+    assert done.endswith(f"100.0 %, 0 s left, {bad} failed")
 
 
 def test_a_complete_shard_is_not_run_again(job: Job, data: bytes) -> None:

@@ -96,3 +96,25 @@ def test_a_column_that_is_missing_is_named() -> None:
         columns("id,genres")
     with pytest.raises(BatchError, match="no column PRICE; they have ITEM_ID, TITLE"):
         read_items(CSV.splitlines(), ["PRICE"])
+
+
+def test_spaces_around_cells_are_not_part_of_them() -> None:
+    items = read_items(["ITEM_ID , GENRES", " 1 , Comedy | Drama ", "2,Horror"], ["GENRES"])
+    found = parse_filter('EXCLUDE ItemID WHERE Items.GENRES IN ("Drama")')
+    assert found.excluded(["1", "2"], items) == ("1",)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (["1,a", "2,b", "1,c"], "row in line 4 has ITEM_ID '1' again"),
+        (["1,a", "2"], "row in line 3 has 1 cells for 2 columns"),
+        (["1,a", "2,b,c"], "row in line 3 has 3 cells for 2 columns"),
+        (["1,a", " ,b"], "row in line 3 has no ITEM_ID"),
+    ],
+)
+def test_items_that_a_filter_could_not_tell_apart_are_refused(rows: list[str], why: str) -> None:
+    with pytest.raises(BatchError, match=why):
+        read_items(["ITEM_ID,GENRES", *rows], ["GENRES"])
+    with pytest.raises(BatchError, match="column GENRES twice"):
+        columns("ITEM_ID,Genres,genres")

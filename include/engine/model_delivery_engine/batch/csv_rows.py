@@ -49,14 +49,17 @@ def ends_open(text: bytes) -> bool:
     return bool(closings) and not closings[-1]
 
 
+def row_after(lines: list[bytes], at: int, is_row: IsRow) -> int:
+    """Return the place of the line after the row that begins with a line."""
+    end = _closed_at(lines, at) if QUOTE in lines[at] and ends_open(lines[at]) else None
+    return end if end is not None and is_row(b"\n".join(lines[at:end])) else at + 1
+
+
 def _rows(lines: list[bytes], is_row: IsRow) -> Iterator[bytes]:
     at = 0
     while at < len(lines):
-        end = _closed_at(lines, at) if QUOTE in lines[at] and ends_open(lines[at]) else None
-        row = lines[at] if end is None else b"\n".join(lines[at:end])
-        if end is None or not is_row(row):
-            row, end = lines[at], at + 1
-        yield row
+        end = row_after(lines, at, is_row)
+        yield b"\n".join(lines[at:end])
         at = end
 
 

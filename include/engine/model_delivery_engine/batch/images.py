@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,24 +145,35 @@ class ImageSource(LineSource):
             file.seek(data.offset)
             lines = split_lines(file.read(data.length))
             check_state(file.fileno(), data.state, self._shard["uri"])
-        with ThreadPoolExecutor(_READERS) as readers:
-            packed = pack(zip(lines, readers.map(self._object, lines), strict=True))
-            path = self._spool / f"images-{part.index}"
-            with path.open("wb") as file:
-                file.writelines(packed)
+        path = self._spool / f"images-{part.index}"
+        with ThreadPoolExecutor(_READERS) as readers, path.open("wb") as file:
+            begun = [self._begin(line, readers) for line in lines]
+            contents = (each.result() if isinstance(each, Future) else each for each in begun)
+            file.writelines(pack(zip(lines, contents, strict=True)))
         if data.spooled:
             data.path.unlink()
         return PartData(part, path, 0, path.stat().st_size, spooled=True)
 
-    def _object(self, line: bytes) -> bytes | str:
+    def _begin(
+        self, line: bytes, readers: ThreadPoolExecutor
+    ) -> "Future[bytes | str] | bytes | str":
+        """Look at what a line names; what is no file here is brought by a thread, for it waits."""
+        named = Named.of(line)
+        if named is None:
+            return ""
+        try:
+            is_file = self._storage.local_path(named.uri) is not None
+        except Exception:  # a URI that names nothing: why, is said below
+            is_file = False
+        return self._object(named) if is_file else readers.submit(self._object, named)
+
+    def _object(self, named: Named) -> bytes | str:
         """Return an object's bytes, a file's path and state where objects are files, or a reason.
 
         An object that is not there is its record's fault. A store that does not answer is not: it
         fails the task, which goes on when it is tried again.
         """
-        named, storage = Named.of(line), self._storage
-        if named is None:
-            return ""
+        storage = self._storage
         try:
             return self._content(named, storage.read)
         except BatchError:

@@ -1,15 +1,27 @@
-"""A batch through the model. A record that fails costs no other its answer."""
+"""A batch through the model. A record that fails costs no other its answer.
 
+Too little memory is this machine's, unless a record has too little where another of its batch has
+enough: then it is that record's.
+"""
+
+import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from model_delivery_engine.batch.batch import Answers, Batch
-from model_delivery_engine.errors import BatchError, InferenceError
+from model_delivery_engine.errors import (
+    BatchError,
+    InferenceError,
+    MemoryShortError,
+    ShortageError,
+)
 from model_delivery_engine.tensors import Array, TensorSpec
 
 Rows = dict[str, Array]
+_SHORT = (MemoryShortError, MemoryError)
+_SHORT_S = 1.0  # for memory that somebody else has for a moment
 
 
 class Runnable(Protocol):
@@ -46,7 +58,10 @@ def check_model(model: Runnable) -> None:
 
 
 def answer(batch: Batch, model: Runnable) -> Answers:
-    """Run a batch; where it fails, run its records one by one."""
+    """Run a batch; where it fails, run its records one by one.
+
+    :raises ShortageError: too little memory for any of them
+    """
     places = batch.places()
     rows, reasons = _rows(batch, model)
     reasons.update(
@@ -71,28 +86,68 @@ def _rows(batch: Batch, model: Runnable) -> tuple[Rows, dict[int, str]]:
     if isinstance(samples, dict):
         stacked = samples
         try:
-            return _run(stacked, model), {}
-        except InferenceError:
+            return _run_when_there_is_memory(stacked, model), {}
+        except (InferenceError, MemoryError):
             count = len(next(iter(stacked.values())))
             samples = [{name: array[n] for name, array in stacked.items()} for n in range(count)]
-    return _one_by_one(samples, model)
+    alone = [{name: array[None] for name, array in sample.items()} for sample in samples]
+    try:
+        return _one_by_one(alone, model)
+    except _SHORT as error:
+        first = batch.fault_of(batch.places()[0], "")
+        raise ShortageError(
+            f"{first.uri}: too little memory for any of the {len(alone)} records from "
+            f"{first.offset} on, also one at a time ({error}); another try goes on there"
+        ) from error
+
+
+def _run_when_there_is_memory(inputs: Mapping[str, Array], model: Runnable) -> Rows:
+    """Try twice: one by one, records may come out with another last digit."""
+    try:
+        return _run(inputs, model)
+    except _SHORT:
+        time.sleep(_SHORT_S)
+        return _run(inputs, model)
 
 
 def _one_by_one(
     samples: Sequence[Mapping[str, Array]], model: Runnable
 ) -> tuple[Rows, dict[int, str]]:
-    done: list[Rows | None] = []
+    done: list[Rows | None] = [None] * len(samples)
     reasons: dict[int, str] = {}
+    short: dict[int, Exception] = {}
     for n, sample in enumerate(samples):
         try:
-            done.append(_run({name: array[None] for name, array in sample.items()}, model))
+            done[n] = _run(sample, model)
+        except _SHORT as error:
+            short[n] = error
         except InferenceError as error:
             reasons[n] = str(error)
-            done.append(None)
-    first = next((rows for rows in done if rows is not None), None)
+    first = next((n for n, rows in enumerate(done) if rows is not None), None)
+    for n, why in short.items():
+        if first is None:
+            raise why
+        found = _again(samples[n], samples[first], model)
+        if isinstance(found, str):
+            reasons[n] = found
+        else:
+            done[n] = found
     if first is None:
         return {}, reasons
-    return {name: _joined([(rows or first)[name] for rows in done]) for name in first}, reasons
+    spare = done[first] or {}
+    return {name: _joined([(rows or spare)[name] for rows in done]) for name in spare}, reasons
+
+
+def _again(sample: Mapping[str, Array], other: Mapping[str, Array], model: Runnable) -> Rows | str:
+    """Run a record again; why it failed, where there is memory enough for another one.
+
+    :raises MemoryShortError: there is not
+    """
+    try:
+        return _run(sample, model)
+    except _SHORT as error:
+        _run(other, model)
+        return str(error) or "the model needs more memory than there is for this record"
 
 
 def _joined(arrays: Sequence[Array]) -> Array:

@@ -10,7 +10,7 @@ several expressions, https://docs.aws.amazon.com/personalize/latest/dg/multiple-
 import csv
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from model_delivery_engine.errors import BatchError
@@ -46,7 +46,7 @@ class Condition:
                 return _COMPARISONS[self.operator](float(text), float(self.values[0]))
             except ValueError:
                 return False  # an item without the number is neither below nor above
-        found = {part for part in text.split("|") if part}
+        found = {part.strip() for part in text.split("|") if part.strip()}
         fits = bool(found) if "*" in self.values else any(map(self._equals_any, found))
         return fits if self.operator in {"IN", "="} else not fits
 
@@ -95,7 +95,7 @@ class ItemFilter:
 
     def excluded(self, ids: Iterable[str], items: Mapping[str, Attributes]) -> tuple[str, ...]:
         """Return the ids that must not be recommended; an item without a row has no attributes."""
-        return tuple(each for each in ids if not self.keeps(items.get(each, {})))
+        return tuple(each for each in ids if not self.keeps(items.get(each.strip(), {})))
 
 
 def parse_filter(text: str) -> ItemFilter:
@@ -118,26 +118,51 @@ def parse_filter(text: str) -> ItemFilter:
 def read_items(lines: Iterable[str], wanted: Iterable[str]) -> dict[str, dict[str, str]]:
     """Read a CSV of items by id, keeping the attributes that are wanted (in capitals).
 
-    :param lines: a header with ITEM_ID, then a row an item; several values are joined by ``|``
-    :raises BatchError: no header, or a column that is missing
+    :param lines: a header with ITEM_ID, then a row an item; several values are joined by ``|``;
+        spaces around a cell or a value are not part of it
+    :raises BatchError: no header, a column that is missing or comes twice, a row of more or fewer
+        cells than columns, an item without an id, or one that comes twice
     """
-    rows = csv.DictReader(lines)
-    names = {name.strip().upper(): name for name in rows.fieldnames or ()}
-    if missing := sorted({ID_COLUMN, *wanted} - names.keys()):
-        raise BatchError(
-            f"the items have no column {missing[0]}; they have {', '.join(names) or 'no header'}"
-        )
-    return {
-        row[names[ID_COLUMN]]: {each: row[names[each]] or "" for each in wanted} for row in rows
-    }
+    rows = csv.reader(lines)
+    try:
+        names = _header(next(rows, []))
+        if missing := sorted({ID_COLUMN, *wanted} - set(names)):
+            raise BatchError(
+                f"the items have no column {missing[0]}; they have "
+                f"{', '.join(names) or 'no header'}"
+            )
+        places = {each: names.index(each) for each in wanted}
+        found: dict[str, dict[str, str]] = {}
+        for row in rows:
+            if not row:
+                continue
+            where = f"the items' row in line {rows.line_num}"
+            if len(row) != len(names):
+                raise BatchError(f"{where} has {len(row)} cells for {len(names)} columns; mend it")
+            item = row[names.index(ID_COLUMN)].strip()
+            if not item:
+                raise BatchError(f"{where} has no {ID_COLUMN}; name the item")
+            if item in found:
+                raise BatchError(f"{where} has {ID_COLUMN} {item!r} again; leave one row an item")
+            found[item] = {each: row[place].strip() for each, place in places.items()}
+    except csv.Error as error:
+        raise BatchError(f"the items are no CSV in line {rows.line_num}: {error}") from error
+    return found
 
 
 def columns(header: str) -> frozenset[str]:
     """Return the attributes of a CSV of items, in capitals; BatchError without ITEM_ID."""
-    found = frozenset(name.strip().upper() for name in next(csv.reader([header]), []))
+    found = _header(next(csv.reader([header]), []))
     if ID_COLUMN not in found:
         raise BatchError(f"the items have no column {ID_COLUMN}; the first line must be a header")
-    return found - {ID_COLUMN}
+    return frozenset(found) - {ID_COLUMN}
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    names = [name.strip().upper() for name in cells]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BatchError(f"the items have the column {twice[0]} twice; name each once")
+    return names
 
 
 class _Tokens:

@@ -147,7 +147,7 @@ class LineSource:
         if found > self._shard["end"]:
             raise BatchError(
                 f"{self._shard['uri']}: shard {self._shard['index']} ends at {self._shard['end']}, "
-                f"inside quotes that a row goes on in to {found}; plan this object as one shard"
+                f"inside quotes that a row goes on in to {found}; plan the shards again"
             )
         return found
 
@@ -173,7 +173,8 @@ class CompressedSource:
         chunks = read_steadily(
             storage, shard["uri"], member.compressed, shard["end"], etag=version.etag
         )
-        self._stream = PlainStream(chunks, compression, shard["uri"], member)
+        self._size, self._read = shard["end"], member.compressed
+        self._stream = PlainStream(self._counted(chunks), compression, shard["uri"], member)
         self._plain: Iterator[bytes] = iter(self._stream)
         self._uri = shard["uri"]
         self._buffer = bytearray()
@@ -211,6 +212,16 @@ class CompressedSource:
         """Point to what was spooled."""
         path = self._spool / f"in-{part.index}"
         return PartData(part, path, 0, part.end - part.start, spooled=True)
+
+    @property
+    def share(self) -> float:
+        """How much of the object was read, 0 to 1: what is plain of the rest, nobody knows."""
+        return self._read / max(self._size, 1)
+
+    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._read += len(chunk)
+            yield chunk
 
     def _skip(self, start: int) -> None:
         while self._position < start:

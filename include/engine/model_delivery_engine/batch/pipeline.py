@@ -56,7 +56,7 @@ from model_delivery_engine.batch.storage import Storage, Version, read_bytes, ve
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.disk import disk_watched
-from model_delivery_engine.errors import BatchError, StoppedError
+from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
 from model_delivery_engine.tensors import TensorSpec
 
 _NOTE_SHARE = 20  # times that writing the journal took, until it is written again
@@ -151,6 +151,7 @@ def run_shard(
     :raises StoppedError: it was set
     :raises BatchError: the input, model or configuration changed since the shard was begun; the
         input changed while it ran; no space on the disk; a process died twice of the same records
+    :raises ShortageError: too little memory, or a process was killed twice: another try goes on
     :raises BudgetError: more records failed than may
     :raises OSError: a file that is there and cannot be read; a store raises errors of its own
     """
@@ -176,8 +177,8 @@ def _version(job: ShardJob, storage: Storage) -> Version:
     found = version_of(storage, uri)
     if job.etag is not None and found.etag != job.etag:
         raise BatchError(
-            f"{uri} changed after the job was planned (ETag {job.etag}, now {found.etag}); plan "
-            "the shards again"
+            f"{uri} changed after the job was planned (ETag {job.etag}, now {found.etag}); begin "
+            "again with a new job, or a new plan of shards"
         )
     return found
 
@@ -355,11 +356,17 @@ class _Run:
         return index, start
 
     def _progress(self) -> Progress:
+        counts = self.state.totals()
+        return Progress(
+            self.tell, self._share, counts["records"], counts["errors"], self.job.tell_every
+        )
+
+    def _share(self) -> float:
         shard = self.job.shard
-        plain = self.encoding.compression == Compression.NONE
+        if isinstance(self.source, CompressedSource):
+            return self.source.share
         done = sum(part.end - part.start for part in self.state.parts.values())
-        total = shard["end"] - shard["start"] if plain else None
-        return Progress(self.tell, total, done, self.job.tell_every)
+        return done / max(shard["end"] - shard["start"], 1)
 
     def _lanes(self, pool: Pool) -> None:
         count = 2 * (self.job.processes or len(os.sched_getaffinity(0)))
@@ -403,10 +410,16 @@ class _Run:
                 if data.spooled:
                     data.path.unlink()
                 self._put_away(outcome)
+        except MemoryError as error:
+            self._fail(ShortageError(f"{self.job.shard['uri']}: too little memory ({error!r}); "
+                                     "another try goes on"))  # fmt: skip
         except BaseException as error:
-            with self.lock:
-                self.failure = self.failure or error
-                self.stopped = True
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self.lock:
+            self.failure = self.failure or error
+            self.stopped = True
 
     def _next(self) -> Part | None:
         with self.lock:
@@ -436,7 +449,7 @@ class _Run:
             if isinstance(self.source, CompressedSource):
                 self.state.members[index] = self.source.members[index]
             self._note()
-            self.progress.add(done.end - done.start, done.records, done.errors)
+            self.progress.add(done.records, done.errors)
             _hold_budget(self.job, self.tallies, self.state)
 
     def _note(self) -> None:

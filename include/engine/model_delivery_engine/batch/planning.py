@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from model_delivery_engine.batch.formats import Compression, InputFormat, encoding_of
-from model_delivery_engine.batch.shards import Shard, cut_shards, plan_shards
+from model_delivery_engine.batch.shards import Shard, cut_shards, next_line, plan_shards
 from model_delivery_engine.batch.storage import Storage, read_bytes
 from model_delivery_engine.errors import BatchError
 
@@ -46,7 +46,17 @@ def plan(
             raise BatchError(f"{uri}: give the size of a raw record in bytes")
         return cut_shards(uri, size, count, lambda at: min(-(-at // record_bytes) * record_bytes,
                                                            size))  # fmt: skip
-    return plan_shards(uri, size, count, lambda start, end: read_bytes(storage, uri, start, end))
+
+    def read(start: int, end: int) -> bytes:
+        return read_bytes(storage, uri, start, end)
+
+    if encoding.format == InputFormat.CSV and size and count > 1:
+        from model_delivery_engine.batch.csv_cuts import next_row
+        from model_delivery_engine.batch.csv_lines import header_columns, is_row
+
+        row = is_row(len(header_columns(read(0, next_line(uri, 1, size, read)), uri)))
+        return cut_shards(uri, size, count, lambda at: next_row(uri, at, size, read, row))
+    return plan_shards(uri, size, count, read)
 
 
 def _row_groups(storage: Storage, uri: str, size: int) -> Callable[[int], int]:

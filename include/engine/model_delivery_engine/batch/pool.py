@@ -7,6 +7,7 @@ so that it does not matter what process they are started from (a Celery worker's
 import contextlib
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from model_delivery_engine.batch.parts import PartData
 from model_delivery_engine.batch.runner import PartOutcome, PartRunner, Work
-from model_delivery_engine.errors import BatchError, StoppedError
+from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
 
 _END_S = 10.0
 # glibc's allocator keeps what a part frees for the next part, instead of giving it back to the
@@ -68,7 +69,14 @@ class InProcess:
 
 
 class WorkerDiedError(Exception):
-    """The process ended before it answered."""
+    """The process ended before it answered.
+
+    :param code: as `subprocess.Popen.returncode`; None where it could not be had
+    """
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"exit code {code}")
+        self.killed = code == -signal.SIGKILL
 
 
 class Processes:
@@ -100,7 +108,8 @@ class Processes:
     def run(self, data: PartData, batch_size: int) -> PartOutcome:
         """Run a part; if the process dies of it, once more in a new one.
 
-        :raises BatchError: the process died twice, or refused the part
+        :raises ShortageError: the process was killed twice, as by a kernel that is short of memory
+        :raises BatchError: the process died twice by itself, or refused the part
         :raises StoppedError: `stop` ended it
         """
         with self._worker() as worker:
@@ -110,10 +119,11 @@ class Processes:
                 except WorkerDiedError as death:
                     self._restart(worker, death)
                     if last:
-                        raise BatchError(
+                        kind = ShortageError if death.killed else BatchError
+                        raise kind(
                             f"{self._work.uri}: the process that ran records {data.part.start} to "
-                            f"{data.part.end} died ({death}), as after too much memory; lower "
-                            "batch_size or processes, or take these records out"
+                            f"{data.part.end} died twice ({death}), as after too much memory; "
+                            "lower batch_size or processes, or take these records out"
                         ) from death
                 else:
                     return outcome
@@ -160,7 +170,8 @@ class _Worker:
                 command, pass_fds=[fd], stdin=subprocess.DEVNULL, env={**_KEEP_MEMORY, **os.environ}
             )
         self._connection = Connection(ours.detach())
-        self._connection.send(self._work)
+        with contextlib.suppress(BrokenPipeError):  # dead already, which the first request finds
+            self._connection.send(self._work)
 
     def restart(self) -> None:
         self.end()
@@ -180,7 +191,7 @@ class _Worker:
         except (EOFError, OSError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
-            raise WorkerDiedError(f"exit code {self._process.returncode}") from error
+            raise WorkerDiedError(self._process.returncode) from error
         if kind == "refused":
             raise value
         if kind == "failed":

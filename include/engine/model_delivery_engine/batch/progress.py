@@ -7,27 +7,33 @@ EVERY_S = 10.0
 
 
 class Progress:
-    """Tells records a second, percent, time left and failed.
+    """Tells a shard's records and those that failed, and this run's records a second and time left.
 
     :param tell: takes a line
-    :param total: positions of the shard; None where they are not known (a compressed object)
-    :param done: positions that a resume found done
+    :param share: returns how much of the shard is done, 0 to 1
+    :param records: those that a resume found done
+    :param failed: of these
     :param every: seconds between two lines (default: 10)
     """
 
     def __init__(
-        self, tell: Callable[[str], None], total: int | None, done: int, every: float = EVERY_S
+        self,
+        tell: Callable[[str], None],
+        share: Callable[[], float],
+        records: int,
+        failed: int,
+        every: float = EVERY_S,
     ) -> None:
         self._tell = tell
-        self._total = total
+        self._share = share
         self._every = every
-        self._at = self._done = done
-        self._records = self._failed = 0
+        self._records = self._found = records
+        self._failed = failed
+        self._begun = share()
         self._started = self._told = time.monotonic()
 
-    def add(self, positions: int, records: int, failed: int) -> None:
+    def add(self, records: int, failed: int) -> None:
         """Count a part; tell, if the last line is old enough."""
-        self._at += positions
         self._records += records
         self._failed += failed
         if time.monotonic() - self._told >= self._every:
@@ -37,9 +43,10 @@ class Progress:
     def line(self) -> str:
         """Return the line."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        text = f"{self._records} records, {self._records / seconds:.0f} records/s"
-        if self._total:
-            moved = self._at - self._done
-            left = (self._total - self._at) * seconds / moved if moved else 0.0
-            text += f", {100 * self._at / self._total:.1f} %, {left:.0f} s left"
-        return f"{text}, {self._failed} failed"
+        rate, share = (self._records - self._found) / seconds, self._share()
+        moved = share - self._begun
+        left = (1 - share) * seconds / moved if moved else 0.0
+        return (
+            f"{self._records} records, {rate:.0f} records/s, {100 * share:.1f} %, "
+            f"{left:.0f} s left, {self._failed} failed"
+        )

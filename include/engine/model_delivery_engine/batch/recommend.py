@@ -197,22 +197,34 @@ class RecommenderLines(PartReader):
         pairs = records_of(lines, offset)
         faults: dict[int, Fault] = {}
         echoes: list[bytes] = []
-        samples: list[dict[str, Array]] = []
+        samples: list[dict[str, Any]] = []
         for place, (at, each) in enumerate(pairs):
             line = each.removesuffix(b"\r")
-            origin = open_envelope(line)
-            found = self._sample(origin[0] if origin else line)
+            found, record = self._read_line(line)
             if isinstance(found, str):
                 faults[place] = line_fault(line, found, self._uri, at)
             else:
                 samples.append(found)
-                echoes.append(origin[0] if origin else line)
-        batch = Batch(
-            len(pairs), echoes, _stack(samples), line_faults(lines, offset, self._uri), faults
-        )
-        return batch, len(lines) - len(pairs)
+                echoes.append(record)
+        tensors = _stack(samples) if self._lists or not samples else self._stacked(samples)
+        fault_of = line_faults(lines, offset, self._uri)
+        return Batch(len(pairs), echoes, tensors, fault_of, faults), len(lines) - len(pairs)
 
-    def _sample(self, line: bytes) -> dict[str, Array] | str:
+    def _read_line(self, line: bytes) -> tuple[dict[str, Any] | str, bytes]:
+        """Return a line's tensors, or what is wrong with it; and its record, or an error line's."""
+        row = self._known.get(line)
+        if row is not None:
+            return {self._name: row}, line
+        found = self._sample(line)
+        if isinstance(found, str) and (origin := open_envelope(line)):
+            return self._sample(origin[0]), origin[0]
+        return found, line
+
+    def _stacked(self, samples: Sequence[dict[str, Any]]) -> dict[str, Array]:
+        rows = (sample[self._name] for sample in samples)
+        return {self._name: np.fromiter(rows, np.int64, len(samples))}
+
+    def _sample(self, line: bytes) -> dict[str, Any] | str:
         """Return the tensors of a line, or what is wrong with it."""
         try:
             data = orjson.loads(line)

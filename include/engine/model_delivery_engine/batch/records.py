@@ -111,15 +111,32 @@ def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
         raise InferenceError(f"field {field!r} is not a regular array: {error}") from error
     if array.dtype.kind == "O" and dtype.kind == "f":
         array = _floats(array)
+    if array.dtype.kind in "fO" and dtype.kind in "iu":
+        try:
+            array = _whole(value, array)
+        except OverflowError as error:
+            raise _out_of_range(field, spec) from error
     if array.dtype.kind not in _KINDS[dtype.kind]:
         raise InferenceError(f"field {field!r} does not hold {spec.dtype} values")
     with np.errstate(over="ignore"):
         typed = array.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(typed, array):
-        raise InferenceError(f"field {field!r} has a value outside the range of {spec.dtype}")
+        raise _out_of_range(field, spec)
     if dtype.kind == "f" and not np.isfinite(typed).all():
-        raise InferenceError(f"field {field!r} has a value outside the range of {spec.dtype}")
+        raise _out_of_range(field, spec)
     return typed
+
+
+def _out_of_range(field: str, spec: TensorSpec) -> InferenceError:
+    return InferenceError(f"field {field!r} has a value outside the range of {spec.dtype}")
+
+
+def _whole(value: Any, array: Array) -> Array:
+    """Return whole numbers as such; numpy takes some from 2**63 on, beside others, for floats."""
+    numbers = np.asarray(value, object)
+    if not all(type(n) is int for n in numbers.flat):
+        return array
+    return numbers.astype(np.int64 if min(numbers.flat, default=0) < 0 else np.uint64)
 
 
 def _floats(array: Array) -> Array:

@@ -1,6 +1,7 @@
 """Runs parts through a model, in whatever process it is made: read, batch, infer, write."""
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,13 @@ from model_delivery_engine.batch.records import RecordParser
 from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
 from model_delivery_engine.batch.storage import check_state
 from model_delivery_engine.disk import disk_watched
-from model_delivery_engine.errors import BatchError, InferenceError
+from model_delivery_engine.errors import (
+    BatchError,
+    EngineError,
+    InferenceError,
+    ShortageError,
+    one_line,
+)
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.tensors import NUMPY_TYPES, Array
 
@@ -121,6 +128,8 @@ class PartRunner:
         """Run a part; its files appear in the spool folder.
 
         :raises DiskFullError: no space on the disk
+        :raises ShortageError: too little memory
+        :raises BatchError: the file changed, or the engine itself failed
         """
         with data.path.open("rb") as file:
             check_state(file.fileno(), data.state, self._work.uri)
@@ -137,16 +146,39 @@ class PartRunner:
 
     def _run(self, part: Part, content: bytes, batch_size: int) -> PartOutcome:
         records = ok = skipped = 0
-        with self._sink(part) as sink:
-            for batch, blank in self._reader.batches(content, part.start, batch_size):
-                answers = answer(batch, self.model)
-                sink.add(answers)
-                records += answers.count
-                ok += len(answers.echoes)
-                skipped += blank
-        answered, failed = sink.files()
+        try:
+            with self._sink(part) as sink:
+                for batch, blank in self._reader.batches(content, part.start, batch_size):
+                    answers = answer(batch, self.model)
+                    sink.add(answers)
+                    records += answers.count
+                    ok += len(answers.echoes)
+                    skipped += blank
+            answered, failed = sink.files()
+        except (EngineError, OSError):
+            raise
+        except Exception as error:
+            raise self._failed(part, records, batch_size, error) from error
         digest = self._reader.digest(content)
         return PartOutcome(part, records, ok, records - ok, skipped, digest, answered, failed)
+
+    def _failed(self, part: Part, done: int, batch_size: int, error: Exception) -> BatchError:
+        """Return what ends the job: an error line would pass the engine's fault off as a record's.
+
+        :param done: records of the part before the batch that failed
+        """
+        where = (
+            f"{self._work.uri}: the records {done} to {done + batch_size - 1} of those from "
+            f"{part.start} to {part.end}"
+        )
+        if isinstance(error, MemoryError):
+            return ShortageError(f"{where}: too little memory for them; another try goes on there")
+        failure = BatchError(
+            f"{where} made the engine fail, which is no fault of theirs ({type(error).__name__}: "
+            f"{one_line(error)}); report it, and take them out to go on"
+        )
+        failure.add_note(traceback.format_exc())
+        return failure
 
     def _sink(self, part: Part) -> Sink:
         path = self._work.spool / f"out-{part.index}"

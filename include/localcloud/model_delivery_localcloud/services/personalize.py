@@ -11,7 +11,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms, to_datetime
-from model_delivery_localcloud.errors import ServiceError
 from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services import personalize_filters, personalize_tags
@@ -34,7 +33,6 @@ JOB_KIND = "batch-inference"
 BATCH_INFERENCE = "BATCH_INFERENCE"
 DEFAULT_PAGE = 100
 MOST_RESULTS = 500
-MOST_TAGS = 50
 RECIPE_NAMES = {
     "user-personalization": "aws-user-personalization",
     "related-items": "aws-similar-items",
@@ -72,7 +70,7 @@ class Personalize:
         params, caller = dict(call.params), call.caller
         check_request(params)
         name, now = params["jobName"], now_ms()
-        arn = arn_of(caller, BATCH_INFERENCE_JOB, name)
+        arn, tags = arn_of(caller, BATCH_INFERENCE_JOB, name), personalize_tags.tags_of(params)
         try:
             with self._database.write() as session:
                 version = _version(session, caller, params["solutionVersionArn"])
@@ -84,7 +82,7 @@ class Personalize:
                     solution_version_arn=params["solutionVersionArn"],
                     request={key: params[key] for key in params if key != "tags"},
                     work=_work(arn, params, version, expression),
-                    tags=personalize_tags.as_map(params.get("tags", [])),
+                    tags=tags,
                     status=states.PENDING,
                     created_at=now,
                     modified_at=now,
@@ -143,9 +141,8 @@ class Personalize:
         }
 
     def list_versions(self, call: Call) -> dict[str, Any]:
-        """Answer a solution's versions, all on one page."""
-        refuse_members(call.params, ["nextToken"], bad_token)
-        arn = call.params.get("solutionArn")
+        """Answer one page of a solution's versions, oldest first."""
+        params, arn = call.params, call.params.get("solutionArn")
         if arn is None:
             raise invalid_input("localcloud lists the versions of one solution: give solutionArn.")
         (name,) = resource(arn, call.caller, SOLUTION).names
@@ -153,7 +150,20 @@ class Personalize:
             found = states.versions_of_solution(session, scope_of(call.caller), name)
         if not found:
             raise not_found(arn)
-        return {"solutionVersions": [_version_summary(each, call.caller) for each in found]}
+        filters = {"solutionArn": arn}
+        after = decode_token(params.get("nextToken"), filters, (int, str), bad_token)
+        left = [each for each in found if after is None or _place(each) > after]
+        page = left[: params.get("maxResults", DEFAULT_PAGE)]
+        answer: dict[str, Any] = {
+            "solutionVersions": [_version_summary(each, call.caller) for each in page]
+        }
+        if len(left) > len(page):
+            answer["nextToken"] = encode_token(_place(page[-1]), filters)
+        return answer
+
+
+def _place(version: SolutionVersion) -> list[Any]:
+    return [version.created_at, version.version]
 
 
 def scope_of(caller: Caller) -> tuple[str, str]:
@@ -175,12 +185,13 @@ def check_request(params: Mapping[str, Any]) -> None:
     for name, uri in (("jobInput", source), ("jobOutput", target)):
         if not uri.startswith("s3://"):
             raise invalid_input(f"{name}: the path must begin with s3://, got '{uri}'.")
+        bucket, slash, _ = uri.removeprefix("s3://").partition("/")
+        if not bucket or not slash:
+            raise invalid_input(f"{name}: the path must be s3://bucket/key, got '{uri}'.")
     if source.endswith("/"):
         raise invalid_input(f"localcloud takes one object as jobInput, not a folder: '{source}'.")
     if not target.endswith("/"):
         raise invalid_input(f"jobOutput: the path must be a folder and end with /, got '{target}'.")
-    if len(params.get("tags", [])) > MOST_TAGS:
-        raise ServiceError("TooManyTagsException", f"A resource has at most {MOST_TAGS} tags.")
 
 
 def _version(session: Session, caller: Caller, arn: str) -> SolutionVersion:

@@ -50,7 +50,7 @@ class Filters:
         params, caller = call.params, call.caller
         (group,) = resource(params["datasetGroupArn"], caller, DATASET_GROUP).names
         scope = caller.account, caller.region
-        arn = arn_of(caller, FILTER, params["name"])
+        arn, tags = arn_of(caller, FILTER, params["name"]), personalize_tags.tags_of(params)
         try:
             with self._database.write() as session:
                 versions = states.versions_of_group(session, scope, group)
@@ -64,7 +64,7 @@ class Filters:
                         name=params["name"],
                         dataset_group=group,
                         expression=params["filterExpression"],
-                        tags=personalize_tags.as_map(params.get("tags", [])),
+                        tags=tags,
                         created_at=now_ms(),
                     )
                 )

@@ -9,12 +9,13 @@ from model_delivery_localcloud.errors import ServiceError
 from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call
 from model_delivery_localcloud.services.arns import BATCH_INFERENCE_JOB, FILTER, resource_of
-from model_delivery_localcloud.services.personalize_errors import not_found
+from model_delivery_localcloud.services.personalize_errors import invalid_input, not_found
 from model_delivery_localcloud.store import personalize as states
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.tables import BatchInferenceJob, RecommendationFilter
 
 MOST_TAGS = 50
+_RESERVED = "aws:"
 
 
 def handlers(database: Database) -> Mapping[str, Handler]:
@@ -28,10 +29,7 @@ def handlers(database: Database) -> Mapping[str, Handler]:
     def tag(call: Call) -> dict[str, Any]:
         with database.write() as session:
             found = _tagged(session, call)
-            merged = {**found.tags, **as_map(call.params["tags"])}
-            if len(merged) > MOST_TAGS:
-                raise ServiceError("TooManyTagsException", f"At most {MOST_TAGS} tags.")
-            found.tags = merged
+            found.tags = checked({**found.tags, **tags_of(call.params)})
         return {}
 
     def untag(call: Call) -> dict[str, Any]:
@@ -44,9 +42,26 @@ def handlers(database: Database) -> Mapping[str, Handler]:
     return {"ListTagsForResource": list_tags, "TagResource": tag, "UntagResource": untag}
 
 
-def as_map(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return a list of tags as values by key."""
-    return {each["tagKey"]: each["tagValue"] for each in tags}
+def tags_of(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return a request's tags, values by key.
+
+    :raises ServiceError: more than a resource may have, a key that comes twice or is AWS's own
+    """
+    tags: Sequence[Mapping[str, str]] = params.get("tags", [])
+    keys = [each["tagKey"] for each in tags]
+    for key in keys:
+        if key.lower().startswith(_RESERVED):
+            raise invalid_input(f"tags: '{key}' begins with {_RESERVED}, which AWS keeps.")
+        if keys.count(key) > 1:
+            raise invalid_input(f"tags: '{key}' comes twice.")
+    return checked({each["tagKey"]: each["tagValue"] for each in tags})
+
+
+def checked(tags: dict[str, str]) -> dict[str, str]:
+    """Return a resource's tags; a ServiceError where they are too many."""
+    if len(tags) > MOST_TAGS:
+        raise ServiceError("TooManyTagsException", f"A resource has at most {MOST_TAGS} tags.")
+    return tags
 
 
 def _tagged(session: Session, call: Call) -> BatchInferenceJob | RecommendationFilter:

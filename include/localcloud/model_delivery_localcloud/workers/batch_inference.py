@@ -40,8 +40,9 @@ Answer = TypeVar("Answer")
 class BatchInferenceWork:
     """The work behind Personalize's batch inference jobs."""
 
-    # A lost worker costs little: the next one goes on. A job that kills its workers ends too.
-    most_attempts = 100
+    # More than a compilation's three: each goes on where the one before it was killed. A record
+    # that takes more memory than there is ends the job after some minutes, not after an hour.
+    most_attempts = 10
     resumes = True
 
     def begin(self, session: Session, lease: Lease) -> Task:
@@ -118,7 +119,7 @@ class BatchInferenceWork:
         return True
 
     def clear(self, task: Task, objects: ObjectStore) -> None:
-        """Delete the journal."""
+        """Delete the journal, and a failed job's parts: nothing starts that again."""
         _delete_parts(task, objects, journals=True)
 
     def end(self, session: Session, lease: Lease, outcome: Outcome, stopped: bool) -> None:
@@ -174,11 +175,16 @@ def _excluded(params: dict[str, Any], model: Path, objects: ObjectStore) -> tupl
         return ()
     from model_delivery_engine.batch.item_filters import parse_filter, read_items
     from model_delivery_engine.batch.recommend import item_ids
+    from model_delivery_engine.errors import BatchError
     from model_delivery_engine.runtime import Model, open_session, session_options
 
     found = parse_filter(params["expression"])
-    chunks = objects.read(params["items_uri"], etag=params["items_etag"])
-    # Not str.splitlines: that cuts at characters which a title may hold.
-    lines = io.StringIO(b"".join(chunks).decode("utf-8-sig"), newline="")
+    uri = params["items_uri"]
     recommender = Model(open_session(model, session_options(threads=1)), params["name"])
-    return found.excluded(item_ids(recommender), read_items(lines, found.fields))
+    try:
+        text = b"".join(objects.read(uri, etag=params["items_etag"])).decode("utf-8-sig")
+        # Not str.splitlines: that cuts at characters which a title may hold.
+        items = read_items(io.StringIO(text, newline=""), found.fields)
+    except (BatchError, UnicodeDecodeError) as error:
+        raise BatchError(f"{uri}: {error}; correct it and register the version again") from error
+    return found.excluded(item_ids(recommender), items)

@@ -24,6 +24,7 @@ from model_delivery_engine.errors import (
     InferenceError,
     ParityError,
     Reason,
+    ShortageError,
 )
 from model_delivery_engine.frameworks.sandbox import limit_process
 from model_delivery_engine.process_tree import end_tree
@@ -72,6 +73,8 @@ def _do(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         objects = ObjectStore(Settings.from_environment())
         with disk_watched(folder, "the job's files"):
             return {"result": WORK[task["kind"]].run(task["params"], folder, objects)}
+    except ShortageError as error:
+        return {"fault": INTERNAL_ERROR, "reason": _reason(error), "killed": True}
     except DiskFullError as error:
         return {"fault": INTERNAL_ERROR, "reason": _reason(error)}
     except _USERS_FAULT as error:

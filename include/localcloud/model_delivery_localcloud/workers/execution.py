@@ -85,7 +85,7 @@ def _outcome(code: int, folder: Path, log: str) -> Outcome:
         return Outcome(CLIENT_ERROR, reason, log=log)
     if code < 0:
         name = signal.Signals(-code).name
-        reason = f"the job's process was killed by {name}; it may need more memory"
+        reason = f"PROCESS_KILLED: the job's process was killed by {name}; it may need more memory"
     else:
         reason = f"the job's process ended with code {code}; see the job's log"
     return Outcome(INTERNAL_ERROR, reason, log=log, killed=code == -signal.SIGKILL)

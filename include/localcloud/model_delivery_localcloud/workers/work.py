@@ -31,7 +31,8 @@ class Task:
 class Outcome:
     """How a task went: the fault (`ClientError`, `InternalServerError`) and why, or its result.
 
-    `killed`: somebody killed its process, as the kernel does where memory is short.
+    `killed`: somebody killed its process, as the kernel does where memory is short, or memory was
+    short in it.
     """
 
     fault: str | None = None
@@ -56,7 +57,8 @@ def tell_progress(folder: Path, line: str) -> None:
 class Work(Protocol):
     """One kind of job. All but `run` happen in the worker, `run` in its niced child.
 
-    `most_attempts`: workers that may be lost over a job until it fails.
+    `most_attempts`: how often a job is begun until it fails. An attempt is lost with its worker
+    (killed, or its machine gone); a worker that leaves in peace costs none.
     `resumes`: whether a job goes on where it was killed, so that a killed child costs an attempt,
     and not the job.
     """
@@ -85,7 +87,10 @@ class Work(Protocol):
         """
 
     def clear(self, task: Task, objects: ObjectStore) -> None:
-        """Remove what nobody needs once the outcome is recorded; a kill may keep this from it."""
+        """Remove what nobody needs once the outcome is recorded, also of a failure.
+
+        A kill may keep this from it.
+        """
 
     def end(self, session: Session, lease: Lease, outcome: Outcome, stopped: bool) -> None:
         """Record the outcome on the resource, in the transaction that ends the job."""

@@ -1,5 +1,6 @@
 """The worker: slots that lease jobs, have children do them, and commit under the fence."""
 
+import dataclasses
 import logging
 import os
 import socket
@@ -101,7 +102,10 @@ class Worker:
         held = _HeldLease(self._database, lease, self._lease_seconds, folder)
         most = WORK[task.kind].most_attempts
         if lease.attempt > most:
-            reason = f"{most} workers were lost while they did this job"
+            reason = (
+                f"WORKER_LOST: the job was begun {most} times, and each time its worker was killed "
+                "or its machine lost; give the workers more memory"
+            )
             outcome: Outcome | None = Outcome(INTERNAL_ERROR, reason)
         else:
             outcome = execute(task, folder, lambda: self._leaving.is_set() or held.must_stop())
@@ -110,10 +114,13 @@ class Worker:
                 jobs.give_back(session, lease)
             return
         if outcome is not None and outcome.killed and WORK[task.kind].resumes:
-            log.warning("%s %s: %s; it goes on", task.kind, lease.name, outcome.reason)
-            with self._database.write() as session:
-                jobs.give_back(session, lease, attempts=lease.attempt)
-            return
+            if lease.attempt < most:
+                log.warning("%s %s: %s; it goes on", task.kind, lease.name, outcome.reason)
+                with self._database.write() as session:
+                    jobs.give_back(session, lease, attempts=lease.attempt)
+                return
+            reason = f"{outcome.reason} (the last of {most} attempts)"
+            outcome = dataclasses.replace(outcome, reason=reason)
         self._commit(held, task, outcome or Outcome(), folder)
 
     def _commit(self, held: "_HeldLease", task: Task, outcome: Outcome, folder: Path) -> None:
@@ -126,7 +133,7 @@ class Worker:
             stopped = jobs.finish(session, held.lease) and not published
             work.end(session, held.lease, outcome, stopped)
         log.info("%s %s: %s", task.kind, held.lease.name, outcome.failure_reason or "done")
-        if published:
+        if published or outcome.fault is not None:
             work.clear(task, self._objects)
 
     def _publish(
