@@ -241,8 +241,11 @@ class Workbench:
 
     def _hold(self, model: Model) -> None:
         """Hold a model of the source's precision to its answers, on golden inputs and beyond."""
-        measure_parity(model.run(self._evidence.golden), self._evidence.expected)
-        agree(model.run, self._evidence.probes, REWRITTEN, may_refuse=False)
+        evidence = self._evidence
+        measure_parity(model.run(evidence.golden), evidence.expected)
+        agree(
+            model.run, evidence.probes, REWRITTEN, may_refuse=False, ranking=evidence.ranking
+        )
 
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)

@@ -29,13 +29,14 @@ TOLERANCE = 0.02  # two figures this close are taken for equal
 _LOOKS = 3
 
 
-def load_model(path: Path, options: object) -> Model:
+def load_model(path: Path, options: object, seconds: float | None = None) -> Model:
     """Open a model of the compiler's own making; CompilationError where ONNX Runtime cannot.
 
+    :param seconds: after which a run is stopped (default: never)
     :raises MemoryShortError: it has too little memory for the model
     """
     try:
-        return Model(open_session(path, options), path.name)
+        return Model(open_session(path, options), path.name, seconds)
     except MemoryShortError:
         raise
     except InferenceError as error:

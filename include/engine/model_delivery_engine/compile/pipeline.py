@@ -36,6 +36,7 @@ from model_delivery_engine.latency import (
 )
 from model_delivery_engine.manifest import Golden, Manifest, Source
 from model_delivery_engine.measurements import Candidate, Operator, Profile
+from model_delivery_engine.memory import memory_bounded
 from model_delivery_engine.options import CompilerOptions, parse_compiler_options
 from model_delivery_engine.parity import difference, measure_parity, tolerance_for
 from model_delivery_engine.profiling import profile_model
@@ -69,6 +70,8 @@ def compile_model(
     :raises ArchiveError: the archive is missing, corrupt or unsafe
     :raises CompilationError: the request or the model cannot be compiled; DataInputError where
         DataInputConfig is at fault, OptionsError where CompilerOptions are
+    :raises InferenceError: MemoryShortError for a model that needs more than the settings' memory,
+        TimeShortError for one whose run takes longer than their seconds
     :raises ParityError: the compiled model's answers differ too much
     :raises ToolchainError: this machine lacks a sandbox or a framework's environment
     :raises DiskFullError: no space in the folder of temporary files
@@ -85,6 +88,7 @@ def compile_model(
         log.info("restored from the cache: %s", key)
         return restored
     with (
+        memory_bounded(settings.limits.memory_bytes),
         disk_watched(Path(tempfile.gettempdir()), f"compiling {archive.name}"),
         tempfile.TemporaryDirectory(prefix="compile-") as name,
     ):
@@ -127,7 +131,9 @@ def _compile(
     )
     source = work / "source.onnx"
     prepare_graph(imported.model, shapes, source)
-    evidence, conversion, specs = gather(source, imported, request, options, files)
+    evidence, conversion, specs = gather(
+        source, imported, request, options, files, settings.limits.seconds
+    )
     (work / "candidates").mkdir()
     workbench = Workbench(source, work / "candidates", options, request.target, evidence)
     trials = list(workbench.trials())
@@ -209,7 +215,9 @@ def _describe(
     exact = chosen.record.precision == "fp32"
     parity = difference(outputs, evidence.expected)
     if exact:
-        beyond = agree(model.run, evidence.probes, REWRITTEN, may_refuse=False)
+        beyond = agree(
+            model.run, evidence.probes, REWRITTEN, may_refuse=False, ranking=evidence.ranking
+        )
         parity = dataclasses.replace(
             measure_parity(outputs, evidence.expected),
             proved=beyond.proved,
