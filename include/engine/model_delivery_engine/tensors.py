@@ -70,6 +70,16 @@ class TensorSpec:
                 f"got {list(array.shape)}; send that shape"
             )
 
+    def answered(self, array: Array) -> "TensorSpec":
+        """Return the spec with what an array has otherwise left open: exporters err there."""
+        if self.accepts(array.shape):
+            return self
+        if len(self.shape) != array.ndim:
+            return TensorSpec(self.name, self.dtype, (-1,) * array.ndim)
+        sizes = zip(self.shape, array.shape, strict=True)
+        shape = tuple(mine if mine in (-1, theirs) else -1 for mine, theirs in sizes)
+        return TensorSpec(self.name, self.dtype, shape)
+
     def accepts(self, shape: Sequence[int]) -> bool:
         """Whether an array of this shape fits."""
         return len(shape) == len(self.shape) and all(

@@ -232,7 +232,7 @@ def _describe(
         target=request.target,
         toolchain={},
         inputs=model.inputs,
-        outputs=model.outputs,
+        outputs=tuple(spec.answered(outputs[spec.name]) for spec in model.outputs),
         golden=Golden("", 0, tolerance.atol, tolerance.rtol),
         quantisation="none" if exact else chosen.record.name,
         parity=dataclasses.replace(parity, kind=kind_for(request.target)),
