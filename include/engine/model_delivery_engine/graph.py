@@ -59,14 +59,21 @@ def load_graph(path: Path) -> Any:
                 raise _too_large(path)
         model = onnx.load(path)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
+        # Where it was unpacked tells nobody anything.
+        text = one_line(str(error).replace(f"{path.parent}/", ""))
         raise CompilationError(
-            f"{path.name} is not a complete ONNX model ({one_line(error)}); pack it again",
+            f"{path.name} is not a complete ONNX model ({text}); pack it again",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
     if not model.HasField("graph") or not model.graph.node:
         raise CompilationError(
             f"{path.name} has no graph; export the model and pack it again",
             reason=Reason.MODEL_UNREADABLE,
+        )
+    if not model.graph.output:
+        raise CompilationError(
+            f"{path.name} has no output, so that it answers nothing; export it with the tensors that "
+            "are its answers"
         )
     if model.ByteSize() > _MAX_BYTES:
         raise _too_large(path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_delivery_engine.errors import InferenceError
+from model_delivery_engine.errors import InferenceError, Reason
 
 Array = NDArray[Any]
 
@@ -97,8 +97,12 @@ def spec_from_runtime(
     element = runtime_type.removeprefix("tensor(").removesuffix(")")
     dtype = _RUNTIME_TYPES.get(element)
     if dtype is None:
+        how = "cast it to float32 in the model"
+        if not runtime_type.startswith("tensor("):
+            how = "export the model with plain tensors"
+            how += " (skl2onnx: zipmap=False)" if "map(" in runtime_type else ""
         raise InferenceError(
-            f"tensor {name!r} has the type {runtime_type}, which no bundle carries; "
-            "export the model with plain tensors (skl2onnx: zipmap=False)"
+            f"tensor {name!r} has the type {runtime_type}, which no bundle carries; {how}",
+            reason=Reason.TENSOR_UNSUPPORTED,
         )
     return TensorSpec(name, dtype, tuple(d if isinstance(d, int) else -1 for d in shape))

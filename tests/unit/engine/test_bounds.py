@@ -24,6 +24,7 @@ MIB = 2**20
 MEMORY = 512 * MIB
 SECONDS = 3.0
 ROWS = {"x": (TensorProto.FLOAT, ["n", 2])}
+ROWS_OUT = {"y": (TensorProto.FLOAT, ["n", 2])}
 CONFIG = '{"x": [-1, 2]}'
 
 
@@ -35,9 +36,6 @@ def constant(path: Path) -> Path:
         helper.make_node("Add", ["x", "most"], ["y"]),
     ]
     return save_graph(path, nodes, ROWS, ROWS_OUT, {"shape": np.array([2**28])})
-
-
-ROWS_OUT = {"y": (TensorProto.FLOAT, ["n", 2])}
 
 
 def untaken(path: Path) -> Path:

@@ -24,7 +24,7 @@ from model_delivery_engine.errors import (
 )
 from model_delivery_engine.graph import complete_types
 from model_delivery_engine.heap import give_back
-from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch
+from model_delivery_engine.latency import THREADS, has_vnni, interleave
 from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.options import CompilerOptions
@@ -102,7 +102,7 @@ class Workbench:
         self._evidence = evidence
         self._level = "portable"
         vnni = False
-        if options.optimise_for == "host" and machine_arch() == target.arch:
+        if options.optimise_for == "host":
             self._level, vnni = "host", has_vnni()
         self._scheme: Scheme = scheme_for(target.arch, vnni)
         self._asked: list[Asked] | None = None

@@ -32,6 +32,7 @@ from model_delivery_engine.latency import (
     THREADS,
     describe_machine,
     kind_for,
+    machine_arch,
     measure_latency,
 )
 from model_delivery_engine.manifest import Golden, Manifest, Source
@@ -46,6 +47,8 @@ from model_delivery_engine.shapes import parse_data_input_config
 from model_delivery_engine.tensors import Array
 
 log = logging.getLogger(__name__)
+
+_TYPED = ("PYTORCH", "SKLEARN")  # whose models do not say, or take, another data type
 
 
 def compile_model(
@@ -79,6 +82,7 @@ def compile_model(
     settings = settings or CompilerSettings.from_environment()
     files = files or {}
     options = parse_compiler_options(request.compiler_options)
+    _refuse_idle(options, request)
     _check_files(options, files)
     cache = None
     if settings.cache and archive.is_file():
@@ -96,6 +100,26 @@ def compile_model(
     if cache:
         cache.keep(key, bundle)
     return manifest
+
+
+def _refuse_idle(options: CompilerOptions, request: CompilationRequest) -> None:
+    """Refuse an option that would change nothing about this request."""
+    if options.dtype != CompilerOptions.dtype and request.framework not in _TYPED:
+        raise OptionsError(
+            f'CompilerOptions: a model of {request.framework} knows its data types; leave "dtype" '
+            f"out, which is for {' and '.join(_TYPED)}"
+        )
+    if options.signature_def_key and request.framework != "TENSORFLOW":
+        raise OptionsError(
+            f"CompilerOptions: a model of {request.framework} has no signatures; leave "
+            '"signature_def_key" out'
+        )
+    if options.optimise_for == "host" and machine_arch() != request.target.arch:
+        raise OptionsError(
+            'CompilerOptions: optimise_for "host" is for machines like this one, which is '
+            f"{machine_arch() or 'of an unknown architecture'}; the target is "
+            f"{request.target.arch}: leave it out, or compile on such a machine"
+        )
 
 
 def _check_files(options: CompilerOptions, files: Mapping[str, Path]) -> None:

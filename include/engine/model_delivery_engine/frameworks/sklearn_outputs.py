@@ -105,7 +105,7 @@ def part_sequences(graph: Any) -> None:
         for target, name in enumerate(maker.input):
             own = f"{output.name}{_TARGET}{target}"
             graph.node.append(onnx.helper.make_node("Identity", [name], [own], own))
-            parted.append(onnx.helper.make_tensor_value_info(own, element, None))
+            parted.append(onnx.helper.make_tensor_value_info(own, element, [None, None]))
         graph.node.remove(maker)
     del graph.output[:]
     graph.output.extend(parted)
