@@ -24,7 +24,7 @@ _UNARY = ("Relu", "Exp", "Sigmoid", "Tanh", "Neg", "Abs", "Sqrt", "Log", "Erf", 
           "Sin", "IsNaN", "GlobalAveragePool", "Softmax", "LogSoftmax", "Shape", "NonZero", "Size",
           "CumSum", "Flatten", "Hardmax")  # fmt: skip
 _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Mod", "PRelu", "MatMul",
-           "Greater", "Equal", "BitShift", "Gather", "Expand", "Tile")  # fmt: skip
+           "Greater", "Equal", "And", "Gather", "Expand", "Tile")  # fmt: skip
 _WORDS = (b"SAME_UPPER", b"SAME_LOWER", b"VALID", b"linear", b"nearest", b"cubic", b"reflect", b"",
           b"edge", b"constant", b"ij,jk->ik", b"bi->b", b"SOFTMAX", b"LOGISTIC")  # fmt: skip
 _FLOATS = (0.0, -1.0, 1e-30, 1e38, float("nan"), float("inf"), 0.5)
@@ -69,7 +69,9 @@ class Graph:
         node.attribute.extend(helper.make_attribute(n, v) for n, v in attributes.items())
         self.model.graph.node.append(node)
         try:
-            inferred = onnx.shape_inference.infer_shapes(self.model, strict_mode=True)
+            inferred = onnx.shape_inference.infer_shapes(
+                self.model, check_type=True, strict_mode=True
+            )
         except Exception:
             self.model.graph.node.pop()
             return False
@@ -126,7 +128,11 @@ def declared(made: onnx.ModelProto, generator: random.Random) -> onnx.ModelProto
     taken = {name for node in made.graph.node for name in node.input}
     ends = [name for node in made.graph.node for name in node.output if name not in taken]
     for name in ends or [made.graph.node[-1].output[0]]:
-        info = types.get(name) or helper.make_tensor_value_info(name, FLOAT, None)
+        info = types.get(name)
+        if info is None or not info.type.tensor_type.HasField("shape"):
+            # The checker wants one: behind ai.onnx.ml there are rows and columns.
+            kind = info.type.tensor_type.elem_type if info is not None else FLOAT
+            info = helper.make_tensor_value_info(name, kind, [None, None])
         made.graph.output.append(info)
     return made
 

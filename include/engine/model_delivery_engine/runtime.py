@@ -61,7 +61,7 @@ def open_session(model: Path | bytes, options: Any) -> Any:
     except RUNTIME_ERRORS as error:
         # Its message has the path of a temporary folder, which tells nobody anything.
         text = one_line(str(error) if source is model else str(error).replace(str(source), name))
-        _refuse_memory(text, name)
+        refuse_memory(text, name)
         raise InferenceError(
             f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {text}"
         ) from error
@@ -144,7 +144,7 @@ class Model:
             else:
                 results = self._run_within(seconds, given)
         except RUNTIME_ERRORS as error:
-            _refuse_memory(str(error), self.name)
+            refuse_memory(str(error), self.name)
             raise InferenceError(
                 f"model {self.name!r} failed on its inputs: {one_line(error)}"
             ) from error
@@ -174,7 +174,8 @@ _SIZE = re.compile(r"buffer of size (\d+)")
 _NO_MEMORY = ("bad_alloc", "failed to allocate memory", "available memory of")
 
 
-def _refuse_memory(text: str, name: str) -> None:
+def refuse_memory(text: str, name: str) -> None:
+    """Raise MemoryShortError where a message of ONNX Runtime's says that memory was short."""
     if not any(words in text.lower() for words in _NO_MEMORY):
         return
     node, size = _NODE.search(text), _SIZE.search(text)

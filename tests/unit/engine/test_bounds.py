@@ -39,9 +39,9 @@ def constant(path: Path) -> Path:
 
 
 def untaken(path: Path) -> Path:
-    """Write one that has the constant in a branch that no input takes: folding computes it."""
+    """Write one with 4 GiB in a branch that no input takes: only folding computes them."""
     value = helper.make_tensor_value_info
-    shape = onnx.numpy_helper.from_array(np.array([2**28]))
+    shape = onnx.numpy_helper.from_array(np.array([2**30]))
     huge = [
         helper.make_node("Constant", [], ["shape"], value=shape),
         helper.make_node("ConstantOfShape", ["shape"], ["wide"]),
@@ -146,12 +146,14 @@ def test_memory_has_a_bound(
 def test_what_is_folded_ahead_of_time_has_it_too(
     tmp_path: Path, pack: Callable[[Path], Path], target: Target
 ) -> None:
-    """The source, which takes the other branch, is delivered, or the model refused."""
+    """ONNX Runtime folds nothing that it has no memory for; the model takes the other branch."""
     settings = CompilerSettings(tmp_path / "none", limits=Limits(memory_bytes=MEMORY))
     asked = CompilationRequest("ONNX", CONFIG, target, "greedy", "s3://b/m.tar.gz")
     model = untaken(tmp_path / "model" / "model.onnx")
-    with pytest.raises(MemoryShortError):
-        compile_model(pack(model), tmp_path / "b.tar.gz", asked, settings=settings)
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    compile_model(pack(model), tmp_path / "b.tar.gz", asked, settings=settings)
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - highest
+    assert more * 1024 < 2 * MEMORY
 
 
 def test_inputs_that_are_drawn_have_it_too(
@@ -181,7 +183,9 @@ def test_functions_that_write_out_without_end(
     assert refused.value.reason is Reason.MODEL_TOO_LARGE
 
 
-def test_few_functions_are_none_of_them(tmp_path: Path, deliver: Callable[[Path, str], None]) -> None:
+def test_few_functions_are_none_of_them(
+    tmp_path: Path, deliver: Callable[[Path, str], None]
+) -> None:
     deliver(doubling(tmp_path / "model" / "model.onnx", 4), CONFIG)
     assert (tmp_path / "b.tar.gz").is_file()
 
