@@ -63,8 +63,8 @@ def compile_input(data: bytes, folder: Path, settings: CompilerSettings) -> tupl
     (folder / "model.tar.gz").write_bytes(data)
     reached = "nothing"
     try:
-        for reached in _stages(folder, settings):
-            pass
+        for stage in _stages(folder, settings):
+            reached = stage
     except EngineError as error:
         return error.reason.value, reached
     except Exception as error:
@@ -120,8 +120,7 @@ def run(inputs: int, seed: int) -> dict[str, Any]:
     while number < inputs:
         number = _round(number, inputs - number, seed, came, reached, faults)
     passed = {
-        stage: sum(reached[later] for later in STAGES[place:])
-        for place, stage in enumerate(STAGES)
+        stage: sum(reached[later] for later in STAGES[place:]) for place, stage in enumerate(STAGES)
     }
     counts = {"came": dict(came.most_common()), "passed": passed}
     return {"seed": seed, "inputs": inputs, **counts, **faults}

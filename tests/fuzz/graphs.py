@@ -1,7 +1,7 @@
 """Valid ONNX graphs grown at random, and changed in ways that leave most of them valid.
 
-Torn bytes end in the parser. What reaches kernels, folding and rewriting is a graph that the checker
-takes: one with another attribute, size, type or wire than its author meant.
+Torn bytes end in the parser. What reaches kernels, folding and rewriting is a graph that the
+checker takes: one with another attribute, size, type or wire than its author meant.
 """
 
 import contextlib
@@ -202,55 +202,54 @@ def _image(graph: Graph) -> None:
 
 
 def _shape(graph: Graph) -> None:
+    """Add an operator that moves, picks or repeats values."""
     one = graph.pick() or "x"
-    shape, choose = graph.shapes[one][1], graph.random.choice
+    shape, choose, constant = graph.shapes[one][1], graph.random.choice, graph.constant
     rank = len(shape)
-    axis = graph.random.randrange(-rank, rank) if rank else 0
-    how = choose(["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice",
-                  "Gather", "Tile", "Expand", "ReduceSum", "ReduceMean", "ReduceMax", "ArgMax",
-                  "TopK", "OneHot", "Cast", "ConstantOfShape", "ScatterND", "Where"])  # fmt: skip
-    constant = graph.constant
-    if how == "Transpose":
-        graph.add(how, [one], perm=graph.random.sample(range(rank), rank))
-    elif how == "Reshape":
-        graph.add(how, [one, constant(np.array(choose([[-1], [0, -1], [1, -1, 1]])))])
-    elif how == "Unsqueeze":
-        graph.add(how, [one, constant(np.array([axis]))])
-    elif how == "Squeeze":
-        graph.add(how, [one])
-    elif how == "Concat":
-        graph.add(how, [one, one], axis=axis)
-    elif how == "Split":
-        graph.add(how, [one], 2, axis=axis, num_outputs=2)
-    elif how == "Slice":
-        start, step = choose([0, 1, -1]), choose([1, 2, -1])
-        graph.add(how, [one, *(constant(np.array([n])) for n in (start, 2**31, axis, step))])
-    elif how == "Gather":
-        graph.add(how, [one, constant(np.array(choose([[0], [0, 0], [-1]])))], axis=axis)
-    elif how in ("Tile", "Expand"):
-        graph.add(how, [one, constant(np.array([choose([1, 1, 2]) for _ in shape], np.int64))])
-    elif how.startswith("Reduce"):
-        graph.add(how, [one, constant(np.array([axis]))], keepdims=choose([0, 1]))
-    elif how == "ArgMax":
-        graph.add(how, [one], axis=axis, keepdims=choose([0, 1]))
-    elif how == "TopK":
-        graph.add(how, [one, constant(np.array([1]))], 2, axis=axis)
-    elif how == "OneHot":
-        ids, values = graph.pick(None, INT64), constant(np.array([0, 1], np.float32))
-        if ids is not None and graph.add(how, [ids, constant(np.array([7])), values]):
-            graph.add("MatMul", [next(reversed(graph.shapes)), graph.weights(7, 3)])
-    elif how == "Cast":
-        graph.add(how, [one], to=choose(_DTYPES))
-    elif how == "ConstantOfShape":
-        graph.add(how, [constant(np.array(shape or [1], np.int64))])
-    elif how == "ScatterND":
-        if rank > 1:
-            rows = constant(np.array([[0]]))
-            graph.add(how, [one, rows, graph.weights(1, *shape[1:])])
-    else:
-        zero = constant(np.float32(0))
-        if graph.add("Greater", [one, zero]):
-            graph.add("Where", [next(reversed(graph.shapes)), one, zero])
+    if not rank:
+        return
+    axis = graph.random.randrange(-rank, rank)
+    along, keep = constant(np.array([axis])), choose([0, 1])
+    bounds = [constant(np.array([n])) for n in (choose([0, 1, -1]), 2**31, axis, choose([1, -1]))]
+    twice = constant(np.array([choose([1, 1, 2]) for _ in shape], np.int64))
+    flat = constant(np.array(choose([[-1], [0, -1], [1, -1, 1]])))
+    rows = constant(np.array(choose([[0], [0, 0], [-1]])))
+    makers: list[Callable[[], bool]] = [
+        lambda: graph.add("Transpose", [one], perm=graph.random.sample(range(rank), rank)),
+        lambda: graph.add("Reshape", [one, flat]),
+        lambda: graph.add("Unsqueeze", [one, along]),
+        lambda: graph.add("Squeeze", [one]),
+        lambda: graph.add("Concat", [one, one], axis=axis),
+        lambda: graph.add("Split", [one], 2, axis=axis, num_outputs=2),
+        lambda: graph.add("Slice", [one, *bounds]),
+        lambda: graph.add("Gather", [one, rows], axis=axis),
+        lambda: graph.add(choose(["Tile", "Expand"]), [one, twice]),
+        lambda: graph.add(
+            choose(["ReduceSum", "ReduceMean", "ReduceMax"]), [one, along], keepdims=keep
+        ),
+        lambda: graph.add("ArgMax", [one], axis=axis, keepdims=keep),
+        lambda: graph.add("TopK", [one, constant(np.array([1]))], 2, axis=axis),
+        lambda: graph.add("Cast", [one], to=choose(_DTYPES)),
+        lambda: graph.add("ConstantOfShape", [constant(np.array(shape, np.int64))]),
+        lambda: graph.add("ScatterND", [one, constant(np.array([[0]])), one]),
+        lambda: _one_hot(graph),
+        lambda: _where(graph, one),
+    ]
+    choose(makers)()
+
+
+def _one_hot(graph: Graph) -> bool:
+    """Add a product with one-hot rows, which the rewriter takes for rows of a table."""
+    ids, values = graph.pick(None, INT64), graph.constant(np.array([0, 1], np.float32))
+    if ids is None or not graph.add("OneHot", [ids, graph.constant(np.array([7])), values]):
+        return False
+    return graph.add("MatMul", [next(reversed(graph.shapes)), graph.weights(7, 3)])
+
+
+def _where(graph: Graph, one: str) -> bool:
+    zero = graph.constant(np.float32(0))
+    made = graph.add("Greater", [one, zero])
+    return made and graph.add("Where", [next(reversed(graph.shapes)), one, zero])
 
 
 def _sequence(graph: Graph) -> None:

@@ -126,36 +126,19 @@ def agree(
     agreements: list[float] = []
     compared = {name: 0 for probe in asked[:1] for run in probe.runs for name in run.expected}
     for probe in asked:
-        try:
-            answered = [(run, answer(run.inputs)) for run in probe.runs]
-        except InferenceError as error:
-            if not (may_refuse and is_drawn(probe.distribution)):
-                if isinstance(error, (MemoryShortError, TimeShortError)):
-                    raise
-                raise ParityError(
-                    f"it fails on {_words(probe.distribution)}: {one_line(error, 300)}"
-                ) from error
-            refused.append(f"{probe.distribution}: {one_line(error, 160)}")
+        answered = _answered(answer, probe, may_refuse)
+        if isinstance(answered, str):
+            refused.append(f"{probe.distribution}: {answered}")
             continue
         # The user's samples are what is usual.
         magnitudes = {} if probe.distribution in OWN_SAMPLES else usual
         judge = _Judge(probe.distribution, closeness, magnitudes, most_of, ranking)
-        tallies = judge.tallies
-        try:
-            for run, got in answered:
-                judge.compare(run, got)
-            why = _left_out(probe.distribution, tallies)
-        except ParityError as error:
-            if probe.distribution not in optional:
-                raise
-            why = f"not proved, {error}"
-        else:
-            agreements += [
-                each for run, got in answered for each in _argmax_agreement(run.expected, got)
-            ]
-        if why:
+        if why := judge.why_not(answered, optional):
             refused.append(f"{probe.distribution}: {why}")
             continue
+        tallies = judge.tallies
+        for run, got in answered:
+            agreements += _argmax_agreement(run.expected, got)
         for name, tally in tallies.items():
             compared[name] = compared.get(name, 0) + tally.compared
         shares[probe.distribution] = {n: t.explained / max(1, t.values) for n, t in tallies.items()}
@@ -180,6 +163,22 @@ def agree(
         proved=tuple(proved),
         left_out=tuple(refused),
     )
+
+
+def _answered(
+    answer: Answer, probe: Probe, may_refuse: bool
+) -> list[tuple[Run, Mapping[str, Array]]] | str:
+    """Return the runs of a probe with a model's answers, or why it refused one and may."""
+    try:
+        return [(run, answer(run.inputs)) for run in probe.runs]
+    except InferenceError as error:
+        if may_refuse and is_drawn(probe.distribution):
+            return one_line(error, 160)
+        if isinstance(error, (MemoryShortError, TimeShortError)):
+            raise
+        raise ParityError(
+            f"it fails on {_words(probe.distribution)}: {one_line(error, 300)}"
+        ) from error
 
 
 def _most(asked: Sequence[Probe]) -> dict[str, float]:
@@ -234,6 +233,19 @@ class _Judge:
     most_of: Mapping[str, float]
     ranking: Ranking | None
     tallies: dict[str, _Tally] = field(default_factory=dict)
+
+    def why_not(
+        self, answered: Sequence[tuple[Run, Mapping[str, Array]]], optional: Collection[str]
+    ) -> str | None:
+        """Compare all runs; return why they prove nothing, None where they do."""
+        try:
+            for run, got in answered:
+                self.compare(run, got)
+            return _left_out(self.distribution, self.tallies)
+        except ParityError as error:
+            if self.distribution not in optional:
+                raise
+            return f"not proved, {error}"
 
     def compare(self, run: Run, got: Mapping[str, Array]) -> None:
         """Count what is off in a run; ParityError for an output of another shape."""

@@ -72,8 +72,8 @@ def load_graph(path: Path) -> Any:
         )
     if not model.graph.output:
         raise CompilationError(
-            f"{path.name} has no output, so that it answers nothing; export it with the tensors that "
-            "are its answers"
+            f"{path.name} has no output, so that it answers nothing; export it with the tensors "
+            "that are its answers"
         )
     if model.ByteSize() > _MAX_BYTES:
         raise _too_large(path)

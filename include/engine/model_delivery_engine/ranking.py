@@ -50,7 +50,9 @@ class Ranked:
         if self.label:
             best = np.sort(np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
             tied = _close(best[..., -1:], best[..., -_BEST:][..., :1], margin)
-            return tied.reshape(want.shape) if tied.size == want.size else np.zeros(want.shape, bool)
+            return (
+                tied.reshape(want.shape) if tied.size == want.size else np.zeros(want.shape, bool)
+            )
         ours, theirs = (self._rows(each) for each in (got, want))
         last = scores.shape[-1] - 1
         if ours.shape[:-1] != scores.shape[:-1] or last < 0:

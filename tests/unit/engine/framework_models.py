@@ -348,7 +348,8 @@ def _sklearn_kinds(folder: Path) -> None:
         ("voters", ensemble.VotingClassifier(members, voting="soft"), labels),
         ("stack", ensemble.StackingClassifier(members), labels),
         ("two_targets", ensemble.RandomForestRegressor(5, random_state=0), np.c_[target, -target]),
-        ("two_labels", ensemble.RandomForestClassifier(5, random_state=0), np.c_[labels, labels > 0]),
+        ("two_labels", ensemble.RandomForestClassifier(5, random_state=0),
+         np.c_[labels, labels > 0]),
         ("two_classifiers", MultiOutputClassifier(linear_model.LogisticRegression()),
          np.c_[labels, labels > 0]),
     ):  # fmt: skip

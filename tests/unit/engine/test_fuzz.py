@@ -11,8 +11,8 @@ import onnx
 import pytest
 from model_delivery_engine.settings import CompilerSettings
 
-from tests.fuzz.compile_inputs import compile_input, run
 from tests.fuzz import graphs
+from tests.fuzz.compile_inputs import compile_input, run
 from tests.fuzz.mutations import model, packed
 
 INPUTS = 640

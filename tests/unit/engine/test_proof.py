@@ -309,7 +309,8 @@ def test_the_users_samples_outrank_what_is_drawn() -> None:
     """A conversion that is wrong on negative numbers alone, which the user never has."""
     near = np.random.default_rng(0).random((64, 1)).astype(np.float32)
     drawn = {"unit": near[:4], "signed": near - 0.5, "missing": near - 0.5}
-    asked = [Probe(n, (Run({"x": x}, {"y": x * 2}),)) for n, x in {**drawn, "samples": near}.items()]
+    given = {**drawn, "samples": near}
+    asked = [Probe(n, (Run({"x": x}, {"y": x * 2}),)) for n, x in given.items()]
     wrong = of(lambda x: np.abs(x) * 2)
     with pytest.raises(ParityError, match="on inputs drawn 'signed'"):
         agree(wrong, asked, CONVERTED)

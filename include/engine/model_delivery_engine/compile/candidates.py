@@ -243,9 +243,7 @@ class Workbench:
         """Hold a model of the source's precision to its answers, on golden inputs and beyond."""
         evidence = self._evidence
         measure_parity(model.run(evidence.golden), evidence.expected)
-        agree(
-            model.run, evidence.probes, REWRITTEN, may_refuse=False, ranking=evidence.ranking
-        )
+        agree(model.run, evidence.probes, REWRITTEN, may_refuse=False, ranking=evidence.ranking)
 
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)

@@ -116,9 +116,7 @@ def gather(
         proof = _Proof(reference, answers, request.framework, ranking)
         conversion = proof.parity(asked, outranked=enough)
         asked = _answered_by(reference, asked)
-    evidence = Evidence(
-        golden, expected, asked, left_out, own.get("calibration"), ranking=ranking
-    )
+    evidence = Evidence(golden, expected, asked, left_out, own.get("calibration"), ranking=ranking)
     if "samples" in own:
         evidence = _judging(evidence, reference, own["samples"], answers, options, files)
     return evidence, conversion, reference.inputs
@@ -257,8 +255,8 @@ class _Proof:
             return ""
         return (
             "; if your data is never like that, show what it is like: "
-            f'{ENOUGH_SAMPLES} samples or more, CompilerOptions {{"calibration": "s3://…"}}, outrank '
-            "what is drawn"
+            f"{ENOUGH_SAMPLES} samples or more, CompilerOptions "
+            '{"calibration": "s3://…"}, outrank what is drawn'
         )
 
 

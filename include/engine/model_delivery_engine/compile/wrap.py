@@ -69,9 +69,7 @@ def wrap_artifact(
         work = Path(name)
         source, imported = _source(archive, request, settings, work)
         reference = load_model(source, unoptimised_options())
-        evidence, conversion, _ = gather(
-            source, imported, request, CompilerOptions(), {}, seconds
-        )
+        evidence, conversion, _ = gather(source, imported, request, CompilerOptions(), {}, seconds)
         golden, expected = evidence.golden, evidence.expected
         manifest = Manifest(
             name=request.name,

@@ -46,8 +46,7 @@ def convert(task: Conversion) -> Converted:
     def run(arrays: list[Any]) -> list[Any]:
         by_name = dict(zip(given_names(task), arrays, strict=True))
         inputs = [
-            by_name[name].transpose(_TO_NHWC) if name in images else by_name[name]
-            for name in names
+            by_name[name].transpose(_TO_NHWC) if name in images else by_name[name] for name in names
         ]
         answers = model(_structured(model, inputs), training=False)
         if isinstance(answers, dict):

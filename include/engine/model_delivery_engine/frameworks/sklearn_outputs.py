@@ -23,9 +23,7 @@ _ROWS = (2, 3)  # tried on: what differs between them is the batch
 
 def answers(model: Any, graph: Any, arrays: list[Any]) -> list[Any]:
     """Return what scikit-learn answers for each output, None for one that it has no method for."""
-    return [
-        _answer(model, node, place, arrays[0]) for place, node in enumerate(graph.output)
-    ]
+    return [_answer(model, node, place, arrays[0]) for place, node in enumerate(graph.output)]
 
 
 def _answer(model: Any, node: Any, place: int, rows: Any) -> Any:
