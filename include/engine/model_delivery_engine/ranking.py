@@ -63,7 +63,7 @@ class Ranked:
         )
         alone = np.diff(np.sort(ours, axis=-1), axis=-1).all(axis=-1, keepdims=True)
         good = inside & alone & _close(one, other, margin)
-        return np.moveaxis(good, -1, self.axis).reshape(want.shape)
+        return np.asarray(np.moveaxis(good, -1, self.axis).reshape(want.shape))
 
     def _rows(self, places: Array) -> Array:
         whole = places.astype(np.int64)

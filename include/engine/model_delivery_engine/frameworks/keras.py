@@ -124,6 +124,7 @@ def _check_shapes(model: Any, names: list[str], shapes: dict[str, tuple[int, ...
                 reason=Reason.TENSOR_UNSUPPORTED,
             )
         given = shapes[name]
+        fitting: list[tuple[int, ...]]
         if len(given) != _IMAGE_RANK:
             fitting = [()] if _fits(tensor, given) else []
         else:
