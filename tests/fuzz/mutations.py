@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.fuzz import graphs
+
 Make = Callable[[random.Random], bytes]
 
 
@@ -135,6 +137,16 @@ def odd_model(generator: random.Random) -> bytes:
     return packed(made.SerializeToString())
 
 
+def grown_model(generator: random.Random) -> bytes:
+    """Make a valid model of many operators."""
+    return packed(graphs.grown(generator).SerializeToString())
+
+
+def changed_model(generator: random.Random) -> bytes:
+    """Make such a model and change an attribute, a size, a type or a wire."""
+    return packed(graphs.changed(generator).SerializeToString())
+
+
 def _type(made: onnx.ModelProto, generator: random.Random) -> None:
     node = generator.choice(made.graph.node)
     kinds = ["Add", "Gemm", "Loop", "If", "Nobody", "Gather", "Conv", "Cast", "Resize", "Einsum"]
@@ -191,5 +203,6 @@ def _signature(made: onnx.ModelProto, generator: random.Random) -> None:
 
 _ODDITIES = [_type, _wiring, _dimension, _data, _element, _attribute, _external, _opset, _signature]
 MAKERS: list[Make] = [
-    torn_archive, torn_tar, odd_archive, bomb, torn_model, torn_model, odd_model, odd_model,
+    torn_archive, torn_tar, odd_archive, bomb, torn_model, odd_model, grown_model, changed_model,
+    changed_model, changed_model, changed_model, changed_model,
 ]  # fmt: skip

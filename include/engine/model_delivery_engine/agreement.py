@@ -14,20 +14,24 @@ this precision, whoever computes it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from model_delivery_engine import probes
 from model_delivery_engine.errors import (
+    EngineError,
     InferenceError,
     MemoryShortError,
     ParityError,
     PrecisionError,
     Reason,
+    TimeShortError,
     one_line,
 )
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.probes import Answer, Probe, Run
+from model_delivery_engine.ranking import Ranked, Ranking
 from model_delivery_engine.tensors import Array, largest
 
 # Distributions whose answers are the user's own samples.
@@ -94,17 +98,20 @@ class _Tally:
 
 def agree(
     answer: Answer,
-    probes: Sequence[Probe],
+    asked: Sequence[Probe],
     closeness: Closeness,
     optional: Collection[str] = (),
     *,
     may_refuse: bool = True,
+    ranking: Ranking | None = None,
 ) -> Parity:
     """Hold a model to the answers of the one it was made from.
 
     :param answer: runs the model
     :param optional: distributions on which it may differ, which is then said (default: none)
     :param may_refuse: it may fail on what is drawn beyond golden inputs, which is then said
+    :param ranking: gives the scores behind places and labels; of equal ones either is right
+        (default: only what the answers themselves show of it)
     :returns: the largest differences on golden inputs and the user's samples, which distributions
         were compared, and those that the model itself refuses though the original answers them:
         no wrong answer comes of a refusal
@@ -113,41 +120,35 @@ def agree(
         PrecisionError where rounding explains too many of the answers to those
     """
     proved, refused = [], []
-    usual, most_of = _most(probes[:1]), _most(probes)
+    usual, most_of = _most(asked[:1]), _most(asked)
     shares: dict[str, dict[str, float]] = {}
     farthest, relative, values = 0.0, 0.0, 0
     agreements: list[float] = []
-    compared = {name: 0 for probe in probes[:1] for run in probe.runs for name in run.expected}
-    for probe in probes:
-        try:
-            answered = [(run, answer(run.inputs)) for run in probe.runs]
-        except InferenceError as error:
-            if not (may_refuse and _may_refuse(probe.distribution)):
-                if isinstance(error, MemoryShortError):
-                    raise
-                raise ParityError(
-                    f"it fails on {_words(probe.distribution)}: {one_line(error, 300)}"
-                ) from error
-            refused.append(f"{probe.distribution}: {one_line(error, 160)}")
+    compared = {name: 0 for probe in asked[:1] for run in probe.runs for name in run.expected}
+    for probe in asked:
+        answered = _answered(answer, probe, may_refuse)
+        if isinstance(answered, str):
+            refused.append(f"{probe.distribution}: {answered}")
             continue
-        tallies: dict[str, _Tally] = {}
-        for run, got in answered:
-            # The user's samples are what is usual.
-            magnitudes = {} if probe.distribution in OWN_SAMPLES else usual
-            _compare(run, got, closeness, magnitudes, most_of, tallies)
-            agreements += _argmax_agreement(run.expected, got)
-        if why := _left_out(probe.distribution, tallies, optional):
+        # The user's samples are what is usual.
+        magnitudes = {} if probe.distribution in OWN_SAMPLES else usual
+        judge = _Judge(probe.distribution, closeness, magnitudes, most_of, ranking)
+        if why := judge.why_not(answered, optional):
             refused.append(f"{probe.distribution}: {why}")
             continue
+        tallies = judge.tallies
+        for run, got in answered:
+            agreements += _argmax_agreement(run.expected, got)
         for name, tally in tallies.items():
             compared[name] = compared.get(name, 0) + tally.compared
         shares[probe.distribution] = {n: t.explained / max(1, t.values) for n, t in tallies.items()}
         proved.append(probe.distribution)
         relative = max([relative, *(t.max_rel for t in tallies.values())])
-        if not _may_refuse(probe.distribution):  # elsewhere outputs are of any magnitude
+        if not is_drawn(probe.distribution):  # elsewhere outputs are of any magnitude
             farthest = max([farthest, *(t.max_abs for t in tallies.values())])
         values += sum(max(map(_rows, run.expected.values()), default=1) for run in probe.runs)
-    _refuse_other_rounding(shares)
+    if _HALVES not in optional:
+        _refuse_other_rounding(shares)
     refused += [
         f"output {n!r}: it was empty each time" for n, count in compared.items() if not count
     ]
@@ -164,10 +165,26 @@ def agree(
     )
 
 
-def _most(probes: Sequence[Probe]) -> dict[str, float]:
+def _answered(
+    answer: Answer, probe: Probe, may_refuse: bool
+) -> list[tuple[Run, Mapping[str, Array]]] | str:
+    """Return the runs of a probe with a model's answers, or why it refused one and may."""
+    try:
+        return [(run, answer(run.inputs)) for run in probe.runs]
+    except InferenceError as error:
+        if may_refuse and is_drawn(probe.distribution):
+            return one_line(error, 160)
+        if isinstance(error, (MemoryShortError, TimeShortError)):
+            raise
+        raise ParityError(
+            f"it fails on {_words(probe.distribution)}: {one_line(error, 300)}"
+        ) from error
+
+
+def _most(asked: Sequence[Probe]) -> dict[str, float]:
     """Return each output's largest magnitude on some probes; golden inputs are asked first."""
     found: dict[str, float] = {}
-    for run in (run for probe in probes for run in probe.runs):
+    for run in (run for probe in asked for run in probe.runs):
         for name, array in run.expected.items():
             found[name] = max(found.get(name, 0.0), largest(array))
     return found
@@ -191,7 +208,8 @@ def _rows(array: Array) -> int:
     return len(array) if array.ndim else 1
 
 
-def _may_refuse(distribution: str) -> bool:
+def is_drawn(distribution: str) -> bool:
+    """Tell whether a distribution is drawn beyond golden inputs: a model may refuse those."""
     return distribution not in ("unit", *OWN_SAMPLES)
 
 
@@ -201,32 +219,83 @@ def _words(distribution: str) -> str:
     return f"inputs drawn {distribution!r}"
 
 
-def _compare(
-    run: Run,
-    got: Mapping[str, Array],
-    closeness: Closeness,
-    usual: Mapping[str, float],
-    most_of: Mapping[str, float],
-    tallies: dict[str, _Tally],
-) -> None:
-    for name, want in run.expected.items():
-        tally = tallies.setdefault(name, _Tally())
-        answer, noise = got.get(name), run.noise.get(name)
-        if answer is None or answer.shape != want.shape:
-            shape = "nothing" if answer is None else f"shape {list(answer.shape)}"
-            raise ParityError(f"output {name!r} is {shape}, expected shape {list(want.shape)}")
-        if noise is None or noise.shape != want.shape:
-            noise = np.zeros(want.shape)
-        if want.dtype.kind == "f" or (want.dtype in (np.int8, np.uint8) and closeness.steps):
-            least = min(_STEP, _SHARE * most_of.get(name, 0.0))
-            least += _NOTHING * max(usual.get(name, 0.0), largest(want))
-            _floats(name, answer, want, noise, closeness, least, tally)
-        else:
-            unequal = _unequal(answer, want) & ~_swapped(answer, want, run.expected, closeness)
-            moved = (noise > 0) | _tied(want, run.expected, closeness)
+@dataclass(frozen=True)
+class _Judge:
+    """Compares the runs of one probe.
+
+    :param usual: each output's largest magnitude on usual inputs
+    :param most_of: the same on any inputs
+    """
+
+    distribution: str
+    closeness: Closeness
+    usual: Mapping[str, float]
+    most_of: Mapping[str, float]
+    ranking: Ranking | None
+    tallies: dict[str, _Tally] = field(default_factory=dict)
+
+    def why_not(
+        self, answered: Sequence[tuple[Run, Mapping[str, Array]]], optional: Collection[str]
+    ) -> str | None:
+        """Compare all runs; return why they prove nothing, None where they do."""
+        try:
+            for run, got in answered:
+                self.compare(run, got)
+            return _left_out(self.distribution, self.tallies)
+        except ParityError as error:
+            if self.distribution not in optional:
+                raise
+            return f"not proved, {error}"
+
+    def compare(self, run: Run, got: Mapping[str, Array]) -> None:
+        """Count what is off in a run; ParityError for an output of another shape."""
+        ranked: Mapping[str, Ranked] | None = None
+        for name, want in run.expected.items():
+            tally = self.tallies.setdefault(name, _Tally())
+            answer, noise = got.get(name), run.noise.get(name)
+            if answer is None or answer.shape != want.shape:
+                shape = "nothing" if answer is None else f"shape {list(answer.shape)}"
+                raise ParityError(f"output {name!r} is {shape}, expected shape {list(want.shape)}")
+            if noise is None or noise.shape != want.shape:
+                noise = np.zeros(want.shape)
+            whole = want.dtype in (np.int8, np.uint8) and self.closeness.steps
+            if want.dtype.kind == "f" or whole:
+                least = min(_STEP, _SHARE * self.most_of.get(name, 0.0))
+                least += _NOTHING * max(self.usual.get(name, 0.0), largest(want))
+                _floats(name, answer, want, noise, self.closeness, least, tally)
+                continue
+            unequal = _unequal(answer, want)
+            moved = (noise > 0) | _tied(want, run.expected, self.closeness)
+            if unequal.any() and self.ranking:
+                ranked = self._ranked(run) if ranked is None else ranked
+                if found := ranked.get(name):
+                    as_good = found.as_good(answer, want, self.closeness.scale)
+                    unequal, moved = self._excused(found, as_good, unequal, moved)
             tally.compared += want.size
             tally.moved += int(moved.sum())
             _count(name, answer, want, unequal, unequal & moved, unequal, tally)
+
+    def _ranked(self, run: Run) -> Mapping[str, Ranked]:
+        assert self.ranking is not None
+        try:
+            return self.ranking(run.inputs)
+        except EngineError:
+            return {}
+
+    def _excused(
+        self, found: Ranked, as_good: Array, unequal: Array, moved: Array
+    ) -> tuple[Array, Array]:
+        """Return what is still unequal, and what explains that.
+
+        Scores that are held by themselves are right, and so is either place. Those that nobody sees
+        may be alike because they are wrong: on golden inputs, where no model's all are, they excuse
+        nothing, and elsewhere they explain.
+        """
+        if found.shown:
+            return unequal & ~as_good, moved
+        if self.distribution == probes.UNIT:
+            return unequal, moved
+        return unequal, moved | as_good
 
 
 def _floats(
@@ -328,45 +397,11 @@ def _tied(want: Array, expected: Mapping[str, Array], closeness: Closeness) -> A
     return tied
 
 
-def _swapped(got: Array, want: Array, expected: Mapping[str, Array], closeness: Closeness) -> Array:
-    """Return where places are given in another order, among values that are as good as equal.
-
-    The best of a row and where they stand (TopK): equal ones may stand in any order, and those at
-    the end of the row may be others as good that are not shown.
-    """
-    swapped = np.zeros(want.shape, bool)
-    beside = [
-        each
-        for each in expected.values()
-        if each.dtype.kind == "f" and each.shape == want.shape and want.ndim and want.shape[-1] > 1
-    ]
-    if want.dtype.kind not in "iu" or not beside:
-        return swapped
-    for row in np.argwhere((got != want).any(axis=-1)):
-        values = beside[0][tuple(row)].astype(np.float64)
-        margin = closeness.scale * max(float(np.abs(values).max()), 1e-30)
-        ends = np.flatnonzero(~(np.abs(np.diff(values)) <= margin)) + 1
-        for group in np.split(np.arange(len(values)), ends):
-            ours, theirs = got[tuple(row)][group], want[tuple(row)][group]
-            last = group[-1] == len(values) - 1
-            same = sorted(ours.tolist()) == sorted(theirs.tolist())
-            apart = len(set(ours.tolist())) == len(ours)
-            swapped[tuple(row)][group] = len(group) > 1 and (same or (last and apart))
-    return swapped
-
-
-def _left_out(
-    distribution: str, tallies: Mapping[str, _Tally], optional: Collection[str]
-) -> str | None:
-    """Return why a distribution proves nothing, None where it does; raise where it has to."""
-    try:
-        _refuse_wrong(distribution, tallies)
-    except ParityError as error:
-        if distribution not in optional:
-            raise
-        return f"not proved, {error}"
+def _left_out(distribution: str, tallies: Mapping[str, _Tally]) -> str | None:
+    """Return why a distribution proves nothing, None where it does; raise for a wrong answer."""
+    _refuse_wrong(distribution, tallies)
     why = _unanswered(tallies)
-    if why and not _may_refuse(distribution):
+    if why and not is_drawn(distribution):
         raise ParityError(
             f"on {_words(distribution)} {why}, so that nothing is proved there; look for a "
             "division by zero, a logarithm or an overflow in the model",
@@ -386,7 +421,7 @@ def _refuse_wrong(distribution: str, tallies: Mapping[str, _Tally]) -> None:
     """Raise ParityError for the output that is furthest off, if one is."""
     failed = []
     for tally in tallies.values():
-        chance = min(_CHANCE * tally.values, tally.moved) if _may_refuse(distribution) else 0
+        chance = min(_CHANCE * tally.values, tally.moved) if is_drawn(distribution) else 0
         if tally.wrong or tally.missed > chance or not _finite(tally.worst_excess):
             failed.append(tally)
     if failed:

@@ -12,7 +12,8 @@ EngineError
 │   └── PrecisionError      inputs that single precision is too coarse for
 ├── BundleError             a bundle that is incomplete, altered, or of another version
 ├── InferenceError          inputs that do not fit the model, or a run that failed
-│   └── MemoryShortError    a model that needs more memory than it may have
+│   ├── MemoryShortError    a model that needs more memory than it may have
+│   └── TimeShortError      a run that did not end within its time
 ├── BatchError              a batch that cannot be planned, run or merged
 │   ├── BudgetError         more records failed than may
 │   ├── StoppedError        a run that was told to end; it goes on when it is run again
@@ -146,6 +147,12 @@ class MemoryShortError(InferenceError):
     """A model needs more memory than this process may have."""
 
     usual = Reason.CONVERSION_MEMORY
+
+
+class TimeShortError(InferenceError):
+    """A model did not answer within the time of one run."""
+
+    usual = Reason.CONVERSION_TIMEOUT
 
 
 class BatchError(EngineError):

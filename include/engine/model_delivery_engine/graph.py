@@ -18,6 +18,9 @@ from model_delivery_engine.soundness import refuse_unsound
 # The domains whose operators ONNX Runtime's published builds carry.
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _MAX_BYTES = weights.MOST_BYTES
+# Of a model with its functions written out, as checker and runtime do with each call of one.
+_MOST_NODES = 1_000_000
+_MOST_CALLS = 32  # functions that call one another
 
 
 def prepare_graph(path: Path, shapes: Shapes, into: Path) -> None:
@@ -45,7 +48,7 @@ def load_graph(path: Path) -> Any:
 
     :returns: an ``onnx.ModelProto``
     :raises CompilationError: not an ONNX model, over 2 GiB, an operator set or a custom operator
-        that nothing here runs
+        that nothing here runs, functions that call one another without end
     """
     around = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
     try:
@@ -56,8 +59,10 @@ def load_graph(path: Path) -> Any:
                 raise _too_large(path)
         model = onnx.load(path)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
+        # Where it was unpacked tells nobody anything.
+        text = one_line(str(error).replace(f"{path.parent}/", ""))
         raise CompilationError(
-            f"{path.name} is not a complete ONNX model ({one_line(error)}); pack it again",
+            f"{path.name} is not a complete ONNX model ({text}); pack it again",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
     if not model.HasField("graph") or not model.graph.node:
@@ -65,10 +70,16 @@ def load_graph(path: Path) -> Any:
             f"{path.name} has no graph; export the model and pack it again",
             reason=Reason.MODEL_UNREADABLE,
         )
+    if not model.graph.output:
+        raise CompilationError(
+            f"{path.name} has no output, so that it answers nothing; export it with the tensors "
+            "that are its answers"
+        )
     if model.ByteSize() > _MAX_BYTES:
         raise _too_large(path)
     _check_operator_sets(model, path.name)
     _check_operators(model, path.name)
+    _check_functions(model, path.name)
     return model
 
 
@@ -229,6 +240,33 @@ def _check_operators(model: Any, name: str) -> None:
                 reason=Reason.OPERATOR_CUSTOM,
                 operator=f"{node.domain}.{node.op_type}",
             )
+
+
+def _check_functions(model: Any, name: str) -> None:
+    bodies = {(each.domain, each.name): each.node for each in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def written_out(nodes: Iterable[Any], depth: int) -> int:
+        size = 0
+        for node in _all_nodes(nodes):
+            called = (node.domain, node.op_type)
+            if called in bodies and called not in sizes:
+                if depth == _MOST_CALLS:
+                    raise _endless(f"{_MOST_CALLS} functions deep", name)
+                sizes[called] = written_out(bodies[called], depth + 1)
+            size += sizes.get(called, 1)
+        if size > _MOST_NODES:
+            raise _endless(f"into more than {_MOST_NODES:,} operators", name)
+        return size
+
+    written_out(model.graph.node, 0)
+
+
+def _endless(how: str, name: str) -> CompilationError:
+    return CompilationError(
+        f"{name}: its functions call one another {how}; export the model without functions",
+        reason=Reason.MODEL_TOO_LARGE,
+    )
 
 
 def _all_nodes(nodes: Iterable[Any]) -> Iterator[Any]:

@@ -39,7 +39,9 @@ OBJECTIVES = ("latency", "throughput", "size")
 HOSTS = ("portable", "host")
 _DTYPES = {
     "float": "float32", "float32": "float32", "double": "float64", "float64": "float64",
+    "half": "float16", "float16": "float16",
     "int": "int32", "int32": "int32", "long": "int64", "int64": "int64",
+    "uint8": "uint8", "int8": "int8", "short": "int16", "int16": "int16", "bool": "bool",
 }  # fmt: skip
 _CODE_GENERATOR = ("mcpu", "mattr", "llvm_target", "ANDROID_PLATFORM")
 _ACCELERATOR = ("gpu-code", "gpu_code", "trt-ver", "cuda-ver", "class_labels")

@@ -36,7 +36,11 @@ def profile_model(model: Path, inputs: Mapping[str, Array], threads: int) -> dic
 
     :returns: the figures of `measurements.Profile` that are taken in the process
     :raises CompilationError: the model crashed the process, or took longer than 10 minutes
+    :raises MemoryShortError: it has too little memory for the model
     """
+    # The process itself imports nothing of the engine's.
+    from model_delivery_engine.runtime import refuse_memory
+
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         arrays = Path(folder) / "inputs.npz"
         np.savez(arrays, **inputs)  # type: ignore[arg-type]
@@ -49,6 +53,7 @@ def profile_model(model: Path, inputs: Mapping[str, Array], threads: int) -> dic
             ) from error
         if done.returncode:
             last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            refuse_memory(" ".join(last), model.name)
             raise CompilationError(
                 f"the model ended a process of its own with code {done.returncode} "
                 f"({last[0][:300] if last else 'no message'}); report this model"

@@ -14,6 +14,7 @@ from model_delivery_engine.errors import (
     InferenceError,
     MemoryShortError,
     ParityError,
+    TimeShortError,
     one_line,
 )
 from model_delivery_engine.manifest import ONNX_RUNTIME
@@ -60,7 +61,7 @@ def open_session(model: Path | bytes, options: Any) -> Any:
     except RUNTIME_ERRORS as error:
         # Its message has the path of a temporary folder, which tells nobody anything.
         text = one_line(str(error) if source is model else str(error).replace(str(source), name))
-        _refuse_memory(text, name)
+        refuse_memory(text, name)
         raise InferenceError(
             f"{name}: ONNX Runtime {_ort.__version__} cannot load it: {text}"
         ) from error
@@ -71,11 +72,13 @@ class Model:
 
     :param session: an open session on the model
     :param name: how messages call the model
+    :param seconds: after which a run is stopped, between two operators (default: never)
     """
 
-    def __init__(self, session: Any, name: str) -> None:
+    def __init__(self, session: Any, name: str, seconds: float | None = None) -> None:
         self.name = name
         self._session = session
+        self._seconds = seconds
         self.inputs = tuple(_specs(session.get_inputs()))
         self.outputs = tuple(_specs(session.get_outputs()))
         self._input_specs = {spec.name: spec for spec in self.inputs}
@@ -121,11 +124,12 @@ class Model:
 
         :param inputs: an array for each input, of its data type and shape
         :param settings: replacements of constants, by their names (default: none)
-        :param seconds: after which the run is stopped, between two operators (default: never)
+        :param seconds: after which this run is stopped (default: the model's own)
         :returns: an array for each output
         :raises InferenceError: a missing or unknown input, another type or shape, a failed run;
-            MemoryShortError where a run has too little memory
+            MemoryShortError where a run has too little memory, TimeShortError where it was stopped
         """
+        seconds = self._seconds if seconds is None else seconds
         if wrong := sorted(self._input_specs.keys() ^ inputs.keys()):
             names = ", ".join(self._input_specs)
             raise InferenceError(
@@ -140,7 +144,7 @@ class Model:
             else:
                 results = self._run_within(seconds, given)
         except RUNTIME_ERRORS as error:
-            _refuse_memory(str(error), self.name)
+            refuse_memory(str(error), self.name)
             raise InferenceError(
                 f"model {self.name!r} failed on its inputs: {one_line(error)}"
             ) from error
@@ -152,6 +156,13 @@ class Model:
         timer.start()
         try:
             results: list[Array] = self._session.run(self._output_names, given, options)
+        except RUNTIME_ERRORS as error:
+            if not options.terminate:
+                raise
+            raise TimeShortError(
+                f"model {self.name!r} did not answer within {seconds:g} s; it may loop for ever: "
+                "bound its loops, or give smaller dimensions"
+            ) from error
         finally:
             timer.cancel()
         return results
@@ -163,7 +174,8 @@ _SIZE = re.compile(r"buffer of size (\d+)")
 _NO_MEMORY = ("bad_alloc", "failed to allocate memory", "available memory of")
 
 
-def _refuse_memory(text: str, name: str) -> None:
+def refuse_memory(text: str, name: str) -> None:
+    """Raise MemoryShortError where a message of ONNX Runtime's says that memory was short."""
     if not any(words in text.lower() for words in _NO_MEMORY):
         return
     node, size = _NODE.search(text), _SIZE.search(text)

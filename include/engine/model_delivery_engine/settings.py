@@ -15,11 +15,12 @@ _FALSE = ("0", "false", "no", "off")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one conversion in the sandbox may use.
+    """What one conversion in the sandbox may use, and what works on its result outside.
 
-    :param seconds: wall-clock time (default: 900; ``MODEL_DELIVERY_CONVERSION_SECONDS``)
-    :param memory_bytes: private memory, of each process and of all together (default: 8 GiB;
-        ``MODEL_DELIVERY_CONVERSION_MEMORY``)
+    :param seconds: wall-clock time, and outside that of one run of the source model (default: 900;
+        ``MODEL_DELIVERY_CONVERSION_SECONDS``)
+    :param memory_bytes: private memory, of each process and of all together; outside what the
+        process takes beyond what it had (default: 8 GiB; ``MODEL_DELIVERY_CONVERSION_MEMORY``)
     :param file_bytes: size of each file it writes (default: 4 GiB)
     :param written_bytes: all that it writes to the disk (default: 8 GiB;
         ``MODEL_DELIVERY_CONVERSION_DISK``)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_delivery_engine.errors import InferenceError
+from model_delivery_engine.errors import InferenceError, Reason
 
 Array = NDArray[Any]
 
@@ -70,6 +70,16 @@ class TensorSpec:
                 f"got {list(array.shape)}; send that shape"
             )
 
+    def answered(self, array: Array) -> "TensorSpec":
+        """Return the spec with what an array has otherwise left open: exporters err there."""
+        if self.accepts(array.shape):
+            return self
+        if len(self.shape) != array.ndim:
+            return TensorSpec(self.name, self.dtype, (-1,) * array.ndim)
+        sizes = zip(self.shape, array.shape, strict=True)
+        shape = tuple(mine if mine in (-1, theirs) else -1 for mine, theirs in sizes)
+        return TensorSpec(self.name, self.dtype, shape)
+
     def accepts(self, shape: Sequence[int]) -> bool:
         """Whether an array of this shape fits."""
         return len(shape) == len(self.shape) and all(
@@ -87,8 +97,12 @@ def spec_from_runtime(
     element = runtime_type.removeprefix("tensor(").removesuffix(")")
     dtype = _RUNTIME_TYPES.get(element)
     if dtype is None:
+        how = "cast it to float32 in the model"
+        if not runtime_type.startswith("tensor("):
+            how = "export the model with plain tensors"
+            how += " (skl2onnx: zipmap=False)" if "map(" in runtime_type else ""
         raise InferenceError(
-            f"tensor {name!r} has the type {runtime_type}, which no bundle carries; "
-            "export the model with plain tensors (skl2onnx: zipmap=False)"
+            f"tensor {name!r} has the type {runtime_type}, which no bundle carries; {how}",
+            reason=Reason.TENSOR_UNSUPPORTED,
         )
     return TensorSpec(name, dtype, tuple(d if isinstance(d, int) else -1 for d in shape))

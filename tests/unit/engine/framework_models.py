@@ -107,6 +107,52 @@ def _pytorch_inputs(folder: Path) -> None:
     torch.jit.save(torch.jit.script(mixed), folder / "mixed.pt")
     example = (torch.zeros(2, 7, dtype=torch.int64), torch.rand(2, 4))
     torch.export.save(torch.export.export(mixed, example), folder / "mixed.pt2")
+    _pytorch_types(folder)
+    _pytorch_rankers(folder)
+
+
+def _pytorch_types(folder: Path) -> None:
+    """Write models of inputs that are no floats and no wide integers."""
+    import torch
+
+    class Masked(torch.nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return torch.where(mask, x, -x)
+
+    class Pixels(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to(torch.float32) / 255.0
+
+    class Median(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.median(x, 1)[0]
+
+    for name, model in (("masked", Masked()), ("pixels", Pixels()), ("median", Median())):
+        torch.jit.save(torch.jit.script(model.eval()), folder / f"{name}.pt")
+
+
+def _pytorch_rankers(folder: Path) -> None:
+    """Write models that answer where their best scores stand, of which many tie."""
+    import torch
+
+    class Ranker(torch.nn.Module):
+        def __init__(self, tying: Any, shown: bool) -> None:
+            super().__init__()
+            self.scores = torch.nn.Linear(6, 50)
+            self.tying, self.shown = tying, shown
+
+        def forward(self, x: torch.Tensor) -> Any:
+            best = torch.topk(self.tying(self.scores(x)), 5)
+            return best if self.shown else best.indices
+
+    torch.manual_seed(0)
+    for name, tying, shown in (
+        ("saturated", torch.sigmoid, True),
+        ("places", torch.sigmoid, False),
+        ("cut", lambda scores: torch.relu(scores - 1.0), True),
+    ):
+        ranker = Ranker(tying, shown).eval()
+        torch.jit.save(torch.jit.trace(ranker, torch.rand(2, 6)), folder / f"{name}.pt")
 
 
 def tensorflow(folder: Path) -> None:
@@ -159,6 +205,15 @@ def tensorflow(folder: Path) -> None:
     keras.Model(rows, outputs).save(folder / "twelve.keras")
     hidden = keras.layers.Dense(8, activation="gelu")(rows)
     keras.Model(rows, keras.layers.Dense(2)(hidden)).save(folder / "gelu.keras")
+
+    first, second = keras.layers.Input((4,), name="a"), keras.layers.Input((3,), name="b")
+    joined = keras.layers.Concatenate()([keras.layers.Dense(3)(second), first])
+    scores = {"q": keras.layers.Dense(2)(joined), "p": keras.layers.Dense(3)(joined)}
+    keras.Model({"b": second, "a": first}, scores).save(folder / "dictionary.keras")
+    pixels = keras.layers.Input((3, 8, 6), name="image")
+    hidden = keras.layers.Conv2D(4, 3, data_format="channels_first")(pixels)
+    pooled = keras.layers.GlobalAveragePooling2D(data_format="channels_first")(hidden)
+    keras.Model(pixels, keras.layers.Dense(2)(pooled)).save(folder / "channels_first.keras")
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -254,9 +309,11 @@ def _sklearn_kinds(folder: Path) -> None:
     """Write one estimator of each kind, fitted on doubles of any magnitude."""
     import numpy as np
     import skops.io
-    from sklearn import ensemble, linear_model, svm
+    from sklearn import ensemble, linear_model, svm, tree
     from sklearn.cluster import KMeans
     from sklearn.impute import SimpleImputer
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.multioutput import MultiOutputClassifier
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.pipeline import make_pipeline
@@ -267,6 +324,10 @@ def _sklearn_kinds(folder: Path) -> None:
     labels = (features[:, 0] > 500) + 1 * (features[:, 3] > 10)
     target = features[:, 0] * 2 + features[:, 4]
     scaled = [StandardScaler()]
+    members = [
+        ("a", make_pipeline(*scaled, linear_model.LogisticRegression())),
+        ("b", tree.DecisionTreeClassifier(random_state=0)),
+    ]
     for name, model, wanted in (
         ("mlp", make_pipeline(*scaled, MLPClassifier((8,), max_iter=50)), labels),
         ("mlp_regressor",
@@ -283,8 +344,19 @@ def _sklearn_kinds(folder: Path) -> None:
         ("holes", make_pipeline(SimpleImputer(), linear_model.Ridge()), target),
         ("margins", make_pipeline(*scaled, svm.LinearSVC()), labels),
         ("forest_of_many", ensemble.RandomForestClassifier(20, random_state=0), labels),
+        ("one_each", OneVsRestClassifier(linear_model.LogisticRegression()), labels),
+        ("voters", ensemble.VotingClassifier(members, voting="soft"), labels),
+        ("stack", ensemble.StackingClassifier(members), labels),
+        ("two_targets", ensemble.RandomForestRegressor(5, random_state=0), np.c_[target, -target]),
+        ("two_labels", ensemble.RandomForestClassifier(5, random_state=0),
+         np.c_[labels, labels > 0]),
+        ("two_classifiers", MultiOutputClassifier(linear_model.LogisticRegression()),
+         np.c_[labels, labels > 0]),
     ):  # fmt: skip
         skops.io.dump(model.fit(features, wanted), folder / f"{name}.skops")
+    kinds = np.c_[features[:, :4], rng.integers(0, 4, 400)]
+    histogram = ensemble.HistGradientBoostingClassifier(max_iter=5, categorical_features=[4])
+    skops.io.dump(histogram.fit(kinds, labels), folder / "kinds.skops")
     holed = np.where(rng.random(features.shape) < 0.3, np.nan, features)
     forest = ensemble.RandomForestClassifier(20, random_state=0).fit(holed, labels)
     skops.io.dump(forest, folder / "learnt_holes.skops")

@@ -18,6 +18,7 @@ from model_delivery_engine.errors import (
     ArchiveError,
     CompilationError,
     DataInputError,
+    InferenceError,
     ParityError,
     Reason,
     one_line,
@@ -26,7 +27,7 @@ from model_delivery_engine.graph import newest_operator_set
 from model_delivery_engine.latency import machine_arch
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.parity import measure_parity
-from model_delivery_engine.runtime import Model, check_golden
+from model_delivery_engine.runtime import Model, check_golden, open_session, session_options
 from model_delivery_engine.targets import Target, resolve_target
 from onnx import TensorProto, helper
 
@@ -305,9 +306,85 @@ def test_another_framework_is_told_what_to_export(
 
 
 @pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ('{"dtype": "int64"}', "ONNX knows its data types"),
+        ('{"signature_def_key": "other"}', "ONNX has no signatures"),
+        ('{"optimise_for": "host"}', "the target is ARM64"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    tmp_path: Path, pack: Callable[[Path], Path], target: Target, options: str, says: str
+) -> None:
+    archive = pack(save_linear(tmp_path / "model" / "model.onnx"))
+    if "host" in options:
+        other = "X86_64" if machine_arch() == "ARM64" else "ARM64"
+        target, says = dataclasses.replace(target, arch=other), f"the target is {other}"
+    with pytest.raises(CompilationError, match=says):
+        compile_model(archive, tmp_path / "b", request_for(target, compiler_options=options))
+
+
+def test_what_is_no_tensor_of_ours_is_called_so(
+    tmp_path: Path, compiled: Callable[..., tuple[Manifest, Path]]
+) -> None:
+    kinds = {"x": (TensorProto.BFLOAT16, ["n", 2])}
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    model = save_graph(
+        tmp_path / "half" / "m.onnx", nodes, kinds, {"y": (TensorProto.BFLOAT16, ["n", 2])}
+    )
+    with pytest.raises(CompilationError, match=r"bfloat16.*; cast it to float32 in") as caught:
+        compiled(model, '{"x": [-1, 2]}')
+    assert caught.value.reason is Reason.TENSOR_UNSUPPORTED
+    assert "standard operators" not in str(caught.value)
+
+
+def test_a_format_that_is_too_new_and_a_graph_without_answers_say_so(
+    tmp_path: Path, compiled: Callable[..., tuple[Manifest, Path]]
+) -> None:
+    path = save_linear(tmp_path / "new" / "m.onnx")
+    model = onnx.load(path)
+    model.ir_version = onnx.IR_VERSION
+    onnx.save(model, path)
+    newest = _newest_format()
+    if newest < onnx.IR_VERSION:
+        with pytest.raises(CompilationError, match=f"ir_version={newest} or lower") as caught:
+            compiled(path, '{"features": [-1, 4]}')
+        assert caught.value.reason is Reason.OPSET_TOO_NEW
+    del model.graph.output[:]
+    onnx.save(model, path)
+    with pytest.raises(CompilationError, match="has no output") as caught:
+        compiled(path, '{"features": [-1, 4]}')
+    assert caught.value.reason is Reason.MODEL_INVALID
+
+
+def _newest_format() -> int:
+    """Return the newest IR version that ONNX Runtime reads, as it says itself."""
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "g",
+        *([helper.make_tensor_value_info(n, TensorProto.FLOAT, [1])] for n in "xy"),
+    )  # fmt: skip
+    model = helper.make_model(graph, ir_version=99)
+    with pytest.raises(InferenceError) as caught:
+        open_session(model.SerializeToString(), session_options())
+    return int(str(caught.value).partition("max supported IR version: ")[2].split()[0])
+
+
+def test_missing_weights_are_named_without_our_folders(
+    tmp_path: Path, compiled: Callable[..., tuple[Manifest, Path]]
+) -> None:
+    path = save_linear(tmp_path / "gone" / "m.onnx")
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    (path.parent / "w.bin").rename(path.parent / "other.bin")
+    with pytest.raises(CompilationError, match=r"w\.bin") as caught:
+        compiled(path, '{"features": [-1, 4]}')
+    assert "/" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "options",
     [
-        '{"dtype": "int8"}',
+        '{"dtype": "int128"}',
         "not json",
         "[]",
         '{"mcpu": "x"}',

@@ -145,6 +145,23 @@ def test_a_model_answers_as_in_its_framework(
         ),
         ("SKLEARN", "sklearn", "forest.joblib", None, Reason.UNTRUSTED_CODE, "ALLOW_CODE"),
         ("SKLEARN", "sklearn", "code.skops", None, None, "FunctionTransformer"),
+        ("SKLEARN", "sklearn", "kinds.skops", None, Reason.OPERATOR_UNSUPPORTED, "categorical"),
+        (
+            "PYTORCH",
+            "pytorch",
+            "median.pt",
+            '{"x": [-1, 6]}',
+            Reason.OPERATOR_UNSUPPORTED,
+            "no ONNX form for operator 'aten::median'",
+        ),
+        (
+            "KERAS",
+            "tensorflow",
+            "channels_first.keras",
+            '{"image": [-1, 8, 6, 3]}',
+            Reason.SHAPE_MISMATCH,
+            "(NCHW for images)",
+        ),
         ("SKLEARN", "sklearn", "forest.skops", '{"x": [1, 4]}', Reason.SHAPE_MISMATCH, "[-1, 5]"),
         ("XGBOOST", "sklearn", "forest.joblib", None, Reason.UNTRUSTED_CODE, "save_model"),
         ("XGBOOST", "xgboost", "categories.ubj", None, Reason.OPERATOR_UNSUPPORTED, "categorical"),
@@ -172,16 +189,20 @@ SIX = '{"x": [-1, 6]}'
     ("framework", "environment", "name", "config"),
     [
         *(("PYTORCH", "pytorch", f"{name}.pt", SIX)
-          for name in ("floor", "floor_whole", "logsigmoid", "trunc", "angle")),
+          for name in ("floor", "floor_whole", "logsigmoid", "trunc", "angle", "saturated",
+                       "places", "cut")),
         ("KERAS", "tensorflow", "twelve.keras", '{"x": [-1, 4]}'),
         ("KERAS", "tensorflow", "gelu.keras", '{"x": [-1, 4]}'),
+        ("KERAS", "tensorflow", "dictionary.keras", '{"a": [-1, 4], "b": [-1, 3]}'),
+        ("KERAS", "tensorflow", "channels_first.keras", '{"image": [-1, 3, 8, 6]}'),
         *(("XGBOOST", "xgboost", f"{name}.ubj", None)
           for name in ("rank", "cox", "logistic", "hinge", "raw", "quantile", "poisson", "tweedie",
                        "both", "vector", "dart", "linear", "forest", "truths")),
         *(("SKLEARN", "sklearn", f"{name}.skops", None)
           for name in ("mlp", "mlp_regressor", "histogram", "histogram_regressor", "boosting",
                        "clusters", "outliers", "vectors", "neighbours", "names", "holes",
-                       "forest_of_many", "margins")),
+                       "forest_of_many", "margins", "one_each", "voters", "stack", "two_targets",
+                       "two_labels", "two_classifiers")),
     ],
 )  # fmt: skip
 def test_a_common_model_is_right_on_inputs_of_every_kind(
@@ -242,6 +263,26 @@ def test_inputs_of_several_types(tmp_path: Path, compile_file: Compile) -> None:
     rng = np.random.default_rng(0)
     ids, features = rng.integers(0, 50, (3, 7)), rng.normal(size=(3, 4)).astype(np.float32)
     assert _answers(tmp_path, ids=ids, features=features).shape == (3, 4)
+
+
+def test_inputs_of_truths_and_of_eight_bits(tmp_path: Path, compile_file: Compile) -> None:
+    config = '{"x": [-1, 6], "mask": [-1, 6]}'
+    options = '{"dtype": {"mask": "bool"}}'
+    manifest = compile_file("PYTORCH", "pytorch", "masked.pt", config, options=options)
+    assert [spec.dtype for spec in manifest.inputs] == ["FP32", "BOOL"]
+    x, mask = np.ones((3, 6), np.float32), np.eye(3, 6, dtype=bool)
+    np.testing.assert_array_equal(_answers(tmp_path, x=x, mask=mask), np.where(mask, 1, -1))
+
+
+def test_pixels_are_taken_as_they_come(compile_file: Compile) -> None:
+    options = '{"dtype": "uint8"}'
+    manifest = compile_file("PYTORCH", "pytorch", "pixels.pt", '{"x": [-1, 6]}', options=options)
+    assert [spec.dtype for spec in manifest.inputs] == ["UINT8"]
+
+
+def test_the_manifest_says_how_much_is_answered(compile_file: Compile) -> None:
+    (output,) = compile_file("SKLEARN", "sklearn", "two_targets.skops", None).outputs
+    assert output.shape == (-1, 2)
 
 
 def test_types_that_are_not_said_are_asked_for(compile_file: Compile) -> None:

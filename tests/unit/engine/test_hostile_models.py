@@ -166,6 +166,14 @@ def test_what_it_writes_to_the_disk_has_a_limit(
     assert "wrote more than the 64 MiB of MODEL_DELIVERY_CONVERSION_DISK" in str(refused)
 
 
+def test_native_code_that_breaks_is_no_lack_of_memory(
+    load: Callable[[str, CompilerSettings], CompilationError],
+) -> None:
+    refused = load("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", ALLOWING)
+    assert "the archive broke SKLEARN itself (SIGSEGV)" in str(refused)
+    assert "memory" not in str(refused)
+
+
 def test_without_a_sandbox_what_it_leaves_goes_with_the_job(
     load: Callable[[str, CompilerSettings], CompilationError],
 ) -> None:

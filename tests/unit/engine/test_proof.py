@@ -28,6 +28,7 @@ from model_delivery_engine.options import CompilerOptions
 from model_delivery_engine.probes import Probe, Run, answer_probe
 from model_delivery_engine.quantize.metric import make_metric
 from model_delivery_engine.quantize.samples import Samples, part
+from model_delivery_engine.ranking import Ranked, Ranking, ranking_of
 from model_delivery_engine.targets import Target
 from model_delivery_engine.tensors import TensorSpec
 from onnx import TensorProto, helper
@@ -219,34 +220,105 @@ def test_labels_of_classes_that_tie_may_be_either() -> None:
         agree(lambda _: wrong, [Probe("unit", (run,))], CONVERTED)
 
 
+# What a TopK of the four best saw, in which 2, 5 and 7 are equal, and 1 and 9.
+SEEN = single([[0.0, 0.1, 0.5, 0.0, 0.9, 0.5, 0.0, 0.5, 0.0, 0.1]])
+PLACES = np.array([[4, 2, 7, 1]])
+
+
+def ranked(shown: bool) -> Ranking:
+    return lambda _: {"places": Ranked(SEEN, axis=-1, shown=shown)}
+
+
+def held(want: Any, got: Any, name: str, ranking: Ranking | None) -> None:
+    run = Run({"x": SEEN}, {"places": want})
+    agree(lambda _: {"places": got}, [Probe(name, (run,))], CONVERTED, ranking=ranking)
+
+
 @pytest.mark.parametrize(
     ("got", "right"),
     [
         ([4, 2, 7, 1], True),  # as expected
         ([4, 7, 2, 1], True),  # two equal ones in another order
-        ([4, 2, 7, 9], False),  # another last one, whose value stands alone
+        ([4, 2, 7, 9], True),  # another last one, as good
+        ([4, 2, 5, 1], True),  # another one in the middle, as good
+        ([4, 2, 7, 8], False),  # another last one that is not
         ([2, 4, 7, 1], False),  # in another order, and not equal
-        ([4, 2, 5, 1], False),  # another one in the middle
+        ([4, 2, 2, 1], False),  # one of them twice
+        ([4, 2, 7, 11], False),  # none of them
+        ([4, 2, 7, -9], False),
     ],
 )
-def test_places_of_equal_values_may_be_in_any_order(got: list[int], right: bool) -> None:
-    values = single([[0.9, 0.5, 0.5, 0.1]])
-    want = {"values": values, "places": np.array([[4, 2, 7, 1]])}
-    answer = {"values": values, "places": np.array([got])}
-    probe = [Probe("unit", (Run({}, want),))]
+def test_places_of_equal_scores_may_be_either(got: list[int], right: bool) -> None:
     if right:
-        agree(lambda _: answer, probe, CONVERTED)
+        held(PLACES, np.array([got]), "unit", ranked(shown=True))
     else:
         with pytest.raises(ParityError, match="output 'places'"):
-            agree(lambda _: answer, probe, CONVERTED)
+            held(PLACES, np.array([got]), "unit", ranked(shown=True))
 
 
-def test_equal_values_at_the_end_may_be_others_as_good() -> None:
-    values = single([[0.9, 0.5, 0.5]])
-    probe = [Probe("unit", (Run({}, {"values": values, "places": np.array([[4, 2, 7]])}),))]
-    agree(lambda _: {"values": values, "places": np.array([[4, 8, 2]])}, probe, CONVERTED)
+def test_scores_that_nobody_sees_excuse_nothing_on_golden_inputs() -> None:
+    """They may be alike because they are wrong."""
+    got = np.array([[4, 2, 7, 9]])
+    held(PLACES, got, "wide", ranked(shown=False))
     with pytest.raises(ParityError, match="output 'places'"):
-        agree(lambda _: {"values": values, "places": np.array([[4, 8, 8]])}, probe, CONVERTED)
+        held(PLACES, got, "unit", ranked(shown=False))
+    with pytest.raises(ParityError, match="output 'places'"):
+        held(PLACES, got, "wide", None)
+
+
+def save_best(path: Path, outputs: dict[str, Any], kind: int = TensorProto.INT64) -> Path:
+    """Write the four best of a relu of features · weights, and where they stand."""
+    nodes = [
+        helper.make_node("MatMul", ["features", "weights"], ["product"]),
+        helper.make_node("Relu", ["product"], ["scores"]),
+        helper.make_node("TopK", ["scores", "four"], ["best", "at"], axis=-1),
+        helper.make_node("Cast", ["at"], ["places"], to=kind),
+        helper.make_node("ArgMax", ["scores"], ["first"], axis=1, keepdims=0),
+        helper.make_node("ArrayFeatureExtractor", ["names", "first"], ["row"],
+                         domain="ai.onnx.ml"),
+        helper.make_node("Reshape", ["row", "flat"], ["label"]),
+    ]  # fmt: skip
+    constants = {
+        "weights": np.linspace(-2, 1, 24, dtype=np.float32).reshape(4, 6),
+        "four": np.array([4]), "flat": np.array([-1]), "names": np.arange(10, 16),
+    }  # fmt: skip
+    features = {"features": (TensorProto.FLOAT, ["n", 4])}
+    return save_graph(path, nodes, features, outputs, constants, {"": 18, "ai.onnx.ml": 3})
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
+def test_the_scores_behind_places_and_labels_are_the_models_own(tmp_path: Path, kind: int) -> None:
+    best = {"best": (TensorProto.FLOAT, ["n", 4]), "places": (kind, ["n", 4])}
+    features = {"features": single([[0.1, 0.2, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]])}
+    ranking = ranking_of(save_best(tmp_path / "best.onnx", best, kind))
+    assert ranking is not None
+    (found,) = ranking(features).values()
+    assert (found.shown, found.label, found.scores.shape) == (True, False, (2, 6))
+    label = {"label": (TensorProto.INT64, ["n"])}
+    ranking = ranking_of(save_best(tmp_path / "label.onnx", label))
+    assert ranking is not None
+    (found,) = ranking(features).values()
+    assert (found.shown, found.label) == (False, True)
+    want = np.array([10, 10])
+    # All of the first row are zero behind the relu; of the second the first is alone.
+    assert found.as_good(np.array([11, 11]), want, 1e-3).tolist() == [True, False]
+    assert ranking_of(save_linear(tmp_path / "linear.onnx")) is None
+
+
+def test_the_users_samples_outrank_what_is_drawn() -> None:
+    """A conversion that is wrong on negative numbers alone, which the user never has."""
+    near = np.random.default_rng(0).random((64, 1)).astype(np.float32)
+    drawn = {"unit": near[:4], "signed": near - 0.5, "missing": near - 0.5}
+    given = {**drawn, "samples": near}
+    asked = [Probe(n, (Run({"x": x}, {"y": x * 2}),)) for n, x in given.items()]
+    wrong = of(lambda x: np.abs(x) * 2)
+    with pytest.raises(ParityError, match="on inputs drawn 'signed'"):
+        agree(wrong, asked, CONVERTED)
+    found = agree(wrong, asked, CONVERTED, ("signed", "missing"))
+    assert found.proved == ("unit", "samples")
+    assert found.left_out[0].startswith("signed: not proved, on inputs drawn 'signed' output 'y'")
+    with pytest.raises(ParityError, match="the user's samples"):
+        agree(of(lambda x: x * 3), asked[1:], CONVERTED, ("signed", "missing"))
 
 
 def test_truths_are_no_integers_of_eight_bits() -> None:

@@ -24,7 +24,7 @@ from model_delivery_engine.errors import (
 )
 from model_delivery_engine.graph import complete_types
 from model_delivery_engine.heap import give_back
-from model_delivery_engine.latency import THREADS, has_vnni, interleave, machine_arch
+from model_delivery_engine.latency import THREADS, has_vnni, interleave
 from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.options import CompilerOptions
@@ -102,7 +102,7 @@ class Workbench:
         self._evidence = evidence
         self._level = "portable"
         vnni = False
-        if options.optimise_for == "host" and machine_arch() == target.arch:
+        if options.optimise_for == "host":
             self._level, vnni = "host", has_vnni()
         self._scheme: Scheme = scheme_for(target.arch, vnni)
         self._asked: list[Asked] | None = None
@@ -241,8 +241,9 @@ class Workbench:
 
     def _hold(self, model: Model) -> None:
         """Hold a model of the source's precision to its answers, on golden inputs and beyond."""
-        measure_parity(model.run(self._evidence.golden), self._evidence.expected)
-        agree(model.run, self._evidence.probes, REWRITTEN, may_refuse=False)
+        evidence = self._evidence
+        measure_parity(model.run(evidence.golden), evidence.expected)
+        agree(model.run, evidence.probes, REWRITTEN, may_refuse=False, ranking=evidence.ranking)
 
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)

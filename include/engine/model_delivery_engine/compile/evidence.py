@@ -13,18 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from model_delivery_engine import probes
-from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree
+from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree, is_drawn
 from model_delivery_engine.compile.contest import load_model
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.errors import (
     ConversionError,
     DataInputError,
+    EngineError,
     InferenceError,
     MemoryShortError,
     OptionsError,
     ParityError,
     PrecisionError,
     Reason,
+    TimeShortError,
 )
 from model_delivery_engine.frameworks import Imported
 from model_delivery_engine.frameworks.reference import COMPARED
@@ -37,8 +39,13 @@ from model_delivery_engine.parity import refuse_nan
 from model_delivery_engine.probes import Probe, Run
 from model_delivery_engine.quantize.metric import COUNTED, Metric, make_metric
 from model_delivery_engine.quantize.samples import Samples, load_samples, part
+from model_delivery_engine.ranking import Ranking, ranking_of
 from model_delivery_engine.runtime import Model
 from model_delivery_engine.tensors import Array, TensorSpec
+
+# Of the user's own samples, as many as a distribution draws: they show what the model is for, and
+# outrank what is drawn beyond golden inputs.
+ENOUGH_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Evidence:
     :param held_out: labelled samples that every candidate is judged on
     :param apart: whether these parts have no sample in common
     :param metric: the user's metric
+    :param ranking: the scores behind the source's places and labels, where it has such outputs
     """
 
     golden: Mapping[str, Array]
@@ -73,6 +81,7 @@ class Evidence:
     held_out: Judged | None = None
     apart: bool = False
     metric: Metric | None = None
+    ranking: Ranking | None = None
 
 
 def gather(
@@ -81,28 +90,33 @@ def gather(
     request: CompilationRequest,
     options: CompilerOptions,
     files: Mapping[str, Path],
+    seconds: float,
 ) -> tuple[Evidence, Parity | None, tuple[TensorSpec, ...]]:
     """Run the source model unoptimised, and hold it to the framework's own answers.
 
+    :param seconds: for one run of it
     :returns: the evidence, the conversion's parity (None for ONNX), and the model's inputs
     :raises ParityError: the conversion differs from what the framework answers
     :raises OptionsError: samples or labels that do not fit the model
     """
-    reference = load_model(source, unoptimised_options())
+    reference = load_model(source, unoptimised_options(), seconds)
     golden = draw_inputs(reference.inputs)
     expected = answers_to(reference, golden, request)
     refuse_nan(expected)
     answers = imported.reference
     own = _load_own(reference, options, files, answers is not None and answers.missing)
+    ranking = ranking_of(source, seconds)
     conversion = None
     if answers is None:
         asked, left_out = answer_itself(reference, own)
     else:
         refuse_other_inputs(answers, reference.inputs)
         asked, left_out = _with_inputs(answers, own, reference), answers.left_out
-        conversion = _conversion_parity(reference, asked, answers, request.framework)
+        enough = sum(map(len, own.values())) >= ENOUGH_SAMPLES
+        proof = _Proof(reference, answers, request.framework, ranking)
+        conversion = proof.parity(asked, outranked=enough)
         asked = _answered_by(reference, asked)
-    evidence = Evidence(golden, expected, asked, left_out, own.get("calibration"))
+    evidence = Evidence(golden, expected, asked, left_out, own.get("calibration"), ranking=ranking)
     if "samples" in own:
         evidence = _judging(evidence, reference, own["samples"], answers, options, files)
     return evidence, conversion, reference.inputs
@@ -190,30 +204,65 @@ def _with_inputs(
     return tuple(found)
 
 
-def _conversion_parity(
-    reference: Model, asked: Sequence[Probe], answers: Answers, framework: str
-) -> Parity:
-    outputs = [spec.name for spec in reference.outputs]
-    unheard = [name for name in outputs if name not in _heard(asked)]
-    if unheard == outputs:
-        raise ParityError(
-            f"{framework} itself has no answer for any output of the ONNX conversion "
-            f"({', '.join(outputs)}), so that nothing is proved of it; export the model to "
-            "ONNX yourself"
+@dataclass(frozen=True)
+class _Proof:
+    """Holds the ONNX form to the framework's own answers."""
+
+    reference: Model
+    answers: Answers
+    framework: str
+    ranking: Ranking | None
+
+    def parity(self, asked: Sequence[Probe], *, outranked: bool) -> Parity:
+        """Return how far it is off.
+
+        :param outranked: the user's samples outrank what is drawn beyond golden inputs, on which
+            the form may then differ, which is said
+        :raises ParityError: it differs
+        """
+        outputs = [spec.name for spec in self.reference.outputs]
+        unheard = [name for name in outputs if name not in _heard(asked)]
+        if unheard == outputs:
+            raise ParityError(
+                f"{self.framework} itself has no answer for any output of the ONNX conversion "
+                f"({', '.join(outputs)}), so that nothing is proved of it; export the model to "
+                "ONNX yourself"
+            )
+        extremes = [each.distribution for each in asked if _is_extreme(each.distribution)]
+        extremes += self.answers.optional
+        try:
+            parity = self._agree(asked, extremes if outranked else self.answers.optional)
+        except PrecisionError as error:
+            raise PrecisionError(f"{self.framework}: {error}") from error
+        except ParityError as error:
+            raise ParityError(
+                f"the ONNX conversion differs from what {self.framework} itself answers: {error}; "
+                "export the model to ONNX yourself, or replace the layer that is converted wrongly"
+                + ("" if outranked else self._way_out(asked, extremes))
+            ) from error
+        silent = [f"output {n!r}: {self.framework} itself has no such answer" for n in unheard]
+        left_out = (*self.answers.left_out, *parity.left_out, *silent)
+        return dataclasses.replace(parity, left_out=left_out)
+
+    def _agree(self, asked: Sequence[Probe], optional: Sequence[str]) -> Parity:
+        closeness = QUANTISED if self.answers.quantised else CONVERTED
+        return agree(self.reference.run, asked, closeness, optional, ranking=self.ranking)
+
+    def _way_out(self, asked: Sequence[Probe], extremes: Sequence[str]) -> str:
+        try:
+            self._agree(asked, extremes)
+        except EngineError:
+            return ""
+        return (
+            "; if your data is never like that, show what it is like: "
+            f"{ENOUGH_SAMPLES} samples or more, CompilerOptions "
+            '{"calibration": "s3://…"}, outrank what is drawn'
         )
-    try:
-        closeness = QUANTISED if answers.quantised else CONVERTED
-        parity = agree(reference.run, asked, closeness, answers.optional)
-    except PrecisionError as error:
-        raise PrecisionError(f"{framework}: {error}") from error
-    except ParityError as error:
-        raise ParityError(
-            f"the ONNX conversion differs from what {framework} itself answers: {error}; export "
-            "the model to ONNX yourself, or replace the layer that is converted wrongly"
-        ) from error
-    silent = [f"output {name!r}: {framework} itself has no such answer" for name in unheard]
-    left_out = (*answers.left_out, *parity.left_out, *silent)
-    return dataclasses.replace(parity, left_out=left_out)
+
+
+def _is_extreme(distribution: str) -> bool:
+    # Missing values and a tree's own split points are none.
+    return is_drawn(distribution) and probes.plain(distribution)[0] in probes.DISTRIBUTIONS
 
 
 def _heard(asked: Sequence[Probe]) -> set[str]:
@@ -301,7 +350,7 @@ def answers_to(
     """Run a model on golden inputs; DataInputError where it does not take their shapes."""
     try:
         return model.run(inputs)
-    except MemoryShortError:
+    except (MemoryShortError, TimeShortError):
         raise
     except InferenceError as error:
         raise DataInputError(

@@ -32,10 +32,12 @@ from model_delivery_engine.latency import (
     THREADS,
     describe_machine,
     kind_for,
+    machine_arch,
     measure_latency,
 )
 from model_delivery_engine.manifest import Golden, Manifest, Source
 from model_delivery_engine.measurements import Candidate, Operator, Profile
+from model_delivery_engine.memory import memory_bounded
 from model_delivery_engine.options import CompilerOptions, parse_compiler_options
 from model_delivery_engine.parity import difference, measure_parity, tolerance_for
 from model_delivery_engine.profiling import profile_model
@@ -45,6 +47,8 @@ from model_delivery_engine.shapes import parse_data_input_config
 from model_delivery_engine.tensors import Array
 
 log = logging.getLogger(__name__)
+
+_TYPED = ("PYTORCH", "SKLEARN")  # whose models do not say, or take, another data type
 
 
 def compile_model(
@@ -69,6 +73,8 @@ def compile_model(
     :raises ArchiveError: the archive is missing, corrupt or unsafe
     :raises CompilationError: the request or the model cannot be compiled; DataInputError where
         DataInputConfig is at fault, OptionsError where CompilerOptions are
+    :raises InferenceError: MemoryShortError for a model that needs more than the settings' memory,
+        TimeShortError for one whose run takes longer than their seconds
     :raises ParityError: the compiled model's answers differ too much
     :raises ToolchainError: this machine lacks a sandbox or a framework's environment
     :raises DiskFullError: no space in the folder of temporary files
@@ -76,6 +82,7 @@ def compile_model(
     settings = settings or CompilerSettings.from_environment()
     files = files or {}
     options = parse_compiler_options(request.compiler_options)
+    _refuse_idle(options, request)
     _check_files(options, files)
     cache = None
     if settings.cache and archive.is_file():
@@ -85,6 +92,7 @@ def compile_model(
         log.info("restored from the cache: %s", key)
         return restored
     with (
+        memory_bounded(settings.limits.memory_bytes),
         disk_watched(Path(tempfile.gettempdir()), f"compiling {archive.name}"),
         tempfile.TemporaryDirectory(prefix="compile-") as name,
     ):
@@ -92,6 +100,26 @@ def compile_model(
     if cache:
         cache.keep(key, bundle)
     return manifest
+
+
+def _refuse_idle(options: CompilerOptions, request: CompilationRequest) -> None:
+    """Refuse an option that would change nothing about this request."""
+    if options.dtype != CompilerOptions.dtype and request.framework not in _TYPED:
+        raise OptionsError(
+            f'CompilerOptions: a model of {request.framework} knows its data types; leave "dtype" '
+            f"out, which is for {' and '.join(_TYPED)}"
+        )
+    if options.signature_def_key and request.framework != "TENSORFLOW":
+        raise OptionsError(
+            f"CompilerOptions: a model of {request.framework} has no signatures; leave "
+            '"signature_def_key" out'
+        )
+    if options.optimise_for == "host" and machine_arch() != request.target.arch:
+        raise OptionsError(
+            'CompilerOptions: optimise_for "host" is for machines like this one, which is '
+            f"{machine_arch() or 'of an unknown architecture'}; the target is "
+            f"{request.target.arch}: leave it out, or compile on such a machine"
+        )
 
 
 def _check_files(options: CompilerOptions, files: Mapping[str, Path]) -> None:
@@ -127,7 +155,9 @@ def _compile(
     )
     source = work / "source.onnx"
     prepare_graph(imported.model, shapes, source)
-    evidence, conversion, specs = gather(source, imported, request, options, files)
+    evidence, conversion, specs = gather(
+        source, imported, request, options, files, settings.limits.seconds
+    )
     (work / "candidates").mkdir()
     workbench = Workbench(source, work / "candidates", options, request.target, evidence)
     trials = list(workbench.trials())
@@ -209,7 +239,9 @@ def _describe(
     exact = chosen.record.precision == "fp32"
     parity = difference(outputs, evidence.expected)
     if exact:
-        beyond = agree(model.run, evidence.probes, REWRITTEN, may_refuse=False)
+        beyond = agree(
+            model.run, evidence.probes, REWRITTEN, may_refuse=False, ranking=evidence.ranking
+        )
         parity = dataclasses.replace(
             measure_parity(outputs, evidence.expected),
             proved=beyond.proved,
@@ -224,7 +256,7 @@ def _describe(
         target=request.target,
         toolchain={},
         inputs=model.inputs,
-        outputs=model.outputs,
+        outputs=tuple(spec.answered(outputs[spec.name]) for spec in model.outputs),
         golden=Golden("", 0, tolerance.atol, tolerance.rtol),
         quantisation="none" if exact else chosen.record.name,
         parity=dataclasses.replace(parity, kind=kind_for(request.target)),

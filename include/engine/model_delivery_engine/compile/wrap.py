@@ -20,11 +20,12 @@ from model_delivery_engine.compile.evidence import gather
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file
-from model_delivery_engine.errors import BundleError, EngineError
+from model_delivery_engine.errors import BundleError, EngineError, MemoryShortError
 from model_delivery_engine.frameworks import Imported, to_onnx
 from model_delivery_engine.graph import prepare_graph
 from model_delivery_engine.latency import THREADS, kind_for, measure_latency
 from model_delivery_engine.manifest import NEO, ONNX_RUNTIME, Golden, Manifest, Source
+from model_delivery_engine.memory import memory_bounded
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.options import CompilerOptions, parse_compiler_options
 from model_delivery_engine.parity import SINGLE, Tolerance, measure_parity
@@ -55,14 +56,20 @@ def wrap_artifact(
     :raises ArchiveError: an archive that is missing, corrupt or unsafe
     :raises CompilationError: a model that cannot be read here, so that nothing can be held to it
     :raises BundleError: an artifact with nothing in it, or of another model
+    :raises InferenceError: a model or an artifact that needs more memory than the settings allow,
+        or whose run takes longer
     :raises ParityError: an artifact that ONNX Runtime opens, whose answers differ too much
     """
     settings = settings or CompilerSettings.from_environment()
-    with tempfile.TemporaryDirectory(prefix="wrap-") as name:
+    seconds = settings.limits.seconds
+    with (
+        memory_bounded(settings.limits.memory_bytes),
+        tempfile.TemporaryDirectory(prefix="wrap-") as name,
+    ):
         work = Path(name)
         source, imported = _source(archive, request, settings, work)
         reference = load_model(source, unoptimised_options())
-        evidence, conversion, _ = gather(source, imported, request, CompilerOptions(), {})
+        evidence, conversion, _ = gather(source, imported, request, CompilerOptions(), {}, seconds)
         golden, expected = evidence.golden, evidence.expected
         manifest = Manifest(
             name=request.name,
@@ -71,7 +78,7 @@ def wrap_artifact(
             target=request.target,
             toolchain=toolchain(),
             inputs=reference.inputs,
-            outputs=reference.outputs,
+            outputs=tuple(spec.answered(expected[spec.name]) for spec in reference.outputs),
             golden=Golden("", 0, VENDOR.atol, VENDOR.rtol),
             runtime=NEO,
             format="neo",
@@ -79,7 +86,7 @@ def wrap_artifact(
         )
         extract_archive(artifact, work / "artifact")
         _refuse_empty(work / "artifact", artifact.name)
-        member, model = artifact, _openable(work / "artifact", reference)
+        member, model = artifact, _openable(work / "artifact", reference, seconds)
         if model is not None:
             member, opened = model
             answers = opened.run(golden)
@@ -87,7 +94,7 @@ def wrap_artifact(
                 manifest,
                 runtime=ONNX_RUNTIME,
                 inputs=opened.inputs,
-                outputs=opened.outputs,
+                outputs=tuple(spec.answered(answers[spec.name]) for spec in opened.outputs),
                 format=member.suffix.removeprefix("."),
                 golden=Golden("", 0, SINGLE.atol, SINGLE.rtol),
                 parity=dataclasses.replace(
@@ -101,7 +108,9 @@ def wrap_artifact(
             # Held to are the golden inputs; of the others it is said where it differs, since a
             # vendor's arithmetic need not have single precision's range.
             drawn = [probe.distribution for probe in evidence.probes]
-            beyond = agree(opened.run, evidence.probes, CONVERTED, optional=drawn)
+            beyond = agree(
+                opened.run, evidence.probes, CONVERTED, optional=drawn, ranking=evidence.ranking
+            )
             assert manifest.parity is not None
             proof = dataclasses.replace(
                 manifest.parity,
@@ -165,13 +174,15 @@ def _reading_options(text: str | None) -> tuple[dict[str, str], str | dict[str, 
     return ({"signature_def_key": signature} if signature else {}), options.dtype
 
 
-def _openable(folder: Path, reference: Model) -> tuple[Path, Model] | None:
+def _openable(folder: Path, reference: Model, seconds: float) -> tuple[Path, Model] | None:
     """Return the artifact's one model, if ONNX Runtime opens it and it has the source's tensors."""
     files = [path for path in folder.rglob("*") if path.suffix in (".onnx", ".ort")]
     if len(files) != 1:
         return None
     try:
-        model = load_model(files[0], session_options(THREADS))
+        model = load_model(files[0], session_options(THREADS), seconds)
+    except MemoryShortError:
+        raise
     except EngineError:
         return None
     if not _takes(model.inputs, reference.inputs) or not _takes(model.outputs, reference.outputs):

@@ -7,6 +7,7 @@ missing), ``OPTIONAL`` (distributions on which the ONNX form may differ, which i
 
 import dataclasses
 import json
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,14 @@ _EXPORT_WITH = {
     "DARKNET": "pytorch-YOLOv4's darknet2onnx or another Darknet-to-ONNX converter",
     "MXNET": "mxnet.onnx.export_model (MXNet 1.9, archived since 2023)",
 }
+_FAULTS = (
+    signal.SIGSEGV,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+)
 _PROBING = 0.25  # of the time for a conversion, for what is beyond it
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -127,6 +136,13 @@ def to_onnx(
         () if outcome.knows_missing else getattr(module, "OPTIONAL", ()),
     )
     return Imported(result / MODEL, answers, environment_versions(module.ENVIRONMENT))
+
+
+def _fault_of(code: int | None) -> str | None:
+    """Return the signal by which native code ended itself, None for any other end."""
+    # bubblewrap gives 128 and the signal's number, a process of ours the number below zero.
+    number = -code if code is not None and code < 0 else (code or 0) - 128
+    return next((each.name for each in _FAULTS if each == number), None)
 
 
 def _framework(name: str) -> ModuleType:
@@ -229,10 +245,16 @@ def _check(framework: str, ended: Ended, result: Path, settings: CompilerSetting
             "dimensions, export it to ONNX yourself, or raise it",
             reason=Reason.CONVERSION_MEMORY,
         )
+    if told is None and (fault := _fault_of(ended.code)):
+        raise ConversionError(
+            f"the archive broke {framework} itself ({fault}) while the model was loaded or run, "
+            "which a damaged file does, or one of another version; save the model again, or export "
+            "it to ONNX yourself"
+        )
     if told is None:
         raise ConversionError(
             f"the conversion of the {framework} model ended with code {ended.code} "
-            f"({' '.join(ended.log.split())[-300:]}); it may need more than the "
+            f"({' '.join(ended.log.split())[-300:] or 'no message'}); it may need more than the "
             f"{limits.memory_bytes >> 20} MiB of MODEL_DELIVERY_CONVERSION_MEMORY",
         )
     text = outcome.error

@@ -1,6 +1,7 @@
 """Keras: ``.keras`` or ``.h5``. Images are NHWC in the model and NCHW in DataInputConfig.
 
 The compiled model takes NCHW, as Neo's does: DataInputConfig describes the inputs of the artifact.
+A model that is channels-first itself takes its inputs as they are.
 """
 
 import tempfile
@@ -32,10 +33,9 @@ def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
     model = _load(task)
     names = [tensor.name for tensor in model.inputs]
-    _check_shapes(model, names, task.shapes)
+    images = _check_shapes(model, names, task.shapes)
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, format="tf_saved_model", verbose=False)
-        images = [n for n, tensor in zip(names, model.inputs, strict=True) if _is_image(tensor)]
         arguments = ["--saved-model", folder]
         if images:
             arguments += ["--inputs-as-nchw", ",".join(images)]
@@ -46,10 +46,9 @@ def convert(task: Conversion) -> Converted:
     def run(arrays: list[Any]) -> list[Any]:
         by_name = dict(zip(given_names(task), arrays, strict=True))
         inputs = [
-            by_name[name].transpose(_TO_NHWC) if _is_image(tensor) else by_name[name]
-            for name, tensor in zip(names, model.inputs, strict=True)
+            by_name[name].transpose(_TO_NHWC) if name in images else by_name[name] for name in names
         ]
-        answers = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+        answers = model(_structured(model, inputs), training=False)
         if isinstance(answers, dict):
             answers = [answers[name] for name in output_names(task)]
         answers = answers if isinstance(answers, (list, tuple)) else [answers]
@@ -84,11 +83,33 @@ def _unreadable(task: Conversion, text: str) -> ConversionError:
     )
 
 
-def _is_image(tensor: Any) -> bool:
-    return len(tensor.shape) == _IMAGE_RANK
+def _structured(model: Any, inputs: list[Any]) -> Any:
+    """Return inputs as the model takes them: in a dictionary, where it was built with one."""
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        return inputs[0]
+    return keras.tree.pack_sequence_as(model.input, inputs)
 
 
-def _check_shapes(model: Any, names: list[str], shapes: dict[str, tuple[int, ...]]) -> None:
+def _layouts(model: Any) -> list[tuple[int, ...]]:
+    """Return the orders of axes that images may be in, from NCHW, the likelier first."""
+    formats = {getattr(layer, "data_format", None) for layer in model._flatten_layers()} - {None}
+    as_it_is = tuple(range(_IMAGE_RANK))
+    if formats == {"channels_first"}:
+        return [as_it_is]
+    return [_TO_NHWC] if formats == {"channels_last"} else [_TO_NHWC, as_it_is]
+
+
+def _fits(tensor: Any, given: tuple[int, ...]) -> bool:
+    return len(given) == len(tensor.shape) and all(
+        mine in (None, size) for mine, size in zip(tensor.shape, given, strict=True)
+    )
+
+
+def _check_shapes(model: Any, names: list[str], shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Return the names of the images that are NHWC in the model."""
+    images, layouts = [], _layouts(model)
     if set(names) != set(shapes):
         raise ConversionError(
             f"DataInputConfig names {', '.join(shapes) or 'nothing'}, the model's inputs are "
@@ -103,13 +124,18 @@ def _check_shapes(model: Any, names: list[str], shapes: dict[str, tuple[int, ...
                 reason=Reason.TENSOR_UNSUPPORTED,
             )
         given = shapes[name]
-        nhwc = tuple(given[axis] for axis in _TO_NHWC) if len(given) == _IMAGE_RANK else given
-        fits = len(nhwc) == len(tensor.shape) and all(
-            mine in (None, size) for mine, size in zip(tensor.shape, nhwc, strict=True)
-        )
-        if not fits:
+        fitting: list[tuple[int, ...]]
+        if len(given) != _IMAGE_RANK:
+            fitting = [()] if _fits(tensor, given) else []
+        else:
+            fitting = [axes for axes in layouts if _fits(tensor, tuple(given[a] for a in axes))]
+        if not fitting:
+            order = "NHWC" if _TO_NHWC in layouts else "NCHW"
             raise ConversionError(
-                f"input {name!r}: the model takes {list(tensor.shape)} (NHWC for images), "
+                f"input {name!r}: the model takes {list(tensor.shape)} ({order} for images), "
                 f"DataInputConfig gives {list(given)}; give images as NCHW",
                 reason=Reason.SHAPE_MISMATCH,
             )
+        if fitting[0] == _TO_NHWC:
+            images.append(name)
+    return images

@@ -4,6 +4,7 @@ Both are archives that hold the model's code as data. A pickled module or a bare
 none that can be read without running it, and is refused with what to save instead.
 """
 
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ _TYPES = (
     'say each input\'s, CompilerOptions {"dtype": {"ids": "int64", "features": "float32"}}, or use '
     "torch.export, whose programs know theirs"
 )
-_FLOATS = ("float32", "float64")
+_FLOATS = ("float16", "float32", "float64")
+_UNSUPPORTED = re.compile(r"operator '([\w:.]+)'|operator (\w+)")
 _OPEN_BATCH_EXAMPLE = 2  # 1 would be taken for a dimension that is broadcast
 
 
@@ -142,17 +144,34 @@ def _from_torchscript(torch: Any, task: Conversion) -> Converted:
     if open_names:
         axes |= {name: {0: BATCH_NAME} for name, a in zip(outputs, answers, strict=True) if a.dim()}
     register_operators()
-    torch.onnx.export(
-        model,
-        examples,
-        str(task.into),
-        dynamo=False,
-        opset_version=OPSET,
-        input_names=names,
-        output_names=outputs,
-        dynamic_axes=axes,
-    )
+    try:
+        torch.onnx.export(
+            model,
+            examples,
+            str(task.into),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=outputs,
+            dynamic_axes=axes,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise _unsupported(error) from error
     return Converted(_runner(torch, model))
+
+
+def _unsupported(error: Exception) -> ConversionError:
+    """Return the error for an operator that PyTorch's exporter has no ONNX form of."""
+    # What follows is where in the program it stands.
+    text = str(error).partition("[Caused by")[0].partition("Please feel free")[0]
+    found = _UNSUPPORTED.search(text)
+    operator = (found[1] or found[2]) if found else None
+    return ConversionError(
+        f"PyTorch has no ONNX form for operator {operator!r}: {one_line(text, 300)}; replace it by "
+        "others, or save the model with torch.export.save, whose exporter knows more",
+        reason=Reason.OPERATOR_UNSUPPORTED,
+        operator=operator,
+    )
 
 
 def _tried(torch: Any, model: Any, names: list[str], examples: tuple[Any, ...]) -> list[Any]:

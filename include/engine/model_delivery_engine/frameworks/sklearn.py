@@ -5,10 +5,12 @@ owner of the machine allows it.
 """
 
 import functools
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason, one_line
+from model_delivery_engine.frameworks import sklearn_outputs
 from model_delivery_engine.frameworks.conversion import (
     OPSET,
     Conversion,
@@ -74,6 +76,7 @@ _TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
 )
 _TYPES = {"float32": "FloatTensorType", "float64": "DoubleTensorType"}
 
@@ -118,9 +121,13 @@ def convert(task: Conversion) -> Converted:
         initial_types=[(name, kind([batch, features]))],
         target_opset={"": OPSET, "ai.onnx.ml": _ML_OPSET},
     )
+    raw = sklearn_outputs.is_one_of_logistic_each(_last(model))
     try:
         try:
-            converted = convert_it(options={"zipmap": False} if is_classifier(model) else None)
+            options: Any = {"zipmap": False} if is_classifier(model) else None
+            if raw:
+                options = {id(_last(model)): {"zipmap": False, "raw_scores": True}}
+            converted = convert_it(options=options)
         except NameError:  # a classifier without probabilities has no such option
             converted = convert_it(options={type(_last(model)): {}})
     except (MissingShapeCalculator, MissingConverter) as error:
@@ -137,39 +144,16 @@ def convert(task: Conversion) -> Converted:
             reason=Reason.OPERATOR_UNSUPPORTED,
             operator=type(model).__name__,
         ) from error
+    if raw:
+        sklearn_outputs.share_out(converted.graph)
+    sklearn_outputs.part_sequences(converted.graph)
+    sklearn_outputs.declare(converted, model, batch, features)
     onnx.save(converted, task.into)
-    ranks = {n.name: len(n.type.tensor_type.shape.dim) for n in converted.graph.output}
-
-    def run(arrays: list[Any]) -> list[Any]:
-        return [
-            _answer(model, output, place, rank, arrays[0])
-            for place, (output, rank) in enumerate(ranks.items())
-        ]
-
-    return Converted(run, double=True, knows_missing=_knows_missing(model))
-
-
-# What scikit-learn calls the outputs that skl2onnx gives an estimator; the first that it has.
-_METHODS = {
-    "label": ("predict",),
-    "output_label": ("predict",),
-    "probabilities": ("predict_proba", "decision_function"),
-    "output_probability": ("predict_proba", "decision_function"),
-    "scores": ("decision_function", "transform"),
-    "variable": ("predict", "transform"),
-    "std": (),
-}
-
-
-def _answer(model: Any, output: str, place: int, rank: int, rows: Any) -> Any:
-    """Return what scikit-learn answers for one output, None for one that it has no method for."""
-    methods = _METHODS.get(output, ("predict", "transform") if place == 0 else ())
-    for method in methods:
-        if hasattr(model, method):
-            answer = _dense(getattr(model, method)(rows))
-            answer = answer.astype("int64") if answer.dtype.kind in "iub" else answer
-            return answer if answer.ndim == rank else answer.reshape(len(answer), -1)
-    return None
+    return Converted(
+        functools.partial(sklearn_outputs.answers, model, converted.graph),
+        double=True,
+        knows_missing=_knows_missing(model),
+    )
 
 
 def _last(model: Any) -> Any:
@@ -235,10 +219,6 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def _dense(answer: Any) -> Any:
-    return answer.toarray() if hasattr(answer, "toarray") else answer
-
-
 def _load(task: Conversion) -> Any:
     if task.source.suffix.lower() in _PICKLES:
         import joblib
@@ -250,6 +230,14 @@ def _load(task: Conversion) -> Any:
     try:
         return skops.io.load(task.source, trusted=list(_TRUSTED))
     except UntrustedTypesFoundException as error:
+        if _has_categories(task.source):
+            raise ConversionError(
+                f"{task.source.name} holds histogram trees with categorical splits, which have no "
+                "form in ONNX; encode the categories in a step before (OrdinalEncoder, "
+                "OneHotEncoder) and leave categorical_features out",
+                reason=Reason.OPERATOR_UNSUPPORTED,
+                operator="HistGradientBoosting",
+            ) from error
         types = [t for t in skops.io.get_untrusted_types(file=task.source) if t not in _TRUSTED]
         raise ConversionError(
             f"{task.source.name} holds {', '.join(types[:5])}, which skops does not know to be "
@@ -263,6 +251,14 @@ def _load(task: Conversion) -> Any:
             f"skops cannot load {task.source.name}: {one_line(error, 300)}; {_SAVE}",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
+
+
+def _has_categories(source: Path) -> bool:
+    """Tell whether a file holds what histogram trees prepare categories with, and such trees."""
+    with zipfile.ZipFile(source) as file:
+        schema = file.read("schema.json")
+    names = ("HistGradientBoosting", "check_array", "partial")
+    return all(name.encode() in schema for name in names)
 
 
 def _input(task: Conversion, model: Any) -> tuple[str, int | None, int]:

@@ -52,6 +52,8 @@ class CompilationWork:
         source, output = request["InputConfig"], request["OutputConfig"]
         archive = place_of(source["S3Uri"], folder / "_archive")
         objects.check_bucket(params["output_uri"])
+        settings = CompilerSettings.from_environment(home=Settings.from_environment().home)
+        _refuse_large(source["S3Uri"], objects, settings.limits.file_bytes)
         objects.download(source["S3Uri"], archive)
         log.info("downloaded %s, %d bytes", source["S3Uri"], archive.stat().st_size)
         options = output.get("CompilerOptions")
@@ -67,7 +69,7 @@ class CompilationWork:
                 source_uri=source["S3Uri"],
                 compiler_options=options,
             ),
-            settings=CompilerSettings.from_environment(home=Settings.from_environment().home),
+            settings=settings,
             files=files,
         )
         log.info("compiled to a bundle of %d bytes", (folder / BUNDLE).stat().st_size)
@@ -112,6 +114,18 @@ def place_of(uri: str, folder: Path) -> Path:
     folder.mkdir()
     name = uri.rpartition("/")[2].replace("\0", "").encode()[-LONGEST_NAME:].decode(errors="ignore")
     return folder / (name if name.strip(".") else "object")
+
+
+def _refuse_large(uri: str, objects: ObjectStore, most_bytes: int) -> None:
+    from model_delivery_engine.errors import ArchiveError, Reason
+
+    size = objects.describe(uri).size
+    if size > most_bytes:
+        raise ArchiveError(
+            f"{uri} has {size} bytes, the limit is {most_bytes}; pack only the model, which may "
+            "have 2 GiB",
+            reason=Reason.MODEL_TOO_LARGE,
+        )
 
 
 def _fetch(uris: Sequence[str], folder: Path, objects: ObjectStore) -> dict[str, Path]:
