@@ -166,7 +166,7 @@ def _check_attributes(node: Any, name: str) -> None:
     named = _NAMING.get(node.op_type, ())
     for attribute in node.attribute:
         has_nan, has_infinite = _look_attribute(attribute)
-        if node.op_type == "Constant" or attribute.name.endswith("hitrates"):
+        if node.op_type == "Constant" or str(attribute.name).endswith("hitrates"):
             continue  # looked at as weights are; counts of training that no answer depends on
         what = f"{attribute.name} of {node.op_type} {node.name!r}"
         if has_nan and attribute.name not in named:
