@@ -241,7 +241,7 @@ def test_a_kill_says_that_the_service_has_no_stop(s3: S3, cloud: LocalCloud, ver
         ({"input_uri": "file:///x.json"}, "input_uri 'file:///x.json' must begin with s3://"),
         ({"output_uri": "s3://b/o"}, "must end with /"),
         ({"num_results": 501}, "num_results is 501: give 1 to 500"),
-        ({"num_results": "many"}, "num_results 'many' is no number"),
+        ({"num_results": "many"}, "num_results is 'many': give a number"),
         ({"mode": "MAGIC"}, "mode 'MAGIC' is neither"),
         ({"mode": "THEME_GENERATION"}, "give theme_item_name"),
         ({"theme_item_name": "TITLE"}, "give theme_item_name with mode"),

@@ -114,6 +114,7 @@ def convert(task: Conversion) -> Converted:
             reason=Reason.OPTIONS_INVALID,
         )
     _take_numpy_numbers()
+    _vote_alone(model)
     kind = getattr(data_types, _TYPES[task.dtype])
     convert_it = functools.partial(
         to_onnx,
@@ -212,6 +213,15 @@ def _take_numpy_numbers() -> None:
         return make_node(*arguments, **plain)
 
     _container.make_node = make_plain
+
+
+def _vote_alone(model: Any) -> None:
+    """Let skl2onnx take votes: it refuses a setting that only says how `transform` answers."""
+    from sklearn.ensemble import VotingClassifier
+
+    for each in (model, *getattr(model, "get_params", dict)().values()):
+        if isinstance(each, VotingClassifier):
+            each.flatten_transform = False
 
 
 def _plain(value: Any) -> Any:
