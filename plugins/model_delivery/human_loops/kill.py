@@ -58,7 +58,7 @@ class LoopKill:
     def come(self) -> None:
         """Do a signal handler's part, or all of it where nothing runs any more."""
         self.came = True
-        if self._eviction.claim() is None and self._in_hand:
+        if self._in_hand and self._eviction.claim() is None:
             return  # what runs asks again
         self._settle(reopen=self._timed_out)
 

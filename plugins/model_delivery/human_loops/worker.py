@@ -22,6 +22,7 @@ from model_delivery.human_loops.batch import LoopBatch, loop_name
 from model_delivery.human_loops.calls import each_at_once
 from model_delivery.human_loops.watch import EndedLoop, LoopWatch
 from model_delivery.jobs.faults import (
+    MISSING_CODES,
     REFUSED_CODES,
     STATE_CODES,
     error_code,
@@ -35,7 +36,6 @@ from model_delivery.jobs.service import Call
 log = logging.getLogger(__name__)
 
 LARGEST_INPUT = 3 * 1024 * 1024
-_MISSING = frozenset({"ResourceNotFoundException", "ResourceNotFound"})
 # Loops are started several at a time: one may be so much older than the first by its number.
 _SKEW = timedelta(minutes=1)
 
@@ -125,7 +125,7 @@ class HumanLoopWorker:
                     f"human loop {name} (item {item}) was started with another input: {error}. "
                     "Clear the task to start new loops"
                 ) from error
-            if code in REFUSED_CODES | _MISSING:
+            if code in REFUSED_CODES | MISSING_CODES:
                 raise JobRefusedError(
                     f"human loop {name} (item {item}) was refused: {error}. Correct the input, or "
                     f"flow definition {request['FlowDefinitionArn']}"
@@ -164,7 +164,7 @@ class HumanLoopWorker:
             try:
                 answer = self._ask(call, "the human loops")
             except Exception as error:
-                if error_code(error) not in _MISSING:
+                if error_code(error) not in MISSING_CODES:
                     raise
                 answer = None
             try:
@@ -185,7 +185,7 @@ class HumanLoopWorker:
                 # Not cut short by a kill, which is why it is asked.
                 self._ask(call, f"human loop {name}", Pause(), reopen=reopen)
             except Exception as error:
-                if error_code(error) in _MISSING | STATE_CODES | {"ValidationException"}:
+                if error_code(error) in MISSING_CODES | STATE_CODES | {"ValidationException"}:
                     return False
                 raise
             return True
@@ -220,7 +220,7 @@ class HumanLoopWorker:
                 Call("describe_human_loop", {"HumanLoopName": name}), f"human loop {name}"
             )
         except Exception as error:
-            if error_code(error) in _MISSING:
+            if error_code(error) in MISSING_CODES:
                 return None
             raise
         return answer

@@ -6,14 +6,13 @@ from html.parser import HTMLParser
 from typing import Any
 
 from model_delivery.exceptions import InvalidRequestError, JobRefusedError
-from model_delivery.jobs.faults import DENIED_CODES, error_code, is_service_error
+from model_delivery.jobs.faults import DENIED_CODES, MISSING_CODES, error_code, is_service_error
 from model_delivery.service_errors import named_errors
 
 log = logging.getLogger(__name__)
 
 # RenderUiTemplate, Task.Input: characters.
 LONGEST_SAMPLE = 128_000
-_MISSING = frozenset({"ResourceNotFound", "ResourceNotFoundException"})
 _ELEMENTS_SCRIPT = "crowd-html-elements"
 # Source: "Crowd HTML Elements Reference" of the SageMaker developer guide. These hold others, or
 # answer places in what is shown, which are no label.
@@ -39,7 +38,7 @@ def describe_workflow(hook: Any, flow_definition_arn: str) -> dict[str, Any]:
         with named_errors(f"flow definition {flow_definition_arn}"):
             return dict(hook.describe_flow_definition(flow_definition_arn.rpartition("/")[2]))
     except Exception as error:
-        if error_code(error.__cause__ or error) not in _MISSING:
+        if error_code(error.__cause__ or error) not in MISSING_CODES:
             raise
         raise JobRefusedError(
             f"flow definition {flow_definition_arn} does not exist: create it with "

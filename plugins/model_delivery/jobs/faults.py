@@ -40,6 +40,8 @@ REFUSED_CODES = DENIED_CODES | frozenset(
         "ValidationException",
     }
 )  # fmt: skip
+# What was asked about is not there.
+MISSING_CODES = frozenset({"ResourceNotFound", "ResourceNotFoundException"})
 # The job is in no state for the request (a stop of what has ended): asking again changes nothing.
 STATE_CODES = frozenset({"ConflictException"})
 TOO_MANY_REQUESTS = 429

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar
 
-from model_delivery.jobs.faults import UnusableAnswerError, error_code, reading
+from model_delivery.jobs.faults import MISSING_CODES, UnusableAnswerError, error_code, reading
 from model_delivery.jobs.status import JobState, StatusTable
 
 # Identifies a job; JSON-ready, small, no secrets: it goes to XCom, triggers and the state store.
@@ -135,9 +135,7 @@ class JobService(ABC):
     taken_codes: ClassVar[frozenset[str]] = frozenset()
     # How a triggerer learns of many jobs at once; None where it describes each in turn.
     job_list: ClassVar[JobList | None] = None
-    missing_codes: ClassVar[frozenset[str]] = frozenset(
-        {"ResourceNotFound", "ResourceNotFoundException"}
-    )
+    missing_codes: ClassVar[frozenset[str]] = MISSING_CODES
     # Whether a name is taken for ever: creating again is then the way to find out.
     unique_names: ClassVar[bool] = False
     # How long a job may take to appear in the service's list after a call that was cut off: a call

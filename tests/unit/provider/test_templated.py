@@ -31,13 +31,13 @@ def test_numbers_and_words() -> None:
 def test_operators_refuse_by_name() -> None:
     plan = PlanShardsOperator(task_id="plan", input_uri="file:///none.jsonl", shards="inf")
     with pytest.raises(InvalidRequestError, match="shards is 'inf': give a number"):
-        plan.execute({})  # type: ignore[typeddict-item]
+        plan.execute({})  # type: ignore[typeddict-item]  # refused before the context is used
     with pytest.raises(InvalidRequestError, match=r"max_errors is '1\.5'"):
         error_budget("1.5", None)
     recommend = CreateBatchInferenceJobOperator(
         task_id="recommend", solution_version_arn="arn:aws:personalize:r:1:solution/s/1",
         role_arn="r", input_uri="s3://b/in.json", output_uri="s3://b/out/",
-        ranking_influence={"POPULARITY": "x"},  # type: ignore[dict-item]
+        ranking_influence={"POPULARITY": "x"},  # type: ignore[dict-item]  # what is refused
     )  # fmt: skip
     with pytest.raises(InvalidRequestError, match="ranking_influence POPULARITY is 'x'"):
         recommend.build_request()

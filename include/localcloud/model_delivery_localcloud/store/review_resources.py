@@ -68,44 +68,30 @@ def set_groups(session: Session, team: Workteam, groups: list[str]) -> None:
 
 def is_member(session: Session, user: str, flow: FlowDefinition) -> bool:
     """Tell whether a user is in the work team of a flow definition."""
-    query = select(
-        exists().where(
-            WorkteamGroup.account == flow.account,
-            WorkteamGroup.region == flow.region,
-            WorkteamGroup.workteam == flow.workteam,
-            WorkteamGroup.group_name == UserGroup.group_name,
-            UserGroup.user == user,
-        )
-    )
+    query = select(exists().where(*_in_team_of(flow), UserGroup.user == user))
     return bool(session.scalar(query))
 
 
 def members_of(session: Session, flow: FlowDefinition) -> set[str]:
     """Return the names of the users in the work team of a flow definition."""
-    query = select(UserGroup.user).where(
+    return set(session.scalars(select(UserGroup.user).where(*_in_team_of(flow))))
+
+
+def _in_team_of(flow: FlowDefinition | type[FlowDefinition]) -> tuple[ColumnElement[bool], ...]:
+    """Return what joins users' groups to the team of one flow definition, or of any."""
+    return (
         WorkteamGroup.account == flow.account,
         WorkteamGroup.region == flow.region,
         WorkteamGroup.workteam == flow.workteam,
         WorkteamGroup.group_name == UserGroup.group_name,
     )
-    return set(session.scalars(query))
 
 
 def flows_of(session: Session, user: str | None) -> list[FlowDefinition]:
     """Return the active flow definitions of a user's teams, newest first; of all for None."""
     query = select(FlowDefinition).where(FlowDefinition.status == ACTIVE)
     if user is not None:
-        teams = (
-            select(WorkteamGroup)
-            .join(UserGroup, UserGroup.group_name == WorkteamGroup.group_name)
-            .where(
-                UserGroup.user == user,
-                WorkteamGroup.account == FlowDefinition.account,
-                WorkteamGroup.region == FlowDefinition.region,
-                WorkteamGroup.workteam == FlowDefinition.workteam,
-            )
-        )
-        query = query.where(teams.exists())
+        query = query.where(exists().where(*_in_team_of(FlowDefinition), UserGroup.user == user))
     return list(session.scalars(query.order_by(FlowDefinition.created_at.desc())))
 
 
