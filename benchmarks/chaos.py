@@ -6,17 +6,21 @@ submits one job, to the compilation service or to the nameless one, and waits fo
 or deferred. A seeded generator gives each run one to three steps of its life at which its task
 process gets a SIGKILL: before the create call, after the service took it but before the answer
 arrives, after the handle was persisted, while waiting, on resume. Fault proxies before both
-services do that: they know which process makes each call. Of the nameless jobs a tenth fails first,
-so that a second one is due. Meanwhile, every half minute or so, a part of the stack gets a SIGKILL
-with all its processes (the scheduler with the tasks it runs, the triggerer, the API server,
-localcloud, the nameless service; or the scheduler without what it started) and is started again;
-and one call in fifty is throttled, answered by a 500 or reset, before or after the service did it.
-The nameless service's clock is an hour behind.
+services do that: they know which process makes each call. A quarter of the runs is evicted
+instead: its process gets a SIGTERM there, as from a host that goes down, and the retry finds its
+job. Of the nameless jobs a tenth fails first, so that a second one is due. Meanwhile, every half
+minute or so, a part of the stack gets a SIGKILL with all its processes (the scheduler with the
+tasks it runs, the triggerer, the API server, localcloud, the nameless service; or the scheduler
+without what it started) and is started again; and one call in fifty is throttled, answered by a 500
+or reset, before or after the service did it. The nameless service's clock is an hour behind. And of
+every second run of the compilation service a user clears the task at some moment: its job is to be
+stopped, and another one made. (Not of the nameless: a job that an earlier try left, and that is
+known by its likeness alone, is not stopped after a clear but named in the log.)
 
 The services themselves are asked for the truth, past the proxies:
-- duplicates: jobs beyond those due: one for a run, and one for each that failed. (localcloud too
-  fails a job, one that lost its worker three times. Nobody asks for a stop here: a job that a
-  worker stopped, because Airflow took its task away, is one too many);
+- duplicates: jobs beyond those due: one for a run, one for each that failed, and one for each
+  clear. (localcloud too fails a job, one that lost its worker three times. A job that a worker
+  stopped, because Airflow took its task away, is one too many);
 - orphans: jobs that are running when their run has ended;
 - lost waits: runs that did not succeed, within RUN_SECONDS, with the result of their own job.
 
@@ -28,6 +32,7 @@ The plan of kills follows from the seed alone; which instruction a SIGKILL meets
 import os
 import random
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -61,6 +66,7 @@ ALONE = "scheduler alone"
 PARTS = ("triggerer", "scheduler", ALONE, "api-server", "localcloud", "nameless")
 MINIMUM = {"runs": 200, "kills": 200, "calls spoilt": 1}
 RUNNING = frozenset({"RUNNING", "STARTING", "INPROGRESS"})
+SUCCEEDED = frozenset({"SUCCEEDED", "COMPLETED"})
 FAILED = "FAILED"
 
 
@@ -73,6 +79,9 @@ class Plan:
     seconds: float
     outcome: str
     steps: list[str]
+    signal: signal.Signals
+    clear_after: float | None
+    """Seconds after which a user clears the task."""
 
 
 def plans(runs: int, seed: int) -> list[Plan]:
@@ -92,6 +101,8 @@ def _plan(rng: random.Random, number: int) -> Plan:
         seconds=round(rng.uniform(1, 12), 1),
         outcome="FAILED_FIRST" if fails else "SUCCEEDED",
         steps=rng.sample(steps, rng.choices([1, 2, 3], [5, 3, 2])[0]),
+        signal=rng.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0],
+        clear_after=rng.uniform(2, 30) if kind == "compile" and rng.random() < 0.5 else None,
     )
 
 
@@ -139,12 +150,14 @@ class Chaos:
         self.verdicts: list[Verdict] = []
         self.parts: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
+        self.clears: Counter[str] = Counter()
         self._waiting = list(reversed(planned))
         self._running: dict[tuple[str, str], tuple[Plan, float]] = {}
         self._rng = random.Random(seed + 1)
         triggerer = world.stack.processes["triggerer"]
         steps = {plan.model: plan.steps for plan in planned}
-        self.killer = Killer(steps, outside_session(lambda: triggerer.pid))
+        signals = {plan.model: plan.signal for plan in planned}
+        self.killer = Killer(steps, outside_session(lambda: triggerer.pid), signals)
         self.trouble = Trouble(self.killer, random.Random(seed + 2))
         world.cloud_proxy.rule = world.nameless_proxy.rule = self.trouble
 
@@ -194,11 +207,20 @@ class Chaos:
     def _look(self, run: tuple[str, str]) -> None:
         plan, started = self._running[run]
         state = _patiently(lambda: self.world.rest.run(*run)["state"])
-        if state in {"success", "failed"} or time.monotonic() - started > RUN_SECONDS:
+        age = time.monotonic() - started
+        over = state in {"success", "failed"} or age > RUN_SECONDS
+        due = plan.clear_after is not None and age > plan.clear_after
+        if due and not over and not self.clears[plan.model]:
+            _patiently(lambda: self._clear(run))
+        elif over:
             del self._running[run]
             self.verdicts.append(self._judge(run, plan, state))
             done = len(self.verdicts)
             sys.stderr.write(f"{done}: {plan} {state} {self.verdicts[-1].lost}\n")
+
+    def _clear(self, run: tuple[str, str]) -> None:
+        self.clears[run[1]] += 1  # whatever comes of it: a call without an answer may be heard
+        self.world.clear(run)
 
     def _judge(self, run: tuple[str, str], plan: Plan, state: str) -> Verdict:
         jobs = _patiently(lambda: self.world.jobs(run, f"{plan.model}!"))
@@ -206,11 +228,14 @@ class Chaos:
         result = _patiently(lambda: self.world.rest.xcom(task)) or {}
         named = [job for job in jobs if result.get("job_id") == job.get("jobId")
                  and result.get("job_name") == job.get("CompilationJobName")]  # fmt: skip
-        good = state == "success" and len(named) == 1
+        good = state == "success" and [job["status"] in SUCCEEDED for job in named] == [True]
         lost = "" if good else f"{state}, {result}, try {task['try_number']}"
         running = [job for job in jobs if job["status"] in RUNNING]
         failed = [job for job in jobs if job["status"] == FAILED]
-        return Verdict(plan, _beyond_due(len(jobs), len(failed)), len(running), lost)
+        return Verdict(plan, self._beyond_due(plan, len(jobs), len(failed)), len(running), lost)
+
+    def _beyond_due(self, plan: Plan, made: int, failed: int) -> int:
+        return max(0, made - failed - self.clears[plan.model] - 1)
 
     def recounted(self) -> list[Verdict]:
         """Return the verdicts with the jobs counted once more: a create may have come late."""
@@ -224,7 +249,7 @@ class Chaos:
         return [
             replace(
                 each,
-                duplicates=_beyond_due(made[model], failed[model]),
+                duplicates=self._beyond_due(each.plan, made[model], failed[model]),
                 orphans=max(each.orphans, running[model]),
             )
             for each in self.verdicts
@@ -233,12 +258,12 @@ class Chaos:
 
     @property
     def process_kills(self) -> Counter[str]:
-        """SIGKILLs of task processes, by step."""
-        return Counter(step for life in self.killer.lives.values() for step in life.kills)
-
-
-def _beyond_due(made: int, failed: int) -> int:
-    return max(0, made - failed - 1)
+        """SIGKILLs and evictions of task processes, by step."""
+        return Counter(
+            f"{step} ({self.killer.signals[model].name})"
+            for model, life in self.killer.lives.items()
+            for step in life.kills
+        )
 
 
 def _passed(what: str, count: int) -> bool:
@@ -271,6 +296,7 @@ def main() -> Path:
 def _measures(chaos: Chaos, truth: list[Verdict], seconds: float) -> list[Measure]:
     kills = chaos.process_kills
     detail = {**kills, **{f"{part} killed": n for part, n in chaos.parts.items()}, **chaos.ended}
+    detail["cleared by a user"] = chaos.clears.total()
     lost = [f"{each.plan.model}: {each.lost}" for each in truth if each.lost]
     counts = {
         "runs": (len(truth), "higher", "at least 200", f"seed {SEED}, {seconds:.0f} s"),

@@ -1,12 +1,13 @@
 """Kills a run's task process at one step of its job: which call it is about to make tells where."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.proxy import Effect, Exchange, contains, facts, kill
+from tests.faults.proxy import Effect, Exchange, contains, end, facts
 
 # Steps of a task's life, by the call at which they end.
 BEFORE_CALL = "before the call"
@@ -37,10 +38,12 @@ class Killer:
 
     :param plans: by a run's model, the steps at which its process is killed, each once.
     :param is_task: tells a task's process from the triggerer's.
+    :param signals: by a run's model, what its process gets instead of SIGKILL.
     """
 
     plans: Mapping[str, list[str]]
     is_task: Callable[[int], bool]
+    signals: Mapping[str, signal.Signals] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -54,8 +57,9 @@ class Killer:
             step = self._step(life, exchange)
             if step is None or step not in self.plans[model] or step in life.kills:
                 return None
+            if not end(exchange.pid, self.signals.get(model, signal.SIGKILL)):
+                return None
             life.kills.append(step)
-        kill(exchange.pid)
         return Effect(reset=True)
 
     def model_of(self, exchange: Exchange) -> str | None:

@@ -66,12 +66,13 @@ def page() -> bytes:
     return head.encode() + body
 
 
-def kill(pid: int) -> None:
-    """SIGKILL one process, by its id."""
+def end(pid: int, how: signal.Signals = signal.SIGKILL) -> bool:
+    """Send one process a signal, by its id; False where it is gone."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
     except ProcessLookupError:
-        return
+        return False
+    return True
 
 
 @dataclass

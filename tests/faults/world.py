@@ -82,6 +82,16 @@ class World:
         started = any(" starting" in log.read_text() for log in logs)
         return task["state"] == "deferred" and started
 
+    def clear(self, run: tuple[str, str]) -> None:
+        """Clear a run's task, as a user does in the UI."""
+        body = {"dry_run": False, "dag_run_id": run[1], "task_ids": ["task"], "only_failed": False}
+        self.rest.post(f"/dags/{run[0]}/clearTaskInstances", body)
+
+    def mark_failed(self, run: tuple[str, str]) -> None:
+        """Mark a run's task as failed, as a user does in the UI."""
+        path = f"/dags/{run[0]}/dagRuns/{run[1]}/taskInstances/task"
+        self.rest.patch(path, {"new_state": "failed"})
+
     def log(self, run: tuple[str, str], number: int | None = None) -> str:
         """Return what a try logged, the newest where none is said."""
         task = self.task(run)

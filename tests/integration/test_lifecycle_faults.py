@@ -230,23 +230,11 @@ def test_a_sensor_waits_in_each_of_its_modes_and_stops_nothing(faulty: World) ->
     assert {job["stops"] for job in jobs if job["jobId"] in {*good.values(), *bad.values()}} == {0}
 
 
-def set_state(world: World, run: Run, action: str) -> None:
-    """Do what a user does with a task in the UI."""
-    dag, run_id = run
-    if action == "clear":
-        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["task"],
-                "only_failed": False}  # fmt: skip
-        world.rest.post(f"/dags/{dag}/clearTaskInstances", body)
-    else:
-        path = f"/dags/{dag}/dagRuns/{run_id}/taskInstances/task"
-        world.rest.patch(path, {"new_state": "failed"})
-
-
 def test_a_deferred_sensor_that_a_user_ends_leaves_the_job_of_another_alone(faulty: World) -> None:
     job = nameless_job(faulty, "sensed and failed", seconds=600)
     run = faulty.start("sensor_deferred", job=job)
     faulty.until(lambda: faulty.taken_up(run))
-    set_state(faulty, run, "fail")
+    faulty.mark_failed(run)
     faulty.until(lambda: "on_kill" in faulty.log(run))
     (seen,) = faulty.nameless_jobs("sensed and failed")
     assert (seen["status"], seen["stops"]) == ("RUNNING", 0)
@@ -276,7 +264,7 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(idle: World, kind: str) -
         # Before a triggerer took a deferred task up, Airflow tells nobody of its end.
         if mode == "deferred":
             faulty.until(lambda run=run: faulty.taken_up(run))
-        set_state(faulty, run, action)
+        (faulty.clear if action == "clear" else faulty.mark_failed)(run)
     for (mode, action), run in cases.items():
         name = f"user {kind} {mode} {action}"
         count = 2 if action == "clear" else 1
@@ -290,7 +278,7 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(idle: World, kind: str) -
         if action == "clear":
             if mode == "deferred":
                 faulty.until(lambda run=run: faulty.taken_up(run))
-            set_state(faulty, run, "fail")
+            faulty.mark_failed(run)
     for (mode, action), run in cases.items():
         name = f"user {kind} {mode} {action}"
         faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[-1]["status"] == "STOPPED")
@@ -331,11 +319,11 @@ def test_an_evicted_worker_costs_a_try_and_not_its_job(
     faulty.until(lambda: len(asking(faulty, operation, since)) > 2)
     os.kill(asking(faulty, operation, since)[-1], signal.SIGTERM)
     faulty.until(lambda: faulty.task(run)["try_number"] == 2)
-    assert "goes on: another try waits for it" in faulty.log(run, 1)
+    assert "goes on: it is waited for elsewhere" in faulty.log(run, 1)
     again = faulty.until(lambda: faulty.rest.xcom(faulty.task(run), "job"))
     assert again["job_name"] == first["job_name"]
     faulty.until_state(run, "running")
-    set_state(faulty, run, "fail")
+    faulty.mark_failed(run)
     faulty.until(lambda: faulty.task(run)["state"] == "failed")
 
 
@@ -352,7 +340,7 @@ def test_a_stop_in_the_triggerer_outlasts_a_call_that_stalls(idle: World) -> Non
 
     idle.cloud_proxy.rule = stall
     try:
-        set_state(idle, run, "fail")
+        idle.mark_failed(run)
         idle.until(lambda: idle.jobs(run, "stalled stop")[0]["status"] == "STOPPED")
     finally:
         idle.cloud_proxy.rule = lambda _exchange: None

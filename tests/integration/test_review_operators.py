@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from airflow.sdk.bases.operator import TriggerFailureReason
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from model_delivery.exceptions import (
     DeliveryError,
@@ -26,6 +27,7 @@ from model_delivery.exceptions import (
     RequestDiffersError,
 )
 from model_delivery.hooks.human_review import HumanLoopHook, HumanReviewHook
+from model_delivery.human_loops import worker as loop_worker
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.polls import wait_for_batch
 from model_delivery.human_loops.state import LoopState
@@ -712,6 +714,34 @@ def test_an_evicted_worker_leaves_its_loops_to_the_next_try(s3: S3, team: Team) 
     with pytest.raises(TaskDeferred):
         review(s3, arn, deferrable=True).execute(task.context)
     assert len(list(HumanLoopHook().list_loops(arn))) == 13
+
+
+def test_a_review_that_fails_for_good_leaves_no_open_loop(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arn, task = team.flow(task_count=1)["flow_definition_arn"], Task("review")
+    checked = iter(range(100))
+
+    def check(given: loop_worker.LoopInput) -> None:
+        if next(checked) == 6:
+            raise InvalidRequestError(f"the input of item {given.item} is too large")
+
+    monkeypatch.setattr(loop_worker, "_check_size", check)
+    task.ti.max_tries = 1
+    with pytest.raises(InvalidRequestError, match="too large"):
+        review(s3, arn).execute(task.context)
+    assert loop_statuses(arn) == {"Stopped"}
+
+
+def test_a_time_out_in_the_triggerer_sends_no_later_wait_to_a_worker(s3: S3, team: Team) -> None:
+    """A round's time is over by the scheduler's clock, and not yet by the worker's."""
+    arn, task = team.flow(task_count=1)["flow_definition_arn"], Task("review")
+    operator = review(s3, arn, deferrable=True, review_timeout=600)
+    with pytest.raises(TaskDeferred):
+        operator.execute(task.context)
+    over = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+    with pytest.raises(TaskDeferred):
+        operator.resume_execution("__fail__", over, task.context)
 
 
 def test_a_trigger_that_cannot_run_leaves_the_wait_to_the_worker(s3: S3, team: Team) -> None:

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING
 
-from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
+from model_delivery.exceptions import JobFailedError, UnknownStatusError
 from model_delivery.human_loops.state import LoopState
-from model_delivery.jobs.eviction import Eviction, is_left
+from model_delivery.jobs.attempt import GRACE
+from model_delivery.jobs.eviction import Claim, Eviction, is_left
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
+
+# How long a signal handler waits for loops to be stopped: Airflow gives it 5 s for everything.
+STOPPING_SECONDS = 3.0
 
 
 class LoopKill:
@@ -18,9 +24,9 @@ class LoopKill:
 
     Where another try will wait for the loops (the worker was evicted) they go on, with what their
     reviewers have done; where a user ended or cleared the task, its time is over, or no other try
-    follows, they are stopped.
+    follows, they are stopped. So are those of a try that fails for good.
 
-    :param is_last: tells whether no other try would follow.
+    :param is_final: tells whether no retry will follow on an error.
     :param stop: stops what is open and returns how many were asked; is told whether the connection
         may be looked up again, which a signal handler must not.
     """
@@ -28,16 +34,18 @@ class LoopKill:
     def __init__(
         self,
         state: LoopState,
-        is_last: Callable[[], bool],
+        is_final: Callable[[BaseException], bool],
         stop: Callable[[bool], int],
         log: "Logger",
     ) -> None:
         self.came = False
         self._eviction = Eviction(state.claim, log)
-        self._is_last = is_last
+        self._is_final = is_final
         self._stop = stop
         self._log = log
         self._in_hand = self._timed_out = self._settled = False
+        self._left = False
+        self._stopping: Thread | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -48,26 +56,57 @@ class LoopKill:
         except AirflowTaskTimeout:
             self._timed_out = True
             raise
-        except Exception:
-            if self.came:
+        except TaskDeferred:
+            # Of a task that a user ended Airflow refuses that, and no trigger would wait or stop.
+            if self.came and self._eviction.claim() is Claim.NOBODYS:
                 self._settle(reopen=True)
+            raise
+        except Exception as error:
+            if self.came:
+                if self._stopping is not None:
+                    self._stopping.join()
+                self._settle(reopen=True)
+            elif self._ends_all(error):
+                self._stop_for("the task fails for good", reopen=True)
             raise
         finally:
             self._in_hand = False
 
+    def _ends_all(self, error: Exception) -> bool:
+        # Of a status we do not know we cannot say that nobody is to answer any more.
+        final = isinstance(error, AirflowFailException) or self._is_final(error)
+        if not final or isinstance(error, UnknownStatusError):
+            return False
+        # A try that Airflow has replaced without its knowing ends nothing of the other.
+        return self._eviction.claim() is not Claim.ANOTHERS
+
     def come(self) -> None:
         """Do a signal handler's part, or all of it where nothing runs any more."""
         self.came = True
-        if self._in_hand and self._eviction.claim() is None:
-            return  # what runs asks again
-        self._settle(reopen=self._timed_out)
+        if not self._in_hand:
+            self._settle(reopen=self._timed_out)
+        elif self._eviction.claim() is not None:  # otherwise what runs asks again
+            # Beside what the handler interrupted, which may hold a lock that calls need.
+            self._stopping = Thread(target=self._settle, kwargs={"reopen": False}, daemon=True)
+            self._stopping.start()
+            self._stopping.join(STOPPING_SECONDS)
 
     def _settle(self, *, reopen: bool) -> None:
-        if self._settled:
+        """Decide once; a second time stops what was being started when the kill came."""
+        if not self._settled:
+            self._settled = True
+            last = self._is_final(JobFailedError(GRACE))
+            self._left = not self._timed_out and is_left(self._eviction.claim(), last=last)
+            if self._left:
+                self._log.warning("The human loops go on: they are waited for elsewhere")
+        if not self._left:
+            self._stop_for(GRACE, reopen=reopen)
+
+    def _stop_for(self, why: str, *, reopen: bool) -> None:
+        try:
+            stopped = self._stop(reopen)
+        except Exception as error:
+            self._log.error("Human loops may still be open: %s", error)
             return
-        self._settled = True
-        if not self._timed_out and is_left(self._eviction.claim(), last=self._is_last()):
-            self._log.warning("The human loops go on: another try waits for them")
-            return
-        stopped = self._stop(reopen)
-        self._log.info("Asked to stop %d human loops: the task was killed", stopped)
+        if stopped:
+            self._log.info("Asked to stop %d human loops: %s", stopped, why)

@@ -22,6 +22,7 @@ from model_delivery.human_loops.batch import LoopBatch, loop_name
 from model_delivery.human_loops.calls import each_at_once
 from model_delivery.human_loops.watch import EndedLoop, LoopWatch
 from model_delivery.jobs.faults import (
+    DENIED_CODES,
     MISSING_CODES,
     REFUSED_CODES,
     STATE_CODES,
@@ -30,7 +31,13 @@ from model_delivery.jobs.faults import (
     is_passing,
     is_service_error,
 )
-from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause, until_answered
+from model_delivery.jobs.retries import (
+    CREDENTIAL_REFUSALS,
+    MISSING_ANSWERS,
+    OUTAGE_SECONDS,
+    Pause,
+    until_answered,
+)
 from model_delivery.jobs.service import Call
 
 log = logging.getLogger(__name__)
@@ -38,6 +45,11 @@ log = logging.getLogger(__name__)
 LARGEST_INPUT = 3 * 1024 * 1024
 # Loops are started several at a time: one may be so much older than the first by its number.
 _SKEW = timedelta(minutes=1)
+# A loop that was made, or rights that were given, are not known to every host of a service at once.
+_LOOK_REFUSALS = {
+    **dict.fromkeys(DENIED_CODES, CREDENTIAL_REFUSALS),
+    **dict.fromkeys(MISSING_CODES, MISSING_ANSWERS),
+}
 
 
 @dataclass(frozen=True)
@@ -75,12 +87,20 @@ class HumanLoopWorker:
 
     :param open_hook: opens a `HumanLoopHook`; again when the connection's key was refused.
     :param pause: sleeps between attempts; once it is cut, nothing is started.
+    :param outage: how long the service may give no usable answer before a call fails, in seconds.
+        (default: 900)
     """
 
-    def __init__(self, open_hook: Callable[[], Any], pause: Pause | None = None) -> None:
+    def __init__(
+        self,
+        open_hook: Callable[[], Any],
+        pause: Pause | None = None,
+        outage: float = OUTAGE_SECONDS,
+    ) -> None:
         self._open_hook = open_hook
         self._client = service_client(open_hook())
         self.pause = pause or Pause()
+        self._outage = outage
 
     def start(
         self,
@@ -162,7 +182,7 @@ class HumanLoopWorker:
         call = next(calls, None)
         while call is not None:
             try:
-                answer = self._ask(call, "the human loops")
+                answer = self._ask(call, "the human loops", refusals=_LOOK_REFUSALS)
             except Exception as error:
                 if error_code(error) not in MISSING_CODES:
                     raise
@@ -217,7 +237,9 @@ class HumanLoopWorker:
     def _describe(self, name: str) -> Mapping[str, Any] | None:
         try:
             answer: Mapping[str, Any] = self._ask(
-                Call("describe_human_loop", {"HumanLoopName": name}), f"human loop {name}"
+                Call("describe_human_loop", {"HumanLoopName": name}),
+                f"human loop {name}",
+                refusals=_LOOK_REFUSALS,
             )
         except Exception as error:
             if error_code(error) in MISSING_CODES:
@@ -226,9 +248,25 @@ class HumanLoopWorker:
         return answer
 
     def _ask(
-        self, call: Call, about: str, pause: Pause | None = None, *, reopen: bool = True
+        self,
+        call: Call,
+        about: str,
+        pause: Pause | None = None,
+        *,
+        reopen: bool = True,
+        refusals: Mapping[str, int] | None = None,
     ) -> Any:
+        """Ask until there is an answer.
+
+        :param refusals: how often what is refused by these codes is asked. (default: each once)
+        """
+
         def explained(error: Exception) -> Exception:
+            if refusals and error_code(error) in DENIED_CODES:
+                return DeliveryError(
+                    f"{about}: {error}: check the rights of the connection; a retry goes on where "
+                    "this try ended"
+                )
             if not is_credential_fault(error) and not is_passing(error):
                 return error  # for the caller to tell what it means
             return DeliveryError(
@@ -239,7 +277,8 @@ class HumanLoopWorker:
         return until_answered(
             lambda: getattr(self._client, call.operation)(**call.parameters),
             pause or self.pause,
-            most_failures=_most_failures,
+            most_failures=lambda error: _most_failures(error, refusals or {}),
+            outage=self._outage,
             explained=explained,
             reopen=self._reopen if reopen else lambda: None,
         )
@@ -249,10 +288,10 @@ class HumanLoopWorker:
         self._client = service_client(self._open_hook())
 
 
-def _most_failures(error: Exception) -> int:
+def _most_failures(error: Exception, refusals: Mapping[str, int]) -> int | None:
     if is_credential_fault(error):
         return CREDENTIAL_REFUSALS
-    return MAX_FAILURES if is_passing(error) else 1
+    return None if is_passing(error) else refusals.get(error_code(error), 1)
 
 
 def output_uri(flow: Mapping[str, Any], loop: EndedLoop) -> str | None:

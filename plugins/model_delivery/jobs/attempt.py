@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
 from model_delivery.exceptions import (
     DeliveryError,
@@ -72,6 +72,11 @@ class Attempt:
             self._done = True
         except AirflowTaskTimeout:
             self._timed_out = True
+            raise
+        except TaskDeferred:
+            # Of a task that a user ended Airflow refuses that, and no trigger would wait or stop.
+            if self.killed and self._eviction.claim() is Claim.NOBODYS:
+                self.fail(GRACE)
             raise
         except (Exception, KeyboardInterrupt) as error:
             self._leave_nothing(error)
@@ -204,7 +209,7 @@ class Attempt:
             # What an earlier try may have made is still to be looked for, by the next.
             raise JobFailedError(f"nothing was submitted: {GRACE}")
         if self.killed and self._is_left():
-            raise JobFailedError(f"{self.label} goes on: {GRACE}, and another try waits for it")
+            raise JobFailedError(f"{self.label} goes on: {GRACE}, and it is waited for elsewhere")
         if self.killed:
             self.fail(GRACE)
 
@@ -263,7 +268,7 @@ class Attempt:
         if claim is not None:
             self._goes_on = left
             if left and self.handle is not None:
-                self._log.warning("%s goes on: another try waits for it", self.label)
+                self._log.warning("%s goes on: it is waited for elsewhere", self.label)
         return left
 
     def stop(self, why: str, *, reopen: bool = True) -> Stop | None:
@@ -288,7 +293,9 @@ class Attempt:
         final = isinstance(error, AirflowFailException) or self._is_final(error)
         if not final or isinstance(error, UnknownStatusError):
             return  # the next try attaches; of a status we do not know we cannot say "running"
-        if self.killed and self._is_left():
+        # A try that Airflow has replaced without its knowing ends no job of the other.
+        left = self._is_left() if self.killed else self._eviction.claim() is Claim.ANOTHERS
+        if left:
             return
         # The job may be made, and its handle not kept.
         self.handle = self.submission.made or self.handle

@@ -1,5 +1,6 @@
 """Runs a service's calls over a hook, synchronously in a worker, asynchronously in a triggerer."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
@@ -18,16 +19,19 @@ from model_delivery.jobs.faults import (
     error_code,
     is_credential_fault,
     is_lasting,
+    is_passing,
     reading,
 )
 from model_delivery.jobs.retries import (
     CREDENTIAL_REFUSALS,
     MAX_FAILURES,
     MISSING_ANSWERS,
+    OUTAGE_SECONDS,
     Pause,
     until_answered,
 )
 from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, JobService
+from model_delivery.jobs.status import JobState
 from model_delivery.jobs.stop import Stop
 
 Answer = TypeVar("Answer")
@@ -37,14 +41,20 @@ class JobClient:
     """One service over one connection, in a worker.
 
     :param open_hook: opens the service's hook; again when the connection's key was refused.
-    :param pause: how it sleeps between attempts; cut short when the task is killed.
+    :param outage: how long the service may give no usable answer before a call fails, in seconds.
+        (default: 900)
     """
 
     def __init__(
-        self, service: JobService, open_hook: Callable[[], Any], pause: Pause | None = None
+        self,
+        service: JobService,
+        open_hook: Callable[[], Any],
+        outage: float = OUTAGE_SECONDS,
     ) -> None:
         self.service = service
-        self.pause = pause or Pause()
+        self.outage = outage
+        # How it sleeps between attempts; cut short when the task is killed.
+        self.pause = Pause()
         self._open_hook = open_hook
 
     @cached_property
@@ -108,6 +118,25 @@ class JobClient:
     def _look(self, handle: Handle) -> JobDescription:
         answers = list(self._answers(self.service.describe_calls(handle)))
         return self.service.description(handle, answers)
+
+    def ended(
+        self, handle: Handle, *, interval: float, longest: float, limit: str
+    ) -> JobDescription:
+        """Look until a job that is somebody else's, or needs no submit-once, has ended.
+
+        :param interval: time between two looks, in seconds.
+        :param longest: how long to look, in seconds.
+        :param limit: the operator's parameter that says so.
+        """
+        deadline = time.monotonic() + longest
+        while (description := self.describe(handle)).state is JobState.RUNNING:
+            if time.monotonic() > deadline:
+                raise DeliveryError(
+                    f"{self.service.noun} {self.service.key(handle)} is still {description.status} "
+                    f"after {longest:g} s: look at it in the service, or raise {limit}"
+                )
+            self.pause.sleep(interval)
+        return description
 
     def find(self, intent: Intent, pause: Pause | None = None) -> list[Handle]:
         """Return the jobs that may be the intent's and were not there before it."""
@@ -182,6 +211,7 @@ class JobClient:
             ask,
             pause or self.pause,
             most_failures=lambda error: self._most_failures(error, refusals, reopen=reopen),
+            outage=self.outage,
             explained=lambda error: self._clear(error, about),
             reopen=self.reopen if reopen else lambda: None,
         )
@@ -191,9 +221,11 @@ class JobClient:
         for opened in ("_hook", "_client"):
             self.__dict__.pop(opened, None)
 
-    def _most_failures(self, error: Exception, refusals: int, *, reopen: bool) -> int:
+    def _most_failures(self, error: Exception, refusals: int, *, reopen: bool) -> int | None:
         code = error_code(error)
-        if is_lasting(error):
+        if is_passing(error):
+            return None
+        if is_lasting(error) or code in self.service.taken_codes:
             return 1
         if code in self.service.missing_codes:
             return MISSING_ANSWERS

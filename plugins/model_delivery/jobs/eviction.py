@@ -5,7 +5,7 @@ from enum import Enum
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from model_delivery.jobs.task_state import ACTIVE, task_state
+from model_delivery.jobs.task_state import ACTIVE, DEFERRED, task_state
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -21,7 +21,7 @@ class Claim(Enum):
     OURS = "ours"
     """This try's: the worker is evicted."""
     ANOTHERS = "another's"
-    """Another try's, which attaches to the job."""
+    """Another try's, which attaches to the job, or the triggerer's: this one has deferred."""
     NOBODYS = "nobody's"
     """A user ended or cleared it, or deleted its run."""
 
@@ -35,9 +35,10 @@ def claim_of(ti: Any, is_replaced: Callable[[], bool]) -> Claim:
     :param is_replaced: tells whether the store has lost what this try kept.
     :raises AirflowRuntimeError: when Airflow does not tell.
     """
-    if task_state(ti) not in ACTIVE:
+    state = task_state(ti)
+    if state not in ACTIVE:
         return Claim.NOBODYS
-    return Claim.ANOTHERS if is_replaced() else Claim.OURS
+    return Claim.ANOTHERS if state == DEFERRED or is_replaced() else Claim.OURS
 
 
 class Eviction:

@@ -17,6 +17,7 @@ from model_delivery.jobs.status import JobState
 from model_delivery.jobs.submission import Submission
 from model_delivery.jobs.task import JobTask
 from model_delivery.jobs.task_state import USER_ENDED, task_state
+from model_delivery.jobs.tries import is_final
 from model_delivery.jobs.trigger import MOST_FAILED_WAITS
 from model_delivery.lineage import ReportsLineage
 from model_delivery.links.job import JOB_LINK_KEY, JobLink
@@ -110,7 +111,7 @@ class JobOperator(ReportsLineage, JobTask):
         ti: Any = context["ti"]
         submission = Submission(self.client, store, ti, clears_of(context))
         self._attempt = Attempt(
-            self.client, submission, self.log, lambda error: self.is_final(context, error)
+            self.client, submission, self.log, lambda error: is_final(self, context, error)
         )
         return self._attempt
 

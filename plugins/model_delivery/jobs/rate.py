@@ -10,6 +10,8 @@ REQUESTS_PER_SECOND = 20.0
 SLOWEST = 0.5
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 60.0
+# 30 years: what is longer is no time that a date can be added to.
+LONGEST_SECONDS = 1e9
 # A look at a quiet group is due after this part of the time that it has been quiet.
 QUIET_PART = 0.05
 
@@ -79,5 +81,7 @@ def interval(shortest: float, longest: float, quiet: float) -> float:
 def check_intervals(**intervals: float) -> None:
     """Refuse what is no time: of waits that share a poll, one would end all."""
     for name, seconds in intervals.items():
-        if not isinstance(seconds, int | float) or not seconds > 0:
-            raise InvalidRequestError(f"{name} is {seconds!r}: give seconds, over 0")
+        if not isinstance(seconds, int | float) or not 0 < seconds < LONGEST_SECONDS:
+            raise InvalidRequestError(
+                f"{name} is {seconds!r}: give seconds, over 0 and under {LONGEST_SECONDS:.0e}"
+            )

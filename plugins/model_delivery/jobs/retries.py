@@ -11,8 +11,9 @@ from model_delivery.jobs.rate import backoff
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
-# Sixteen failures in a row, with `rate.backoff` between them, are about five minutes of a service
-# that is down.
+# How long a service may be down, or too busy, before whoever waits for it gives up.
+OUTAGE_SECONDS = 900.0
+# Failures in a row that a service calls neither passing nor our fault.
 MAX_FAILURES = 16
 # A key that is being replaced is refused for seconds; one that is wrong shall not take minutes.
 CREDENTIAL_REFUSALS = 6
@@ -38,33 +39,56 @@ class Pause:
             time.sleep(min(SLICE_SECONDS, left))
 
 
+class Failures:
+    """Failures in a row of one call.
+
+    :param outage: how long those that pass as a rule may go on, in seconds.
+    """
+
+    def __init__(self, outage: float) -> None:
+        self.count = 0
+        self._outage = outage
+        self._since = time.monotonic()
+
+    def are_enough(self, most: int | None) -> bool:
+        """Count one more, and tell whether it shall be the last.
+
+        :param most: how many of its kind are enough; None of a fault that passes as a rule.
+        """
+        self.count += 1
+        if most is not None:
+            return self.count >= most
+        return time.monotonic() - self._since >= self._outage
+
+
 def until_answered(
     ask: Callable[[], Answer],
     pause: Pause,
     *,
-    most_failures: Callable[[Exception], int],
+    most_failures: Callable[[Exception], int | None],
+    outage: float,
     explained: Callable[[Exception], Exception],
     reopen: Callable[[], None],
 ) -> Answer:
     """Ask until there is an answer, or until it fails too often.
 
     :param pause: sleeps between attempts; cut, the failure at hand is the last.
-    :param most_failures: how many failures in a row end it, by the newest of them.
+    :param most_failures: how many failures in a row end it, by the newest of them; None of a fault
+        that passes as a rule.
+    :param outage: how long such faults may go on, in seconds.
     :param explained: what is raised then.
     :param reopen: looks the connection up again: its key was refused, and may have been replaced.
     """
-    failures = 0
+    failures = Failures(outage)
     while True:
         try:
             return ask()
         except Exception as error:
             if not is_service_error(error):
                 raise
-            failures += 1
             if is_credential_fault(error):
                 reopen()
-            most = most_failures(error)
-            if failures >= most or pause.cut:
+            if failures.are_enough(most_failures(error)) or pause.cut:
                 raise explained(error) from error
-            log.warning("%s (%d of %d): asking again", error, failures, most)
-            pause.sleep(backoff(failures))
+            log.warning("%s (%d in a row): asking again", error, failures.count)
+            pause.sleep(backoff(failures.count))

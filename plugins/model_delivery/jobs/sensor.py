@@ -50,6 +50,10 @@ class ServiceSensor(WaitingTask, BaseSensorOperator):
         """Look once before deferring: a job that ended needs no triggerer."""
         if self.deferrable:
             return self._wait_deferred(context)
+        return self._wait_here(context)
+
+    def _wait_here(self, context: Context) -> Any:
+        """Look in this worker, or again and again in one: Airflow's own modes."""
         try:
             return super().execute(context)
         except AirflowRescheduleException as again:
@@ -105,7 +109,7 @@ class ServiceSensor(WaitingTask, BaseSensorOperator):
         # Airflow counts anew in a worker that resumes.
         left = self.time_left(context, self.timeout - self.time_taken(context).total_seconds())
         self.timeout = left.total_seconds() if left else 0.0
-        return super().execute(context)
+        return self._wait_here(context)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context

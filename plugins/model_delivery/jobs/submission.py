@@ -29,13 +29,14 @@ from model_delivery.jobs.faults import (
     http_status,
     is_credential_fault,
     is_lasting,
+    is_passing,
     is_service_error,
     reading,
 )
 from model_delivery.jobs.naming import job_name
 from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
-from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Pause
+from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Failures, Pause
 from model_delivery.jobs.service import Handle, Intent
 
 LOOK_SECONDS = 5.0
@@ -265,7 +266,7 @@ class Submission:
 
     def _create(self, request: Mapping[str, Any], record: Record) -> Submitted:
         call = self._service.submit_call(request)
-        failures = 0
+        failures = Failures(self._client.outage)
         while True:
             self._called_at = datetime.now(UTC)
             try:
@@ -275,13 +276,12 @@ class Submission:
             except Exception as error:
                 if not is_service_error(error):
                     raise
-                failures += 1
                 found = self._after_failure(error, request, record, failures)
             if found:
                 return Submitted(self._attach(request, record, found), made=False)
 
     def _after_failure(
-        self, error: Exception, request: Mapping[str, Any], record: Record, failures: int
+        self, error: Exception, request: Mapping[str, Any], record: Record, failures: Failures
     ) -> Handle | None:
         """Return our job if it was made all the same; raise when trying again is no use."""
         intent = record.intent
@@ -298,14 +298,15 @@ class Submission:
         if code in REFUSED_CODES or code in self._service.missing_codes:
             text = str(error).rstrip(".")
             raise JobRefusedError(f"{label} was refused: {text}. Correct the request.") from error
-        most = CREDENTIAL_REFUSALS if is_credential_fault(error) else MAX_FAILURES
-        if failures >= most or self._client.pause.cut:
-            check = "the connection's key" if most < MAX_FAILURES else "that the service is up"
+        key_refused = is_credential_fault(error)
+        most = CREDENTIAL_REFUSALS if key_refused else MAX_FAILURES
+        if failures.are_enough(None if is_passing(error) else most) or self._client.pause.cut:
+            check = "the connection's key" if key_refused else "that the service is up"
             raise DeliveryError(
                 f"{label} was not taken: {error}: check {check}; "
                 "a retry finds the job if it was made"
             ) from error
-        self._client.pause.sleep(backoff(failures))
+        self._client.pause.sleep(backoff(failures.count))
         if self._service.unique_names or _certainly_not_made(error):
             return None
         return self._settled(intent)

@@ -14,8 +14,9 @@ from model_delivery.aws import AwsConnected
 from model_delivery.exceptions import InvalidRequestError
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.rate import check_intervals
+from model_delivery.jobs.retries import OUTAGE_SECONDS
 from model_delivery.jobs.service import Handle, JobDescription, JobService
-from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, OUTAGE_SECONDS, JobTrigger
+from model_delivery.jobs.trigger import LONGEST_POLL_INTERVAL, JobTrigger
 
 
 class WaitingTask(AwsConnected):
@@ -25,8 +26,8 @@ class WaitingTask(AwsConnected):
         (default: Airflow's `operators.default_deferrable`)
     :param max_poll_interval: longest time between two looks while deferred, in seconds: a job that
         has run for long is looked at more rarely. (default: 30)
-    :param outage_timeout: how long the service may give no usable answer while deferred before
-        that wait fails, in seconds. (default: 900)
+    :param outage_timeout: how long the service may give no usable answer before the task, or its
+        wait in the triggerer, gives up, in seconds. (default: 900)
     """
 
     def __init__(
@@ -86,25 +87,6 @@ class WaitingTask(AwsConnected):
         now = datetime.now(UTC)
         return now - (getattr(context["ti"], "start_date", None) or now)
 
-    def is_final(self, context: Context, error: BaseException) -> bool:
-        """Tell whether Airflow makes no other try after an error that may be retried."""
-        ti: Any = context["ti"]
-        if ti.try_number > ti.max_tries:
-            return True
-        policy = getattr(self, "retry_policy", None)
-        if policy is None:
-            return False
-        from airflow.sdk.definitions.retry_policy import RetryAction
-
-        try:
-            decision = policy.evaluate(
-                exception=error, try_number=ti.try_number, max_tries=ti.max_tries, context=context
-            )
-        except Exception as broken:  # then Airflow goes by the number of tries, and logs it
-            self.log.debug("The retry policy cannot be evaluated: %s", broken)
-            return False
-        return bool(decision.action is RetryAction.FAIL)
-
     def trigger_settings(self, poll_interval: float) -> dict[str, Any]:
         """Return what every trigger of a task takes."""
         return {
@@ -131,7 +113,7 @@ class JobTask(WaitingTask):
     @cached_property
     def client(self) -> JobClient:
         """The service over this task's connection."""
-        return JobClient(self.service, self.open_hook)
+        return JobClient(self.service, self.open_hook, self.outage_timeout)
 
     @abstractmethod
     def result(self, description: JobDescription) -> Mapping[str, Any]:

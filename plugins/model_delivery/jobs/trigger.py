@@ -18,7 +18,7 @@ from model_delivery.jobs.faults import (
 from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.rate import backoff, check_intervals
 from model_delivery.jobs.registry import registry
-from model_delivery.jobs.retries import MISSING_ANSWERS
+from model_delivery.jobs.retries import MISSING_ANSWERS, OUTAGE_SECONDS
 from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.task_state import WAITED_FOR, task_state
@@ -26,7 +26,6 @@ from model_delivery.jobs.waits import Bounds
 
 EVENT_VERSION = 1
 LONGEST_POLL_INTERVAL = 30.0
-OUTAGE_SECONDS = 900.0
 # A triggerer that cannot wait so often for a job that a worker can ask for: then the worker waits.
 MOST_FAILED_WAITS = 3
 # One call of a stop, in seconds: of Airflow's 30 for an `on_kill`, some are left for another.

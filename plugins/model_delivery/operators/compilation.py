@@ -1,7 +1,6 @@
 """Compile a trained model for a device: SageMaker compilation jobs."""
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -255,17 +254,12 @@ class StopCompilationJobOperator(AwsConnected):
         client = JobClient(CompilationJobs(), self.open_hook)
         handle = {"name": self.job_name}
         self.log.info("Compilation job %s: %s", self.job_name, client.stop(handle).value)
-        description = client.describe(handle)
-        deadline = time.monotonic() + self.job_timeout
-        while self.wait_for_completion and not description.state.terminal:
-            if time.monotonic() > deadline:
-                raise DeliveryError(
-                    f"compilation job {self.job_name} is still {description.status} after "
-                    f"{self.job_timeout:g} s: look at its page, or raise job_timeout"
-                )
-            time.sleep(self.poll_interval)
-            description = client.describe(handle)
-        return compilation_result(description)
+        if not self.wait_for_completion:
+            return compilation_result(client.describe(handle))
+        ended = client.ended(
+            handle, interval=self.poll_interval, longest=self.job_timeout, limit="job_timeout"
+        )
+        return compilation_result(ended)
 
 
 class ListCompilationJobsOperator(AwsConnected):

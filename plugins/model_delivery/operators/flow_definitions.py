@@ -1,6 +1,5 @@
 """Human review workflows of Augmented AI: flow definitions."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,12 +7,16 @@ from airflow.sdk import Context
 
 from model_delivery import a2i
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
-from model_delivery.exceptions import DeliveryError, InvalidRequestError, RequestDiffersError
+from model_delivery.exceptions import (
+    DeliveryError,
+    InvalidRequestError,
+    JobRefusedError,
+    RequestDiffersError,
+)
 from model_delivery.jobs.record import differences
 from model_delivery.jobs.service import JobDescription
 from model_delivery.jobs.status import JobState
 from model_delivery.operators.human_task_uis import HOOK, _ListOperator, deleted
-from model_delivery.service_errors import named_errors
 from model_delivery.xcom import (
     VERSION,
     DeletedReviewResource,
@@ -118,15 +121,15 @@ class CreateFlowDefinitionOperator(AwsConnected):
         from model_delivery.jobs.client import JobClient
         from model_delivery.jobs.faults import error_code
 
-        request = self.build_request()
+        request, handle = self.build_request(), {"name": self.flow_definition_name}
         client = JobClient(FlowDefinitions(), self.open_hook)
+        call = client.service.submit_call(request)
         try:
-            with named_errors(self._label):
-                self.hook.create_flow_definition(request)
-        except Exception as error:
-            if error_code(error.__cause__ or error) != "ResourceInUse":
+            client.patiently(lambda: client.run(call), handle, refusals=1)
+        except (DeliveryError, JobRefusedError) as error:
+            if error_code(error.__cause__ or error) not in client.service.taken_codes:
                 raise
-            self._require_same(request, client.describe({"name": self.flow_definition_name}))
+            self._require_same(request, client.describe(handle))
         return flow_definition_result(self._active(client))
 
     def build_request(self) -> dict[str, Any]:
@@ -178,6 +181,8 @@ class CreateFlowDefinitionOperator(AwsConnected):
     def _require_same(self, request: Mapping[str, Any], found: JobDescription) -> None:
         from model_delivery.hooks.human_review import FlowDefinitions
 
+        if found.state is JobState.STOPPED:
+            raise DeliveryError(f"{self._label} is being deleted: a retry makes it anew")
         theirs = FlowDefinitions().requested(found)
         # A request source or conditions that ours has none of are a difference too.
         lines = differences({name: request.get(name) for name in theirs}, theirs)
@@ -189,16 +194,17 @@ class CreateFlowDefinitionOperator(AwsConnected):
         self.log.info("%s is there already", self._label)
 
     def _active(self, client: Any) -> JobDescription:
-        deadline = time.monotonic() + self.active_timeout
-        found: JobDescription = client.describe({"name": self.flow_definition_name})
-        while self.wait_for_completion and found.state is JobState.RUNNING:
-            if time.monotonic() > deadline:
-                raise DeliveryError(
-                    f"{self._label} is still {found.status} after {self.active_timeout:g} s: look "
-                    "at it in the service, or raise active_timeout"
-                )
-            time.sleep(self.poll_interval)
-            found = client.describe({"name": self.flow_definition_name})
+        handle = {"name": self.flow_definition_name}
+        found: JobDescription = (
+            client.ended(
+                handle,
+                interval=self.poll_interval,
+                longest=self.active_timeout,
+                limit="active_timeout",
+            )
+            if self.wait_for_completion
+            else client.describe(handle)
+        )
         if found.state in {JobState.FAILED, JobState.STOPPED}:
             raise InvalidRequestError(
                 f"{self._label} is {found.status}: {found.reason or 'the service gave no reason'}; "

@@ -10,19 +10,18 @@ from model_delivery import a2i
 from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected, open_hook
 from model_delivery.exceptions import InvalidRequestError
 from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.human_loops.task import HOOK, StartsHumanLoops
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
 from model_delivery.operators.human_task_uis import HOOK as FLOW_HOOK
-from model_delivery.storage_connected import AwsAndStorageConnected
 from model_delivery.xcom import VERSION, StartedHumanLoops, StoppedHumanLoops
 
 if TYPE_CHECKING:
+    from model_delivery.human_loops.state import LoopState
     from model_delivery.human_loops.worker import HumanLoopWorker, LoopInput
 
-HOOK = "model_delivery.hooks.human_review.HumanLoopHook"
 
-
-class StartHumanLoopsOperator(AwsAndStorageConnected):
+class StartHumanLoopsOperator(StartsHumanLoops):
     """Starts a human loop for each line of an object; a retry starts none twice.
 
     The loops' names are made of the task instance and the line's number. The manifest says which
@@ -38,7 +37,7 @@ class StartHumanLoopsOperator(AwsAndStorageConnected):
     """
 
     template_fields: Sequence[str] = (
-        *AwsAndStorageConnected.template_fields, "flow_definition_arn", "inputs_uri",
+        *StartsHumanLoops.template_fields, "flow_definition_arn", "inputs_uri",
         "manifest_uri", "content_classifiers",
     )  # fmt: skip
     operator_extra_links = (ReviewQueueLink(),)
@@ -58,30 +57,32 @@ class StartHumanLoopsOperator(AwsAndStorageConnected):
         self.manifest_uri = manifest_uri
         self.content_classifiers = content_classifiers
 
-    @property
-    def hook_path(self) -> str:
-        """Augmented AI's runtime."""
-        return HOOK
-
     def execute(self, context: Context) -> StartedHumanLoops:
         """Start the loops, then write the manifest."""
-        from model_delivery.human_loops.state import LoopState
-        from model_delivery.human_loops.worker import HumanLoopWorker
         from model_delivery.human_loops.workflow import describe_workflow, workteam_of
-        from model_delivery.links.human_review import queue_url
 
         flow = describe_workflow(
             open_hook(FLOW_HOOK, self.connection_settings), self.flow_definition_arn
         )
         attributes = a2i.data_attributes(self.content_classifiers, workteam_of(flow))
-        state, storage = LoopState(context), self._storage()
-        worker = HumanLoopWorker(self.open_hook)
+        state, kill = self._taken_up(context)
+        with kill.running():
+            return self._start_all(context, state, attributes)
+
+    def _start_all(
+        self, context: Context, state: "LoopState", attributes: Mapping[str, Any]
+    ) -> StartedHumanLoops:
+        from model_delivery.human_loops.state import round_batch
+        from model_delivery.links.human_review import queue_url
+
+        worker, storage = self._worker, self._storage()
         for batch in state.superseded():
             worker.stop(batch)
         prefix = state.loop_prefix()
         # Every line is read before the first loop is started, and a clear stops what a kill left.
         count = sum(1 for _ in read_inputs(storage, self.inputs_uri))
         state.keep_round(0, flow=self.flow_definition_arn, prefix=prefix, count=count)
+        self._waiting = round_batch(state.rounds[0])
         context["ti"].xcom_push(
             key=JOB_LINK_KEY, value=queue_url(self.hook, self.flow_definition_arn)
         )
@@ -92,6 +93,7 @@ class StartHumanLoopsOperator(AwsAndStorageConnected):
         storage.write_stream(self.manifest_uri, lines)
         batch = started_batch(worker, self.flow_definition_arn, prefix, len(lines))
         state.keep_round(0, batch=batch.written())
+        self._waiting = None  # they are the next task's now
         self.log.info("%d human loops are started", len(batch))
         return {
             "version": VERSION,

@@ -14,32 +14,28 @@ from model_delivery.aws import open_hook
 from model_delivery.class_names import class_names
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.human_loops.task import StartsHumanLoops
 from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.task import WaitingTask
 from model_delivery.jobs.trigger import MOST_FAILED_WAITS
 from model_delivery.links.human_review import ReviewQueueLink
 from model_delivery.links.job import JOB_LINK_KEY
-from model_delivery.operators.human_loops import HOOK, started_batch
+from model_delivery.operators.human_loops import started_batch
 from model_delivery.operators.human_task_uis import HOOK as FLOW_HOOK
-from model_delivery.storage_connected import AwsAndStorageConnected
 from model_delivery.xcom import VERSION, HumanReviewResult
 
 if TYPE_CHECKING:
-    from model_delivery.human_loops.kill import LoopKill
     from model_delivery.human_loops.review import Review
     from model_delivery.human_loops.state import LoopState
     from model_delivery.human_loops.watch import EndedLoop
-    from model_delivery.human_loops.worker import HumanLoopWorker
-    from model_delivery.jobs.retries import Pause
 
 METHODS = ("majority", "quorum", "dawid-skene")
 SOURCES = ("classifier", *a2i.REQUEST_SOURCES)
 EXPIRED_POLICIES = ("fail", "unreviewed")
 ROUNDS_KEY = "human_loops"
-KILLED = "the task was killed"
 
 
-class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
+class HumanReviewOperator(WaitingTask, StartsHumanLoops):
     """Has people review the results that conditions choose, and writes the reviewed data set.
 
     Evaluates the conditions over the results, starts a human loop for each that one of them
@@ -86,7 +82,7 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
     """
 
     template_fields: Sequence[str] = (
-        *AwsAndStorageConnected.template_fields, "results_uri", "output_uri", "flow_definition_arn",
+        *StartsHumanLoops.template_fields, "results_uri", "output_uri", "flow_definition_arn",
         "conditions", "source", "score_output", "labels", "id_field", "hidden_fields",
         "task_object_field", "method", "quorum", "tie_break_flow_definition_arn",
         "adjudication_flow_definition_arn", "content_classifiers", "max_loops", "review_timeout",
@@ -139,41 +135,8 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         self.expired = expired
         self.poll_interval = poll_interval
         check_intervals(poll_interval=poll_interval)
-        self._waiting: LoopBatch | None = None
         self._failed_waits = 0
-        self._kill: LoopKill | None = None
-
-    @property
-    def hook_path(self) -> str:
-        """Augmented AI's runtime."""
-        return HOOK
-
-    @cached_property
-    def _pause(self) -> "Pause":
-        from model_delivery.jobs.retries import Pause
-
-        return Pause()
-
-    @cached_property
-    def _worker(self) -> "HumanLoopWorker":
-        from model_delivery.human_loops.worker import HumanLoopWorker
-
-        return HumanLoopWorker(self.open_hook, self._pause)
-
-    def _taken_up(self, context: Context) -> "tuple[LoopState, LoopKill]":
-        """Return what the tries before kept, and what a kill of this one does."""
-        from model_delivery.human_loops.kill import LoopKill
-        from model_delivery.human_loops.state import LoopState
-
-        def is_last() -> bool:
-            return self.is_final(context, JobFailedError(KILLED))
-
-        state = LoopState(context)
-        self._kill = LoopKill(state, is_last, self._stop_open, self.log)
-        return state, self._kill
-
-    def _stop_open(self, reopen: bool) -> int:
-        return self._worker.stop(self._waiting, reopen=reopen) if self._waiting is not None else 0
+        self._waited = False
 
     def execute(self, context: Context) -> HumanReviewResult:
         """Choose, start, and wait; a retry goes on where the try before it ended."""
@@ -201,7 +164,8 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
             self._begin(context, state, 0, REVIEW)
         elif rounds[-1].get("ended") and rounds[-1].get("failed"):
             self._begin(context, state, len(rounds), rounds[-1]["purpose"])
-        return self._go_on(context, state, deferrable=self.deferrable)
+        left = None if not rounds or rounds[-1].get("ended") else len(rounds) - 1
+        return self._go_on(context, state, deferrable=self.deferrable, left=left)
 
     def execute_complete(self, context: Context, event: Any = None, failed_waits: int = 0) -> Any:
         """Go on after the wait: an event only says that it is time to ask the service again.
@@ -227,7 +191,9 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
 
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralError, TaskDeferralTimeout) as error:
+        except TaskDeferralTimeout:
+            return self.execute_complete(context)
+        except TaskDeferralError as error:
             # Airflow dropped our count of failed waits, and a trigger that fails would fail again.
             event = {"error": f"{type(error).__name__}: {error}"}
             return self.execute_complete(context, event, MOST_FAILED_WAITS)
@@ -307,15 +273,25 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         return self._review.open(before)
 
     def _go_on(
-        self, context: Context, state: "LoopState", *, deferrable: bool
+        self, context: Context, state: "LoopState", *, deferrable: bool, left: int | None = None
     ) -> HumanReviewResult:
-        """Wait for the newest round, then begin the next or finish."""
+        """Wait for the newest round, then begin the next or finish.
+
+        :param left: number of a round that an earlier try left: the loops that it stopped are no
+            failure of this one, which asks for their items again.
+        """
         while True:
             number = len(state.rounds) - 1
             if not state.rounds[number].get("ended"):
-                batch = self._started(state, number)
+                batch, self._waited = self._started(state, number), False
                 ended = self._wait(context, state.rounds[number], batch, deferrable=deferrable)
-                self._end(state, number, batch, ended)
+                lacking = self._end(state, number, batch, ended)
+                if lacking and (number != left or self._waited):
+                    raise JobFailedError(f"{lacking}; a retry asks for these again")
+                if lacking:
+                    self.log.warning("%s: asking for these again", lacking)
+                    self._begin(context, state, number + 1, state.rounds[number]["purpose"])
+                    continue
             following = self._following(state)
             if following is None:
                 return self._finish(state)
@@ -326,15 +302,15 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
     ) -> "list[EndedLoop]":
         """Return the loops once all have ended, or are stopped since their time is over."""
         from model_delivery.human_loops.review import wait_here
+        from model_delivery.jobs.attempt import GRACE
         from model_delivery.service_errors import named_errors
 
         deadline = datetime.fromisoformat(kept["deadline"]) if kept.get("deadline") else None
 
         def go_on_waiting(still_open: int) -> bool:
+            self._waited = True
             if self._pause.cut:
-                raise JobFailedError(
-                    f"{KILLED}: {still_open} of {len(batch)} human loops were open"
-                )
+                raise JobFailedError(f"{GRACE}: {still_open} of {len(batch)} human loops were open")
             if deadline is not None and datetime.now(UTC) >= deadline:
                 return False
             if self.execution_timeout and self.time_taken(context) >= self.execution_timeout:
@@ -359,6 +335,8 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
                 self._worker.stop(left)
                 # What was answered at the last moment counts.
                 ended = wait_here(self._worker, batch, _until_stopped(self.poll_interval))
+        if self._pause.cut:  # what has ended now may have ended by our own stop
+            raise JobFailedError(GRACE)
         self._waiting = None
         return ended
 
@@ -379,21 +357,24 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
 
     def _end(
         self, state: "LoopState", number: int, batch: LoopBatch, ended: "list[EndedLoop]"
-    ) -> None:
-        """Keep a round's answers; loops without any follow the policy."""
+    ) -> str:
+        """Keep a round's answers; return what is lacking of them by the policy."""
+        from model_delivery.hooks.human_review import FlowDefinitions
+        from model_delivery.jobs.client import JobClient
         from model_delivery.sensors.human_review import unanswered_message
 
         completed = [loop for loop in ended if loop.status == "Completed"]
-        flow_hook = open_hook(FLOW_HOOK, self.connection_settings)
-        flow = flow_hook.describe_flow_definition(batch.flow_definition_arn.rpartition("/")[2])
+        flows = JobClient(
+            FlowDefinitions(),
+            lambda: open_hook(FLOW_HOOK, self.connection_settings),
+            self.outage_timeout,
+        )
+        flow = flows.describe({"name": batch.flow_definition_arn.rpartition("/")[2]}).detail
         self._engine(lambda: self._review.collect(self._worker, number, completed, flow))
         first = [loop for loop in ended if loop.status != "Completed"]
         failed = bool(first) and self.expired == "fail"
         state.keep_round(number, ended=True, failed=failed)
-        if failed:
-            raise JobFailedError(
-                unanswered_message(first, len(batch)) + "; a retry asks for these again"
-            )
+        return unanswered_message(first, len(batch)) if failed else ""
 
     def _following(self, state: "LoopState") -> str | None:
         """Return the purpose of the round to come, or None after the last."""
@@ -484,12 +465,6 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
             return work()
         except EngineError as error:
             raise DeliveryRefusedError(f"{self.results_uri}: {error}") from error
-
-    def on_kill(self) -> None:
-        """Stop what is open when the task is killed in the worker, or runs out of time there."""
-        self._pause.cut = True  # nothing more is started
-        if self._kill is not None:
-            self._kill.come()
 
 
 def _ends(interval: Mapping[str, float]) -> list[float]:

@@ -10,10 +10,11 @@ from airflow.sdk.bases.sensor import PokeReturnValue
 from model_delivery.aws import AWS_TEMPLATE_FIELDS
 from model_delivery.exceptions import InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.human_loops.task import HOOK
 from model_delivery.jobs.sensor import JobSensor, ServiceSensor
 from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.operators.flow_definitions import flow_definition_result
-from model_delivery.operators.human_loops import HOOK, given_batch
+from model_delivery.operators.human_loops import given_batch
 from model_delivery.xcom import VERSION, EndedHumanLoops, FlowDefinitionResult
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class HumanLoopSensor(ServiceSensor):
 
         batch = self._batch()
         with named_errors("the human loops"):
-            ended = list(HumanLoopWorker(self.open_hook).ended(batch, lambda _open: False))
+            worker = HumanLoopWorker(self.open_hook, outage=self.outage_timeout)
+            ended = list(worker.ended(batch, lambda _open: False))
         self.log.info("%d of %d human loops have ended", len(ended), len(batch))
         if len(ended) < len(batch):
             return False

@@ -8,8 +8,9 @@ from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.polls import wait_for_batch
 from model_delivery.jobs.faults import cause
 from model_delivery.jobs.registry import registry
+from model_delivery.jobs.retries import OUTAGE_SECONDS
 from model_delivery.jobs.stop import Stop
-from model_delivery.jobs.trigger import OUTAGE_SECONDS, JobTrigger
+from model_delivery.jobs.trigger import JobTrigger
 from model_delivery.jobs.waits import Bounds
 
 SERVICE = "model_delivery.hooks.human_review.HumanLoops"

@@ -27,8 +27,11 @@ class Nameless:
     jobs: Jobs
     store: StateStore
 
-    def client(self) -> JobClient:
-        return JobClient(NamelessJobs(), lambda: NamelessHook("nameless", None, None, None))
+    def client(self, outage: float = 2.0) -> JobClient:
+        def hook() -> NamelessHook:
+            return NamelessHook("nameless", None, None, None)
+
+        return JobClient(NamelessJobs(), hook, outage)
 
     def submission(self, **ti: Any) -> Submission:
         return Submission(self.client(), self.store, make_task_instance(**ti))

@@ -382,12 +382,11 @@ def test_an_interrupt_on_the_last_try_leaves_no_job(nameless: Nameless) -> None:
 
 def refuse_looks(patch: pytest.MonkeyPatch, code: str, times: int) -> None:
     """Let the service refuse so many looks at any job."""
-    left = [None] * times
+    refusals = iter(range(times))
     call = Client.__getattr__
 
     def asked(client: Client, operation: str) -> Any:
-        if operation == "describe_job" and left:
-            left.pop()
+        if operation == "describe_job" and next(refusals, None) is not None:
             raise refusal(code, operation)
         return call(client, operation)
 
@@ -410,6 +409,23 @@ def test_a_look_that_is_denied_stops_no_job(
         with pytest.raises(error, match="check the rights of connection"), attempt.running():
             attempt.wait(description, 0.05, None)
     assert nameless.all[0]["stops"] == 0
+
+
+def test_a_worker_waits_through_an_outage_and_not_for_ever(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length counts, and not how often the service was asked: here without a pause."""
+    attempt = nameless.attempt()
+    with attempt.running():
+        description = attempt.submit(request(seconds=0.5))
+        refuse_looks(monkeypatch, "ServiceUnavailable", 40)
+        description = attempt.wait(description, 0.05, None)
+        assert description.status == "SUCCEEDED"
+    refuse_looks(monkeypatch, "ThrottlingException", 10**6)
+    began = time.monotonic()
+    with pytest.raises(DeliveryError, match="ThrottlingException"):
+        nameless.client(outage=0.3).describe(description.handle)
+    assert 0.3 <= time.monotonic() - began < 2
 
 
 def test_after_an_outage_the_triggerer_waits_again_and_not_for_ever(nameless: Nameless) -> None:
@@ -629,9 +645,57 @@ def test_a_try_whose_task_was_given_to_another_leaves_its_job_to_that(
     description = attempt.submit(REQUEST)
     give_away(nameless, attempt, state)
     attempt.kill()
-    with pytest.raises(JobFailedError, match=r"goes on: .*another try waits"), attempt.running():
+    with pytest.raises(JobFailedError, match=r"goes on: .*waited for elsewhere"), attempt.running():
         attempt.wait(description, 0.01, None)
     assert nameless.attempt(try_number=2).submit(REQUEST).handle == description.handle
+    assert stops(nameless) == [("RUNNING", 0)]
+
+
+def test_a_worker_that_ends_after_its_task_deferred_leaves_the_job_to_the_triggerer(
+    nameless: Nameless,
+) -> None:
+    """Airflow's handler is still installed while the process pushes links and flushes traces."""
+    attempt = nameless.attempt(last=True)
+    attempt.submit(REQUEST)
+    ti = attempt.submission._ti
+    ti.get_task_states = lambda **_: {ti.run_id: {ti.task_id: "deferred"}}
+    attempt.kill()
+    assert stops(nameless) == [("RUNNING", 0)]
+
+
+@pytest.mark.parametrize(("state", "left"), [("failed", False), ("running", True)])
+def test_a_task_that_defers_while_a_kill_waits_for_its_answer(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, state: str, left: bool
+) -> None:
+    """Airflow refuses the deferral of a task that a user ended."""
+    monkeypatch.setattr(eviction, "ASKING_SECONDS", 0.2)
+    attempt, slow = nameless.attempt(), threading.Event()
+    attempt.submit(REQUEST)
+    ti = attempt.submission._ti
+
+    def ask(**_filters: Any) -> dict[str, dict[str, str]]:
+        slow.wait(5)
+        return {ti.run_id: {ti.task_id: state}}
+
+    ti.get_task_states = ask
+
+    def kill_and_defer() -> None:
+        with attempt.running():
+            attempt.kill()
+            slow.set()
+            raise TaskDeferred(trigger=SimpleNamespace(), method_name="execute_complete")
+
+    with pytest.raises(TaskDeferred if left else JobFailedError):
+        kill_and_defer()
+    assert stops(nameless) == [("RUNNING", 0) if left else ("STOPPED", 1)]
+
+
+def test_a_replaced_try_that_fails_leaves_the_job_of_the_other(nameless: Nameless) -> None:
+    attempt = nameless.attempt(last=True)
+    attempt.submit(REQUEST)
+    give_away(nameless, attempt, "running")
+    with pytest.raises(RuntimeError, match="404"), attempt.running():
+        raise RuntimeError("404 of the next write")
     assert stops(nameless) == [("RUNNING", 0)]
 
 

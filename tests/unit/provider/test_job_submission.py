@@ -53,7 +53,7 @@ class Case:
 
     def __init__(self, service: Any, conn: Any, request: Any, store: Any, make_ti: Any) -> None:
         hook = SimpleNamespace(conn=conn, aws_conn_id="aws_default")
-        self.client = JobClient(service, lambda: hook)
+        self.client = JobClient(service, lambda: hook, outage=0.5)
         self.conn, self.request, self.store, self.make_ti = conn, request, store, make_ti
 
     def submission(self, **ti: Any) -> Submission:

@@ -1,0 +1,76 @@
+"""What a task that starts human loops shares: its worker, and what a kill stops."""
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Context
+
+from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.jobs.retries import OUTAGE_SECONDS
+from model_delivery.jobs.tries import is_final
+from model_delivery.storage_connected import AwsAndStorageConnected
+
+if TYPE_CHECKING:
+    from model_delivery.human_loops.kill import LoopKill
+    from model_delivery.human_loops.state import LoopState
+    from model_delivery.human_loops.worker import HumanLoopWorker
+    from model_delivery.jobs.retries import Pause
+
+HOOK = "model_delivery.hooks.human_review.HumanLoopHook"
+
+
+class StartsHumanLoops(AwsAndStorageConnected):
+    """The base of operators that start human loops.
+
+    A task that is killed, fails for good or runs out of time stops those that are open, unless
+    another try waits for them. Airflow gives a killed worker about five seconds: of thousands, what
+    is not stopped by then stays open until the task is cleared or reviewers' time is over.
+    """
+
+    outage_timeout: float = OUTAGE_SECONDS
+    # What is open by this task's doing.
+    _waiting: LoopBatch | None = None
+    _kill: "LoopKill | None" = None
+
+    @property
+    def hook_path(self) -> str:
+        """Augmented AI's runtime."""
+        return HOOK
+
+    @cached_property
+    def _pause(self) -> "Pause":
+        from model_delivery.jobs.retries import Pause
+
+        return Pause()
+
+    @cached_property
+    def _worker(self) -> "HumanLoopWorker":
+        from model_delivery.human_loops.worker import HumanLoopWorker
+
+        return HumanLoopWorker(self.open_hook, self._pause, self.outage_timeout)
+
+    @abstractmethod
+    def execute(self, context: Context) -> Any:
+        """Start human loops, within `LoopKill.running`."""
+
+    def _taken_up(self, context: Context) -> "tuple[LoopState, LoopKill]":
+        """Return what the tries before kept, and what a kill of this one does."""
+        from model_delivery.human_loops.kill import LoopKill
+        from model_delivery.human_loops.state import LoopState
+
+        state = LoopState(context)
+        self._kill = LoopKill(
+            state, lambda error: is_final(self, context, error), self._stop_open, self.log
+        )
+        self._kill.came = self._pause.cut  # a kill may be that early
+        return state, self._kill
+
+    def _stop_open(self, reopen: bool) -> int:
+        return 0 if self._waiting is None else self._worker.stop(self._waiting, reopen=reopen)
+
+    def on_kill(self) -> None:
+        """Stop what is open when the task is killed in the worker, or runs out of time there."""
+        self._pause.cut = True  # nothing more is started
+        if self._kill is not None:
+            self._kill.come()
