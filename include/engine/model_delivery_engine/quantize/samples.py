@@ -1,12 +1,12 @@
 """Samples that a user gives: an ``.npz`` with an array for each input, samples first."""
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from model_delivery_engine.arrays import ArraysError, read_arrays
 from model_delivery_engine.errors import OptionsError, Reason
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -87,17 +87,11 @@ def load_samples(
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with zipfile.ZipFile(path) as file:
-            size = sum(member.file_size for member in file.infolist())
-        if size > MOST_BYTES:
-            raise _refusal(
-                f"{path.name} expands to {size} bytes, the limit is {MOST_BYTES}; give fewer"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return read_arrays(path, MOST_BYTES)
+    except ArraysError as error:
         raise _refusal(
-            f"{path.name} is no readable .npz without pickles ({error}); write it with numpy.savez"
+            f"{path.name} is no readable .npz without pickles ({error}); write it with "
+            f"numpy.savez, at most {MOST_BYTES >> 20} MiB of it"
         ) from error
 
 
