@@ -66,6 +66,7 @@ def load_samples(
     :param missing: NaN is a value that is missing (default: no sample has any)
     :raises OptionsError: not readable, an array missing, or of a shape that does not fit; names it
     """
+    _refuse_other_batches(path.name, inputs)
     arrays = _read(path)
     given = {spec.name: _fitting(path.name, spec, arrays, exact, missing) for spec in inputs}
     counts = {name: len(array) for name, array in given.items()}
@@ -124,6 +125,16 @@ def _fitting(
     if exact and array.dtype.kind == "f" and dtype.kind == "f":
         return array
     return array.astype(dtype, copy=False)
+
+
+def _refuse_other_batches(file: str, inputs: Sequence[TensorSpec]) -> None:
+    sizes = {spec.name: spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] != -1}
+    if len(set(sizes.values())) > 1:
+        raise _refusal(
+            f"{file} cannot say which sample goes where: the first dimension of each input would "
+            f'have to be the batch, and they are {sizes}; leave samples out (int8 "dynamic" '
+            "needs none), or export the model with its batch first"
+        )
 
 
 def _check_batch(file: str, samples: Samples, inputs: Sequence[TensorSpec]) -> None:
