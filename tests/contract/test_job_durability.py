@@ -12,6 +12,7 @@ import pytest
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.jobs import progress_of
 from model_delivery_localcloud.store.tables import CompilationJob
 from model_delivery_localcloud.workers.worker import Worker
 from sqlalchemy import select
@@ -126,10 +127,13 @@ def test_what_a_workers_end_took_is_no_runtime_of_the_job(
             job = session.scalars(select(CompilationJob).where(CompilationJob.name == name)).one()
             assert job.started_at is not None
             job.started_at -= 3_600_000
+            job_id = job.job_id
+        with cloud.worker():
+            done = wait(client, name)
+        with database.read() as session:  # what its page showed while it ran
+            assert progress_of(session, job_id)
     finally:
         database.close()
-    with cloud.worker():
-        done = wait(client, name)
     assert (done["CompilationJobStatus"], done["FailureReason"]) == ("COMPLETED", "")
 
 
