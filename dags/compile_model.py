@@ -23,7 +23,7 @@ RUN = "{{ params.output_uri.rstrip('/') }}/{{ run_id }}"
 MODEL = f"{RUN}/model/model.tar.gz"
 CONFIG = "{{ params.data_input_config | shapes_json }}"
 OPTIONS = "{{ params.compiler_options | tojson }}"
-ARTIFACT = "{{ ti.xcom_pull('each_target.compile', map_indexes=ti.map_index)['output_uri'] }}"
+COMPILED = "ti.xcom_pull('each_target.compile', map_indexes=ti.map_index)"
 
 with DAG(
     dag_id="compile_model",
@@ -109,7 +109,8 @@ with DAG(
         bundled = BundleModelOperator(
             task_id="bundle",
             model_uri=MODEL,
-            artifact_uri=ARTIFACT,
+            artifact_uri=f"{{{{ {COMPILED}['output_uri'] }}}}",
+            artifact_digest=f"{{{{ {COMPILED}['digest'] }}}}",
             output_uri=f"{RUN}/bundles/{{{{ ti.map_index }}}}.tar.gz",
             framework="{{ params.framework }}",
             data_input_config=CONFIG,

@@ -262,6 +262,7 @@ with DAG(
         task_id="bundle",
         model_uri=MODEL,
         artifact_uri="{{ ti.xcom_pull('compile')['output_uri'] }}",
+        artifact_digest="{{ ti.xcom_pull('compile')['digest'] }}",
         output_uri=f"{DELIVERY}/bundle/bundle.tar.gz",
         framework="{{ params.framework }}",
         data_input_config="{{ params.data_input_config | shapes_json }}",

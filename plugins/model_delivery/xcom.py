@@ -11,7 +11,8 @@ VERSION = 1
 class CompilationJobResult(TypedDict):
     """Of `CreateCompilationJobOperator`, `StopCompilationJobOperator` and `CompilationJobSensor`.
 
-    `output_uri` is the artifact, empty while there is none.
+    `output_uri` is the artifact and `digest` the service's digest of it, `sha256:…`; both are empty
+    while there is none.
     """
 
     version: int
@@ -19,6 +20,7 @@ class CompilationJobResult(TypedDict):
     job_name: str
     status: str
     output_uri: str
+    digest: str
 
 
 class CompilationJobListing(TypedDict):

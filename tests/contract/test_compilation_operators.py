@@ -105,6 +105,22 @@ def test_a_model_is_compiled_and_its_bundle_verified(
     bundled = bundle_of(uri, made["output_uri"]).execute(context)
     assert bundled["output_uri"] == made["output_uri"]
     assert (bundled["runtime"], bundled["wrapped"]) == ("onnxruntime", False)
+    assert bundled["digest"] == made["digest"]
+
+
+def test_a_bundle_that_another_job_wrote_over_is_refused(
+    context: Any, worker: None, put: Any, archive: Any
+) -> None:
+    place = f"s3://{BUCKET}/operators/{uuid4().hex}"
+    uri = put(archive())
+    first = create(uri, output_uri=place).execute(context)
+    digest = {"artifact_digest": first["digest"]}
+    assert bundle_of(uri, first["output_uri"], **digest).execute(context)["wrapped"] is False
+    other = {"ti": Task(**vars(make_task_instance(run_id=uuid4().hex)), pushed={})}
+    later = create(put(archive(width=24)), output_uri=place).execute({**context, **other})
+    assert later["output_uri"] == first["output_uri"]
+    with pytest.raises(DeliveryRefusedError, match="another job wrote to the same place"):
+        bundle_of(uri, first["output_uri"], **digest).execute(context)
 
 
 def test_a_models_fault_fails_the_task_for_good_with_its_type(

@@ -12,7 +12,10 @@ import pytest
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.jobs import progress_of
+from model_delivery_localcloud.store.tables import CompilationJob
 from model_delivery_localcloud.workers.worker import Worker
+from sqlalchemy import select
 
 from stack.object_store import BUCKET
 
@@ -106,6 +109,32 @@ def test_a_job_past_its_runtime_is_ended(
     assert "MaxRuntimeInSeconds" in done["FailureReason"]
     assert outputs(cloud, request) == []
     assert list(disk.iterdir()) == []
+
+
+def test_what_a_workers_end_took_is_no_runtime_of_the_job(
+    cloud: Any, slow: str, job_request: Any, wait: Any
+) -> None:
+    client = cloud.client("sagemaker")
+    request = job_request(slow, StoppingCondition={"MaxRuntimeInSeconds": 120})
+    name = request["CompilationJobName"]
+    with cloud.worker() as worker:
+        client.create_compilation_job(**request)
+        wait(client, name, {"INPROGRESS"})
+        eventually(lambda: children(worker.pid))
+    database = Database(Settings.from_environment(cloud.local.env).database_url)
+    try:
+        with database.write() as session:  # the service was away for an hour
+            job = session.scalars(select(CompilationJob).where(CompilationJob.name == name)).one()
+            assert job.started_at is not None
+            job.started_at -= 3_600_000
+            job_id = job.job_id
+        with cloud.worker():
+            done = wait(client, name)
+        with database.read() as session:  # what its page showed while it ran
+            assert progress_of(session, job_id)
+    finally:
+        database.close()
+    assert (done["CompilationJobStatus"], done["FailureReason"]) == ("COMPLETED", "")
 
 
 def test_a_worker_that_leaves_gives_its_job_back(

@@ -97,6 +97,13 @@ def torn_tar(generator: random.Random) -> bytes:
     return gzip.compress(bytes(tar), 1, mtime=0)
 
 
+EXTENDED = [
+    *(f"GNU.sparse.{name}" for name in ("map", "size", "realsize", "name", "major", "minor")),
+    "size", "path", "hdrcharset",
+]  # fmt: skip
+CLAIMS = ["1", "0", "-5", "512,512", "67108864", "9" * 30, "many", "../up", "BINARY", "1,2,3"]
+
+
 def odd_archive(generator: random.Random) -> bytes:
     """Make a well-formed archive with members that must not be extracted, or too many of them."""
     buffer = io.BytesIO()
@@ -111,6 +118,9 @@ def odd_archive(generator: random.Random) -> bytes:
             member.mode = generator.randrange(0o10000)
             data = generator.randbytes(generator.randrange(50))
             member.size = len(data) if member.type == tarfile.REGTYPE else 0
+            if generator.random() < 0.4:  # what an extended header claims, sparse files among it
+                for name in generator.sample(EXTENDED, generator.randrange(1, 4)):
+                    member.pax_headers[name] = generator.choice(CLAIMS)
             archive.addfile(member, io.BytesIO(data))
     return gzip.compress(buffer.getvalue(), 1, mtime=0)
 

@@ -21,7 +21,11 @@ _BLOCK = 1024 * 1024
 _MOST_FOLDERS = 32
 _MOST_NAME_BYTES = 1024
 _SHOWN = 100  # letters of a name in a message
-_CORRUPT = (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError)
+# tarfile turns what a header says into numbers and texts without a look, and headers of headers
+# into calls of calls.
+_CORRUPT = (
+    EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, ValueError, RecursionError,
+)  # fmt: skip
 
 
 class _BoundedReader:
@@ -38,7 +42,7 @@ class _BoundedReader:
         self._last = b""
 
     def read(self, size: int) -> bytes:
-        if size > _BLOCK:
+        if not 0 <= size <= _BLOCK:  # below 0 it would be all that is left
             raise ArchiveError(
                 f"{self._archive.name}: a member's extended header claims {size} bytes; "
                 "pack it again with a standard tar"
@@ -57,7 +61,7 @@ class _BoundedReader:
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
         if position > self._max_bytes:
-            raise self._too_large()
+            raise self.too_large()
         return self._stream.seek(position, whence)
 
     def tell(self) -> int:
@@ -65,9 +69,10 @@ class _BoundedReader:
 
     def _check(self) -> None:
         if self._stream.tell() > self._max_bytes:
-            raise self._too_large()
+            raise self.too_large()
 
-    def _too_large(self) -> ArchiveError:
+    def too_large(self) -> ArchiveError:
+        """Return the error for an archive past the limit."""
         return ArchiveError(
             f"{self._archive.name}: expands past the limit of {self._max_bytes} bytes; "
             "pack only the model, which may have 2 GiB"
@@ -84,8 +89,8 @@ def extract_archive(
     :param max_bytes: limit on the expanded archive, headers included (default: 2 GiB)
     :param max_members: limit on the number of members (default: 10,000)
     :raises ArchiveError: absent, corrupt or truncated archive; a member with an absolute path or
-        ``..``, or a name that is too long or too deep; a link, device or duplicate; an archive past
-        a limit. Names the member.
+        ``..``, or a name that is too long or too deep; a link, device, sparse file or duplicate; an
+        archive past a limit. Names the member.
     :raises DiskFullError: no space for a member
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
@@ -103,6 +108,7 @@ def extract_archive(
 
 def _extract(archive: Path, into: Path, max_bytes: int, max_members: int) -> None:
     seen: set[PurePosixPath] = set()
+    written = 0
     with gzip.open(archive, "rb") as stream:
         reader = _BoundedReader(stream, archive, max_bytes)
         for number, (tar, member) in enumerate(_members(reader, archive)):
@@ -114,6 +120,10 @@ def _extract(archive: Path, into: Path, max_bytes: int, max_members: int) -> Non
             if path in seen:
                 raise _refusal(archive, member.name, "is there twice")
             seen.add(path)
+            # A header may claim more than lies behind it, or the same bytes as another's.
+            written += max(0, member.size)
+            if written > max_bytes:
+                raise reader.too_large()
             shown = _shown(member.name)
             unpacked = f"{shown} of {archive.name}"
             with _naming(archive, shown), disk_watched(into.parent, unpacked):
@@ -176,6 +186,8 @@ def _safe_path(member: tarfile.TarInfo, archive: Path) -> PurePosixPath:
         raise _refusal(archive, name, f"is a link to {_shown(member.linkname)}")
     if not member.isdir() and (member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)):
         raise _refusal(archive, name, "is a device, pipe or other special file")
+    if member.issparse():  # an extended header makes one of a regular file too
+        raise _refusal(archive, name, "is a sparse file")
     return path
 
 

@@ -6,17 +6,14 @@ The digest of a bundle is `digest_file` of the archive.
 """
 
 import dataclasses
-import io
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from model_delivery_engine.archive import extract_archive, pack_archive
+from model_delivery_engine.arrays import ArraysError, read_arrays, write_arrays
 from model_delivery_engine.digest import digest_bytes, digest_file
 from model_delivery_engine.errors import BundleError
 from model_delivery_engine.manifest import Golden, Manifest, Source
@@ -78,8 +75,8 @@ def write_bundle(
         (folder / "golden").mkdir()
         member = MODELS[manifest.format]
         shutil.copyfile(model, folder / member)
-        _write_arrays(folder / GOLDEN_INPUTS, golden_inputs)
-        _write_arrays(folder / GOLDEN_OUTPUTS, golden_outputs)
+        write_arrays(folder / GOLDEN_INPUTS, golden_inputs)
+        write_arrays(folder / GOLDEN_OUTPUTS, golden_outputs)
         golden = dataclasses.replace(
             manifest.golden, digest=_golden_digest(folder), count=_count(golden_inputs)
         )
@@ -158,22 +155,10 @@ def _count(arrays: Mapping[str, Array]) -> int:
     return int(first.shape[0]) if first.ndim else 1
 
 
-def _write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    # Strings come from the runtime as objects; as objects they would need a pickle.
-    plain = {name: a.astype(str) if a.dtype == object else a for name, a in arrays.items()}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, array in plain.items():
-            with file.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-    path.write_bytes(buffer.getvalue())
-
-
 def _read_arrays(archive: Path, path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        return read_arrays(path)
+    except ArraysError as error:
         raise BundleError(
             f"{archive.name}: {path.parent.name}/{path.name} is not readable ({error}); "
             "compile the model again"

@@ -8,13 +8,16 @@ they take of caches and memory slows both alike.
 Throughput is that of a batch on every core, by the clock on the wall: threads that wait for each
 other are what it is about. There the fastest run counts. Whatever else the machine does takes one
 core from two threads and stops both; it makes no run faster.
+
+A model of which one run takes long is run less often: rounds end after a minute, though not before
+the third. Such a model's figures vary little, and a job has other candidates to look at.
 """
 
 import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,8 @@ ROUNDS = 15
 THREADS = 1
 CORES = os.cpu_count() or 1
 BATCH = 8  # samples in a run of the throughput, where the batch is open
+SECONDS = 60.0  # for the rounds of one figure
+_LEAST_ROUNDS = 3
 _ROUND_SECONDS = 0.01
 _MAX_RUNS = 200
 _LEAST_RUNS = 2  # of a throughput: the first may meet threads of the other model still spinning
@@ -57,13 +62,13 @@ def measure_latency(
 
     :param source: the model as it came, on ONNX Runtime's default settings
     :param compiled: opened with one thread, as the source is
-    :returns: medians over 15 rounds, in milliseconds of processor time
+    :returns: medians over 15 rounds (fewer of a slow model), in milliseconds of processor time
     """
     times = interleave((source, compiled), inputs)
     return Latency(
         source_ms=statistics.median(times[0]),
         compiled_ms=statistics.median(times[1]),
-        rounds=ROUNDS,
+        rounds=len(times[0]),
         batch_size=max((len(array) for array in inputs.values() if array.ndim), default=1),
         threads=THREADS,
         machine=describe_machine(),
@@ -77,19 +82,30 @@ def interleave(
     """Return each model's times of one run, milliseconds, a figure for each round.
 
     :param models: opened with one thread
+    :param rounds: most of them; a slow model has fewer
     """
     runs = [_runs_a_round(model, inputs) for model in models]
     times: list[list[float]] = [[] for _ in models]
-    for _ in range(rounds):
+    for _ in _rounds(rounds):
         for model, count, into in zip(models, runs, times, strict=True):
             into.append(_seconds(model, inputs, count) / count * 1000)
     return times
 
 
+def _rounds(most: int) -> Iterator[int]:
+    """Yield the rounds of a figure until it has taken its time."""
+    until = time.monotonic() + SECONDS
+    for number in range(most):
+        if number >= _LEAST_ROUNDS and time.monotonic() >= until:
+            break
+        yield number
+
+
 def relative_throughput(source: Model, compiled: Model, inputs: Mapping[str, Array]) -> float:
     """Return how many samples the compiled model answers while the source answers one.
 
-    Both run in turns, a few runs each, in 15 rounds; the fastest run of each counts.
+    Both run in turns, a few runs each, in 15 rounds (fewer of a slow model); the fastest run of
+    each counts.
 
     :param source: opened with a thread for each core, as the compiled one is
     :param inputs: from `batch_of`
@@ -97,7 +113,7 @@ def relative_throughput(source: Model, compiled: Model, inputs: Mapping[str, Arr
     models = (source, compiled)
     runs = [max(_LEAST_RUNS, _runs_a_round(model, inputs)) for model in models]
     fastest = [float("inf"), float("inf")]
-    for _ in range(ROUNDS):
+    for _ in _rounds(ROUNDS):
         for number, model in enumerate(models):
             for _ in range(runs[number]):
                 started = time.perf_counter()

@@ -77,6 +77,8 @@ class Candidate:
     :param drop: what the metric lost against the source, with its 95 % interval
     :param samples: how many samples metric and drop were taken on
     :param reverted: operators kept in floating point to hold the metric, worst first
+    :param kind: measured or proxy: what latency, speedup and throughput are for the target; None
+        where it was not timed
     :param part: ``held out``: neither calibrated, searched nor ranked with; ``all`` where the
         samples were too few to part
     """
@@ -97,6 +99,7 @@ class Candidate:
     reverted: tuple[str, ...] = ()
     throughput: float | None = None
     part: str | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True)

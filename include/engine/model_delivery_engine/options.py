@@ -9,7 +9,8 @@
 | ``labels`` | name of that array | ``labels`` |
 | ``metric`` | a metric by name, or the URI of an ONNX model of one | ``accuracy`` |
 | ``output`` | name of the output that the metric reads | the first of floats |
-| ``max_accuracy_drop`` | how much of the metric may be lost, 0 to 1 | none |
+| ``max_accuracy_drop`` | how much of the metric may be lost: of a share of right answers 0 to 1,
+  of any other metric in its own unit | none |
 | ``min_snr_db`` | least signal-to-noise ratio to the fp32 answers, in decibels, of each output; of
   labels and the like, all answers to wrong ones: 10 is one in ten | 10 |
 | ``format`` | ``onnx`` or ``ort`` (ONNX Runtime's own, for small devices) | ``onnx`` |
@@ -37,6 +38,8 @@ INT8_METHODS = ("dynamic", "static", "both")
 FORMATS = ("onnx", "ort")
 OBJECTIVES = ("latency", "throughput", "size")
 HOSTS = ("portable", "host")
+# Metrics that are a share of right samples, which chance alone gives some of.
+COUNTED = ("accuracy", "top5")
 _DTYPES = {
     "float": "float32", "float32": "float32", "double": "float64", "float64": "float64",
     "half": "float16", "float16": "float16",
@@ -130,16 +133,17 @@ _CHOICES = {
 }
 _FETCHED = ("calibration", "samples", "metric")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+/.")
-_RANGES = {"max_accuracy_drop": (0.0, 1.0), "min_snr_db": (-20.0, 200.0)}
+_RANGES = {"max_accuracy_drop": (0.0, math.inf), "min_snr_db": (-20.0, 200.0)}
 
 
 def _value(name: str, value: Any) -> Any:
     if name in _RANGES:
         low, high = _RANGES[name]
         if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+            upwards = "up" if high == math.inf else f"to {high:g}"
             raise OptionsError(
                 f"CompilerOptions: {name} is {json.dumps(value)[:50]}; give a number from {low:g} "
-                f"to {high:g}"
+                f"{upwards}"
             )
         return float(value)
     if name == "dtype" and isinstance(value, dict) and value:
@@ -173,6 +177,11 @@ def _check_together(options: CompilerOptions, given: Mapping[str, Any]) -> None:
         raise OptionsError(
             "CompilerOptions: max_accuracy_drop needs labelled samples to measure it on; give "
             '"samples": the URI of an .npz'
+        )
+    if options.metric in COUNTED and (options.max_accuracy_drop or 0) > 1:
+        raise OptionsError(
+            f"CompilerOptions: max_accuracy_drop is {options.max_accuracy_drop:g}; of "
+            f"{options.metric}, a share of right answers, give a number from 0 to 1"
         )
     if options.precision == "int8" and options.int8 == "static" and not _calibrates(options):
         raise OptionsError(

@@ -10,7 +10,7 @@ their last bits. What rounding alone can do to a model is no fault of a conversi
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +56,9 @@ _RUNS, _LEAST_VALUES = 8, 64  # of a closed batch: more runs where one has few v
 _NARROW = " (whole numbers 0 and 1)"
 _WORDS = 100  # of a reason, letters
 SECONDS = 120.0  # for all that is drawn beyond the golden inputs
+LABELLED = "samples"  # the user's, of which every answer is scored
+_COMPARED = 512  # of the user's samples, with their noise
+_COMPARED_BYTES = 2**29  # of answers to them: a segmentation of one image has tens of megabytes
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,38 @@ def answer_probe(
 def plain(label: str) -> tuple[str, bool]:
     """Return a probe's distribution, and whether its whole numbers were narrowed to 0 and 1."""
     return label.removesuffix(_NARROW), label.endswith(_NARROW)
+
+
+@dataclass
+class Compared:
+    """How many of the user's samples were answered, and the bytes of the answers."""
+
+    samples: int = 0
+    size: int = 0
+
+    def add(self, inputs: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+        """Count a run."""
+        self.samples += len(next(iter(inputs.values())))
+        self.size += sum(array.nbytes for array in expected.values())
+
+    @property
+    def enough(self) -> bool:
+        """Whether they are as many as are compared."""
+        return self.samples >= _COMPARED or self.size >= _COMPARED_BYTES
+
+
+def answer_samples(runs: Iterable[dict[str, Array]], answer: Answer) -> tuple[Run, ...] | str:
+    """Have a model answer the user's samples, with their noise, until it is enough of them."""
+    compared, found = Compared(), []
+    for inputs in runs:
+        answered = answer_runs([inputs], answer)
+        if isinstance(answered, str):
+            return answered
+        found += answered
+        compared.add(inputs, answered[0].expected)
+        if compared.enough:
+            break
+    return tuple(found)
 
 
 def answer_runs(runs: Sequence[dict[str, Array]], answer: Answer) -> tuple[Run, ...] | str:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from model_delivery_engine.arrays import read_arrays, write_arrays
 from model_delivery_engine.errors import CompilationError
 from model_delivery_engine.heap import give_back
 from model_delivery_engine.tensors import Array
@@ -43,7 +44,7 @@ def profile_model(model: Path, inputs: Mapping[str, Array], threads: int) -> dic
 
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         arrays = Path(folder) / "inputs.npz"
-        np.savez(arrays, **inputs)  # type: ignore[arg-type]
+        write_arrays(arrays, inputs)
         command = [sys.executable, "-m", __name__, str(model), str(arrays), str(threads), folder]
         try:
             done = subprocess.run(command, capture_output=True, timeout=_PROCESS_SECONDS)
@@ -64,8 +65,7 @@ def profile_model(model: Path, inputs: Mapping[str, Array], threads: int) -> dic
 
 def _main() -> None:
     model, arrays, threads, folder = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-    with np.load(arrays, allow_pickle=False) as file:
-        inputs = {name: file[name] for name in file.files}
+    inputs = read_arrays(Path(arrays))
     _reset_peak()
     before = _memory("VmRSS")
     _drop_from_page_cache(model)

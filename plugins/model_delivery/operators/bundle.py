@@ -25,6 +25,8 @@ class BundleModelOperator(BaseOperator):
 
     :param model_uri: URI of the model archive that was compiled.
     :param artifact_uri: URI of what the compiler made of it.
+    :param artifact_digest: digest that the job has for it. A bundle of another one is refused: a
+        later job wrote to the same place. (default: none)
     :param output_uri: URI of the bundle to write.
     :param framework: framework of the model.
     :param data_input_config: shapes of the inputs, as the compilation job was given them.
@@ -38,9 +40,9 @@ class BundleModelOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        "model_uri", "artifact_uri", "output_uri", "framework", "data_input_config",
-        "target_device", "target_platform", "compiler_options", "model_name", "aws_conn_id",
-        "wasb_conn_id",
+        "model_uri", "artifact_uri", "artifact_digest", "output_uri", "framework",
+        "data_input_config", "target_device", "target_platform", "compiler_options", "model_name",
+        "aws_conn_id", "wasb_conn_id",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +50,7 @@ class BundleModelOperator(BaseOperator):
         *,
         model_uri: str,
         artifact_uri: str,
+        artifact_digest: str | None = None,
         output_uri: str,
         framework: str,
         data_input_config: str | Mapping[str, Any] | Sequence[Any] | None = None,
@@ -62,6 +65,7 @@ class BundleModelOperator(BaseOperator):
         super().__init__(**kwargs)
         self.model_uri = model_uri
         self.artifact_uri = artifact_uri
+        self.artifact_digest = artifact_digest
         self.output_uri = output_uri
         self.framework = framework
         self.data_input_config = data_input_config
@@ -105,7 +109,9 @@ class BundleModelOperator(BaseOperator):
         storage.download(self.artifact_uri, artifact)
         if is_bundle(artifact):
             self.log.info("%s is a bundle already", self.artifact_uri)
-            return _result(self.artifact_uri, digest_file(artifact), ONNX_RUNTIME, wrapped=False)
+            digest = digest_file(artifact)
+            self._refuse_another(digest)
+            return _result(self.artifact_uri, digest, ONNX_RUNTIME, wrapped=False)
         archive = folder / f"source-{self.model_uri.rpartition('/')[2]}"
         storage.download(self.model_uri, archive)
         bundle = folder / "bundle"
@@ -113,6 +119,15 @@ class BundleModelOperator(BaseOperator):
         storage.upload(bundle, self.output_uri)
         self.log.info("Bundle for %s at %s", manifest.runtime, self.output_uri)
         return _result(self.output_uri, digest_file(bundle), manifest.runtime, wrapped=True)
+
+    def _refuse_another(self, digest: str) -> None:
+        # Of our own bundles only: nobody says what Neo's digest is taken over.
+        if self.artifact_digest and digest != self.artifact_digest.lower():
+            raise DeliveryRefusedError(
+                f"{self.artifact_uri} has the digest {digest}, its job made "
+                f"{self.artifact_digest}: another job wrote to the same place since; compile each "
+                "to a place of its own (output_uri), and compile again"
+            )
 
     def _request(self, artifact: str) -> Any:
         from model_delivery_engine.compile import CompilationRequest

@@ -208,7 +208,7 @@ class CreateCompilationJobOperator(JobOperator):
         return {"job_arn": handle["arn"], "job_name": handle["name"]}
 
     def result(self, description: JobDescription) -> CompilationJobResult:
-        """Name, ARN, status and the artifact's URI (empty while there is none)."""
+        """Name, ARN, status, the artifact's URI and digest (empty while there is none)."""
         return compilation_result(description)
 
 
@@ -415,12 +415,14 @@ def _moment(parameter: str, text: str | None) -> datetime | None:
 def compilation_result(description: JobDescription) -> CompilationJobResult:
     """Read a description as the XCom of operator and sensor."""
     artifacts = description.detail.get("ModelArtifacts") or {}
+    digests = description.detail.get("ModelDigests") or {}
     return {
         "version": VERSION,
         "job_arn": description.handle["arn"],
         "job_name": description.handle["name"],
         "status": description.status,
         "output_uri": artifacts.get("S3ModelArtifacts", ""),
+        "digest": digests.get("ArtifactDigest", ""),
     }
 
 

@@ -34,5 +34,5 @@ class CompilationJobSensor(JobSensor):
         return {"name": self.job_name}
 
     def result(self, description: JobDescription) -> CompilationJobResult:
-        """Name, ARN, status and the artifact's URI."""
+        """Name, ARN, status, the artifact's URI and digest."""
         return compilation_result(description)

@@ -93,6 +93,15 @@ def _pytorch_inputs(folder: Path) -> None:
     torch.export.save(program, folder / "apart.pt2")
     torch.jit.save(torch.jit.script(Apart()), folder / "apart.pt")
 
+    class Nested(torch.nn.Module):
+        def forward(
+            self, pair: tuple[torch.Tensor, torch.Tensor], *, mask: torch.Tensor
+        ) -> torch.Tensor:
+            return (pair[0] * 2.0 - pair[1] * 5.0) * mask
+
+    program = torch.export.export(Nested(), (pair,), {"mask": torch.rand(3, 4)})
+    torch.export.save(program, folder / "keywords.pt2")
+
     class Mixed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -246,7 +255,40 @@ def xgboost(folder: Path) -> None:
     np.savez(folder / "holed.npz", input=holed, labels=booster.predict(xgb.DMatrix(holed)))
     holed[3, 2] = np.inf
     np.savez(folder / "infinite.npz", input=holed, labels=features[:, 0])
+    _xgboost_stopped_early(folder)
     _xgboost_kinds(folder)
+
+
+def _xgboost_stopped_early(folder: Path) -> None:
+    """Write boosters that were trained beyond their best iteration, as each would save them."""
+    import numpy as np
+    import xgboost as xgb
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(600, 5)).astype(np.float32)
+    noisy = features[:, 0] + rng.normal(size=600) * 2
+    for name, params in (
+        ("two", {"objective": "binary:logistic"}),
+        ("three", {"objective": "multi:softmax", "num_class": 3, "num_parallel_tree": 2}),
+        ("dart", {"booster": "dart", "rate_drop": 0.3}),
+        ("linear", {"booster": "gblinear"}),
+    ):
+        labels = np.clip(np.round(noisy) + 1, 0, 2) if name == "three" else noisy > 0
+        parts = [xgb.DMatrix(features[s], labels[s]) for s in (slice(400), slice(400, None))]
+        booster = xgb.train(
+            {"eta": 0.5, "max_depth": 5, **params}, parts[0], 60, [(parts[1], "held")],
+            early_stopping_rounds=8, verbose_eval=False,
+        )  # fmt: skip
+        booster.save_model(folder / f"early_{name}.ubj")
+        whole = booster.predict(parts[1])
+        stop = booster.best_iteration + 1
+        # What XGBClassifier.save_model adds to it.
+        booster.set_attr(scikit_learn='{"_estimator_type": "classifier"}')
+        booster.save_model(folder / f"early_estimator_{name}.ubj")
+        linear = name == "linear"
+        best = booster.predict(parts[1], iteration_range=(0, 0 if linear else stop))
+        assert linear or not np.allclose(whole, best)
+        np.savez(folder / f"early_{name}.npz", x=features[400:], whole=whole, best=best)
 
 
 def _xgboost_kinds(folder: Path) -> None:

@@ -176,6 +176,64 @@ def test_a_header_that_claims_gigabytes_is_refused_before_it_is_read(tmp_path: P
         extract_archive(archive, tmp_path / "out")
 
 
+def claiming(**headers: str) -> tarfile.TarInfo:
+    """Return a member with an extended header, and nothing behind it."""
+    member = tarfile.TarInfo("model.onnx")
+    member.pax_headers = {f"GNU.sparse.{name}": value for name, value in headers.items()}
+    return member
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ({"map": "1048064,512", "size": "1048576"}, "'model.onnx' is a sparse file"),
+        ({"size": "1048576"}, "'model.onnx' is a sparse file"),
+        ({"major": "1", "minor": "0", "realsize": "1048576"}, "corrupt or truncated"),
+        ({"realsize": "1048576"}, "expands past the limit of 100000 bytes"),
+        ({"realsize": "many"}, "corrupt or truncated"),
+        ({"map": "1,x"}, "corrupt or truncated"),
+    ],
+)
+def test_a_member_that_claims_more_than_it_has_is_refused(
+    tmp_path: Path, headers: dict[str, str], why: str
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", claiming(**headers))
+    with pytest.raises(ArchiveError, match=why):
+        extract_archive(archive, tmp_path / "out", max_bytes=100_000)
+    assert_untouched(tmp_path, archive)
+
+
+def test_members_that_claim_the_same_bytes_count_each(tmp_path: Path) -> None:
+    members = [tarfile.TarInfo(f"{number}") for number in range(20)]
+    for member in members:
+        member.pax_headers = {"GNU.sparse.realsize": "10000"}
+    archive = write_tar(tmp_path / "a.tar.gz", *members, ("last", b"x" * 20_000))
+    with pytest.raises(ArchiveError, match="expands past the limit of 100000 bytes"):
+        extract_archive(archive, tmp_path / "out", max_bytes=100_000)
+    assert_untouched(tmp_path, archive)
+
+
+def test_an_extended_header_of_less_than_nothing_is_refused(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("pax")
+    header.type = tarfile.XHDTYPE
+    header.size = -512
+    archive = tmp_path / "a.tar.gz"
+    packed = header.tobuf(tarfile.GNU_FORMAT) + b"\0" * 4096
+    archive.write_bytes(gzip.compress(packed))
+    with pytest.raises(ArchiveError, match="extended header claims -512 bytes"):
+        extract_archive(archive, tmp_path / "out")
+
+
+def test_headers_of_headers_end_somewhere(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("pax")
+    header.type = tarfile.XHDTYPE
+    header.size = 512
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(gzip.compress((header.tobuf() + b"6 a=b\n".ljust(512, b"\0")) * 2000))
+    with pytest.raises(ArchiveError, match="corrupt or truncated"):
+        extract_archive(archive, tmp_path / "out")
+
+
 def test_too_many_members_are_refused(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "a.tar.gz", *((f"f{n}", b"") for n in range(11)))
     with pytest.raises(ArchiveError, match="more than 10 members"):

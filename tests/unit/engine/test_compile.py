@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import os
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from model_delivery_engine import latency
 from model_delivery_engine.archive import pack_archive
 from model_delivery_engine.bundle import Manifest, open_bundle
-from model_delivery_engine.compile import CompilationRequest, compile_model
+from model_delivery_engine.compile import CompilationRequest, compile_model, contest
 from model_delivery_engine.digest import digest_file
 from model_delivery_engine.errors import (
     ArchiveError,
@@ -93,6 +94,7 @@ def test_every_figure_of_a_target_that_this_machine_is_not_is_marked_proxy(
         assert manifest.parity is not None
         assert manifest.profile is not None
         found = {manifest.latency.kind, manifest.parity.kind, *manifest.profile.kinds.values()}
+        found |= {each.kind or "" for each in manifest.candidates}
         (kinds[name],) = found
     assert kinds == {"here": "measured", "there": "proxy", "alike": "proxy"}
 
@@ -117,6 +119,53 @@ def test_a_machine_is_a_device_where_its_hardware_says_so(
     assert latency.kind_for(target) == kind
     monkeypatch.setattr(latency, "machine_arch", lambda: "another")
     assert latency.kind_for(target) == "proxy"
+
+
+class Slow:
+    """A model that takes its time, by a clock of its own."""
+
+    batch_size = None
+
+    def __init__(self, clock: list[float]) -> None:
+        self.runs = 0
+        self._clock = clock
+
+    def run(self, inputs: Any) -> dict[str, Any]:
+        self.runs += 1
+        self._clock[0] += 10.0
+        return {}
+
+
+def test_a_slow_model_is_run_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    for name in ("monotonic", "perf_counter", "thread_time"):
+        monkeypatch.setattr(time, name, lambda: clock[0])
+    models: Any = [Slow(clock), Slow(clock)]
+    times = latency.interleave(models, {})
+    assert times == [[10_000.0] * 3] * 2  # 60 s are over after the third round
+    assert latency.relative_throughput(*models, {}) == 1.0
+    assert [model.runs for model in models] == [2 + 3 + 2 + 2 * 3] * 2
+    looks = []
+
+    def look() -> float:
+        clock[0] += 60.0
+        looks.append(1.5)
+        return 1.5
+
+    assert contest._middle_look(look) == 1.5
+    assert len(looks) == 1
+
+
+def test_an_input_may_have_any_name(tmp_path: Path, compiled: Compiled) -> None:
+    model = save_graph(
+        tmp_path / "model" / "model.onnx",
+        [helper.make_node("MatMul", ["file", "weights"], ["y"])],
+        {"file": (TensorProto.FLOAT, ["n", 4])},
+        {"y": (TensorProto.FLOAT, ["n", 3])},
+        {"weights": WEIGHTS},
+    )
+    manifest, _ = compiled(model, '{"file": [-1, 4]}')
+    assert manifest.profile is not None
 
 
 def test_constants_are_folded_ahead_of_time(tmp_path: Path) -> None:

@@ -217,6 +217,35 @@ def test_a_common_model_is_right_on_inputs_of_every_kind(
         assert ("splits" in conversion.proved) == (name != "linear.ubj")
 
 
+@pytest.mark.parametrize("name", ["two", "three", "dart", "linear"])
+@pytest.mark.parametrize("saved_by", ["estimator", "booster"])
+def test_a_booster_that_stopped_early_answers_as_its_predict(
+    tmp_path: Path, made: Callable[[str], Path], compile_file: Compile, name: str, saved_by: str
+) -> None:
+    prefix = "early_estimator" if saved_by == "estimator" else "early"
+    compile_file("XGBOOST", "xgboost", f"{prefix}_{name}.ubj", None)
+    with np.load(made("xgboost") / f"early_{name}.npz") as file:
+        x, wanted = file["x"], file["best" if saved_by == "estimator" else "whole"]
+    model = Model.load(open_bundle(tmp_path / "bundle.tar.gz", tmp_path / "opened"))
+    got = model.run({"input": x})
+    if name == "two":
+        np.testing.assert_allclose(got["probabilities"][:, 1], wanted, atol=1e-5)
+    elif name == "three":
+        np.testing.assert_array_equal(got["label"], wanted)
+    else:
+        np.testing.assert_allclose(got["variable"][:, 0], wanted, atol=1e-4)
+
+
+def test_more_samples_than_are_compared(tmp_path: Path, compile_file: Compile) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "c.npz", input=rng.random((700, 5)).astype(np.float32))
+    files = {"s3://b/c.npz": tmp_path / "c.npz"}
+    options = '{"calibration": "s3://b/c.npz"}'
+    manifest = compile_file("XGBOOST", "xgboost", "binary.ubj", None, options=options, files=files)
+    assert manifest.conversion is not None
+    assert "calibration" in manifest.conversion.proved
+
+
 def test_a_model_of_eight_bits_is_held_to_its_own_steps(compile_file: Compile) -> None:
     config = '{"image": [1, 8, 8, 3]}'
     conversion = compile_file("TFLITE", "tensorflow", "integers.tflite", config).conversion
@@ -246,6 +275,13 @@ def test_inputs_of_like_shape_are_not_confused(
     one, other = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     got = _answers(tmp_path, **{first: one, second: other})
     np.testing.assert_allclose(got, one * 2 - other * 5, rtol=1e-5, atol=1e-5)
+
+
+def test_a_program_may_take_keywords_and_nests(tmp_path: Path, compile_file: Compile) -> None:
+    compile_file("PYTORCH", "pytorch", "keywords.pt2", "[[3, 4], [3, 4], [3, 4]]")
+    one, other, mask = np.random.default_rng(0).normal(size=(3, 3, 4)).astype(np.float32)
+    got = _answers(tmp_path, input0=one, input1=other, input2=mask)
+    np.testing.assert_allclose(got, (one * 2 - other * 5) * mask, rtol=1e-5, atol=1e-5)
 
 
 MIXED = '{"ids": [-1, 7], "features": [-1, 4]}'

@@ -656,6 +656,46 @@ def timed(name: str, speedup: float, size: int, **more: Any) -> Trial:
     return Trial(record, Path(name))
 
 
+def test_samples_with_large_answers_are_compared_as_far_as_memory_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answer(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"y": np.ones((len(inputs["x"]), 250), np.float32)}
+
+    samples = Samples({"x": np.zeros((2000, 3), np.float32)})
+    few = probes.answer_samples(samples.batches(None), answer)
+    assert len(few) == 512 // 32
+    monkeypatch.setattr(probes, "_COMPARED_BYTES", 100_000)
+    assert len(probes.answer_samples(samples.batches(None), answer)) == 4  # of 32,000 bytes each
+    monkeypatch.setattr(probes, "_COMPARED_BYTES", 1)
+    assert len(probes.answer_samples(samples.batches(None), answer)) == 1
+
+
+def test_what_a_loser_dominated_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        pipeline, "holds_its_own", lambda _, path, __: "throughput" if "int8" in str(path) else None
+    )
+    more = {"metric": 0.97}
+    trials = [timed("source", 1.0, 1000, **more), timed("fp32", 1.5, 1000, **more),
+              timed("int8", 2.0, 300, **more)]  # fmt: skip
+    chosen, records = pipeline._choose(trials, Path("s"), CompilerOptions(), Evidence({}, {}))
+    assert chosen.record.name == "fp32"
+    assert {r.name: r.status for r in records} == {
+        "source": "dominated", "fp32": "chosen", "int8": "rejected"
+    }  # fmt: skip
+
+
+def test_no_second_look_is_taken_on_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "holds_its_own", lambda *_: pytest.fail("it was timed"))
+    trials = [timed("source", 1.0, 1000), timed("fp32", 1.5, 1000),
+              timed("int8", 0.5, 300, snr_db=30.0, reason="few samples")]  # fmt: skip
+    chosen, _ = pipeline._choose(
+        trials, Path("s"), CompilerOptions(), Evidence({}, {}), timed=False
+    )
+    assert chosen.record.name == "int8"
+    assert (chosen.record.reason or "").startswith("few samples; chosen by size and accuracy")
+
+
 def test_the_source_is_delivered_where_every_other_loses_a_second_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from model_delivery_engine.archive import pack_archive
 from model_delivery_engine.bundle import open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
-from model_delivery_engine.compile.selection import by_preference, mark_dominated
+from model_delivery_engine.compile.selection import by_preference, by_size, mark_dominated
 from model_delivery_engine.errors import OptionsError
 from model_delivery_engine.manifest import Manifest
 from model_delivery_engine.measurements import Candidate
@@ -232,6 +232,7 @@ def test_a_model_that_cannot_be_quantised_stays_fp32(
         ({"max_accuracy_drop": 0.1}, "needs labelled samples"),
         ({"max_accuracy_drop": True, "samples": SAMPLES}, "max_accuracy_drop is true"),
         ({"max_accuracy_drop": 2, "samples": SAMPLES}, "from 0 to 1"),
+        ({"max_accuracy_drop": -1, "samples": SAMPLES}, "from 0 up"),
         ({"precision": "int8", "int8": "static"}, "needs data to calibrate on"),
         ({"mattr": ["+neon"]}, "'mattr', which steers Neo's own code generator"),
         ({"gpu-code": "sm_72"}, "option of an accelerator's compiler"),
@@ -243,6 +244,11 @@ def test_a_wrong_option_is_refused_by_name(options: dict[str, Any], why: str) ->
     with pytest.raises(OptionsError) as caught:
         parse_compiler_options(json.dumps(options))
     assert why in str(caught.value)
+
+
+def test_an_error_may_be_bounded_in_its_own_unit() -> None:
+    options = {"max_accuracy_drop": 50, "samples": SAMPLES, "metric": "mae"}
+    assert parse_compiler_options(json.dumps(options)).max_accuracy_drop == 50
 
 
 def test_neos_own_data_types_are_understood() -> None:
@@ -281,6 +287,13 @@ def test_samples_that_do_not_fit_are_named(
     assert why in str(caught.value)
 
 
+def test_samples_of_a_model_without_one_batch_are_refused_with_why(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.zeros((4, 64)), state=np.zeros((4, 2, 1, 32)))
+    inputs = [TensorSpec("x", "FP32", (1, 64)), TensorSpec("state", "FP32", (2, 1, 32))]
+    with pytest.raises(OptionsError, match=r"first dimension.*\{'x': 1, 'state': 2\}"):
+        load_samples(tmp_path / "s.npz", inputs)
+
+
 def test_batches_are_of_the_models_size() -> None:
     samples = Samples({"x": np.arange(70)})
     assert [len(batch["x"]) for batch in samples.batches(None)] == [32, 32, 6]
@@ -297,8 +310,31 @@ def test_the_interval_of_a_drop_narrows_with_samples() -> None:
         assert drop.low <= 0.03 <= drop.high
         widths.append(drop.high - drop.low)
     assert widths[1] < widths[0] / 5
-    unchanged = drop_between(np.ones(300), np.ones(300))
-    assert (unchanged.value, unchanged.high) == (0.0, 0.01)
+
+
+def test_each_sample_lost_moves_the_interval_up_from_the_first() -> None:
+    reference = np.ones(100)
+    drops = []
+    for lost in range(4):
+        scores = reference.copy()
+        scores[:lost] = 0
+        drops.append(drop_between(reference, scores))
+    ends = [each.high for each in drops]
+    # Tango's interval, as its paper's method gives it: z² / (n + z²) where nothing changed.
+    assert ends == sorted(ends)
+    assert ends == pytest.approx([0.0370, 0.0545, 0.0700, 0.0845], abs=1e-4)
+    assert drops[0].low == -drops[0].high
+    assert all(-0.04 < each.low < each.value for each in drops)
+
+
+def test_what_is_gained_elsewhere_widens_the_interval() -> None:
+    reference = np.r_[np.zeros(20), np.ones(80)]
+    scores = np.r_[np.ones(5), np.zeros(15), np.zeros(7), np.ones(73)]
+    drop = drop_between(reference, scores)
+    assert drop.value == pytest.approx(0.02)
+    assert (drop.low, drop.high) == pytest.approx((-0.0537, 0.0943), abs=2e-3)
+    every = drop_between(np.ones(9), np.zeros(9))
+    assert (every.value, every.high) == (1.0, 1.0)
 
 
 def test_an_unknown_metric_or_output_is_named() -> None:
@@ -337,6 +373,27 @@ def test_the_front_of_size_speed_and_accuracy() -> None:
     ]
     # What is smallest is still no choice while it is slower than plain ONNX Runtime.
     assert by_preference(list(marked.values()), "size")[0].name == "static"
+
+
+def test_times_of_another_architecture_decide_nothing() -> None:
+    candidates = [
+        Candidate("source", "fp32", "kept", size_bytes=100, speedup=1.0, throughput=1.0),
+        Candidate("fp32", "fp32", "kept", size_bytes=120, speedup=3.0, throughput=3.0),
+        Candidate("fp16", "fp16", "kept", size_bytes=20, speedup=0.3, throughput=0.3, snr_db=60.0),
+        candidate("static", 30, 0.5, 20.0),
+        candidate("dense", 30, 0.4, 25.0),
+        candidate("dynamic", 40, 2.0, 22.0),
+    ]
+    marked = mark_dominated(candidates, timed=False)
+    reasons = {each.name: each.reason for each in marked if each.status == "dominated"}
+    assert reasons == {
+        "static": "dense is no larger and as accurate",
+        "dynamic": "dense is no larger and as accurate",
+    }
+    assert [each.name for each in by_size(candidates, "latency")] == [
+        "dense", "static", "dynamic", "fp32", "source", "fp16",
+    ]  # fmt: skip
+    assert by_size(candidates, "size")[0].name == "fp16"
 
 
 def test_what_is_slower_on_every_core_comes_after_the_source() -> None:

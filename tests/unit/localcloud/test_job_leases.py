@@ -1,6 +1,7 @@
 """Leases and fencing on a real database, with workers that lose their lease."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from model_delivery_localcloud.errors import LeaseLost, StoreError
 from model_delivery_localcloud.store import jobs
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import Lease
+from model_delivery_localcloud.workers.worker import _HeldLease
+from sqlalchemy.exc import OperationalError
 
 
 def enqueue(database: Database, name: str) -> str:
@@ -110,3 +113,29 @@ def test_an_unmigrated_database_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="model-delivery-localcloud migrate"):
         database.check()
     database.close()
+
+
+def test_a_database_that_is_away_stops_a_job_when_its_lease_has_run_out(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(database, "a")
+    lease = take(database, "one", 30)
+    assert lease is not None
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    held = _HeldLease(database, lease, 30, tmp_path)
+    assert held.must_stop() is False
+
+    def away() -> None:
+        raise OperationalError("UPDATE", {}, Exception("connection refused"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "write", away)
+        for _ in range(29):
+            clock[0] += 1
+            assert held.must_stop() is False
+        clock[0] += 1
+        with pytest.raises(OperationalError):
+            held.must_stop()
+    clock[0] += 1
+    assert held.must_stop() is False

@@ -24,7 +24,7 @@ from model_delivery_engine.errors import (
 )
 from model_delivery_engine.graph import complete_types
 from model_delivery_engine.heap import give_back
-from model_delivery_engine.latency import THREADS, has_vnni, interleave
+from model_delivery_engine.latency import THREADS, has_vnni, interleave, kind_for
 from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.options import CompilerOptions
@@ -100,6 +100,7 @@ class Workbench:
         self._folder = folder
         self._options = options
         self._evidence = evidence
+        self._kind = kind_for(target)
         self._level = "portable"
         vnni = False
         if options.optimise_for == "host":
@@ -341,6 +342,7 @@ class Workbench:
 
     def _timed(self, record: Candidate, path: Path) -> Candidate:
         golden = self._evidence.golden
+        record = dataclasses.replace(record, kind=self._kind)
         if record.name == SOURCE:
             times = interleave([self._model(path)], golden)
             return dataclasses.replace(

@@ -29,15 +29,14 @@ from model_delivery_engine.errors import (
     TimeShortError,
 )
 from model_delivery_engine.frameworks import Imported
-from model_delivery_engine.frameworks.reference import COMPARED
 from model_delivery_engine.frameworks.results import Answers, refuse_other_inputs
 from model_delivery_engine.golden import draw_inputs
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.optimise import unoptimised_options
-from model_delivery_engine.options import CompilerOptions
+from model_delivery_engine.options import COUNTED, CompilerOptions
 from model_delivery_engine.parity import refuse_nan
 from model_delivery_engine.probes import Probe, Run
-from model_delivery_engine.quantize.metric import COUNTED, Metric, make_metric
+from model_delivery_engine.quantize.metric import Metric, make_metric
 from model_delivery_engine.quantize.samples import Samples, load_samples, part
 from model_delivery_engine.ranking import Ranking, ranking_of
 from model_delivery_engine.runtime import Model
@@ -162,8 +161,8 @@ def answer_itself(
         else:
             found.append(probe)
     for name, samples in own.items():
-        runs = _compared(samples, reference.batch_size)
-        answered = probes.answer_runs(runs, reference.run)
+        batches = samples.batches(reference.batch_size)
+        answered = probes.answer_samples(batches, reference.run)
         if isinstance(answered, str):
             raise OptionsError(
                 f"the model itself fails on the user's {name}: {answered}; remove those samples "
@@ -174,12 +173,6 @@ def answer_itself(
     return tuple(found), tuple(left_out)
 
 
-def _compared(samples: Samples, batch_size: int | None) -> list[dict[str, Array]]:
-    batches = list(samples.batches(batch_size))
-    size = len(next(iter(batches[0].values()))) if batches else 1
-    return batches[: max(1, COMPARED // size)]
-
-
 def _with_inputs(
     answers: Answers, own: Mapping[str, Samples], reference: Model
 ) -> tuple[Probe, ...]:
@@ -188,20 +181,28 @@ def _with_inputs(
     for probe in answers.probes:
         runs = probe.runs
         if probe.distribution in own:
-            samples = own[probe.distribution]
-            batches = _compared(samples, reference.batch_size)
-            if len(runs) != len(list(samples.batches(reference.batch_size))):
-                raise ConversionError(
-                    f"the framework did not answer all of the user's {probe.distribution}; code in "
-                    "the archive may have run: export the model to ONNX yourself",
-                    reason=Reason.UNTRUSTED_CODE,
-                )
-            runs = tuple(
-                Run(batch, run.expected, run.noise)
-                for batch, run in zip(batches, probe.runs, strict=False)
-            )
+            batches = list(own[probe.distribution].batches(reference.batch_size))
+            runs = _answers_to_own(batches, probe)
         found.append(Probe(probe.distribution, runs))
     return tuple(found)
+
+
+def _answers_to_own(batches: Sequence[dict[str, Array]], probe: Probe) -> tuple[Run, ...]:
+    """Return as many of the answers to the user's samples as are compared."""
+    compared, runs = probes.Compared(), []
+    for batch, run in zip(batches, probe.runs, strict=False):
+        if compared.enough:
+            break
+        runs.append(Run(batch, run.expected, run.noise))
+        compared.add(batch, run.expected)
+    every = len(probe.runs) == len(batches)
+    if not every and (probe.distribution == probes.LABELLED or not compared.enough):
+        raise ConversionError(
+            f"the framework did not answer all of the user's {probe.distribution}; code in the "
+            "archive may have run: export the model to ONNX yourself",
+            reason=Reason.UNTRUSTED_CODE,
+        )
+    return tuple(runs)
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,7 @@ def _original_answers(
 ) -> Array:
     """Return the framework's answers where it has that output, else the ONNX model's."""
     if answers is not None and metric.output in _heard(answers.probes):
-        runs = next(p.runs for p in answers.probes if p.distribution == "samples")
+        runs = next(p.runs for p in answers.probes if p.distribution == probes.LABELLED)
         return metric.gathered(run.expected for run in runs)
     return metric.gathered(reference.run(b) for b in labelled.batches(reference.batch_size))
 

@@ -10,7 +10,7 @@ the same whatever is asked would be equal for a model that no longer looks at it
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +60,7 @@ def ask(source: Model, golden: Mapping[str, Array], samples: Samples | None) -> 
     """
     if samples is not None:
         kept = samples.first(max(SAMPLES, source.batch_size or 0)).batches(source.batch_size)
-        return [Asked(batch, source.run(batch)) for batch in kept]
+        return _until_enough(kept, source)
     asked = [Asked(dict(golden), source.run(golden))]
     until = time.monotonic() + _SECONDS
     for number in range(_DRAWS):
@@ -72,6 +72,17 @@ def ask(source: Model, golden: Mapping[str, Array], samples: Samples | None) -> 
             asked.append(Asked(inputs, source.run(inputs, seconds=left)))
         except InferenceError:  # beyond the model's domain
             continue
+    return asked
+
+
+def _until_enough(batches: Iterable[dict[str, Array]], source: Model) -> list[Asked]:
+    asked: list[Asked] = []
+    compared = probes.Compared()
+    for batch in batches:
+        asked.append(Asked(batch, source.run(batch)))
+        compared.add(batch, asked[-1].expected)
+        if compared.enough:
+            break
     return asked
 
 

@@ -1,4 +1,8 @@
-"""Which candidate is delivered, and why each other one is not."""
+"""Which candidate is delivered, and why each other one is not.
+
+Times decide where they were taken on the target's architecture. Elsewhere (``timed`` is False) they
+are those of other kernels, for layouts that these kernels do not like: size and accuracy decide.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,46 +11,53 @@ from model_delivery_engine.compile.contest import TOLERANCE
 from model_delivery_engine.measurements import Candidate
 
 SOURCE = "source"
+UNTIMED = "chosen by size and accuracy: its times are another architecture's"
 
 
-def mark_dominated(candidates: Sequence[Candidate]) -> list[Candidate]:
+def mark_dominated(candidates: Sequence[Candidate], *, timed: bool = True) -> list[Candidate]:
     """Mark each candidate ``kept`` or ``dominated``; a rejected one stays as it is.
 
     One dominates another if it is no worse in size, speed, throughput and accuracy, and better in
     one of them.
     The source dominates none that is as fast as it: a graph optimised ahead of time loads faster.
     """
-    return [_mark(each, candidates) if each.status == "kept" else each for each in candidates]
+    return [
+        _mark(each, candidates, timed) if each.status == "kept" else each for each in candidates
+    ]
 
 
-def _mark(candidate: Candidate, candidates: Sequence[Candidate]) -> Candidate:
+def _mark(candidate: Candidate, candidates: Sequence[Candidate], timed: bool) -> Candidate:
     for other in candidates:
-        if other.status == "kept" and other is not candidate and _dominates(other, candidate):
-            return dataclasses.replace(
-                candidate,
-                status="dominated",
-                reason=f"{other.name} is no larger, no slower and as accurate",
-            )
+        if other.status == "kept" and _dominates(other, candidate, timed):
+            better = "no larger, no slower" if timed else "no larger"
+            reason = f"{other.name} is {better} and as accurate"
+            return dataclasses.replace(candidate, status="dominated", reason=reason)
     return candidate
 
 
-def _dominates(one: Candidate, other: Candidate) -> bool:
-    if one.name == SOURCE and not _is_slower(other):
+def _dominates(one: Candidate, other: Candidate, timed: bool) -> bool:
+    if one.name == SOURCE and not (timed and _is_slower(other)):
         return False
-    mine, theirs = _merits(one), _merits(other)
+    if not timed and one.precision != other.precision:
+        return False  # how fast each is nobody knows
+    mine, theirs = _merits(one, timed), _merits(other, timed)
     return all(m >= t for m, t in zip(mine, theirs, strict=True)) and mine != theirs
 
 
-def _merits(candidate: Candidate) -> tuple[float, float, float, float]:
-    """Return size, speed, throughput and accuracy, each so that more is better."""
+def _merits(candidate: Candidate, timed: bool) -> tuple[float, ...]:
+    """Return size, accuracy and, where they count, speed and throughput: more is better."""
+    merits = (-float(candidate.size_bytes or 0), _accuracy(candidate))
+    if not timed:
+        return merits
+    return *merits, candidate.speedup or 0.0, candidate.throughput or 0.0
+
+
+def _accuracy(candidate: Candidate) -> float:
     if candidate.metric is not None:
-        accuracy = candidate.metric
-    elif candidate.precision == "fp32" or candidate.snr_db is None:
-        accuracy = float("inf")  # of the same precision: it was held to parity
-    else:
-        accuracy = candidate.snr_db
-    size = -float(candidate.size_bytes or 0)
-    return size, candidate.speedup or 0.0, candidate.throughput or 0.0, accuracy
+        return candidate.metric
+    if candidate.precision == "fp32" or candidate.snr_db is None:
+        return float("inf")  # of the same precision: it was held to parity
+    return candidate.snr_db
 
 
 def by_preference(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
@@ -64,6 +75,25 @@ def by_preference(candidates: Sequence[Candidate], objective: str) -> list[Candi
     return [*_ordered(fast, objective), *_ordered([e for e in usable if _is_slower(e)], objective)]
 
 
+def by_size(candidates: Sequence[Candidate], objective: str) -> list[Candidate]:
+    """Return those that may be delivered to another architecture than this one, the best first.
+
+    The smallest, whose weights take the least of the memory's bandwidth; between those within 2 %
+    of each other the more accurate, then one that was optimised. Unless size is the objective the
+    source comes after what was optimised, and after it fp16, which a processor without arithmetic
+    on halves widens in each run.
+    """
+    usable = [each for each in candidates if each.status == "kept"]
+    if objective == "size":
+        return _ordered(usable, "size")
+    optimised = [each for each in usable if each.name != SOURCE and each.precision != "fp16"]
+    return [
+        *_ordered(optimised, "size"),
+        *(each for each in usable if each.name == SOURCE),
+        *(each for each in usable if each.precision == "fp16"),
+    ]
+
+
 def fallback(candidates: Sequence[Candidate]) -> Candidate:
     """Return what is delivered where every other choice turned out slower than doing nothing.
 
@@ -75,7 +105,7 @@ def fallback(candidates: Sequence[Candidate]) -> Candidate:
         for each in measured:
             if each.name == name:
                 return each
-    return max(measured, key=lambda each: _merits(each)[-1])
+    return max(measured, key=_accuracy)
 
 
 def _is_slower(candidate: Candidate) -> bool:
@@ -96,8 +126,8 @@ def _ordered(candidates: Sequence[Candidate], objective: str) -> list[Candidate]
 
 
 def _tie_break(candidate: Candidate) -> tuple[float, bool, float]:
-    size, _, _, accuracy = _merits(candidate)
-    return accuracy, candidate.name != SOURCE, size
+    size = -float(candidate.size_bytes or 0)
+    return _accuracy(candidate), candidate.name != SOURCE, size
 
 
 def _goal(candidate: Candidate, objective: str) -> float:

@@ -237,7 +237,18 @@ def _from_program(torch: Any, task: Conversion) -> Converted:
     for value, name in zip(exported.model.graph.inputs, names, strict=True):
         value.name = name
     exported.save(str(task.into))
-    return Converted(_runner(torch, program.module()))
+    return Converted(_runner(torch, _by_position(torch, program)))
+
+
+def _by_position(torch: Any, program: Any) -> Any:
+    """Return a program that takes its inputs one after the other, keywords and nests among them."""
+    module, spec = program.module(), program.call_spec.in_spec
+
+    def call(*tensors: Any) -> Any:
+        positional, named = torch.utils._pytree.tree_unflatten(tensors, spec)
+        return module(*positional, **named)
+
+    return call
 
 
 def _runner(torch: Any, model: Any) -> Any:

@@ -16,7 +16,6 @@ from model_delivery_engine.probes import Probe, Run
 from model_delivery_engine.quantize.samples import load_samples
 from model_delivery_engine.tensors import Array, TensorSpec
 
-COMPARED = 512  # samples with noise, and that conversions are held to; answered are all
 _LEAST_SECONDS = 1.0
 
 
@@ -67,7 +66,7 @@ class Reference:
         self._keep(Probe(probes.UNIT, (Run(inputs, expected, noise),)))
 
     def answer_samples(self, name: str, path: Path) -> None:
-        """Answer the user's samples: all of them, the first with their noise.
+        """Answer the user's samples, as many as are compared, and all that are labelled.
 
         :raises OptionsError: samples that the model itself does not take
         """
@@ -76,8 +75,11 @@ class Reference:
         )
         size = next((s.shape[0] for s in self._specs if s.shape and s.shape[0] != -1), None)
         runs: list[Run] = []
-        seen = 0
+        compared = probes.Compared()
         for batch in samples.batches(size):
+            enough = compared.enough
+            if enough and name != probes.LABELLED:
+                break
             try:
                 expected = self._answer(batch)
             except Exception as error:
@@ -87,8 +89,8 @@ class Reference:
                     "take",
                     reason=Reason.SAMPLES_INVALID,
                 ) from error
-            noise = probes.noise_of(batch, expected, self._answer) if seen < COMPARED else {}
-            seen += len(next(iter(batch.values())))
+            noise = {} if enough else probes.noise_of(batch, expected, self._answer)
+            compared.add(batch, expected)
             runs.append(Run(batch, expected, noise))
         # The host has the inputs itself, in the model's own data types.
         self._keep(Probe(name, tuple(Run({}, run.expected, run.noise) for run in runs)))

@@ -1,4 +1,9 @@
-"""XGBoost: a booster saved as JSON or UBJ (``booster.save_model``). It needs no DataInputConfig."""
+"""XGBoost: a model saved as JSON or UBJ (``save_model``). It needs no DataInputConfig.
+
+One that an estimator saved (``XGBClassifier`` and the like) answers as its ``predict`` does: where
+training stopped early, up to the best iteration. One that a booster saved answers with every tree,
+as ``Booster.predict`` does.
+"""
 
 import json
 from pathlib import Path
@@ -46,15 +51,29 @@ def convert(task: Conversion) -> Converted:
     if json.loads(booster.save_config())["learner"]["objective"]["name"] == "multi:softmax":
         booster.set_param({"objective": "multi:softprob"})
     name, batch = _input(task, booster.num_features())
-    model = booster_to_onnx(booster, name, batch)
+    used = _iterations(booster)
+    model = booster_to_onnx(booster[: used[1]] if used[1] else booster, name, batch)
     onnx.save(model, task.into)
     outputs = [node.name for node in model.graph.output]
 
     def run(arrays: list[Any]) -> list[Any]:
-        scores = booster.predict(xgboost.DMatrix(arrays[0]), strict_shape=False)
+        # The whole booster, told where to stop: the graph was made of one that was cut.
+        matrix = xgboost.DMatrix(arrays[0])
+        scores = booster.predict(matrix, iteration_range=used, strict_shape=False)
         return _answers(scores, outputs)
 
     return Converted(run, exact_splits=True)
+
+
+def _iterations(booster: Any) -> tuple[int, int]:
+    """Return the iterations that ``predict`` of whoever saved it uses; (0, 0) are all."""
+    attributes = booster.attributes()
+    best = attributes.get("best_iteration")
+    by_estimator = "scikit_learn" in attributes
+    linear = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"] == "gblinear"
+    if best is None or not by_estimator or linear:  # a linear booster has no trees to leave out
+        return 0, 0
+    return 0, int(best) + 1
 
 
 def _answers(scores: Any, outputs: list[str]) -> list[Any]:

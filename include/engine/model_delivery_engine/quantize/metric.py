@@ -21,14 +21,16 @@ Score = Callable[[Array, Array], Array]
 _Z95 = 1.959964  # two-sided 95 % of the normal distribution
 _Z95_ONE_SIDED = 1.644854
 _TOP = 5
+_STEP = 1e-9  # of an interval's end
 
 
 @dataclass(frozen=True)
 class Drop:
     """How much of a metric was lost: the mean over samples with its 95 % confidence interval.
 
-    The interval is the normal one of paired differences. Where no sample changed and scores are
-    right or wrong, it is the rule of three: up to 3/n of them may.
+    Where each sample is right or wrong it is Tango's score interval of paired shares, which knows
+    that what no sample shows may still happen: each sample that is lost moves it up, from the
+    first. Of other scores it is the normal one of paired differences.
     """
 
     value: float
@@ -41,13 +43,42 @@ def drop_between(reference: Array, scores: Array) -> Drop:
     """Return what ``scores`` lose against ``reference``, both a score per sample."""
     differences = reference.astype(np.float64) - scores.astype(np.float64)
     count, mean = len(differences), float(differences.mean())
-    if not differences.any():
-        counted = reference.any() and np.isin(reference, (0, 1)).all()
-        margin = 3 / count if counted else 0.0
-        return Drop(0.0, -margin, margin, count)
+    if reference.any() and _is_right_or_wrong(reference) and _is_right_or_wrong(scores):
+        lost, gained = int((differences > 0).sum()), int((differences < 0).sum())
+        low = -_upper_end(gained, lost, count)
+        return Drop(mean, low, _upper_end(lost, gained, count), count)
     spread = float(differences.std(ddof=1)) if count > 1 else abs(mean)
     margin = _Z95 * spread / math.sqrt(count)
     return Drop(mean, mean - margin, mean + margin, count)
+
+
+def _is_right_or_wrong(scores: Array) -> bool:
+    return bool(np.isin(scores, (0, 1)).all())
+
+
+def _upper_end(lost: int, gained: int, count: int) -> float:
+    """Return the upper end of Tango's 95 % interval of (lost - gained) / count (Tango 1998).
+
+    It is the largest difference that the samples do not contradict: their own lies within 1.96
+    standard deviations of it, which are those of the likeliest shares that differ by so much.
+    """
+
+    def is_possible(difference: float) -> bool:
+        linear = (2 * count - lost + gained) * difference - lost - gained
+        constant = -gained * difference * (1 - difference)
+        # The likeliest share of gained ones, the larger root of 2n q² + linear q + constant.
+        root = math.sqrt(max(0.0, linear**2 - 8 * count * constant))
+        share = (root - linear) / (4 * count)
+        variance = count * (2 * share + difference * (1 - difference))
+        return (lost - gained - count * difference) ** 2 <= _Z95**2 * variance
+
+    low, high = (lost - gained) / count, 1.0
+    if is_possible(high):
+        return high
+    while high - low > _STEP:
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_possible(middle) else (low, middle)
+    return low
 
 
 class _Misfit(Exception):
@@ -189,8 +220,6 @@ METRICS: dict[str, Score] = {
     "mae": _error(1),
     "mse": _error(2),
 }
-# A share of right samples, which chance alone gives some of.
-COUNTED = ("accuracy", "top5")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Samples that a user gives: an ``.npz`` with an array for each input, samples first."""
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from model_delivery_engine.arrays import ArraysError, read_arrays
 from model_delivery_engine.errors import OptionsError, Reason
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -66,6 +66,7 @@ def load_samples(
     :param missing: NaN is a value that is missing (default: no sample has any)
     :raises OptionsError: not readable, an array missing, or of a shape that does not fit; names it
     """
+    _refuse_other_batches(path.name, inputs)
     arrays = _read(path)
     given = {spec.name: _fitting(path.name, spec, arrays, exact, missing) for spec in inputs}
     counts = {name: len(array) for name, array in given.items()}
@@ -87,17 +88,11 @@ def load_samples(
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with zipfile.ZipFile(path) as file:
-            size = sum(member.file_size for member in file.infolist())
-        if size > MOST_BYTES:
-            raise _refusal(
-                f"{path.name} expands to {size} bytes, the limit is {MOST_BYTES}; give fewer"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return read_arrays(path, MOST_BYTES)
+    except ArraysError as error:
         raise _refusal(
-            f"{path.name} is no readable .npz without pickles ({error}); write it with numpy.savez"
+            f"{path.name} is no readable .npz without pickles ({error}); write it with "
+            f"numpy.savez, at most {MOST_BYTES >> 20} MiB of it"
         ) from error
 
 
@@ -130,6 +125,16 @@ def _fitting(
     if exact and array.dtype.kind == "f" and dtype.kind == "f":
         return array
     return array.astype(dtype, copy=False)
+
+
+def _refuse_other_batches(file: str, inputs: Sequence[TensorSpec]) -> None:
+    sizes = {spec.name: spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] != -1}
+    if len(set(sizes.values())) > 1:
+        raise _refusal(
+            f"{file} cannot say which sample goes where: the first dimension of each input would "
+            f'have to be the batch, and they are {sizes}; leave samples out (int8 "dynamic" '
+            "needs none), or export the model with its batch first"
+        )
 
 
 def _check_batch(file: str, samples: Samples, inputs: Sequence[TensorSpec]) -> None:

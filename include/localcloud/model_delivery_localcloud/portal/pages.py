@@ -88,15 +88,22 @@ class Portal:
         return self._renderer.page(request, "jobs.html", jobs=rows, limit=MOST_ROWS)
 
     async def job(self, request: Request) -> Response:
-        """Show one compilation job: state, times, reason, log, figures."""
+        """Show one compilation job: state, progress, times, reason, log, figures."""
         found = await run_in_threadpool(self._find_job, request.path_params)
         if found is None:
             return self._renderer.page(request, "missing.html", status=404)
-        running = found.status not in compilation.TERMINAL
-        manifest = _manifest(found)
+        job, progress = found
+        running = job.status not in compilation.TERMINAL
+        manifest = _manifest(job)
         charts = compile_charts(manifest) if manifest else {}
         return self._renderer.page(
-            request, "job.html", job=found, running=running, manifest=manifest, charts=charts
+            request,
+            "job.html",
+            job=job,
+            progress=progress,
+            running=running,
+            manifest=manifest,
+            charts=charts,
         )
 
     async def batch_jobs(self, request: Request) -> Response:
@@ -128,11 +135,11 @@ class Portal:
         with self._database.read() as session:
             return list(session.scalars(newest))
 
-    def _find_job(self, key: dict[str, Any]) -> CompilationJob | None:
+    def _find_job(self, key: dict[str, Any]) -> tuple[CompilationJob, str] | None:
         with self._database.read() as session:
-            return compilation.find_compilation_job(
-                session, key["account"], key["region"], key["name"]
-            )
+            scope = key["account"], key["region"]
+            found = compilation.find_compilation_job(session, *scope, key["name"])
+            return None if found is None else (found, progress_of(session, found.job_id))
 
     def _newest_batch_jobs(self) -> list[BatchInferenceJob]:
         table = BatchInferenceJob

@@ -1,26 +1,28 @@
 """Compilation jobs: archive from the object store → engine → bundle to the object store."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_delivery_engine.errors import one_line
 from sqlalchemy.orm import Session
 
-from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import StoreError
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.jobs import Lease
 from model_delivery_localcloud.store.tables import CompilationJob
-from model_delivery_localcloud.workers.work import Outcome, Task
+from model_delivery_localcloud.workers.work import Outcome, Task, tell_progress
 
 log = logging.getLogger(__name__)
 
 BUNDLE = "_bundle"
 LONGEST_NAME = 200  # bytes; a disk takes 255
+LONGEST_PROGRESS = 200  # letters
 
 
 class CompilationWork:
@@ -30,14 +32,16 @@ class CompilationWork:
     resumes = False
 
     def begin(self, session: Session, lease: Lease) -> Task:
-        """Mark the job INPROGRESS; its runtime counts from its first start."""
+        """Mark the job INPROGRESS; its runtime counts from here.
+
+        What a worker's end took from it is not the job's: it begins anew.
+        """
         job = _find(session, lease)
         if job.status == states.STARTING:
             states.set_status(job, states.INPROGRESS)
-        started_at = job.started_at or now_ms()
         limit = job.request["StoppingCondition"]["MaxRuntimeInSeconds"]
         params = {"name": job.name, "request": job.request, "output_uri": job.output_uri}
-        return Task(lease.kind, params, limit - (now_ms() - started_at) / 1000)
+        return Task(lease.kind, params, limit)
 
     def run(self, params: dict[str, Any], folder: Path, objects: ObjectStore) -> dict[str, Any]:
         """Compile the archive into `folder`; returns the manifest and the bundle's digest."""
@@ -48,6 +52,7 @@ class CompilationWork:
         from model_delivery_engine.settings import CompilerSettings
         from model_delivery_engine.targets import resolve_target
 
+        logging.getLogger("model_delivery_engine").addHandler(_Progress(folder))
         request = params["request"]
         source, output = request["InputConfig"], request["OutputConfig"]
         archive = place_of(source["S3Uri"], folder / "_archive")
@@ -104,6 +109,18 @@ class CompilationWork:
             job.manifest = outcome.result["manifest"]
             job.artifact_digest = outcome.result["digest"]
             states.set_status(job, states.COMPLETED)
+
+
+class _Progress(logging.Handler):
+    """Tells the job's page what the engine says it is at."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(logging.INFO)
+        self._folder = folder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # a full disk fails the job elsewhere
+            tell_progress(self._folder, one_line(record.getMessage(), LONGEST_PROGRESS))
 
 
 def place_of(uri: str, folder: Path) -> Path:

@@ -9,6 +9,8 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from model_delivery_localcloud.errors import LeaseLost, ObjectError, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.store import jobs
@@ -165,12 +167,23 @@ class _HeldLease:
         self.stop_requested = False
         self._database = database
         self._seconds = seconds
-        self._renewed = 0.0
+        self._renewed = time.monotonic()
+        self._tried = 0.0
 
     def must_stop(self) -> bool:
-        """Renew if due and tell whether the job is to be stopped; raises LeaseLost."""
-        if time.monotonic() - self._renewed >= min(RENEW_SECONDS, self._seconds / 3):
-            self.renew()
+        """Renew if due and tell whether the job is to be stopped; raises LeaseLost.
+
+        A database that is away is tried again until the lease has run out.
+        """
+        now = time.monotonic()
+        if now - self._tried >= min(RENEW_SECONDS, self._seconds / 3):
+            self._tried = now
+            try:
+                self.renew()
+            except SQLAlchemyError as error:
+                if now - self._renewed >= self._seconds:
+                    raise
+                log.warning("%s: not renewed: %s", self.lease.name, error)
         return self.stop_requested
 
     def renew(self) -> bool:
