@@ -96,17 +96,28 @@ def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) ->
     return loop
 
 
-def let_go(session: Session, loop_id: int, worker: str, state: str = SKIPPED) -> HumanLoop | Taken:
-    """Free a reviewer's slot: a skipped loop is not given to them again unless they ask."""
-    loop = lock(session, loop_id)
-    mine = session.get(Assignment, (loop_id, worker)) if loop else None
-    if loop is None or mine is None or mine.state in (SUBMITTED, EXCLUDED):
+def let_go(
+    session: Session, flow_id: str, loop_ids: Collection[int], worker: str, state: str = SKIPPED
+) -> Taken | None:
+    """Free a reviewer's slots; returns why one cannot be freed, and then frees none.
+
+    A skipped loop is not given to them again unless they ask.
+    """
+    query = select(HumanLoop).where(HumanLoop.id.in_(loop_ids), HumanLoop.flow_id == flow_id)
+    query = query.order_by(HumanLoop.id).with_for_update()
+    loops = session.scalars(query.execution_options(populate_existing=True)).all()
+    theirs = Assignment.loop_id.in_(loop_ids), Assignment.worker == worker
+    mine = {each.loop_id: each for each in session.scalars(select(Assignment).where(*theirs))}
+    if any(number not in mine for number in loop_ids) or len(loops) < len(set(loop_ids)):
         return Taken.NOT_YOURS
-    if mine.state == WORKING:
-        _vacate(loop)
-    mine.state = state
-    mine.lease_until = None
-    return loop
+    if any(each.state in (SUBMITTED, EXCLUDED) for each in mine.values()):
+        return Taken.NOT_YOURS
+    for loop in loops:
+        if mine[loop.id].state == WORKING:
+            _vacate(loop)
+        mine[loop.id].state = state
+        mine[loop.id].lease_until = None
+    return None
 
 
 def save_draft(session: Session, loop_id: int, worker: str, draft: dict[str, Any] | None) -> bool:
