@@ -1,7 +1,7 @@
 """Have people review what a model is unsure of, and let what they say count."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ SOURCES = ("classifier", *a2i.REQUEST_SOURCES)
 EXPIRED_POLICIES = ("fail", "unreviewed")
 ROUNDS_KEY = "human_loops"
 KILLED = "the task was killed"
+# For how long loops that are asked to stop may go on; then they have ended without answers.
+STOP_SECONDS = 120.0
 
 
 class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
@@ -193,8 +195,10 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         if state.get("counts") is None:
             import dataclasses
 
-            counts = self._engine(lambda: self._review.select(self._parsed(), int(self.max_loops)))
-            state.save(counts=dataclasses.asdict(counts))
+            counts, digest = self._engine(
+                lambda: self._review.select(self._parsed(), int(self.max_loops))
+            )
+            state.save(counts=dataclasses.asdict(counts), results=digest)
             self.log.info("To review: %s", counts)
         rounds = state.rounds
         if not rounds:
@@ -326,15 +330,13 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
     ) -> "list[EndedLoop]":
         """Return the loops once all have ended, or are stopped since their time is over."""
         from model_delivery.human_loops.review import wait_here
+        from model_delivery.human_loops.watch import left_open
         from model_delivery.service_errors import named_errors
 
         deadline = datetime.fromisoformat(kept["deadline"]) if kept.get("deadline") else None
 
         def go_on_waiting(still_open: int) -> bool:
-            if self._pause.cut:
-                raise JobFailedError(
-                    f"{KILLED}: {still_open} of {len(batch)} human loops were open"
-                )
+            self._check_killed(still_open, len(batch))
             if deadline is not None and datetime.now(UTC) >= deadline:
                 return False
             if self.execution_timeout and self.time_taken(context) >= self.execution_timeout:
@@ -358,9 +360,29 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
                 self.log.warning("Time is over: stopping %d human loops", len(left))
                 self._worker.stop(left)
                 # What was answered at the last moment counts.
-                ended = wait_here(self._worker, batch, _until_stopped(self.poll_interval))
+                ended = wait_here(self._worker, batch, self._until_stopped(len(batch)))
+                done = {loop.name for loop in ended}
+                ended += [left_open(name) for name in batch if name not in done]
         self._waiting = None
         return ended
+
+    def _until_stopped(self, loops: int) -> Callable[[int], bool]:
+        """Return a wait for what was asked to stop: a stop takes moments, a last answer its output.
+
+        An output waits for as long as the service's store is away.
+        """
+        until = time.monotonic() + STOP_SECONDS
+
+        def wait(still_open: int) -> bool:
+            self._check_killed(still_open, loops)
+            self._pause.sleep(self.poll_interval)
+            return time.monotonic() < until
+
+        return wait
+
+    def _check_killed(self, still_open: int, loops: int) -> None:
+        if self._pause.cut:
+            raise JobFailedError(f"{KILLED}: {still_open} of {loops} human loops were open")
 
     def _defer(self, context: Context, batch: LoopBatch, deadline: datetime | None) -> None:
         from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
@@ -390,10 +412,11 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         first = [loop for loop in ended if loop.status != "Completed"]
         failed = bool(first) and self.expired == "fail"
         state.keep_round(number, ended=True, failed=failed)
+        message = unanswered_message(first, len(batch)) if first else ""
         if failed:
-            raise JobFailedError(
-                unanswered_message(first, len(batch)) + "; a retry asks for these again"
-            )
+            raise JobFailedError(f"{message}; a retry asks for these again")
+        if first:
+            self.log.warning("%s; they stay undecided", message)
 
     def _following(self, state: "LoopState") -> str | None:
         """Return the purpose of the round to come, or None after the last."""
@@ -411,7 +434,9 @@ class HumanReviewOperator(WaitingTask, AwsAndStorageConnected):
         from model_delivery_engine.review.selection import SelectionCounts
 
         counts = SelectionCounts(**state.get("counts"))
-        document = self._engine(lambda: self._review.finish(state.rounds, counts))
+        document = self._engine(
+            lambda: self._review.finish(state.rounds, counts, state.get("results"))
+        )
         state.save(done=True)
         return self._result(document, sum(len(LoopBatch.read(r["batch"])) for r in state.rounds))
 
@@ -499,16 +524,3 @@ def _ends(interval: Mapping[str, float]) -> list[float]:
 def _one_of(parameter: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise InvalidRequestError(f"{parameter} is {value!r}: give one of {', '.join(known)}")
-
-
-def _until_stopped(seconds: float, looks: int = 20) -> Any:
-    """Return a wait of so many looks: a stop takes effect within moments."""
-    left = looks
-
-    def wait(_open: int) -> bool:
-        nonlocal left
-        left -= 1
-        time.sleep(seconds)
-        return left > 0
-
-    return wait
