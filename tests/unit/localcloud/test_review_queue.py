@@ -12,11 +12,17 @@ import psycopg
 import pytest
 from alembic import command
 from model_delivery_localcloud.errors import ServiceError
+from model_delivery_localcloud.portal import queue_sizes
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.human_loops import HumanLoops
 from model_delivery_localcloud.services.human_review import FlowDefinitions
 from model_delivery_localcloud.services.review_names import FLOW_DEFINITION, arn_of
-from model_delivery_localcloud.store import human_loops, review_completion, review_figures
+from model_delivery_localcloud.store import (
+    human_loops,
+    review_completion,
+    review_figures,
+    review_heads,
+)
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_slots as slots
 from model_delivery_localcloud.store.database import Database, alembic_config
@@ -66,8 +72,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         session.add(
             FlowDefinition(
                 account="0" * 12, region="eu-west-1", name="flow", id=FLOW, workteam="t",
-                human_task_ui="u", request={"OutputConfig": {"S3OutputPath": "s3://b/"}},
-                status="Active", created_at=NOON,
+                human_task_ui="u", status="Active", created_at=NOON,
+                request={"OutputConfig": {"S3OutputPath": "s3://b/"},
+                         "HumanLoopConfig": {"TaskCount": 2}},
             )
         )  # fmt: skip
     yield built
@@ -355,8 +362,9 @@ def test_who_answered_an_item_before_leaves_it_to_others(database: Database) -> 
     assert keep_from(database, loop, [ids["ana"], ids["bob"], "gone"])
     assert take(database, "ana") == []
     with database.write() as session:
-        assert queue.counts(session, FLOW, "ana")["waiting"] == 0
-        assert queue.counts(session, FLOW, "cyd")["waiting"] == 1
+        free, flow = queue.open_loops(session, FLOW), session.scalars(select(FlowDefinition)).one()
+        assert queue.counts(session, flow, "ana", free)["waiting"] == 0
+        assert queue.counts(session, flow, "cyd", free)["waiting"] == 1
         assert queue.take(session, loop, "ana", NOON, LEASE) is Taken.FOR_OTHERS
         assert queue.let_go(session, FLOW, [loop], "ana") is Taken.NOT_YOURS
         assert not queue.save_draft(session, loop, "ana", SEVEN)
@@ -480,6 +488,55 @@ def test_of_many_answers_none_is_kept_where_one_cannot_be(database: Database) ->
     assert one(database, loops[0]).answers == 0
 
 
+def test_who_is_ahead_of_others_does_not_walk_past_their_own_answers_each_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review_heads, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(review_heads, "_TIMES", 1e6)
+    loops = [add(database, f"loop-{number}", number / 10, tasks=2) for number in range(5)]
+    heads = review_heads.Heads()
+
+    def next_of(worker: str) -> list[str]:
+        with database.write() as session:
+            held = queue.take_next(session, FLOW, worker, NOON, LEASE, heads=heads)
+            return [each.name for each in held]
+
+    for number in range(3):
+        assert next_of("ana") == [f"loop-{number}"]
+        assert submit(database, loops[number], "ana") is None
+    assert heads.of(FLOW, "ana") == (0.0, loops[0])  # where their first walk ended
+    heads.note(FLOW, "ana", (0.2, loops[2]), 1.0)
+    # What is less certain and comes later waits for a while, or until nothing else is left.
+    add(database, "late", 0.05)
+    assert next_of("ana") == ["loop-3"]
+    assert submit(database, loops[3], "ana") is None
+    assert next_of("bob") == ["loop-0"]
+    assert next_of("ana") == ["loop-4"]
+    assert submit(database, loops[4], "ana") is None
+    assert next_of("ana") == ["late"]
+    heads.forget(FLOW, "ana")
+    assert heads.of(FLOW, "ana") == review_heads.BEGINNING
+
+
+def test_a_queue_that_is_slow_to_count_is_counted_seldom(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+
+    def slowly(_session: Session, flow_id: str) -> int:
+        counted.append(flow_id)
+        time.sleep(0.05)
+        return len(counted)
+
+    monkeypatch.setattr(queue_sizes, "open_loops", slowly)
+    sizes = queue_sizes.QueueSizes(database)
+    assert [sizes.of(FLOW) for _ in range(20)] == [1] * 20
+    assert counted == [FLOW]
+    # A small one is counted anew.
+    monkeypatch.setattr(queue_sizes, "open_loops", queue.open_loops)
+    assert sizes.of("other") == 0
+
+
 def test_figures_read_no_content_of_answers(database: Database) -> None:
     loop = add(database, "one")
     take(database, "ana")
@@ -517,7 +574,9 @@ def test_the_next_item_is_found_without_reading_the_queue(database: Database) ->
         rows = [{"id": 1_000 + number, "name": f"more-{number}"} for number in range(20_000)]
         session.execute(text(row), rows)
     compiled = slots._FREE.compile(dialect=database.engine.dialect)
-    values = compiled.construct_params({"who": "ana", "flow": FLOW, "now": NOON, "count": 1})
+    values = compiled.construct_params(
+        {"who": "ana", "flow": FLOW, "now": NOON, "count": 1, "priority": 0.5, "first": 7}
+    )
     plan, given = f"EXPLAIN {compiled}", values
     if compiled.positiontup:
         plan, given = f"EXPLAIN QUERY PLAN {compiled}", tuple(map(values.get, compiled.positiontup))
@@ -525,6 +584,7 @@ def test_the_next_item_is_found_without_reading_the_queue(database: Database) ->
         steps = session.connection().exec_driver_sql(plan, given).all()
     shown = "\n".join(str(step) for step in steps)
     assert "human_loops_queue" in shown
+    assert "priority" in shown.partition("Filter")[0]  # it begins there
     assert "Sort" not in shown
     assert "TEMP B-TREE" not in shown
     assert take(database, "ana") == ["loop-0"]

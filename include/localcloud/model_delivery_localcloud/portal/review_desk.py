@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import LocalcloudError
 from model_delivery_localcloud.portal.access import Access
+from model_delivery_localcloud.portal.queue_sizes import QueueSizes
 from model_delivery_localcloud.portal.review_items import Items, held_by
 from model_delivery_localcloud.review.facts import as_label
 from model_delivery_localcloud.services.human_review import DEFAULT_TIME_LIMIT
@@ -21,6 +22,7 @@ from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.group_commit import GroupCommit
 from model_delivery_localcloud.store.human_loops import LAPSED, SKIPPED
+from model_delivery_localcloud.store.review_heads import Heads
 from model_delivery_localcloud.store.review_slots import Given, Held, Lease, Taken, submit
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
 from model_delivery_localcloud.store.tables import User
@@ -43,6 +45,8 @@ class Desk:
         self._commits = GroupCommit(database)
         self._access = Access(database)
         self._items = items
+        self._sizes = QueueSizes(database)
+        self._heads = Heads()
         self._undo_ms = round(settings.review_undo_seconds * 1000)
 
     def queues(self, user: User) -> list[dict[str, Any]]:
@@ -50,7 +54,11 @@ class Desk:
         with self._database.read() as session:
             flows = resources.flows_of(session, None if user.role == Role.ADMIN else user.name)
             found = [
-                {**_queue(flow), **queue.counts(session, flow.id, user.name)} for flow in flows
+                {
+                    **_queue(flow),
+                    **queue.counts(session, flow, user.name, self._sizes.of(flow.id)),
+                }
+                for flow in flows
             ]
         return sorted(found, key=lambda each: not each["waiting"])
 
@@ -136,6 +144,7 @@ class Desk:
                 raise _refusal(fault)
 
         self._commits.run(work)
+        self._heads.forget(flow.id, user.name)
         return {}
 
     def undo(self, user: User, flow_id: str) -> dict[str, Any]:
@@ -157,6 +166,7 @@ class Desk:
         recalled = self._commits.run(
             lambda session: queue.recall_skipped(session, flow.id, user.name)
         )
+        self._heads.forget(flow.id, user.name)
         return {"recalled": recalled}
 
     def accept(
@@ -182,8 +192,9 @@ class Desk:
     def counts(self, user: User, flow_id: str) -> dict[str, Any]:
         """Return how far the person is in this queue."""
         flow = self.find_queue(user, flow_id)
+        free = self._sizes.of(flow.id)
         with self._database.read() as session:
-            return {"counts": queue.counts(session, flow.id, user.name)}
+            return {"counts": queue.counts(session, flow, user.name, free)}
 
     def _taking(
         self, user: User, flow: FlowDefinition, count: int = 1
@@ -193,7 +204,9 @@ class Desk:
 
         def work(session: Session) -> list[Held]:
             session.flush()
-            return queue.take_next(session, flow.id, user.name, now_ms(), lease, count=count)
+            return queue.take_next(
+                session, flow.id, user.name, now_ms(), lease, count=count, heads=self._heads
+            )
 
         return work
 

@@ -21,6 +21,7 @@ from model_delivery_localcloud.store.human_loops import (
     SUBMITTED,
     WORKING,
 )
+from model_delivery_localcloud.store.review_heads import BEGINNING, Heads
 from model_delivery_localcloud.store.review_resources import members_of
 from model_delivery_localcloud.store.review_slots import (
     Held,
@@ -36,14 +37,26 @@ _LAPSE_AT_ONCE = 200
 
 
 def take_next(
-    session: Session, flow_id: str, worker: str, now: int, lease: Lease, *, count: int = 1
+    session: Session,
+    flow_id: str,
+    worker: str,
+    now: int,
+    lease: Lease,
+    *,
+    count: int = 1,
+    heads: Heads | None = None,
 ) -> list[Held]:
     """Take slots for a reviewer, the least certain first; fewer than `count` where few are free.
 
     What the reviewer holds already comes first, so that a reload gives the same item again.
+
+    :param heads: where the queue begins for whom (default: at its beginning for all)
     """
     held = take_held(session, flow_id, worker, count)
     if len(held) < count:
+        held += take_free(session, flow_id, worker, now, lease, count - len(held), heads)
+    if len(held) < count and heads is not None and heads.of(flow_id, worker) != BEGINNING:
+        heads.forget(flow_id, worker)
         held += take_free(session, flow_id, worker, now, lease, count - len(held))
     if len(held) < count and free_lapsed(session, now):
         session.flush()
@@ -191,25 +204,38 @@ def last_submitted(session: Session, flow_id: str, worker: str) -> Assignment | 
     return session.scalars(query.order_by(*order).limit(1)).first()
 
 
-def counts(session: Session, flow_id: str, worker: str) -> dict[str, int]:
-    """Return how many items a reviewer can still take, has answered, holds, has skipped."""
-    open_loops = select(func.count()).where(HumanLoop.queue == flow_id)
+def open_loops(session: Session, flow_id: str) -> int:
+    """Return how many loops have a free slot."""
+    return session.scalar(select(func.count()).where(HumanLoop.queue == flow_id)) or 0
+
+
+def counts(session: Session, flow: FlowDefinition, worker: str, free: int) -> dict[str, int]:
+    """Return how many items a reviewer can still take, has answered, holds, has skipped.
+
+    :param free: loops with a free slot, as `open_loops` counts them
+    """
+    flow_id = flow.id
     by_state = (
         select(Assignment.state, func.count())
         .where(Assignment.worker == worker, Assignment.flow_id == flow_id)
         .group_by(Assignment.state)
     )
     mine: dict[str, int] = {state: number for state, number in session.execute(by_state)}
-    # Loops that are queued although this reviewer has had their turn with them.
+    # Loops that are queued although this reviewer has had their turn with them; none that takes
+    # one answer is, once it has it.
+    turns = [SKIPPED, WORKING, EXCLUDED]
+    if flow.request["HumanLoopConfig"]["TaskCount"] > 1:
+        turns.append(SUBMITTED)
     had = select(func.count()).where(
         HumanLoop.queue == flow_id,
         HumanLoop.id == Assignment.loop_id,
         Assignment.worker == worker,
-        Assignment.state.in_((SUBMITTED, SKIPPED, WORKING, EXCLUDED)),
+        Assignment.flow_id == flow_id,
+        Assignment.state.in_(turns),
     )
-    waiting = (session.scalar(open_loops) or 0) - (session.scalar(had) or 0 if mine else 0)
+    waiting = free - (session.scalar(had) or 0 if mine else 0)
     return {
-        "waiting": waiting + mine.get(WORKING, 0),
+        "waiting": max(0, waiting) + mine.get(WORKING, 0),
         "answered": mine.get(SUBMITTED, 0),
         "skipped": mine.get(SKIPPED, 0),
     }

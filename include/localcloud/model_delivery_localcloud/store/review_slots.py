@@ -5,12 +5,25 @@ second pass here, one writer at a time. Whatever else happens to slots is in `re
 whose rules hold here too: lock the loop first, and let the constraints have the last word.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Integer, and_, bindparam, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Float,
+    Integer,
+    and_,
+    bindparam,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
@@ -21,6 +34,7 @@ from model_delivery_localcloud.store.human_loops import (
     SUBMITTED,
     WORKING,
 )
+from model_delivery_localcloud.store.review_heads import BEGINNING, Heads
 from model_delivery_localcloud.store.review_tables import Assignment, HumanLoop
 
 
@@ -115,13 +129,15 @@ def _of_mine(column: Any) -> Any:
 
 
 _STATE = _of_mine(_MINE.c.state)
+_FROM = tuple_(bindparam("priority", type_=Float(53)), bindparam("first", type_=BigInteger))
 _FREE = (
     select(
         _LOOP.c.id, _LOOP.c.name, _LOOP.c.model_label, _LOOP.c.confidence, _LOOP.c.free_slots,
-        _STATE.label("state"), _of_mine(_MINE.c.draft).label("draft"),
+        _STATE.label("state"), _of_mine(_MINE.c.draft).label("draft"), _LOOP.c.priority,
     )
     .where(
         _LOOP.c.queue == bindparam("flow"),
+        tuple_(_LOOP.c.priority, _LOOP.c.id) >= _FROM,
         _LOOP.c.expires_at > bindparam("now"),
         func.coalesce(_STATE, LAPSED) == LAPSED,
     )
@@ -195,14 +211,32 @@ def take_held(session: Session, flow_id: str, worker: str, count: int) -> list[H
 
 
 def take_free(
-    session: Session, flow_id: str, worker: str, now: int, lease: Lease, count: int
+    session: Session,
+    flow_id: str,
+    worker: str,
+    now: int,
+    lease: Lease,
+    count: int,
+    heads: Heads | None = None,
 ) -> list[Held]:
-    """Take free slots for a reviewer, the least certain items first."""
+    """Take free slots for a reviewer, the least certain items first.
+
+    :param heads: says where the queue begins for them, and is told (default: at its beginning)
+    """
     until = now + lease.hold_ms
     connection = session.connection()
+    start = heads.of(flow_id, worker) if heads is not None else BEGINNING
+    began = time.monotonic()
     found = connection.execute(
-        _FREE, {"who": worker, "flow": flow_id, "now": now, "count": count}
-    ).all()
+        _FREE,
+        {
+            "who": worker, "flow": flow_id, "now": now, "count": count,
+            "priority": start[0], "first": start[1],
+        },
+    ).all()  # fmt: skip
+    if heads is not None and start == BEGINNING and found:
+        place = found[0].priority, found[0].id
+        heads.note(flow_id, worker, place, time.monotonic() - began)
     new: list[_Values] = []
     again: list[_Values] = []
     for row in found:
