@@ -25,6 +25,7 @@ from model_delivery.exceptions import (
     JobFailedError,
     JobRefusedError,
     RequestDiffersError,
+    StorageError,
 )
 from model_delivery.hooks.human_review import HumanLoopHook, HumanReviewHook
 from model_delivery.human_loops import worker as loop_worker
@@ -36,6 +37,7 @@ from model_delivery.jobs import registry
 from model_delivery.jobs.rate import TokenBucket
 from model_delivery.jobs.waits import Bounds
 from model_delivery.links.job import JOB_LINK_KEY
+from model_delivery.operators import human_review
 from model_delivery.operators.flow_definitions import (
     CreateFlowDefinitionOperator,
     DeleteFlowDefinitionOperator,
@@ -570,6 +572,45 @@ def test_expired_loops_count_against_the_model_where_they_may_be_left(s3: S3, te
     statuses = {line["review"]["status"] for line in lines_of(s3, result["output_uri"])
                 if line["review"]}  # fmt: skip
     assert statuses == {"undecided"}
+
+
+def test_loops_that_do_not_stop_in_time_have_ended_without_answers(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = team.flow(task_count=1)
+    operator = review(s3, flow["flow_definition_arn"], review_timeout=0.5,
+                      conditions={"Conditions": [UNSURE]})  # fmt: skip
+    task = Task("review")
+    with monkeypatch.context() as patched:
+        patched.setattr(human_review, "STOP_SECONDS", 0.5)
+        patched.setattr(HumanLoopWorker, "stop", lambda _worker, _names: 0)
+        with pytest.raises(JobFailedError, match=r"10 of 10 .* Open: asked to stop, it goes on"):
+            run(operator, task)
+    operator.review_timeout = None
+    with Reviewing({team.reviewer(): truth}, flow["flow_definition_name"]):
+        result = run(operator, task)
+    assert (result["loops"], result["answers"], result["undecided"]) == (20, 10, 0)
+
+
+def test_results_that_are_written_anew_are_not_joined_with_reviews_of_others(
+    s3: S3, team: Team
+) -> None:
+    flow = team.flow(task_count=1)
+    operator, task = review(s3, flow["flow_definition_arn"]), Task("review")
+    name = operator.results_uri.removeprefix(f"s3://{BUCKET}/")
+
+    def meanwhile(content: dict[str, Any]) -> str:
+        put_lines(s3, name, results()[::-1])
+        return truth(content)
+
+    with (
+        Reviewing({team.reviewer(): meanwhile}, flow["flow_definition_name"]),
+        pytest.raises(StorageError, match="was written anew while people reviewed it"),
+    ):
+        run(operator, task)
+    # Nobody is asked again once they are back.
+    put_lines(s3, name, results())
+    assert run(operator, task)["corrected"] == 5
 
 
 def test_a_batch_of_loops_is_started_once_waited_for_and_stopped(s3: S3, team: Team) -> None:

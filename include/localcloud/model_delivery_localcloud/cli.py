@@ -14,6 +14,7 @@ from model_delivery_localcloud.app import create_app
 from model_delivery_localcloud.edge.messages import THING_NAME
 from model_delivery_localcloud.errors import LocalcloudError, SettingsError
 from model_delivery_localcloud.objects import ObjectStore
+from model_delivery_localcloud.portal.access_log import WithoutGrants
 from model_delivery_localcloud.protocol.messages import Caller
 from model_delivery_localcloud.services.solution_versions import Registration, register
 from model_delivery_localcloud.settings import Settings
@@ -137,6 +138,7 @@ def _migrate(settings: Settings, _arguments: argparse.Namespace) -> None:
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
+    logging.getLogger("uvicorn.access").addFilter(WithoutGrants())
     uvicorn.run(
         create_app(settings),
         host=arguments.host,

@@ -1,5 +1,6 @@
 """One review of a batch's results: its rounds, their objects in storage, and what comes of them."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from model_delivery_engine.review.reviewed import (
 )
 from model_delivery_engine.review.selection import ResultsLayout, Selection, SelectionCounts
 
-from model_delivery.exceptions import InvalidRequestError
+from model_delivery.exceptions import InvalidRequestError, StorageError
 from model_delivery.hooks.storage import StorageHook
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.watch import EndedLoop
@@ -80,10 +81,19 @@ class ReviewObjects:
 
 @dataclass
 class Answers:
-    """All answers so far, and the adjudicators' apart from the others'."""
+    """All answers so far, and the adjudicators' apart from the others'.
+
+    :param blank: by item: who answered it without a label
+    """
 
     given: list[Answer] = field(default_factory=list)
     rulings: dict[str, Answer] = field(default_factory=dict)
+    blank: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def units(self) -> dict[str, list[Answer]]:
+        """The answers of each unit; none, where all that answered an item gave no label."""
+        return {**{item: [] for item in self.blank}, **by_item(self.given)}
 
 
 @dataclass(frozen=True)
@@ -100,15 +110,17 @@ class Review:
     method: Method
     quorum: int
 
-    def select(self, conditions: Conditions, most_loops: int) -> SelectionCounts:
+    def select(self, conditions: Conditions, most_loops: int) -> tuple[SelectionCounts, str]:
         """Choose the items and write them with the inputs of the first round.
 
+        :returns: what was looked at, and the digest of the results
         :raises InvalidRequestError: the conditions choose more items than are allowed
         """
         selection = Selection(self.layout, conditions)
         chosen: list[bytes] = []
         inputs: list[bytes] = []
-        for item in selection.items(self._records()):
+        digest = hashlib.sha256()
+        for item in selection.items(self._records(digest)):
             if len(chosen) == most_loops:
                 raise InvalidRequestError(
                     f"the conditions choose more than {most_loops} items of {self.results_uri} "
@@ -127,7 +139,7 @@ class Review:
                           % (json.dumps(item.identity).encode(), content))  # fmt: skip
         self.storage.write_stream(self.objects.items, chosen)
         self.storage.write_stream(self.objects.inputs(0), inputs)
-        return selection.counts
+        return selection.counts, digest.hexdigest()
 
     def start(
         self,
@@ -161,9 +173,9 @@ class Review:
     ) -> int:
         """Read the answers of a round's completed loops and keep them; return how many.
 
-        An answer without a label is none: its item has one opinion less.
+        One without a label is kept too, and counted for none.
 
-        :raises ReviewError: no answer has a label, so the template asks for none
+        :raises ReviewError: no answer of the first round has a label: the template asks for none
         """
         items = {each["loop"]: each["item"] for each in self._lines(self.objects.manifest(number))}
         kept: list[bytes] = []
@@ -172,10 +184,10 @@ class Review:
             for answer in answers(items[name], output, self.layout.source):
                 if answer.fields is None:
                     without.append(name)
-                    continue
                 line = [answer.item, answer.reviewer, answer.fields, answer.seconds]
                 kept.append(json.dumps(line).encode() + b"\n")
-        if without and not kept:
+        # Later rounds are about few items, those that are hard to tell.
+        if without and len(without) == len(kept) and number == 0:
             raise ReviewError(
                 f"no answer holds one label, as of human loop {without[0]}: the template must have "
                 "an element that answers one"
@@ -188,9 +200,7 @@ class Review:
     def open(self, rounds: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the items that were answered and are not decided."""
         found = self._answers(rounds)
-        decided = self._decide(found)
-        units = by_item(found.given)
-        undecided = {field_of(each)[0] for each in open_items(units, decided)}
+        undecided = {field_of(each)[0] for each in open_items(found.units, self._decide(found))}
         return [each["item"] for each in self._lines(self.objects.items)
                 if each["item"] in undecided]  # fmt: skip
 
@@ -226,11 +236,15 @@ class Review:
         )
 
     def finish(
-        self, rounds: Sequence[Mapping[str, Any]], counts: SelectionCounts
+        self, rounds: Sequence[Mapping[str, Any]], counts: SelectionCounts, digest: str
     ) -> dict[str, Any]:
-        """Decide, write the reviewed data set and the figures, and return these."""
+        """Decide, write the reviewed data set and the figures, and return these.
+
+        :param digest: of the results, as they were when items were chosen
+        :raises StorageError: they are others now; nothing is written
+        """
         found = self._answers(rounds)
-        units, decided = by_item(found.given), self._decide(found)
+        units, decided = found.units, self._decide(found)
         asked: dict[str, list[str]] = {}
         for each in decided:
             item, name = field_of(each)
@@ -259,17 +273,21 @@ class Review:
             self.objects.reviewed,
             (
                 json.dumps(line, ensure_ascii=False).encode() + b"\n"
-                for line in reviewed_lines(self._records(), by_place)
+                for line in reviewed_lines(self._unchanged(digest), by_place)
             ),
         )
         self.storage.write_bytes(self.objects.report, json.dumps(document, indent=2).encode())
         return document
 
     def _decide(self, found: Answers) -> dict[str, Decision]:
-        units = by_item(found.given)
-        if not units:
+        units = found.units
+        if not found.given:
             return {}
-        decided = consolidate(units, self.method, quorum_size=self.quorum)
+        blank = {
+            item: len(reviewers - {answer.reviewer for answer in units[item]})
+            for item, reviewers in found.blank.items()
+        }
+        decided = consolidate(units, self.method, quorum_size=self.quorum, blank=blank)
         for each, ruling in found.rulings.items():
             # They see the whole item, as it first was; what the others agreed on stays.
             if each not in decided or decided[each].label is None:
@@ -286,6 +304,8 @@ class Review:
         fields = fields_by_item(answer for _purpose, answer in said)
         found = Answers()
         for purpose, whole in said:
+            if whole.fields is None and purpose != ADJUDICATION:
+                found.blank.setdefault(whole.item, set()).add(whole.reviewer)
             for answer in field_answers(whole, fields):
                 if purpose == ADJUDICATION:
                     found.rulings.setdefault(answer.item, answer)
@@ -293,15 +313,26 @@ class Review:
                     found.given.append(answer)
         return found
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        return self._lines(self.results_uri)
+    def _unchanged(self, digest: str) -> Iterator[dict[str, Any]]:
+        """Yield the results; StorageError at their end where they are not those of the digest.
+
+        Their lines are joined with the reviews by their places, which mean nothing in others.
+        """
+        found = hashlib.sha256()
+        yield from self._records(found)
+        if found.hexdigest() != digest:
+            raise StorageError(
+                f"{self.results_uri} was written anew while people reviewed it, and what they say "
+                "is of what it was: put the former results back and retry the task, or clear it to "
+                f"have the new ones reviewed. The answers are kept below {self.objects.folder}"
+            )
+
+    def _records(self, digest: "hashlib._Hash") -> Iterator[dict[str, Any]]:
+        """Yield the results, and feed the digest with them."""
+        return _parsed(_fed(digest, self.storage.read(self.results_uri)))
 
     def _lines(self, uri: str) -> Iterator[Any]:
-        import orjson
-
-        for _offset, line in read_lines(self.storage.read(uri)):
-            if line:
-                yield orjson.loads(line)
+        return _parsed(self.storage.read(uri))
 
 
 def wait_here(
@@ -309,3 +340,17 @@ def wait_here(
 ) -> list[EndedLoop]:
     """Return the loops of a batch that have ended, once all have or the wait is over."""
     return list(worker.ended(batch, wait))
+
+
+def _parsed(chunks: Iterable[bytes]) -> Iterator[Any]:
+    import orjson
+
+    for _offset, line in read_lines(chunks):
+        if line:
+            yield orjson.loads(line)
+
+
+def _fed(digest: "hashlib._Hash", chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk

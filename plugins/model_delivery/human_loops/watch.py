@@ -25,6 +25,7 @@ PAGE = 100
 FEW = 3
 _DESCRIBED_A_ROUND = 8
 MISSING = "Missing"
+OPEN = "Open"
 _OVERLAP = timedelta(seconds=2)
 
 STATUSES = StatusTable(
@@ -51,6 +52,11 @@ class EndedLoop:
     state: JobState
     reason: str
     created: datetime | None
+
+
+def left_open(name: str) -> EndedLoop:
+    """Return what stands for the end of a loop that was asked to stop and does not end."""
+    return EndedLoop(name, OPEN, JobState.RUNNING, "asked to stop, it goes on", None)
 
 
 class LoopWatch:

@@ -1,7 +1,7 @@
 """Have people review what a model is unsure of, and let what they say count."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from model_delivery.class_names import class_names
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError, JobFailedError
 from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.task import StartsHumanLoops
+from model_delivery.jobs.attempt import GRACE
 from model_delivery.jobs.rate import check_intervals
 from model_delivery.jobs.task import WaitingTask
 from model_delivery.jobs.trigger import MOST_FAILED_WAITS
@@ -33,6 +34,8 @@ METHODS = ("majority", "quorum", "dawid-skene")
 SOURCES = ("classifier", *a2i.REQUEST_SOURCES)
 EXPIRED_POLICIES = ("fail", "unreviewed")
 ROUNDS_KEY = "human_loops"
+# For how long loops that are asked to stop may go on; then they have ended without answers.
+STOP_SECONDS = 120.0
 
 
 class HumanReviewOperator(WaitingTask, StartsHumanLoops):
@@ -156,8 +159,10 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
         if state.get("counts") is None:
             import dataclasses
 
-            counts = self._engine(lambda: self._review.select(self._parsed(), int(self.max_loops)))
-            state.save(counts=dataclasses.asdict(counts))
+            counts, digest = self._engine(
+                lambda: self._review.select(self._parsed(), int(self.max_loops))
+            )
+            state.save(counts=dataclasses.asdict(counts), results=digest)
             self.log.info("To review: %s", counts)
         rounds = state.rounds
         if not rounds:
@@ -302,15 +307,14 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
     ) -> "list[EndedLoop]":
         """Return the loops once all have ended, or are stopped since their time is over."""
         from model_delivery.human_loops.review import wait_here
-        from model_delivery.jobs.attempt import GRACE
+        from model_delivery.human_loops.watch import left_open
         from model_delivery.service_errors import named_errors
 
         deadline = datetime.fromisoformat(kept["deadline"]) if kept.get("deadline") else None
 
         def go_on_waiting(still_open: int) -> bool:
             self._waited = True
-            if self._pause.cut:
-                raise JobFailedError(f"{GRACE}: {still_open} of {len(batch)} human loops were open")
+            self._check_killed(still_open, len(batch))
             if deadline is not None and datetime.now(UTC) >= deadline:
                 return False
             if self.execution_timeout and self.time_taken(context) >= self.execution_timeout:
@@ -334,11 +338,31 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
                 self.log.warning("Time is over: stopping %d human loops", len(left))
                 self._worker.stop(left)
                 # What was answered at the last moment counts.
-                ended = wait_here(self._worker, batch, _until_stopped(self.poll_interval))
+                ended = wait_here(self._worker, batch, self._until_stopped(len(batch)))
+                done = {loop.name for loop in ended}
+                ended += [left_open(name) for name in batch if name not in done]
         if self._pause.cut:  # what has ended now may have ended by our own stop
             raise JobFailedError(GRACE)
         self._waiting = None
         return ended
+
+    def _until_stopped(self, loops: int) -> Callable[[int], bool]:
+        """Return a wait for what was asked to stop: a stop takes moments, a last answer its output.
+
+        An output waits for as long as the service's store is away.
+        """
+        until = time.monotonic() + STOP_SECONDS
+
+        def wait(still_open: int) -> bool:
+            self._check_killed(still_open, loops)
+            self._pause.sleep(self.poll_interval)
+            return time.monotonic() < until
+
+        return wait
+
+    def _check_killed(self, still_open: int, loops: int) -> None:
+        if self._pause.cut:
+            raise JobFailedError(f"{GRACE}: {still_open} of {loops} human loops were open")
 
     def _defer(self, context: Context, batch: LoopBatch, deadline: datetime | None) -> None:
         from model_delivery.triggers.human_review import SERVICE, HumanLoopTrigger, batch_handle
@@ -374,7 +398,10 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
         first = [loop for loop in ended if loop.status != "Completed"]
         failed = bool(first) and self.expired == "fail"
         state.keep_round(number, ended=True, failed=failed)
-        return unanswered_message(first, len(batch)) if failed else ""
+        message = unanswered_message(first, len(batch)) if first else ""
+        if first and not failed:
+            self.log.warning("%s; they stay undecided", message)
+        return message if failed else ""
 
     def _following(self, state: "LoopState") -> str | None:
         """Return the purpose of the round to come, or None after the last."""
@@ -392,7 +419,9 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
         from model_delivery_engine.review.selection import SelectionCounts
 
         counts = SelectionCounts(**state.get("counts"))
-        document = self._engine(lambda: self._review.finish(state.rounds, counts))
+        document = self._engine(
+            lambda: self._review.finish(state.rounds, counts, state.get("results"))
+        )
         state.save(done=True)
         return self._result(document, sum(len(LoopBatch.read(r["batch"])) for r in state.rounds))
 
@@ -474,16 +503,3 @@ def _ends(interval: Mapping[str, float]) -> list[float]:
 def _one_of(parameter: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise InvalidRequestError(f"{parameter} is {value!r}: give one of {', '.join(known)}")
-
-
-def _until_stopped(seconds: float, looks: int = 20) -> Any:
-    """Return a wait of so many looks: a stop takes effect within moments."""
-    left = looks
-
-    def wait(_open: int) -> bool:
-        nonlocal left
-        left -= 1
-        time.sleep(seconds)
-        return left > 0
-
-    return wait

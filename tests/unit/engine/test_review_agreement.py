@@ -1,6 +1,7 @@
 """Agreement equals scikit-learn, statsmodels and krippendorff; intervals cover what they claim."""
 
 import time
+import tracemalloc
 from typing import Any
 
 import krippendorff
@@ -120,3 +121,18 @@ def test_one_label_only_leaves_kappa_and_alpha_undefined() -> None:
 def test_single_answers_agree_with_nobody() -> None:
     figures = agreement({"1": [Answer("1", "x", "a")]})
     assert (figures.items, figures.percent, figures.alpha, figures.pairs) == (0, None, None, [])
+
+
+def test_free_texts_take_memory_by_the_answers_and_not_by_their_labels() -> None:
+    items = {
+        str(n): [Answer(str(n), f"r{who}", f"text {n} {who % 2}") for who in range(4)]
+        for n in range(3_000)
+    }
+    tracemalloc.start()
+    figures = agreement(items)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert figures.percent.value == pytest.approx(1 / 3)
+    assert [pair.percent for pair in figures.pairs] == [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]
+    # One table of all labels by all labels has 288 MB.
+    assert peak < 200_000_000

@@ -1,12 +1,15 @@
 """Work that shares a commit: each its own success or failure, nothing told before the commit."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import pytest
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.group_commit import GroupCommit
 from model_delivery_localcloud.store.review_tables import UserGroup
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 THREADS = 24
@@ -45,3 +48,26 @@ def test_what_fails_undoes_itself_and_nothing_else(database: Database) -> None:
     words = ("done", "refused", "taken")
     assert said == [f"{words[number % 3]} {number}" for number in range(1, WORKS)]
     assert count(database) == WORKS / 3
+
+
+def test_what_may_be_committed_already_is_not_done_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = database.write
+
+    @contextmanager
+    def lost_on_the_commit() -> Iterator[Session]:
+        with write() as session:
+            yield session
+        raise OperationalError("COMMIT", None, OSError("lost"), connection_invalidated=True)
+
+    monkeypatch.setattr(database, "write", lost_on_the_commit)
+    done: list[int] = []
+
+    def work(session: Session) -> None:
+        done.append(count(database))
+        session.add(UserGroup(user=f"user-{len(done)}", group_name="g"))
+
+    with pytest.raises(OperationalError, match="lost"):
+        GroupCommit(database).run(work)
+    assert (done, count(database)) == ([0], 1)

@@ -1,5 +1,7 @@
 """Slots, leases and answers in the store, with the caller's own clock."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,12 +11,23 @@ from uuid import uuid4
 import psycopg
 import pytest
 from alembic import command
-from model_delivery_localcloud.store import human_loops, review_completion
+from model_delivery_localcloud.errors import ServiceError
+from model_delivery_localcloud.portal import queue_sizes
+from model_delivery_localcloud.protocol.messages import Call, Caller
+from model_delivery_localcloud.services.human_loops import HumanLoops
+from model_delivery_localcloud.services.human_review import FlowDefinitions
+from model_delivery_localcloud.services.review_names import FLOW_DEFINITION, arn_of
+from model_delivery_localcloud.store import (
+    human_loops,
+    review_completion,
+    review_figures,
+    review_heads,
+)
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_slots as slots
 from model_delivery_localcloud.store.database import Database, alembic_config
 from model_delivery_localcloud.store.group_commit import GroupCommit
-from model_delivery_localcloud.store.review_slots import Held, Lease, Taken
+from model_delivery_localcloud.store.review_slots import Given, Held, Lease, Taken
 from model_delivery_localcloud.store.review_tables import (
     Assignment,
     FlowDefinition,
@@ -25,7 +38,7 @@ from model_delivery_localcloud.store.review_tables import (
 )
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role, add_user
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -59,8 +72,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         session.add(
             FlowDefinition(
                 account="0" * 12, region="eu-west-1", name="flow", id=FLOW, workteam="t",
-                human_task_ui="u", request={"OutputConfig": {"S3OutputPath": "s3://b/"}},
-                status="Active", created_at=NOON,
+                human_task_ui="u", status="Active", created_at=NOON,
+                request={"OutputConfig": {"S3OutputPath": "s3://b/"},
+                         "HumanLoopConfig": {"TaskCount": 2}},
             )
         )  # fmt: skip
     yield built
@@ -93,7 +107,8 @@ def take(database: Database, worker: str, now: int = NOON) -> list[str]:
 
 def submit(database: Database, loop: int, worker: str, answer: Any = SEVEN, now: int = NOON) -> Any:
     with database.write() as session:
-        return slots.submit(session, FLOW, loop, worker, answer, "7", 1_000, now, LEASE)
+        given = [Given(loop, answer, "7", 1_000)]
+        return slots.submit(session, FLOW, worker, given, now, LEASE)
 
 
 def one(database: Database, loop: int) -> HumanLoop:
@@ -303,11 +318,8 @@ def test_reviewers_of_the_same_loops_answer_at_once(database: Database) -> None:
 
         def step(held: list[Held]) -> Callable[[Session], list[Held]]:
             def work(session: Session) -> list[Held]:
-                for each in held:
-                    refused = slots.submit(
-                        session, FLOW, each.loop, who, SEVEN, "7", 0, NOON, LEASE
-                    )
-                    assert refused is None
+                answers = [Given(each.loop, SEVEN, "7", 0) for each in held]
+                assert slots.submit(session, FLOW, who, answers, NOON, LEASE) is None
                 return queue.take_next(session, FLOW, who, NOON, LEASE, count=2)
 
             return work
@@ -350,10 +362,11 @@ def test_who_answered_an_item_before_leaves_it_to_others(database: Database) -> 
     assert keep_from(database, loop, [ids["ana"], ids["bob"], "gone"])
     assert take(database, "ana") == []
     with database.write() as session:
-        assert queue.counts(session, FLOW, "ana")["waiting"] == 0
-        assert queue.counts(session, FLOW, "cyd")["waiting"] == 1
+        free, flow = queue.open_loops(session, FLOW), session.scalars(select(FlowDefinition)).one()
+        assert queue.counts(session, flow, "ana", free)["waiting"] == 0
+        assert queue.counts(session, flow, "cyd", free)["waiting"] == 1
         assert queue.take(session, loop, "ana", NOON, LEASE) is Taken.FOR_OTHERS
-        assert queue.let_go(session, loop, "ana") is Taken.NOT_YOURS
+        assert queue.let_go(session, FLOW, [loop], "ana") is Taken.NOT_YOURS
         assert not queue.save_draft(session, loop, "ana", SEVEN)
     assert submit(database, loop, "bob") is Taken.FOR_OTHERS
     assert take(database, "cyd") == ["again"]
@@ -403,11 +416,143 @@ def test_an_output_that_cannot_be_written_is_tried_again_later(database: Databas
         now += pause
 
 
+def test_a_flow_definition_is_not_deleted_beside_a_start(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = Caller("0" * 12, "eu-west-1", "key")
+    with database.write() as session:
+        session.scalars(select(FlowDefinition)).one().request = {
+            "HumanLoopConfig": {"TaskCount": 1}
+        }
+    begun, add_loop = threading.Event(), human_loops.add_loop
+
+    def slowly(*given: Any) -> None:
+        add_loop(*given)
+        begun.set()
+        time.sleep(0.5)
+
+    monkeypatch.setattr(human_loops, "add_loop", slowly)
+    request = {
+        "HumanLoopName": "one",
+        "FlowDefinitionArn": arn_of(caller, FLOW_DEFINITION, "flow"),
+        "HumanLoopInput": {"InputContent": "{}"},
+    }
+    deletion = Call(caller, "DeleteFlowDefinition", {"FlowDefinitionName": "flow"})
+    with ThreadPoolExecutor() as beside:
+        started = beside.submit(HumanLoops(database).start, Call(caller, "StartHumanLoop", request))
+        assert begun.wait(10)
+        with pytest.raises(ServiceError, match="1 human loops of flow are in progress"):
+            FlowDefinitions(database).delete(deletion)
+        started.result()
+
+
+def test_many_answers_take_as_many_requests_as_one(database: Database) -> None:
+    loops = [add(database, f"loop-{number}", number / 50) for number in range(50)]
+    requests: list[str] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        requests.append(statement)
+
+    with database.write() as session:
+        assert len(queue.take_next(session, FLOW, "ana", NOON, LEASE, count=50)) == 50
+    taken = len(requests)
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, loops[30:], "ana", "lapsed") is None
+    left = len(requests) - taken
+    answers = [Given(loop, SEVEN, "7", 1_000) for loop in loops[:30]]
+    with database.write() as session:
+        assert slots.submit(session, FLOW, "ana", answers, NOON, LEASE) is None
+    answered = len(requests) - taken - left
+    # With a request or two for each item they were a hundred each.
+    assert max(taken, left, answered) <= 6
+    with database.read() as session:
+        turns = [assignment(session, loop, "ana").turn for loop in loops[:30]]
+        phases = [session.get_one(HumanLoop, loop).phase for loop in loops]
+        queues = [session.get_one(HumanLoop, loop).queue for loop in loops]
+    assert turns == list(range(1, 31))
+    assert phases == ["answered"] * 30 + ["open"] * 20
+    assert queues == [None] * 30 + [FLOW] * 20
+
+
+def test_of_many_answers_none_is_kept_where_one_cannot_be(database: Database) -> None:
+    loops = [add(database, name, tasks=2) for name in ("one", "two")]
+    with database.write() as session:
+        queue.take_next(session, FLOW, "ana", NOON, LEASE)
+        answers = [Given(loop, SEVEN, "7", 1_000) for loop in loops]
+        assert slots.submit(session, FLOW, "ana", answers, NOON, LEASE) is Taken.NOT_YOURS
+        assert queue.let_go(session, FLOW, loops, "ana") is Taken.NOT_YOURS
+        assert queue.let_go(session, "other" * 6, loops[:1], "ana") is Taken.NOT_YOURS
+    with database.read() as session:
+        assert assignment(session, loops[0], "ana").state == "working"
+    assert one(database, loops[0]).answers == 0
+
+
+def test_who_is_ahead_of_others_does_not_walk_past_their_own_answers_each_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review_heads, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(review_heads, "_TIMES", 1e6)
+    loops = [add(database, f"loop-{number}", number / 10, tasks=2) for number in range(5)]
+    heads = review_heads.Heads()
+
+    def next_of(worker: str) -> list[str]:
+        with database.write() as session:
+            held = queue.take_next(session, FLOW, worker, NOON, LEASE, heads=heads)
+            return [each.name for each in held]
+
+    for number in range(3):
+        assert next_of("ana") == [f"loop-{number}"]
+        assert submit(database, loops[number], "ana") is None
+    assert heads.of(FLOW, "ana") == (0.0, loops[0])  # where their first walk ended
+    heads.note(FLOW, "ana", (0.2, loops[2]), 1.0)
+    # What is less certain and comes later waits for a while, or until nothing else is left.
+    add(database, "late", 0.05)
+    assert next_of("ana") == ["loop-3"]
+    assert submit(database, loops[3], "ana") is None
+    assert next_of("bob") == ["loop-0"]
+    assert next_of("ana") == ["loop-4"]
+    assert submit(database, loops[4], "ana") is None
+    assert next_of("ana") == ["late"]
+    heads.forget(FLOW, "ana")
+    assert heads.of(FLOW, "ana") == review_heads.BEGINNING
+
+
+def test_a_queue_that_is_slow_to_count_is_counted_seldom(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+
+    def slowly(_session: Session, flow_id: str) -> int:
+        counted.append(flow_id)
+        time.sleep(0.05)
+        return len(counted)
+
+    monkeypatch.setattr(queue_sizes, "open_loops", slowly)
+    sizes = queue_sizes.QueueSizes(database)
+    assert [sizes.of(FLOW) for _ in range(20)] == [1] * 20
+    assert counted == [FLOW]
+    # A small one is counted anew.
+    monkeypatch.setattr(queue_sizes, "open_loops", queue.open_loops)
+    assert sizes.of("other") == 0
+
+
+def test_figures_read_no_content_of_answers(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    submit(database, loop, "ana")
+    with database.read() as session:
+        (figure,) = review_figures.newest_answers(session, FLOW)
+    with database.stream() as session:
+        (exported,) = review_figures.all_answers(session, FLOW)
+    assert (figure.label, figure.answer, exported.answer) == ("7", None, SEVEN)
+
+
 def test_skipped_items_come_back_when_they_are_asked_for(database: Database) -> None:
     loop = add(database, "one")
     take(database, "ana")
     with database.write() as session:
-        queue.let_go(session, loop, "ana")
+        queue.let_go(session, FLOW, [loop], "ana")
     assert take(database, "ana") == []
     with database.write() as session:
         assert queue.recall_skipped(session, FLOW, "ana") == 1
@@ -429,7 +574,9 @@ def test_the_next_item_is_found_without_reading_the_queue(database: Database) ->
         rows = [{"id": 1_000 + number, "name": f"more-{number}"} for number in range(20_000)]
         session.execute(text(row), rows)
     compiled = slots._FREE.compile(dialect=database.engine.dialect)
-    values = compiled.construct_params({"who": "ana", "flow": FLOW, "now": NOON, "count": 1})
+    values = compiled.construct_params(
+        {"who": "ana", "flow": FLOW, "now": NOON, "count": 1, "priority": 0.5, "first": 7}
+    )
     plan, given = f"EXPLAIN {compiled}", values
     if compiled.positiontup:
         plan, given = f"EXPLAIN QUERY PLAN {compiled}", tuple(map(values.get, compiled.positiontup))
@@ -437,6 +584,7 @@ def test_the_next_item_is_found_without_reading_the_queue(database: Database) ->
         steps = session.connection().exec_driver_sql(plan, given).all()
     shown = "\n".join(str(step) for step in steps)
     assert "human_loops_queue" in shown
+    assert "priority" in shown.partition("Filter")[0]  # it begins there
     assert "Sort" not in shown
     assert "TEMP B-TREE" not in shown
     assert take(database, "ana") == ["loop-0"]

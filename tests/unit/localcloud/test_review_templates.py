@@ -172,6 +172,35 @@ def test_images_are_known_by_what_they_are() -> None:
         assert image_type(buffer.getvalue()) == f"image/{kind.lower()}"
 
 
+def test_expressions_of_any_depth_are_taken_or_refused() -> None:
+    refused = []
+    for depth in range(100, 1_500, 50):
+        try:
+            check_template(FORM.format("{{ " + "a[" * depth + "0" + "]" * depth + " }}"))
+        except TemplateRefused as error:
+            refused.append(str(error))
+    assert any("nested too deeply" in each for each in refused)
+
+
+def gif(frames: int, blocks: bytes = b"\2\x44\1") -> bytes:
+    """Return a GIF of a pixel."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2" + blocks + b"\0"
+    return screen + frame * frames + b";"
+
+
+def test_a_gif_of_very_many_frames_or_blocks_is_told_without_going_through_it() -> None:
+    assert image_type(gif(100)) == "image/gif"
+    began = time.process_time()
+    assert image_type(gif(101)) is None
+    assert image_type(gif(1_500_000)) is None
+    assert image_type(gif(1, b"\1\0" * 15_000_000)) is None
+    # A comment of blocks of a byte, and what stands where a frame should be.
+    assert image_type(gif(0)[:-1] + b"!\xfe" + b"\1\0" * 15_000_000) is None
+    assert image_type(gif(0)[:-1] + b"\1" * 30_000_000 + gif(1)[19:]) is None
+    assert time.process_time() - began < 2.0
+
+
 def compressed(kind: str, width: int, height: int) -> bytes:
     """Return an image of one colour, which is small whatever its size."""
     buffer = io.BytesIO()

@@ -15,7 +15,7 @@ def guess(database: Database, times: int, name: str, address: str) -> None:
 
 def throttled(database: Database, name: str, address: str) -> bool:
     with database.read() as session:
-        return users.is_throttled(session, name, address)
+        return users.is_throttled(session, name, address, "this one")
 
 
 def test_five_guesses_close_a_name_to_their_address_alone(database: Database) -> None:
@@ -42,6 +42,22 @@ def test_an_address_guesses_a_hundred_times_at_most_however_many_names(
         guess(database, 1, f"somebody-{number}", HERE)
     assert throttled(database, "ana", HERE)
     assert not throttled(database, "ana", ELSEWHERE)
+
+
+def test_of_many_guesses_at_once_no_more_are_looked_at_than_of_so_many_in_turn(
+    database: Database,
+) -> None:
+    """Each is counted before any is: as where transactions do not see one another."""
+    with database.write() as session:
+        attempts = [users.record_attempt(session, "ana", HERE) for _ in range(20)]
+    with database.read() as session:
+        assert all(users.is_throttled(session, "ana", HERE, each) for each in attempts)
+    with database.write() as session:
+        for each in attempts[users.MOST_FAILURES :]:
+            users.drop_attempt(session, each)
+    with database.read() as session:
+        assert not users.is_throttled(session, "ana", HERE, attempts[0])
+    assert throttled(database, "ana", HERE)
 
 
 def test_a_session_is_over_at_sign_out_and_by_its_time(

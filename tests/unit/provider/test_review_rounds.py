@@ -1,7 +1,10 @@
 """What the rounds of a review make of answers, beside what the engine decides."""
 
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pytest
 from model_delivery.human_loops.review import Answers, Review, ReviewObjects
 from model_delivery_engine.review.answers import Answer
 from model_delivery_engine.review.consolidation import Method
@@ -9,10 +12,24 @@ from model_delivery_engine.review.outputs import unit
 from model_delivery_engine.review.selection import ResultsLayout
 
 
-def review() -> Review:
-    nowhere: Any = None
-    return Review(nowhere, ReviewObjects("s3://b/r"), "s3://b/x", ResultsLayout(),
-                  Method.MAJORITY, 2)  # fmt: skip
+class Objects:
+    """A store in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def put(self, uri: str, *lines: Any) -> None:
+        self.write_stream(uri, (json.dumps(line).encode() + b"\n" for line in lines))
+
+    def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
+        self.kept[uri] = b"".join(chunks)
+
+    def read(self, uri: str) -> Iterator[bytes]:
+        yield self.kept[uri]
+
+
+def review(storage: Any = None, method: Method = Method.MAJORITY) -> Review:
+    return Review(storage, ReviewObjects("s3://b/r"), "s3://b/x", ResultsLayout(), method, 2)
 
 
 def test_an_adjudicator_rules_on_what_is_open_and_not_on_what_others_agreed_on() -> None:
@@ -26,3 +43,33 @@ def test_an_adjudicator_rules_on_what_is_open_and_not_on_what_others_agreed_on()
     decided = review()._decide(Answers(given, rulings))
     assert (decided[name].label, decided[name].method) == ("Susan", Method.ADJUDICATOR)
     assert (decided[total].label, decided[total].method) == ("100", Method.MAJORITY)
+
+
+@pytest.mark.parametrize("method", [Method.MAJORITY, Method.QUORUM, Method.DAWID_SKENE])
+def test_who_gives_no_label_agrees_with_nobody_and_one_more_is_asked(method: Method) -> None:
+    storage = Objects()
+    found = review(storage, method)
+    storage.put(found.objects.items, {"item": "half"}, {"item": "none"}, {"item": "both"})
+    storage.put(
+        found.objects.answers(0),
+        ["half", "ann", {"": "7"}, 1.0], ["half", "bob", None, 1.0],
+        ["none", "ann", None, 1.0], ["none", "bob", None, 1.0],
+        ["both", "ann", {"": "7"}, 1.0], ["both", "bob", {"": "7"}, 1.0],
+    )  # fmt: skip
+    first = {"purpose": "review"}
+    assert found.open([first]) == ["half", "none"]
+    # A third says what the first did: two of three.
+    storage.put(
+        found.objects.answers(1), ["half", "cas", {"": "7"}, 1.0], ["none", "cas", {"": "7"}, 1.0]
+    )
+    if method is not Method.DAWID_SKENE:  # which believes a third reviewer who errs nowhere
+        assert found.open([first, {"purpose": "tie-break"}]) == ["none"]
+
+
+def test_who_gives_a_label_at_last_is_counted_for_it_alone() -> None:
+    storage = Objects()
+    found = review(storage)
+    storage.put(found.objects.items, {"item": "a"})
+    storage.put(found.objects.answers(0), ["a", "ann", None, 1.0])
+    storage.put(found.objects.answers(1), ["a", "ann", {"": "7"}, 1.0])
+    assert found.open([{"purpose": "review"}, {"purpose": "tie-break"}]) == []

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_delivery_engine.review.answers import Answer, classes
+from model_delivery_engine.review.answers import Answer
+from model_delivery_engine.review.kinds import Kinds, kinds_of
 from model_delivery_engine.tensors import Array
 
 _Z95 = 1.959963984540054
 _RESAMPLES = 1000
 _SEED = 20_260_101
-_ROWS_AT_A_TIME = 2_000_000
+_CELLS_AT_A_TIME = 2_000_000
 
 Items = Mapping[str, Sequence[Answer]]
 # Takes how often each kind of item was drawn (one row a resample), returns a value for each row.
@@ -69,99 +70,83 @@ class Agreement:
 def agreement(items: Items) -> Agreement:
     """Measure the agreement of all answers.
 
+    Memory goes by the answers, not by the labels: a form's texts may all be different.
+
     :param items: answers of each item, each reviewer's once
     """
-    labels = classes(items)
     shared = [answers for answers in items.values() if len(answers) > 1]
-    counts = _counts(shared, labels)
-    sizes = counts.sum(axis=1)
-    commonest = Counter(sizes.tolist()).most_common(1)[0][0] if shared else 0
-    equal_sized = counts[sizes == commonest]
+    commonest = Counter(map(len, shared)).most_common(1)[0][0] if shared else 0
+    kinds = kinds_of(shared)
+    equal_sized = kinds_of(answers for answers in shared if len(answers) == commonest)
     return Agreement(
-        items=len(shared),
-        percent=_bootstrap(_percent, counts),
-        pairs=_pairs(items, labels),
+        items=kinds.items,
+        percent=_bootstrap(_percent, kinds),
+        pairs=_pairs(items),
         fleiss=_bootstrap(_fleiss, equal_sized),
-        fleiss_items=len(equal_sized),
-        alpha=_bootstrap(_alpha, counts),
-        by_class=_by_class(counts, labels),
+        fleiss_items=equal_sized.items,
+        alpha=_bootstrap(_alpha, kinds),
+        by_class=_by_class(kinds),
     )
 
 
-def cohen_kappa(table: Array) -> Interval | None:
-    """Return Cohen's kappa of a table of counts, one reviewer's labels by the other's.
+def cohen_kappa(table: Mapping[tuple[str, str], int]) -> Interval | None:
+    """Return Cohen's kappa of how often two reviewers gave each pair of labels.
 
-    The interval is the large-sample one of Fleiss, Cohen and Everitt.
+    The interval is the large-sample one of Fleiss, Cohen and Everitt: its sums have a part for each
+    cell of the table, and nought for those that are not there.
     """
-    total = table.sum()
-    share = table / total
-    rows, columns = share.sum(axis=1), share.sum(axis=0)
-    observed, expected = float(np.trace(share)), float(rows @ columns)
+    total = sum(table.values())
+    rows, columns = Counter[str](), Counter[str]()
+    for (first, second), count in table.items():
+        rows[first] += count
+        columns[second] += count
+    observed = sum(count for (first, second), count in table.items() if first == second) / total
+    expected = sum(count * columns[label] for label, count in rows.items()) / total**2
     if expected >= 1.0:
         return None
     kappa = (observed - expected) / (1.0 - expected)
-    # Each cell's part in the variance; the diagonal's differs.
-    off = share * (columns[:, None] + rows[None, :]) ** 2
-    diagonal = np.diag(share) * (1.0 - (rows + columns) * (1.0 - kappa)) ** 2
-    spread = (1.0 - kappa) ** 2 * (off.sum() - np.trace(off))
+    spread = 0.0
+    for (first, second), count in table.items():
+        margins = (columns[first] + rows[second]) / total
+        if first == second:
+            spread += count / total * (1.0 - margins * (1.0 - kappa)) ** 2
+        else:
+            spread += count / total * (margins * (1.0 - kappa)) ** 2
     centre = (kappa - expected * (1.0 - kappa)) ** 2
-    variance = float(diagonal.sum() + spread - centre) / ((1.0 - expected) ** 2 * total)
+    variance = (spread - centre) / ((1.0 - expected) ** 2 * total)
     half = _Z95 * math.sqrt(max(variance, 0.0))
     return Interval(kappa, kappa - half, kappa + half)
 
 
-def _counts(answered: Sequence[Sequence[Answer]], labels: Sequence[str]) -> Array:
-    """Return how often each item got each label."""
-    column = {label: n for n, label in enumerate(labels)}
-    counts = np.zeros((len(answered), len(labels)))
-    for row, answers in enumerate(answered):
-        for answer in answers:
-            counts[row, column[answer.label]] += 1.0
-    return counts
-
-
-def _percent(counts: Array) -> Statistic:
-    each = _agreeing(counts) / _pairs_of(counts)
+def _percent(kinds: Kinds) -> Statistic:
+    each = kinds.agreeing / kinds.pairs
     return lambda weights: (weights @ each) / weights.sum(axis=1)
 
 
-def _fleiss(counts: Array) -> Statistic:
-    each = _agreeing(counts) / _pairs_of(counts)
+def _fleiss(kinds: Kinds) -> Statistic:
+    each = kinds.agreeing / kinds.pairs
 
     def kappa(weights: Array) -> Array:
-        drawn = weights @ counts
-        shares = drawn / drawn.sum(axis=1, keepdims=True)
-        expected = (shares**2).sum(axis=1)
+        given = kinds.given(weights)
+        expected = (given**2).sum(axis=1) / given.sum(axis=1) ** 2
         observed = (weights @ each) / weights.sum(axis=1)
         return _ratio(observed - expected, 1.0 - expected)
 
     return kappa
 
 
-def _alpha(counts: Array) -> Statistic:
-    sizes = counts.sum(axis=1)
+def _alpha(kinds: Kinds) -> Statistic:
     # Disagreeing ordered pairs of an item, each worth 1 / (answers - 1).
-    each = (sizes**2 - (counts**2).sum(axis=1)) / (sizes - 1.0)
+    each = (kinds.pairs - kinds.agreeing) / (kinds.sizes - 1.0)
 
     def alpha(weights: Array) -> Array:
-        drawn = weights @ counts
-        total = drawn.sum(axis=1)
-        expected = total**2 - (drawn**2).sum(axis=1)
+        given = kinds.given(weights)
+        total = given.sum(axis=1)
+        expected = total**2 - (given**2).sum(axis=1)
         observed = weights @ each
         return 1.0 - _ratio((total - 1.0) * observed, expected)
 
     return alpha
-
-
-def _agreeing(counts: Array) -> Array:
-    agreeing: Array = (counts * (counts - 1.0)).sum(axis=1)
-    return agreeing
-
-
-def _pairs_of(counts: Array) -> Array:
-    sizes = counts.sum(axis=1)
-    pairs: Array = sizes * (sizes - 1.0)
-    return pairs
 
 
 def _ratio(above: Array, below: Array) -> Array:
@@ -171,24 +156,23 @@ def _ratio(above: Array, below: Array) -> Array:
     return ratio
 
 
-def _bootstrap(statistic_of: Callable[[Array], Statistic], counts: Array) -> Interval | None:
+def _bootstrap(statistic_of: Callable[[Kinds], Statistic], kinds: Kinds) -> Interval | None:
     """Return a statistic with the percentile interval of resampled items; the seed is fixed.
 
-    Items with the same answers are one kind. How often each kind comes among items that are drawn
-    with replacement is multinomial, and there are few kinds, however many items.
+    How often each kind comes among items that are drawn with replacement is multinomial, and there
+    are few kinds of few labels, however many items.
     """
-    if not len(counts):
+    if not kinds.items:
         return None
-    kinds, times = np.unique(counts, axis=0, return_counts=True)
     statistic = statistic_of(kinds)
-    value = float(statistic(times[np.newaxis].astype(float))[0])
+    value = float(statistic(kinds.times[np.newaxis])[0])
     if math.isnan(value):
         return None
     random = np.random.default_rng(_SEED)
-    at_a_time = max(1, min(_RESAMPLES, _ROWS_AT_A_TIME // len(kinds)))
+    at_a_time = max(1, min(_RESAMPLES, _CELLS_AT_A_TIME // len(kinds.kind)))
     values: list[float] = []
     while len(values) < _RESAMPLES:
-        weights = random.multinomial(len(counts), times / len(counts), size=at_a_time)
+        weights = random.multinomial(kinds.items, kinds.times / kinds.items, size=at_a_time)
         values.extend(statistic(weights.astype(float)).tolist())
     # A resample of one label only says nothing; it is left out.
     defined = [each for each in values[:_RESAMPLES] if not math.isnan(each)]
@@ -196,28 +180,28 @@ def _bootstrap(statistic_of: Callable[[Array], Statistic], counts: Array) -> Int
     return Interval(value, float(low), float(high))
 
 
-def _pairs(items: Items, labels: Sequence[str]) -> list[PairAgreement]:
-    column = {label: n for n, label in enumerate(labels)}
-    tables: dict[tuple[str, str], Array] = {}
+def _pairs(items: Items) -> list[PairAgreement]:
+    tables: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
     for answers in items.values():
         ordered = sorted(answers, key=lambda answer: answer.reviewer)
         for first, second in itertools.combinations(ordered, 2):
-            pair = (first.reviewer, second.reviewer)
-            table = tables.setdefault(pair, np.zeros((len(labels), len(labels))))
-            table[column[first.label], column[second.label]] += 1.0
-    return [
-        PairAgreement(pair, int(table.sum()), float(np.trace(table) / table.sum()),
-                      cohen_kappa(table))
-        for pair, table in sorted(tables.items())
-    ]  # fmt: skip
+            table = tables.setdefault((first.reviewer, second.reviewer), Counter())
+            table[first.label, second.label] += 1
+    return [_pair(reviewers, table) for reviewers, table in sorted(tables.items())]
 
 
-def _by_class(counts: Array, labels: Sequence[str]) -> dict[str, float]:
+def _pair(reviewers: tuple[str, str], table: Mapping[tuple[str, str], int]) -> PairAgreement:
+    items = sum(table.values())
+    equal = sum(count for (first, second), count in table.items() if first == second)
+    return PairAgreement(reviewers, items, equal / items, cohen_kappa(table))
+
+
+def _by_class(kinds: Kinds) -> dict[str, float]:
     """Return each class's specific agreement: Dice's coefficient, for two reviewers."""
-    if not len(counts):
+    if not kinds.items:
         return {}
-    others = counts.sum(axis=1, keepdims=True) - 1.0
+    given = kinds.times[kinds.kind] * kinds.count
     # Each pair weighs 1 / (answers - 1): an item counts by its answers, not by its pairs.
-    agreeing = (counts * (counts - 1.0) / others).sum(axis=0)
-    given = counts.sum(axis=0)
-    return {label: float(agreeing[n] / given[n]) for n, label in enumerate(labels) if given[n]}
+    agreeing = given * (kinds.count - 1.0) / (kinds.sizes[kinds.kind] - 1.0)
+    shares = kinds.by_label(agreeing) / kinds.by_label(given)
+    return dict(zip(kinds.labels, shares.tolist(), strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 from model_delivery_engine.review.inferences import member
 
+_BETWEEN = ", "
 _OF_CLASSIFIERS = ("label", "labels", "moderationLabels")
 
 
@@ -20,7 +21,8 @@ def label_of(content: Any) -> str | None:
     boxes (``{"<value>": true, …}`` under their names) say it: those that are ticked. Without any of
     these it is the text, where there is but one and nothing else.
 
-    Several labels are one text, in order, after commas. None chosen of many is the label ``""``.
+    Several labels are one text, in order, after commas; as JSON, where a comma may be of a label
+    itself. None chosen of many is the label ``""``.
     """
     if isinstance(content, Mapping):
         return _of_elements(content)
@@ -52,7 +54,9 @@ def _of_elements(content: Mapping[str, Any]) -> str | None:
 def _of_list(content: list[Any]) -> str | None:
     names = [member(each, "name") if isinstance(each, Mapping) else each for each in content]
     known = sorted(str(each) for each in names if isinstance(each, str | int | float))
-    return ", ".join(known) if known or not content else None
+    if content and not known:
+        return None
+    return _together(known, certain=not any(_BETWEEN in each for each in known))
 
 
 def _ticked(groups: list[Mapping[str, bool]]) -> str | None:
@@ -61,7 +65,13 @@ def _ticked(groups: list[Mapping[str, bool]]) -> str | None:
     if len(several) > 1:
         return None
     states = several or groups
-    return ", ".join(sorted({name for each in states for name, on in each.items() if on}))
+    chosen = sorted({name for each in states for name, on in each.items() if on})
+    certain = len(chosen) < 2 or not any(_BETWEEN in name for each in states for name in each)
+    return _together(chosen, certain=certain)
+
+
+def _together(names: list[str], *, certain: bool) -> str:
+    return _BETWEEN.join(names) if certain else json.dumps(names, ensure_ascii=False)
 
 
 def _only(labels: Iterable[str | None]) -> str | None:

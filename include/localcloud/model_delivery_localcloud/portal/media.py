@@ -14,6 +14,7 @@ from starlette.responses import Response
 from model_delivery_localcloud.errors import ObjectError, ObjectMissing
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.grants import Grants
+from model_delivery_localcloud.review.gif import frames_of
 
 LARGEST_BYTES = 32 * 1024 * 1024
 MOST_PIXELS = 64_000_000
@@ -64,10 +65,15 @@ class Media:
 
 def image_type(body: bytes) -> str | None:
     """Return the media type of an image that may be shown, None for anything else."""
+    gif = body.startswith(b"GIF")
+    frames = frames_of(body, MOST_FRAMES) if gif else 1
+    if frames is None:
+        return None
     try:
         with Image.open(io.BytesIO(body), formats=list(FORMATS)) as image:
             width, height = image.size
-            frames = getattr(image, "n_frames", 1)
+            # Of a GIF Pillow would count them all; other formats say it in their headers.
+            frames = frames if gif else getattr(image, "n_frames", 1)
             kind = image.format
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None

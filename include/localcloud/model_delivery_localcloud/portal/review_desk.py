@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from model_delivery_localcloud.clock import now_ms
 from model_delivery_localcloud.errors import LocalcloudError
 from model_delivery_localcloud.portal.access import Access
+from model_delivery_localcloud.portal.queue_sizes import QueueSizes
 from model_delivery_localcloud.portal.review_items import Items, held_by
 from model_delivery_localcloud.review.facts import as_label
 from model_delivery_localcloud.services.human_review import DEFAULT_TIME_LIMIT
@@ -21,7 +22,8 @@ from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.group_commit import GroupCommit
 from model_delivery_localcloud.store.human_loops import LAPSED, SKIPPED
-from model_delivery_localcloud.store.review_slots import Held, Lease, Taken, submit
+from model_delivery_localcloud.store.review_heads import Heads
+from model_delivery_localcloud.store.review_slots import Given, Held, Lease, Taken, submit
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role
@@ -43,6 +45,8 @@ class Desk:
         self._commits = GroupCommit(database)
         self._access = Access(database)
         self._items = items
+        self._sizes = QueueSizes(database)
+        self._heads = Heads()
         self._undo_ms = round(settings.review_undo_seconds * 1000)
 
     def queues(self, user: User) -> list[dict[str, Any]]:
@@ -50,7 +54,11 @@ class Desk:
         with self._database.read() as session:
             flows = resources.flows_of(session, None if user.role == Role.ADMIN else user.name)
             found = [
-                {**_queue(flow), **queue.counts(session, flow.id, user.name)} for flow in flows
+                {
+                    **_queue(flow),
+                    **queue.counts(session, flow, user.name, self._sizes.of(flow.id)),
+                }
+                for flow in flows
             ]
         return sorted(found, key=lambda each: not each["waiting"])
 
@@ -91,12 +99,11 @@ class Desk:
         problem = self._items.fault_of(flow, loop_id, answer)
         if problem is not None:
             raise Refused(400, problem)
-        label, lease, take = as_label(answer), self._lease(flow), self._taking(user, flow)
+        given = Given(loop_id, answer, as_label(answer), spent_ms)
+        lease, take = self._lease(flow), self._taking(user, flow)
 
         def work(session: Session) -> list[Held]:
-            fault = submit(
-                session, flow.id, loop_id, user.name, answer, label, spent_ms, now_ms(), lease
-            )
+            fault = submit(session, flow.id, user.name, [given], now_ms(), lease)
             if fault is not None:
                 raise _refusal(fault)
             return take(session) if more else []
@@ -120,7 +127,9 @@ class Desk:
         take = self._taking(user, flow)
 
         def work(session: Session) -> list[Held]:
-            _or_refuse(queue.let_go(session, loop_id, user.name, SKIPPED), flow)
+            fault = queue.let_go(session, flow.id, [loop_id], user.name, SKIPPED)
+            if fault is not None:
+                raise _refusal(fault)
             return take(session) if more else []
 
         return self._shown(flow, self._commits.run(work))
@@ -130,10 +139,12 @@ class Desk:
         flow = self.find_queue(user, flow_id)
 
         def work(session: Session) -> None:
-            for loop_id in sorted(loop_ids):
-                _or_refuse(queue.let_go(session, loop_id, user.name, LAPSED), flow)
+            fault = queue.let_go(session, flow.id, loop_ids, user.name, LAPSED)
+            if fault is not None:
+                raise _refusal(fault)
 
         self._commits.run(work)
+        self._heads.forget(flow.id, user.name)
         return {}
 
     def undo(self, user: User, flow_id: str) -> dict[str, Any]:
@@ -155,6 +166,7 @@ class Desk:
         recalled = self._commits.run(
             lambda session: queue.recall_skipped(session, flow.id, user.name)
         )
+        self._heads.forget(flow.id, user.name)
         return {"recalled": recalled}
 
     def accept(
@@ -162,31 +174,27 @@ class Desk:
     ) -> dict[str, Any]:
         """Answer many items as the model did, all or none; the time counts in equal parts."""
         flow = self.find_queue(user, flow_id)
-        answers = {
-            loop_id: self._items.model_answer(flow, loop_id) for loop_id in sorted(set(loop_ids))
-        }
-        if None in answers.values():
-            raise Refused(409, "an item has no answer of the model to accept, or is not yours")
-        each_ms = spent_ms // len(answers)
+        wanted, given = sorted(set(loop_ids)), []
+        for loop_id in wanted:
+            answer = self._items.model_answer(flow, loop_id)
+            if answer is None:
+                raise Refused(409, "an item has no answer of the model to accept, or is not yours")
+            given.append(Given(loop_id, answer, as_label(answer), spent_ms // len(wanted)))
 
         def work(session: Session) -> None:
-            for loop_id, answer in answers.items():
-                assert answer is not None, "checked above"
-                fault = submit(
-                    session, flow.id, loop_id, user.name, answer, as_label(answer), each_ms,
-                    now_ms(), self._lease(flow),
-                )  # fmt: skip
-                if fault is not None:
-                    raise _refusal(fault)
+            fault = submit(session, flow.id, user.name, given, now_ms(), self._lease(flow))
+            if fault is not None:
+                raise _refusal(fault)
 
         self._commits.run(work)
-        return {"accepted": len(answers)}
+        return {"accepted": len(given)}
 
     def counts(self, user: User, flow_id: str) -> dict[str, Any]:
         """Return how far the person is in this queue."""
         flow = self.find_queue(user, flow_id)
+        free = self._sizes.of(flow.id)
         with self._database.read() as session:
-            return {"counts": queue.counts(session, flow.id, user.name)}
+            return {"counts": queue.counts(session, flow, user.name, free)}
 
     def _taking(
         self, user: User, flow: FlowDefinition, count: int = 1
@@ -196,7 +204,9 @@ class Desk:
 
         def work(session: Session) -> list[Held]:
             session.flush()
-            return queue.take_next(session, flow.id, user.name, now_ms(), lease, count=count)
+            return queue.take_next(
+                session, flow.id, user.name, now_ms(), lease, count=count, heads=self._heads
+            )
 
         return work
 

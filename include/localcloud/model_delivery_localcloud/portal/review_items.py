@@ -1,10 +1,8 @@
 """Items as pages show them: their template filled in, the model's answer, why they are here."""
 
 import logging
-import time
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock
 from typing import Any
 
 from sqlalchemy import bindparam, select
@@ -12,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.portal.grants import Grants
+from model_delivery_localcloud.portal.sized_cache import SizedCache
 from model_delivery_localcloud.review.facts import MODEL_ANSWER, for_reviewers, read_content
 from model_delivery_localcloud.review.reasons import reasons_of
 from model_delivery_localcloud.review.template import TemplateRefused, render_template
@@ -32,7 +31,8 @@ log = logging.getLogger(__name__)
 
 BROKEN = "broken"
 REMEMBERED_SECONDS = 3600.0
-MOST_REMEMBERED = 2_000
+# Of text; parsed, it takes some ten times as much.
+REMEMBERED_BYTES = 16 * 1024 * 1024
 
 
 # One prepared statement: an item that is shown for the first time is read for each answer.
@@ -54,7 +54,6 @@ class _Shown:
     model_label: str | None
     why: list[str]
     view: dict[str, Any]
-    since: float
 
 
 def held_by(session: Session, loop: HumanLoop, user: User) -> Held:
@@ -71,8 +70,7 @@ class Items:
         self._grants = grants
         # A flow definition's template never changes, and cannot go before it does.
         self._template = lru_cache(maxsize=256)(_TemplateOf(database))
-        self._remembered: dict[int, _Shown] = {}
-        self._lock = Lock()
+        self._remembered: SizedCache[int, _Shown] = SizedCache(REMEMBERED_BYTES, REMEMBERED_SECONDS)
 
     def item(self, flow: FlowDefinition, held: Held) -> dict[str, Any]:
         """Return what a page shows of an item that its reviewer holds."""
@@ -113,28 +111,29 @@ class Items:
     def _shown(self, flow: FlowDefinition, loop_id: int) -> _Shown | None:
         """Return an item of this flow definition, None for one that is not."""
         found = self._remembered.get(loop_id)
-        if found is None or time.monotonic() - found.since > REMEMBERED_SECONDS:
+        if found is None:
             with self._database.read() as session:
                 row = session.execute(_SHOWN, {"loop": loop_id, "flow": flow.id}).first()
             if row is None:
                 return None
-            found = self._made(flow, loop_id, row.content, row.model_label)
-            with self._lock:
-                if len(self._remembered) >= MOST_REMEMBERED:
-                    self._remembered.clear()
-                self._remembered[loop_id] = found
+            found, size = self._made(flow, loop_id, row.content, row.model_label)
+            self._remembered.put(loop_id, found, size)
         return found if found.flow_id == flow.id else None
 
-    def _made(self, flow: FlowDefinition, loop_id: int, text: str, label: str | None) -> _Shown:
-        """Return an item as it is shown, whatever is in it: its reviewer holds it already.
+    def _made(
+        self, flow: FlowDefinition, loop_id: int, text: str, label: str | None
+    ) -> tuple[_Shown, int]:
+        """Return an item as it is shown, whatever is in it, and how much text it is made of.
 
-        An error here would meet them again at each call, and keep the queue from them.
+        Its reviewer holds it already: an error here would meet them again at each call, and keep
+        the queue from them.
         """
-        content, why = None, []
+        content, why, rendered = None, [], ""
         try:
             content = for_reviewers(read_content(text))
             why = reasons_of(content)
-            view = view_of(self._render(flow, content), content)
+            rendered = self._render(flow, content)
+            view = view_of(rendered, content)
             if view["kind"] == FRAME:
                 view["src"] = self._grants.frame(flow.id, loop_id)
         except TemplateRefused as refused:
@@ -144,7 +143,7 @@ class Items:
         except Exception as error:
             log.exception("item %d of %s cannot be shown", loop_id, flow.name)
             view = _broken(f"its data cannot be read ({type(error).__name__})")
-        return _Shown(flow.id, content, label, why, view, time.monotonic())
+        return _Shown(flow.id, content, label, why, view), len(text) + len(rendered)
 
     def _render(self, flow: FlowDefinition, content: Any) -> str:
         return render_template(self._template(flow.id), content, self._grants.media)

@@ -100,11 +100,14 @@ class LeadPages:
             for each in given
             if each.label is not None and each.known_answer is None
         )
+        blank = Counter(each.loop for each in given if each.label is None)
         # Of two answers that are to come, one alone decides nothing.
         least = min(2, flow.request["HumanLoopConfig"]["TaskCount"])
         undecided = Decision(None, 0.0, Method.MAJORITY, {})
         decisions = {
-            item: majority(answers) if len(answers) >= least else undecided
+            item: majority(answers, blank[item])
+            if len(answers) + blank[item] >= least
+            else undecided
             for item, answers in items.items()
         }
         starts = [first + number * figures.HOUR_MS for number in range(HOURS)]

@@ -128,13 +128,17 @@ class SignIn:
         self._known.forget(str(secret))
 
     def _check(self, name: str, password: str, address: str) -> str | None:
-        # The attempt counts before it is checked, so that many at once cannot all slip through.
+        # The attempt is there for others to count before it counts them: of many at once, whichever
+        # comes last finds all the others.
         with self._database.write() as session:
-            if users.is_throttled(session, name, address):
-                return THROTTLED
             attempt = users.record_attempt(session, name, address)
         with self._database.read() as session:
-            right = users.check_password(session, name, password)
+            throttled = users.is_throttled(session, name, address, attempt)
+            right = not throttled and users.check_password(session, name, password)
+        if throttled:
+            with self._database.write() as session:
+                users.drop_attempt(session, attempt)
+            return THROTTLED
         if not right:
             return WRONG
         with self._database.write() as session:

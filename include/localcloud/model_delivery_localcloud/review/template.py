@@ -41,6 +41,7 @@ LAYOUT = frozenset(
     }
 )  # fmt: skip
 ELEMENTS = TASKS | INPUTS | LAYOUT
+_TOO_DEEP = "the template's Liquid is nested too deeply"
 _S3_HOST = "s3.amazonaws.com"
 Grant = Callable[[str], str]
 
@@ -72,6 +73,8 @@ def check_template(content: str) -> None:
         raise TemplateRefused(f"the template does not render: {_line(error)}") from error
     except LiquidError:
         pass  # it may need an input that is not there yet
+    except RecursionError as error:
+        raise TemplateRefused(_TOO_DEEP) from error
     found = _Elements()
     found.feed(content)
     found.close()
@@ -137,6 +140,8 @@ def _parsed(content: str) -> BoundTemplate:
         return _environment().from_string(content)
     except LiquidError as error:
         raise TemplateRefused(f"the template is not Liquid: {_line(error)}") from error
+    except RecursionError as error:
+        raise TemplateRefused(_TOO_DEEP) from error
 
 
 @lru_cache(maxsize=1)

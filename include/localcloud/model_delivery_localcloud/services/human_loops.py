@@ -171,7 +171,7 @@ def _facts(text: str) -> Facts:
 
 
 def _active(session: Session, scope: tuple[str, str], name: str) -> FlowDefinition:
-    flow = resources.find(session, FlowDefinition, scope, name)
+    flow = resources.hold(session, FlowDefinition, scope, name)
     if flow is None:
         raise validation_error(f"There is no flow definition {name}: create it first.")
     if flow.status != resources.ACTIVE:

@@ -125,7 +125,7 @@ class FlowDefinitions:
     def delete(self, call: Call) -> dict[str, Any]:
         """Begin to delete a flow definition that has no human loop in progress."""
         with self._database.write() as session:
-            flow = _find(session, call)
+            flow = _find(session, call, states.lock)
             going = select(func.count()).where(
                 HumanLoop.flow_id == flow.id, HumanLoop.status == human_loops.IN_PROGRESS
             )
@@ -183,13 +183,13 @@ def _check_conditions(params: Mapping[str, Any]) -> None:
 
 
 def _require(session: Session, table: Any, scope: tuple[str, str], name: str, what: str) -> None:
-    if states.find(session, table, scope, name) is None:
+    if states.hold(session, table, scope, name) is None:
         raise validation_error(f"There is no {what} {name} in {scope[1]}: create it first.")
 
 
-def _find(session: Session, call: Call) -> FlowDefinition:
+def _find(session: Session, call: Call, find: Any = states.find) -> FlowDefinition:
     name = call.params["FlowDefinitionName"]
-    flow = states.find(session, FlowDefinition, scope_of(call.caller), name)
+    flow: FlowDefinition | None = find(session, FlowDefinition, scope_of(call.caller), name)
     if flow is None:
         raise ServiceError(
             "ResourceNotFound",

@@ -106,7 +106,7 @@ class HumanTaskUis:
         """Delete a task UI that no flow definition uses."""
         scope = scope_of(call.caller)
         with self._database.write() as session:
-            ui = _find(session, call)
+            ui = _find(session, call, states.lock)
             flow = states.flow_using(session, scope, FlowDefinition.human_task_ui, ui.name)
             if flow is not None:
                 raise ServiceError(
@@ -142,12 +142,12 @@ class HumanTaskUis:
             return _named(session, call, name).content
 
 
-def _find(session: Session, call: Call) -> HumanTaskUi:
-    return _named(session, call, call.params["HumanTaskUiName"])
+def _find(session: Session, call: Call, find: Any = states.find) -> HumanTaskUi:
+    return _named(session, call, call.params["HumanTaskUiName"], find)
 
 
-def _named(session: Session, call: Call, name: str) -> HumanTaskUi:
-    found = states.find(session, HumanTaskUi, scope_of(call.caller), name)
+def _named(session: Session, call: Call, name: str, find: Any = states.find) -> HumanTaskUi:
+    found: HumanTaskUi | None = find(session, HumanTaskUi, scope_of(call.caller), name)
     if found is None:
         raise ServiceError(
             "ResourceNotFound",

@@ -92,7 +92,7 @@ class Workteams:
     def delete(self, call: Call) -> dict[str, Any]:
         """Delete a team that no flow definition uses."""
         with self._database.write() as session:
-            team = _find(session, call)
+            team = _find(session, call, states.lock)
             flow = states.flow_using(
                 session, scope_of(call.caller), FlowDefinition.workteam, team.name
             )
@@ -132,9 +132,9 @@ def _description(team: Workteam, caller: Caller) -> dict[str, Any]:
     }
 
 
-def _find(session: Session, call: Call) -> Workteam:
+def _find(session: Session, call: Call, find: Any = states.find) -> Workteam:
     name = call.params["WorkteamName"]
-    team = states.find(session, Workteam, scope_of(call.caller), name)
+    team: Workteam | None = find(session, Workteam, scope_of(call.caller), name)
     if team is None:
         raise validation_error(f"Could not find work team {arn_of(call.caller, WORKTEAM, name)}.")
     return team

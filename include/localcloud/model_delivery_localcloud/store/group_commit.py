@@ -6,8 +6,9 @@ Postgres has many writers, but between two statements of a transaction its rows 
 long as the interpreter serves other threads; one transaction at a time waits for nobody's lock.
 
 Where a piece of work fails, or two processes' transactions lock one another out, each is done
-again in a transaction of its own. Nobody is told of a success before the commit, and nobody is
-woken but who is done, or leads next.
+again in a transaction of its own; not where the connection was lost on the commit, since then all
+may be done already, and an undo that is done twice takes back two answers. Nobody is told of a
+success before the commit, and nobody is woken but who is done, or leads next.
 """
 
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.database import Database
@@ -104,12 +106,16 @@ class GroupCommit:
                 entry.wake()
 
     def _commit(self, batch: list[_Entry[Any]]) -> None:
+        commits = False
         try:
             try:
                 with self._database.write() as session:
                     for entry in batch:
                         entry.run_shared(session)
-            except Exception:
+                    commits = True
+            except Exception as error:
+                if commits and isinstance(error, DBAPIError) and error.connection_invalidated:
+                    raise
                 for entry in batch:
                     entry.run_alone(self._database)
         except BaseException as error:  # nobody is told of a success that is not certain

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, null, select
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import ANSWERED, OPEN, SUBMITTED, WORKING
@@ -33,7 +33,7 @@ class QueueState:
 
 @dataclass(frozen=True)
 class GivenAnswer:
-    """An answer with what it is held against."""
+    """An answer with what it is held against; `answer` is None where its content is not read."""
 
     loop: str
     worker: str
@@ -97,7 +97,10 @@ def answers_by_worker(session: Session, flow_id: str) -> dict[str, tuple[int, in
 
 
 def newest_answers(session: Session, flow_id: str) -> list[GivenAnswer]:
-    """Return the answers to the 5,000 items that were answered last."""
+    """Return the answers to the 5,000 items that were answered last, without their contents.
+
+    A form's may have a megabyte each, and figures need their labels only.
+    """
     newest = (
         select(Assignment.loop_id)
         .where(Assignment.flow_id == flow_id, Assignment.submitted_at.is_not(None))
@@ -105,17 +108,19 @@ def newest_answers(session: Session, flow_id: str) -> list[GivenAnswer]:
         .order_by(func.max(Assignment.submitted_at).desc())
         .limit(MOST_ITEMS)
     )
-    return [_given(row) for row in session.execute(_answers(Assignment.loop_id.in_(newest)))]
+    return [
+        _given(row) for row in session.execute(_answers(Assignment.loop_id.in_(newest), null()))
+    ]
 
 
 def all_answers(session: Session, flow_id: str) -> Iterator[GivenAnswer]:
     """Yield every answer of a flow definition, in the loops' order."""
-    query = _answers(Assignment.flow_id == flow_id)
+    query = _answers(Assignment.flow_id == flow_id, Assignment.answer)
     for row in session.execute(query.execution_options(yield_per=_EXPORT_AT_ONCE)):
         yield _given(row)
 
 
-def _answers(condition: ColumnElement[bool]) -> Any:
+def _answers(condition: ColumnElement[bool], content: Any) -> Any:
     return (
         select(
             HumanLoop.name,
@@ -126,7 +131,7 @@ def _answers(condition: ColumnElement[bool]) -> Any:
             HumanLoop.model_label,
             HumanLoop.confidence,
             HumanLoop.known_answer,
-            Assignment.answer,
+            content,
         )
         .join(HumanLoop, HumanLoop.id == Assignment.loop_id)
         .where(Assignment.state == SUBMITTED, condition)

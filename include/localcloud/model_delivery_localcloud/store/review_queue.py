@@ -21,6 +21,7 @@ from model_delivery_localcloud.store.human_loops import (
     SUBMITTED,
     WORKING,
 )
+from model_delivery_localcloud.store.review_heads import BEGINNING, Heads
 from model_delivery_localcloud.store.review_resources import members_of
 from model_delivery_localcloud.store.review_slots import (
     Held,
@@ -36,14 +37,26 @@ _LAPSE_AT_ONCE = 200
 
 
 def take_next(
-    session: Session, flow_id: str, worker: str, now: int, lease: Lease, *, count: int = 1
+    session: Session,
+    flow_id: str,
+    worker: str,
+    now: int,
+    lease: Lease,
+    *,
+    count: int = 1,
+    heads: Heads | None = None,
 ) -> list[Held]:
     """Take slots for a reviewer, the least certain first; fewer than `count` where few are free.
 
     What the reviewer holds already comes first, so that a reload gives the same item again.
+
+    :param heads: where the queue begins for whom (default: at its beginning for all)
     """
     held = take_held(session, flow_id, worker, count)
     if len(held) < count:
+        held += take_free(session, flow_id, worker, now, lease, count - len(held), heads)
+    if len(held) < count and heads is not None and heads.of(flow_id, worker) != BEGINNING:
+        heads.forget(flow_id, worker)
         held += take_free(session, flow_id, worker, now, lease, count - len(held))
     if len(held) < count and free_lapsed(session, now):
         session.flush()
@@ -96,17 +109,28 @@ def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) ->
     return loop
 
 
-def let_go(session: Session, loop_id: int, worker: str, state: str = SKIPPED) -> HumanLoop | Taken:
-    """Free a reviewer's slot: a skipped loop is not given to them again unless they ask."""
-    loop = lock(session, loop_id)
-    mine = session.get(Assignment, (loop_id, worker)) if loop else None
-    if loop is None or mine is None or mine.state in (SUBMITTED, EXCLUDED):
+def let_go(
+    session: Session, flow_id: str, loop_ids: Collection[int], worker: str, state: str = SKIPPED
+) -> Taken | None:
+    """Free a reviewer's slots; returns why one cannot be freed, and then frees none.
+
+    A skipped loop is not given to them again unless they ask.
+    """
+    query = select(HumanLoop).where(HumanLoop.id.in_(loop_ids), HumanLoop.flow_id == flow_id)
+    query = query.order_by(HumanLoop.id).with_for_update()
+    loops = session.scalars(query.execution_options(populate_existing=True)).all()
+    theirs = Assignment.loop_id.in_(loop_ids), Assignment.worker == worker
+    mine = {each.loop_id: each for each in session.scalars(select(Assignment).where(*theirs))}
+    if any(number not in mine for number in loop_ids) or len(loops) < len(set(loop_ids)):
         return Taken.NOT_YOURS
-    if mine.state == WORKING:
-        _vacate(loop)
-    mine.state = state
-    mine.lease_until = None
-    return loop
+    if any(each.state in (SUBMITTED, EXCLUDED) for each in mine.values()):
+        return Taken.NOT_YOURS
+    for loop in loops:
+        if mine[loop.id].state == WORKING:
+            _vacate(loop)
+        mine[loop.id].state = state
+        mine[loop.id].lease_until = None
+    return None
 
 
 def save_draft(session: Session, loop_id: int, worker: str, draft: dict[str, Any] | None) -> bool:
@@ -180,25 +204,38 @@ def last_submitted(session: Session, flow_id: str, worker: str) -> Assignment | 
     return session.scalars(query.order_by(*order).limit(1)).first()
 
 
-def counts(session: Session, flow_id: str, worker: str) -> dict[str, int]:
-    """Return how many items a reviewer can still take, has answered, holds, has skipped."""
-    open_loops = select(func.count()).where(HumanLoop.queue == flow_id)
+def open_loops(session: Session, flow_id: str) -> int:
+    """Return how many loops have a free slot."""
+    return session.scalar(select(func.count()).where(HumanLoop.queue == flow_id)) or 0
+
+
+def counts(session: Session, flow: FlowDefinition, worker: str, free: int) -> dict[str, int]:
+    """Return how many items a reviewer can still take, has answered, holds, has skipped.
+
+    :param free: loops with a free slot, as `open_loops` counts them
+    """
+    flow_id = flow.id
     by_state = (
         select(Assignment.state, func.count())
         .where(Assignment.worker == worker, Assignment.flow_id == flow_id)
         .group_by(Assignment.state)
     )
     mine: dict[str, int] = {state: number for state, number in session.execute(by_state)}
-    # Loops that are queued although this reviewer has had their turn with them.
+    # Loops that are queued although this reviewer has had their turn with them; none that takes
+    # one answer is, once it has it.
+    turns = [SKIPPED, WORKING, EXCLUDED]
+    if flow.request["HumanLoopConfig"]["TaskCount"] > 1:
+        turns.append(SUBMITTED)
     had = select(func.count()).where(
         HumanLoop.queue == flow_id,
         HumanLoop.id == Assignment.loop_id,
         Assignment.worker == worker,
-        Assignment.state.in_((SUBMITTED, SKIPPED, WORKING, EXCLUDED)),
+        Assignment.flow_id == flow_id,
+        Assignment.state.in_(turns),
     )
-    waiting = (session.scalar(open_loops) or 0) - (session.scalar(had) or 0 if mine else 0)
+    waiting = free - (session.scalar(had) or 0 if mine else 0)
     return {
-        "waiting": waiting + mine.get(WORKING, 0),
+        "waiting": max(0, waiting) + mine.get(WORKING, 0),
         "answered": mine.get(SUBMITTED, 0),
         "skipped": mine.get(SKIPPED, 0),
     }

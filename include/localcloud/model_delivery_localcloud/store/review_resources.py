@@ -27,6 +27,20 @@ def find(session: Session, table: type[Resource], scope: Scope, name: str) -> Re
     return session.get(table, (*scope, name))
 
 
+def hold(session: Session, table: type[Resource], scope: Scope, name: str) -> Resource | None:
+    """Return the resource of that name, which nobody deletes until the transaction ends, or None.
+
+    Whatever begins to use one holds it: on Postgres nothing else keeps a delete from overlooking
+    what another transaction is about to commit.
+    """
+    return session.get(table, (*scope, name), with_for_update={"read": True})
+
+
+def lock(session: Session, table: type[Resource], scope: Scope, name: str) -> Resource | None:
+    """Return the resource of that name, which nobody uses until the transaction ends, or None."""
+    return session.get(table, (*scope, name), with_for_update=True)
+
+
 def find_flow(session: Session, flow_id: str) -> FlowDefinition | None:
     """Return the flow definition with that id, or None."""
     return session.scalars(select(FlowDefinition).where(FlowDefinition.id == flow_id)).first()

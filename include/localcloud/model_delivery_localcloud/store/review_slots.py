@@ -5,11 +5,25 @@ second pass here, one writer at a time. Whatever else happens to slots is in `re
 whose rules hold here too: lock the loop first, and let the constraints have the last word.
 """
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Integer, and_, bindparam, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Float,
+    Integer,
+    and_,
+    bindparam,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
@@ -20,6 +34,7 @@ from model_delivery_localcloud.store.human_loops import (
     SUBMITTED,
     WORKING,
 )
+from model_delivery_localcloud.store.review_heads import BEGINNING, Heads
 from model_delivery_localcloud.store.review_tables import Assignment, HumanLoop
 
 
@@ -53,6 +68,19 @@ class Held:
     held_until: int | None
 
 
+@dataclass(frozen=True)
+class Given:
+    """An answer as it is handed in; `spent_ms` is how long its reviewer says it took."""
+
+    loop: int
+    answer: dict[str, Any]
+    label: str | None
+    spent_ms: int
+
+
+_Values = tuple[dict[str, Any], dict[str, Any]]
+
+
 class _Pair:
     """Two statements that always follow one another: one request where the database takes both."""
 
@@ -60,13 +88,15 @@ class _Pair:
         self._each = first, second
         self._one = second.add_cte(first.cte("first"))
 
-    def run(self, connection: Connection, first: dict[str, Any], second: dict[str, Any]) -> None:
-        """Run both; the values of each are by the names of its parameters."""
-        if connection.dialect.name == "postgresql":
-            connection.execute(self._one, {**first, **second})
+    def run(self, connection: Connection, values: Sequence[_Values]) -> None:
+        """Run both so many times, all in one request; values are by the names of parameters."""
+        if not values:
             return
-        for statement, values in zip(self._each, (first, second), strict=True):
-            connection.execute(statement, values)
+        if connection.dialect.name == "postgresql":
+            connection.execute(self._one, [{**first, **second} for first, second in values])
+            return
+        for statement, each in zip(self._each, zip(*values, strict=True), strict=True):
+            connection.execute(statement, list(each))
 
 
 _LOOP: Any = HumanLoop.__table__
@@ -99,13 +129,15 @@ def _of_mine(column: Any) -> Any:
 
 
 _STATE = _of_mine(_MINE.c.state)
+_FROM = tuple_(bindparam("priority", type_=Float(53)), bindparam("first", type_=BigInteger))
 _FREE = (
     select(
         _LOOP.c.id, _LOOP.c.name, _LOOP.c.model_label, _LOOP.c.confidence, _LOOP.c.free_slots,
-        _STATE.label("state"), _of_mine(_MINE.c.draft).label("draft"),
+        _STATE.label("state"), _of_mine(_MINE.c.draft).label("draft"), _LOOP.c.priority,
     )
     .where(
         _LOOP.c.queue == bindparam("flow"),
+        tuple_(_LOOP.c.priority, _LOOP.c.id) >= _FROM,
         _LOOP.c.expires_at > bindparam("now"),
         func.coalesce(_STATE, LAPSED) == LAPSED,
     )
@@ -129,12 +161,14 @@ _RESUME = (
 )
 _LOCK = (
     select(
-        _LOOP.c.flow_id, _LOOP.c.phase, _LOOP.c.answers, _LOOP.c.task_count, _LOOP.c.free_slots,
-        _LOOP.c.queue, _LOOP.c.modified_at, _LOOP.c.due_at, _LOOP.c.answered_at,
+        _LOOP.c.id, _LOOP.c.flow_id, _LOOP.c.phase, _LOOP.c.answers, _LOOP.c.task_count,
+        _LOOP.c.free_slots, _LOOP.c.queue, _LOOP.c.modified_at, _LOOP.c.due_at,
+        _LOOP.c.answered_at,
         _MINE.c.state, _MINE.c.answer, _MINE.c.accepted_at,
     )
     .join(_MINE, _MINE.c.loop_id == _LOOP.c.id)
-    .where(_LOOP.c.id == bindparam("loop"), _MINE.c.worker == bindparam("who"))
+    .where(_LOOP.c.id.in_(bindparam("loops", expanding=True)), _MINE.c.worker == bindparam("who"))
+    .order_by(_LOOP.c.id)
     .with_for_update()
 )  # fmt: skip
 _BEFORE: Any = _MINE.alias("before")
@@ -177,74 +211,105 @@ def take_held(session: Session, flow_id: str, worker: str, count: int) -> list[H
 
 
 def take_free(
-    session: Session, flow_id: str, worker: str, now: int, lease: Lease, count: int
+    session: Session,
+    flow_id: str,
+    worker: str,
+    now: int,
+    lease: Lease,
+    count: int,
+    heads: Heads | None = None,
 ) -> list[Held]:
-    """Take free slots for a reviewer, the least certain items first."""
+    """Take free slots for a reviewer, the least certain items first.
+
+    :param heads: says where the queue begins for them, and is told (default: at its beginning)
+    """
     until = now + lease.hold_ms
     connection = session.connection()
+    start = heads.of(flow_id, worker) if heads is not None else BEGINNING
+    began = time.monotonic()
     found = connection.execute(
-        _FREE, {"who": worker, "flow": flow_id, "now": now, "count": count}
-    ).all()
+        _FREE,
+        {
+            "who": worker, "flow": flow_id, "now": now, "count": count,
+            "priority": start[0], "first": start[1],
+        },
+    ).all()  # fmt: skip
+    if heads is not None and start == BEGINNING and found:
+        place = found[0].priority, found[0].id
+        heads.note(flow_id, worker, place, time.monotonic() - began)
+    new: list[_Values] = []
+    again: list[_Values] = []
     for row in found:
         slots = row.free_slots - 1
         mine = {"loop": row.id, "who": worker, "now": now, "until": until}
         occupied = {"loop": row.id, "slots": slots, "waits": flow_id if slots else None}
         if row.state is None:
-            _ASSIGN_FREE.run(connection, {**mine, "flow": flow_id}, occupied)
+            new.append(({**mine, "flow": flow_id}, occupied))
         else:
-            _RESUME_FREE.run(connection, mine, occupied)
+            again.append((mine, occupied))
+    _ASSIGN_FREE.run(connection, new)
+    _RESUME_FREE.run(connection, again)
     return [
         Held(row.id, row.name, row.model_label, row.confidence, row.draft, until) for row in found
     ]
 
 
 def submit(
-    session: Session,
-    flow_id: str,
-    loop_id: int,
-    worker: str,
-    answer: dict[str, Any],
-    label: str | None,
-    spent_ms: int,
-    now: int,
-    lease: Lease,
+    session: Session, flow_id: str, worker: str, given: Sequence[Given], now: int, lease: Lease
 ) -> Taken | None:
-    """Keep a reviewer's answer; returns why not, where it is not kept.
+    """Keep a reviewer's answers; returns why one of them cannot be kept, and then keeps none.
 
     The same answer again is no error and counts once. A lease that ran out loses nothing while a
     slot is free. A clock that went back makes no time earlier than what it follows.
     """
     connection = session.connection()
     # Joined, so that one statement locks both rows: no answer is read before its loop is locked.
-    loop = connection.execute(_LOCK, {"loop": loop_id, "who": worker}).first()
+    rows = connection.execute(_LOCK, {"loops": [each.loop for each in given], "who": worker})
+    loops = {row.id: row for row in rows}
+    kept: list[_Values] = []
+    for each in given:
+        loop: Any = loops.get(each.loop)
+        fault = _fault(loop, flow_id, each)
+        if fault is not None:
+            return fault
+        if loop.state != SUBMITTED:
+            kept.append(_values(loop, worker, each, now, lease))
+    _ANSWER_AND_COUNT.run(connection, kept)
+    return None
+
+
+def _fault(loop: Any, flow_id: str, given: Given) -> Taken | None:
     if loop is None or loop.flow_id != flow_id:
         return Taken.NOT_YOURS
     if loop.state == SUBMITTED:
-        return None if loop.answer == answer else Taken.ANSWERED_ALREADY
+        return None if loop.answer == given.answer else Taken.ANSWERED_ALREADY
     if loop.phase != OPEN:
         return Taken.CLOSED
     if loop.state == EXCLUDED:
         return Taken.FOR_OTHERS
+    if loop.state != WORKING and loop.free_slots < 1:
+        return Taken.NO_SLOT
+    return None
+
+
+def _values(loop: Any, worker: str, given: Given, now: int, lease: Lease) -> _Values:
+    """Return what an answer makes of its reviewer's row and of its loop's."""
     slots, waits = loop.free_slots, loop.queue
     if loop.state != WORKING:
-        if slots < 1:
-            return Taken.NO_SLOT
         slots -= 1
-        waits = flow_id if slots else None
+        waits = loop.flow_id if slots else None
     at = max(now, loop.accepted_at)
-    spent = max(0, min(spent_ms, at - loop.accepted_at))
     full = loop.answers + 1 == loop.task_count
-    _ANSWER_AND_COUNT.run(
-        connection,
+    return (
         {
-            "loop": loop_id, "who": worker, "flow": flow_id, "given": answer, "said": label,
-            "at": at, "spent": spent,
+            "loop": loop.id, "who": worker, "flow": loop.flow_id, "given": given.answer,
+            "said": given.label, "at": at,
+            "spent": max(0, min(given.spent_ms, at - loop.accepted_at)),
         },
         {
-            "loop": loop_id, "number": loop.answers + 1, "slots": slots, "waits": waits,
+            "loop": loop.id, "number": loop.answers + 1, "slots": slots, "waits": waits,
             "next_phase": ANSWERED if full else OPEN, "modified": max(now, loop.modified_at),
             "due": now + lease.undo_ms if full else loop.due_at,
             "answered": at if full else loop.answered_at,
         },
     )  # fmt: skip
-    return None

@@ -96,14 +96,14 @@ def end_session(session: Session, secret: str) -> None:
     session.execute(delete(PortalSession).where(PortalSession.id == _digest(secret)))
 
 
-def is_throttled(session: Session, name: str, address: str) -> bool:
-    """Tell whether there were too many wrong passwords in the last 5 minutes.
+def is_throttled(session: Session, name: str, address: str, attempt: str) -> bool:
+    """Tell whether there were too many wrong passwords in the last 5 minutes, but for an attempt.
 
     Five for this name from this address, 50 for the name, or 100 from the address.
     """
     of_name, of_address = SignInFailure.name == name, SignInFailure.address == address
     return any(
-        _failures(session, *which) >= most
+        _failures(session, SignInFailure.id != attempt, *which) >= most
         for which, most in (
             ((of_name, of_address), MOST_FAILURES),
             ((of_name,), MOST_OF_NAME),
@@ -130,10 +130,15 @@ def record_attempt(session: Session, name: str, address: str) -> str:
 
 def forget_attempt(session: Session, attempt: str, name: str, password: str) -> None:
     """Uncount an attempt: its password was right. A hash that has aged is made anew."""
-    session.execute(delete(SignInFailure).where(SignInFailure.id == attempt))
+    drop_attempt(session, attempt)
     user = session.get(User, name)
     if user is not None and is_outdated(user.password_hash):
         user.password_hash = hash_password(password)
+
+
+def drop_attempt(session: Session, attempt: str) -> None:
+    """Uncount an attempt whose password was not looked at."""
+    session.execute(delete(SignInFailure).where(SignInFailure.id == attempt))
 
 
 def _failures(session: Session, *which: ColumnElement[bool]) -> int:

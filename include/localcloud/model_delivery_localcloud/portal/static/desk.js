@@ -5,7 +5,8 @@ import { fill, h, isTyping } from "./dom.js";
 import { about, makeTask, percent } from "./tasks.js";
 
 const DRAFT_MS = 600;
-const COUNT_EVERY = 20;
+// Others' answers are in the count too; one's own are counted here as they are given.
+const COUNT_MS = 30_000;
 const WARN_MS = 60_000;
 const page = Object.fromEntries(
   ["stage", "side", "question", "model", "status", "problem", "progress", "bar", "item-name", "lease", "once", "once-row", "submit", "submit-key", "grid-link", "actions", "work", "empty", "empty-title", "empty-text", "recall", "undo", "undo-empty"].map(
@@ -21,7 +22,7 @@ const desk = {
   saving: null,
   touched: false,
   counts: { waiting: 0, answered: 0, skipped: 0 },
-  sinceCount: 0,
+  countedAt: 0,
   shownAt: 0,
   away: 0,
   hiddenAt: null,
@@ -154,6 +155,7 @@ function offerNext() {
 async function load(said) {
   const [{ items }, { counts }] = [await post("next"), await post("counts")];
   desk.counts = counts;
+  desk.countedAt = performance.now();
   show(items[0], said);
 }
 
@@ -186,8 +188,7 @@ function show(item, said) {
   if (desk.task.focus) desk.task.focus();
   else if (document.activeElement && document.activeElement !== document.body) page.question.focus();
   progress();
-  desk.sinceCount += 1;
-  if (desk.sinceCount >= COUNT_EVERY) recount();
+  if (performance.now() - desk.countedAt >= COUNT_MS) recount();
 }
 
 function modelSays(item) {
@@ -219,7 +220,7 @@ function progress() {
 }
 
 async function recount() {
-  desk.sinceCount = 0;
+  desk.countedAt = performance.now();
   try {
     desk.counts = (await post("counts")).counts;
     progress();
