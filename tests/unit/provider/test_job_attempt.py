@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.sdk.bases.operator import TriggerFailureReason
 from airflow.sdk.exceptions import (
+    AirflowRescheduleException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
@@ -537,6 +538,45 @@ def test_a_deferred_sensor_keeps_to_its_execution_timeout(nameless: Nameless) ->
     late = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
     with pytest.raises(AirflowTaskTimeout, match="0:00:15"):
         sensor.resume_execution("__fail__", late, context)
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_look_that_is_rescheduled_gives_the_worker_time_to_be_heard(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    """In a worker that waits after failed waits, too."""
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "5")
+    sensor = NamelessJobSensor(
+        task_id="s", job=nameless.jobs.create(REQUEST)["jobId"], aws_conn_id="nameless",
+        mode="reschedule", poke_interval=0.1, timeout=60, deferrable=deferrable,
+    )  # fmt: skip
+    context = nameless.context()
+    context["ti"].get_first_reschedule_date = lambda _context: None
+    failed = {"error": TriggerFailureReason.TRIGGER_FAILURE}
+    looks = {
+        False: lambda: sensor.execute(context),
+        True: lambda: sensor.resume_execution("__fail__", failed, context),
+    }
+    with pytest.raises(AirflowRescheduleException) as again:
+        looks[deferrable]()
+    assert again.value.reschedule_date >= datetime.now(UTC) + timedelta(seconds=9)
+
+
+def test_a_task_that_a_user_ended_while_it_submitted_stops_its_job(nameless: Nameless) -> None:
+    """Airflow would refuse the deferral, and tell the operator nothing."""
+    context = deferring(nameless.context())
+    ti = context["ti"]
+    ti.get_task_states = lambda **_: {ti.run_id: {ti.task_id: "failed"}}
+    operator = nameless.operator()
+    operator.deferrable = True
+    with pytest.raises(JobFailedError, match="the task is failed already"):
+        operator.execute(context)
+    assert stops(nameless) == [("STOPPED", 1)]
+
+
+def test_a_wait_whose_time_is_over_lasts_a_moment_still(nameless: Nameless) -> None:
+    """Airflow takes no time-out that is past."""
+    assert nameless.operator().time_left(nameless.context(), -5.0) == timedelta(seconds=1)
 
 
 def deferring(context: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -58,6 +59,16 @@ async def test_the_event_is_a_handle_and_a_status(service: CompilationService) -
     service.end("job")
     expected = {"version": EVENT_VERSION, "handle": HANDLE, "status": "COMPLETED"}
     assert await fired(trigger()) == expected
+
+
+async def test_an_event_waits_until_the_worker_that_deferred_was_heard(
+    service: CompilationService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "1")
+    service.end("job")
+    began = time.monotonic()
+    await fired(trigger())
+    assert time.monotonic() - began >= 2.0
 
 
 async def test_what_ends_the_wait_is_in_the_event(service: CompilationService) -> None:
