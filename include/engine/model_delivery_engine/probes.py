@@ -135,7 +135,8 @@ class Compared:
 
 def answer_samples(runs: Iterable[dict[str, Array]], answer: Answer) -> tuple[Run, ...] | str:
     """Have a model answer the user's samples, with their noise, until it is enough of them."""
-    compared, found = Compared(), []
+    compared = Compared()
+    found: list[Run] = []
     for inputs in runs:
         answered = answer_runs([inputs], answer)
         if isinstance(answered, str):
