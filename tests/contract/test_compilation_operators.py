@@ -116,8 +116,9 @@ def test_a_bundle_that_another_job_wrote_over_is_refused(
     first = create(uri, output_uri=place).execute(context)
     digest = {"artifact_digest": first["digest"]}
     assert bundle_of(uri, first["output_uri"], **digest).execute(context)["wrapped"] is False
-    other = {"ti": Task(**vars(make_task_instance(run_id=uuid4().hex)), pushed={})}
-    later = create(put(archive(width=24)), output_uri=place).execute({**context, **other})
+    facts = vars(make_task_instance(run_id=uuid4().hex))
+    another = {"ti": Task(**facts, pushed={}), "task_state_store": StateStore()}
+    later = create(put(archive(width=24)), output_uri=place).execute(another)
     assert later["output_uri"] == first["output_uri"]
     with pytest.raises(DeliveryRefusedError, match="another job wrote to the same place"):
         bundle_of(uri, first["output_uri"], **digest).execute(context)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from model_delivery_engine import weights
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
@@ -54,10 +54,13 @@ def load_graph(path: Path) -> Any:
     try:
         if around > _MAX_BYTES:
             # Only the graph is read, to say so of a model and not of what lies beside it.
-            sizes = _external_bytes(weights.skeleton(path))
+            sizes = _external_bytes(path)
             if path.stat().st_size + sizes > _MAX_BYTES:
                 raise _too_large(path)
         model = onnx.load(path)
+        size = model.ByteSize()
+    except EncodeError as error:  # what was read is more than protobuf can count
+        raise _too_large(path) from error
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         # Where it was unpacked tells nobody anything.
         text = one_line(str(error).replace(f"{path.parent}/", ""))
@@ -75,7 +78,7 @@ def load_graph(path: Path) -> Any:
             f"{path.name} has no output, so that it answers nothing; export it with the tensors "
             "that are its answers"
         )
-    if model.ByteSize() > _MAX_BYTES:
+    if size > _MAX_BYTES:
         raise _too_large(path)
     _check_operator_sets(model, path.name)
     _check_operators(model, path.name)
@@ -164,14 +167,18 @@ def _too_large(path: Path) -> CompilationError:
     )
 
 
-def _external_bytes(model: Any) -> int:
-    entries = [
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "length"
-    ]
-    return sum(int(value) for value in entries if value.isdigit())
+def _external_bytes(path: Path) -> int:
+    """Return what a model's weights take in files beside it: to a file's end where none says."""
+    total = 0
+    for tensor in weights.skeleton(path).graph.initializer:
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        file = path.parent / said.get("location", "")
+        if said.get("length", "").isdigit():
+            total += int(said["length"])
+        elif said and file.is_file():
+            offset = said.get("offset", "")
+            total += max(0, file.stat().st_size - (int(offset) if offset.isdigit() else 0))
+    return total
 
 
 def check_graph(path: Path, name: str) -> None:

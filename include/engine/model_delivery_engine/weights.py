@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import onnx
 from onnx.external_data_helper import set_external_data
 
+from model_delivery_engine.digest import digest_bytes, digest_file
 from model_delivery_engine.errors import CompilationError, Reason
 
 MOST_BYTES = 2**31 - 1  # protobuf's own limit for one message
@@ -44,6 +45,11 @@ def save(model: Any, path: Path) -> None:
 def skeleton(path: Path) -> Any:
     """Return a model without what lies beside it: an ``onnx.ModelProto`` of names and sizes."""
     return onnx.load(path, load_external_data=False)
+
+
+def digest(path: Path) -> str:
+    """Return a digest of a model with what lies beside it."""
+    return digest_bytes("\n".join(map(digest_file, [path, *files_of(path)])).encode())
 
 
 def embed(path: Path, into: Path) -> None:

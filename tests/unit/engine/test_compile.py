@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import os
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from model_delivery_engine.errors import (
     Reason,
     one_line,
 )
-from model_delivery_engine.graph import newest_operator_set
+from model_delivery_engine.graph import load_graph, newest_operator_set
 from model_delivery_engine.latency import machine_arch
 from model_delivery_engine.optimise import optimise
 from model_delivery_engine.parity import measure_parity
@@ -154,6 +155,22 @@ def test_a_slow_model_is_run_less_often(monkeypatch: pytest.MonkeyPatch) -> None
 
     assert contest._middle_look(look) == 1.5
     assert len(looks) == 1
+
+
+def test_jobs_are_timed_one_at_a_time() -> None:
+    done: list[str] = []
+
+    def time_it() -> None:
+        with contest.alone():
+            done.append("timed")
+
+    with contest.alone():
+        other = threading.Thread(target=time_it)
+        other.start()
+        other.join(0.3)
+        assert done == []
+    other.join(10)
+    assert done == ["timed"]
 
 
 def test_an_input_may_have_any_name(tmp_path: Path, compiled: Compiled) -> None:
@@ -582,6 +599,25 @@ def test_a_model_over_the_formats_limit_says_so_before_its_weights_are_read(
         packed.write(bytes(1024))
     with pytest.raises(CompilationError, match="over 2 GiB with its weights") as refused:
         compile_model(archive, tmp_path / "bundle.tar.gz", request_for(target))
+    assert refused.value.reason is Reason.MODEL_TOO_LARGE
+
+
+def test_weights_that_do_not_say_how_long_they_are_are_counted_to_the_files_end(
+    tmp_path: Path,
+) -> None:
+    path = save_linear(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    weights = model.graph.initializer[0]
+    size = 9 * 2**28
+    weights.ClearField("raw_data")
+    weights.dims[:] = [4, size // 16]
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="weights.bin")
+    path.write_bytes(model.SerializeToString())
+    with (tmp_path / "weights.bin").open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(CompilationError, match="over 2 GiB with its weights") as refused:
+        load_graph(path)
     assert refused.value.reason is Reason.MODEL_TOO_LARGE
 
 

@@ -494,6 +494,10 @@ def test_a_model_behind_an_operator_that_onnx_infers_nothing_of(
     assert {"fp16", "int8-dynamic", "int8-static", "int8-static-weighted"} <= set(found)
     assert all(each.size_bytes is not None for each in manifest.candidates), manifest.candidates
     assert (found["int8-static"].size_bytes or 0) < (found["fp32"].size_bytes or 0) / 2
+    # No convolution has groups that could be left out, and nothing is measured twice.
+    weighted, dense = found["int8-static-weighted"], found["int8-static-dense"]
+    assert (dense.speedup, dense.throughput) == (weighted.speedup, weighted.throughput)
+    assert "it is the same model as int8-static" in (dense.reason or "")
 
 
 def test_a_bound_on_a_model_without_weights(tmp_path: Path, target: Target) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model_delivery_engine import weights
 from model_delivery_engine.agreement import REWRITTEN, agree
-from model_delivery_engine.compile.contest import latency, throughput
+from model_delivery_engine.compile.contest import alone, latency, throughput
 from model_delivery_engine.compile.evidence import Evidence, Judged
 from model_delivery_engine.compile.noise import Asked, Noise, ask, measure_noise
 from model_delivery_engine.compile.selection import SOURCE
@@ -107,6 +107,7 @@ class Workbench:
             self._level, vnni = "host", has_vnni()
         self._scheme: Scheme = scheme_for(target.arch, vnni)
         self._asked: list[Asked] | None = None
+        self._measured_files: dict[str, Trial] = {}
 
     def trials(self) -> Iterator[Trial]:
         """Build and measure every candidate that the options allow, one after the other."""
@@ -121,7 +122,22 @@ class Workbench:
         for name, precision, build in recipes:
             log.info("building candidate %s", name)
             give_back()
-            yield self._measured(self._built(name, precision, build))
+            yield self._once(self._built(name, precision, build))
+
+    def _once(self, trial: Trial) -> Trial:
+        """Measure a candidate, unless it came out as another one did."""
+        if trial.path is None:
+            return trial
+        digest = weights.digest(trial.path)
+        if same := self._measured_files.get(digest):
+            reason = f"it is the same model as {same.record.name}"
+            record = dataclasses.replace(
+                same.record, name=trial.record.name, reverted=trial.record.reverted
+            )
+            if record.status == "kept":
+                record = dataclasses.replace(record, status="dominated", reason=reason)
+            return Trial(record, same.path)
+        return self._measured_files.setdefault(digest, self._measured(trial))
 
     def _int8(self) -> Iterator[tuple[str, str, Callable[[Path], tuple[str, ...]]]]:
         if self._options.int8 in ("dynamic", "both"):
@@ -283,7 +299,8 @@ class Workbench:
         record, noise = self._checked(record, path)
         if fault := self._fault(record, noise):
             return dataclasses.replace(record, status="rejected", reason=fault)
-        return self._timed(record, path)
+        with alone():
+            return self._timed(record, path)
 
     def _checked(self, record: Candidate, path: Path) -> tuple[Candidate, Noise | None]:
         asked = self._questions() if record.name != SOURCE else []

@@ -3,6 +3,8 @@
 Each comparison holds two sessions, and none longer than it needs them.
 """
 
+import contextlib
+import fcntl
 import re
 import statistics
 import time
@@ -69,6 +71,19 @@ _OPERATOR = re.compile(
 )
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other job of this installation is timed, and have the others wait meanwhile.
+
+    A worker does as many jobs at a time as there are cores: on every core at once two throughputs
+    would be each other's load. The lock is on a file that is there for all of them.
+    """
+    with Path(__file__).open("rb") as file:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def latency(source: Path, candidate: Path, inputs: Mapping[str, Array]) -> tuple[float, float]:
     """Return a candidate's median time of one run in milliseconds, and its speedup."""
     models = [load_model(path, session_options(THREADS)) for path in (source, candidate)]
@@ -93,10 +108,11 @@ def holds_its_own(source: Path, candidate: Path, inputs: Mapping[str, Array]) ->
     Of three looks the middle one counts: what won by luck has no luck in two of them. A model that
     is so slow that one look takes all the time has one.
     """
-    if _middle_look(lambda: latency(source, candidate, inputs)[1]) < 1 / (1 + TOLERANCE):
-        return "latency"
-    if _middle_look(lambda: throughput(source, candidate, inputs)) < 1 / (1 + TOLERANCE):
-        return "throughput"
+    with alone():
+        if _middle_look(lambda: latency(source, candidate, inputs)[1]) < 1 / (1 + TOLERANCE):
+            return "latency"
+        if _middle_look(lambda: throughput(source, candidate, inputs)) < 1 / (1 + TOLERANCE):
+            return "throughput"
     return None
 
 

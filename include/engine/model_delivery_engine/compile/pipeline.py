@@ -12,7 +12,7 @@ from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import write_bundle
 from model_delivery_engine.compile.cache import CompileCache, cache_key
 from model_delivery_engine.compile.candidates import Trial, Workbench
-from model_delivery_engine.compile.contest import holds_its_own, load_model
+from model_delivery_engine.compile.contest import alone, holds_its_own, load_model
 from model_delivery_engine.compile.evidence import Evidence, answers_to, gather, own_files
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.compile.selection import (
@@ -274,6 +274,8 @@ def _describe(
         )
     tolerance = tolerance_for(chosen.record.precision, outputs)
     baseline = load_model(source, session_options(THREADS))
+    with alone():
+        latency = measure_latency(baseline, model, evidence.golden, request.target)
     manifest = Manifest(
         name=request.name,
         model_digest="",  # `write_bundle` takes it from the file that it packs
@@ -285,7 +287,7 @@ def _describe(
         golden=Golden("", 0, tolerance.atol, tolerance.rtol),
         quantisation="none" if exact else chosen.record.name,
         parity=dataclasses.replace(parity, kind=kind_for(request.target)),
-        latency=measure_latency(baseline, model, evidence.golden, request.target),
+        latency=latency,
     )
     return manifest, outputs
 
@@ -294,7 +296,8 @@ def _profile(path: Path, inputs: Mapping[str, Array], request: CompilationReques
     """Profile the model in another process, while this one has no session open."""
     log.info("profiling the chosen one")
     give_back()
-    figures = profile_model(path, inputs, THREADS)
+    with alone():
+        figures = profile_model(path, inputs, THREADS)
     kind = kind_for(request.target)
     taken = ("cold_load_ms", "warm_load_ms", "first_inference_ms", "inference_ms", "operators")
     kinds = {**dict.fromkeys(taken, kind), "peak_memory_bytes": kind}
