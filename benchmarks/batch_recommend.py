@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import orjson
+from model_delivery.hooks.storage import StorageHook
 from model_delivery_engine.batch.answers import json_text
 from model_delivery_engine.batch.batch import Answers
+from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.journal import read_journal
+from model_delivery_engine.batch.merge import Destination, publish_once
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardJob, run_shard
 from model_delivery_engine.batch.planning import plan
 from model_delivery_engine.batch.recommend import (
@@ -134,12 +137,13 @@ def _long(bundle: Bundle, home: Path) -> list[Measure]:
     """One long run: flat in rate and memory."""
     source = write_once(home / "long.jsonl", lambda: user_lines(LONG_RECORDS))
     ran = run_ours(bundle, source, home / "parts", OPTIONS)
+    merged = _seconds_to_merge(source, home / "parts", home / "merged")
     source.unlink()
     nothing: dict[str, Any] = {
         "peer": None, "peer_name": None, "limit": None, "limit_name": None, "rounds": 1,
     }  # fmt: skip
     note = f"{LONG_RECORDS} records in {ran.seconds:.0f} s, one run: no spread, peer or limit"
-    fifty = 50 * MILLION / ran.rate
+    fifty = 50 * MILLION * (1 / ran.rate + merged / LONG_RECORDS)
     return [
         Measure(
             what="second half's rate by the first half's", unit="ratio", better="higher",
@@ -155,10 +159,24 @@ def _long(bundle: Bundle, home: Path) -> list[Measure]:
         Measure(
             what="50 million records", unit="s", better="lower", ours=fifty, goal="< 600 s",
             spread=(fifty, fifty), passed=fifty < 600,
-            note=f"{note}; reckoned from this run's rate: without the start, and without putting "
-            "the parts together", **nothing,
+            note=f"{note}; reckoned from this run's rate, and from the {merged:.1f} s that putting "
+            "its parts together took; without the start", **nothing,
         ),
     ]  # fmt: skip
+
+
+def _seconds_to_merge(source: Path, parts: Path, merged: Path) -> float:
+    """Return how long putting the parts of a run together takes: results are visible after it."""
+    names = ("results.jsonl", "errors.jsonl", "manifest.json")
+    destination = Destination(*(f"file://{merged}/{name}" for name in names))
+    started = time.perf_counter()
+    publish_once(
+        StorageHook(), f"file://{parts}", 1, destination, input_uri=f"file://{source}",
+        input_format=None, budget=ErrorBudget(),
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    shutil.rmtree(merged)
+    return seconds
 
 
 def _resume(bundle: Bundle, source: Path, home: Path) -> Measure:
@@ -189,7 +207,8 @@ def _resume(bundle: Bundle, source: Path, home: Path) -> Measure:
 
 
 def _journal_bytes(folder: Path) -> int:
-    return (folder / "shard-00000" / "journal.json").stat().st_size
+    journals = (folder / "shard-00000").glob("journal-*.json")
+    return sum(each.stat().st_size for each in journals)
 
 
 def _shards(home: Path) -> Measure:

@@ -187,14 +187,19 @@ def test_unknown_users_and_malformed_lines_become_error_lines(
     uri = request["jobInput"]["s3DataSource"]["path"]
     assert lines[1] == {
         "input": {"userId": "nobody"},
+        "output": {"recommendedItems": []},  # as the service has it
+        "error": f"User error: userId 'nobody' is unknown to the recommender ({uri}, byte 17)",
+    }
+    # The errors are themselves an input: put right, they are answered.
+    name = request["jobName"]
+    errors = objects(cloud, name)[f"{name}.json.out.errors"]
+    assert json.loads(errors.splitlines()[0]) == {
+        "input": {"userId": "nobody"},
         "output": None,
         "error": {
             "reason": "userId 'nobody' is unknown to the recommender", "uri": uri, "offset": 17,
         },
     }  # fmt: skip
-    # The errors are themselves an input: put right, they are answered.
-    name = request["jobName"]
-    errors = objects(cloud, name)[f"{name}.json.out.errors"]
     again = request_of(version, errors.replace(b'"nobody"', b'"u9"'))
     job = wait(client, client.create_batch_inference_job(**again)["batchInferenceJobArn"])
     answered = [line for line in results(cloud, again) if line["error"] is None]

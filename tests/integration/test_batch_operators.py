@@ -153,6 +153,19 @@ def test_merging_again_finds_what_was_published(
     assert merge(prefix, parts) == merge(prefix, parts)
 
 
+def test_a_merge_asks_the_shards_what_they_wrote(
+    prefixes: dict[str, str], bundle: Path, connections: None
+) -> None:
+    prefix = prefixes["file"]
+    uri = put(prefix, bundle, lines(500))
+    parts = [infer(prefix, shard, output_format="parquet") for shard in plan(uri, 2)]
+    with pytest.raises(DeliveryRefusedError, match="the shards wrote parquet"):
+        merge(prefix, parts, output_format="jsonl")
+    merged = merge(prefix, parts)
+    assert merged["output_uri"].endswith("/results.parquet")
+    assert merge(prefix, parts) == merged
+
+
 def test_failed_records_are_run_again(prefix: str, bundle: Path, connections: None) -> None:
     uri = put(prefix, bundle, lines(500))
     merged = merge(prefix, [infer(prefix, shard) for shard in plan(uri, 2)])
@@ -220,6 +233,8 @@ def test_images_of_a_folder(
     hook.write_bytes(f"{prefix}/pictures/broken.png", b"no picture")
     shards = plan(f"{prefix}/pictures/", 3, input_format="images",
                   listing_uri=f"{prefix}/listing.jsonl")  # fmt: skip
+    assert shards == plan(f"{prefix}/pictures/", 3, input_format="images",
+                          listing_uri=f"{prefix}/listing.jsonl")  # fmt: skip
     merged = merge(prefix, [infer(prefix, shard) for shard in shards])
     assert (merged["records"], merged["ok"], merged["errors"]) == (21, 20, 1)
     found = [json.loads(line) for line in hook.read_bytes(merged["output_uri"]).splitlines()]

@@ -168,7 +168,7 @@ def test_a_job_is_made_waited_for_and_its_results_named(
     assert task.pushed.get("job_link") == (None if deferrable else page)
     found = lines_of(s3, result["output_uri"])
     assert [len(line["output"]["recommendedItems"]) for line in found[:-1]] == [7] * 40
-    assert found[-1]["error"]["reason"] == "userId 'nobody' is unknown to the recommender"
+    assert "User error: userId 'nobody' is unknown to the recommender" in found[-1]["error"]
     hook = PersonalizeHook("aws_default")
     assert hook.tags(result["job_arn"]) == {"team": "films"}
     hook.tag(result["job_arn"], {"more": "x"})

@@ -223,6 +223,20 @@ def test_an_object_is_copied_between_any_two_stores(
     assert hook.read_bytes(f"{prefixes[target]}/to") == data
 
 
+def test_what_is_written_again_the_same_keeps_its_etag(hook: StorageHook, prefix: str) -> None:
+    data = os.urandom(2 * 1024 * 1024 + 1)
+    hook.write_bytes(f"{prefix}/from", data)
+    assert hook.copy(f"{prefix}/from", f"{prefix}/to") == len(data)
+    before = hook.stat(f"{prefix}/to")
+    time.sleep(0.02)
+    assert hook.copy(f"{prefix}/from", f"{prefix}/to") == len(data)
+    assert hook.write_if_changed(f"{prefix}/to", [data[:9], data[9:]]) == len(data)
+    assert hook.stat(f"{prefix}/to") == before
+    other = data[:-1] + bytes([data[-1] ^ 1])
+    hook.write_if_changed(f"{prefix}/to", [other])
+    assert hook.read_bytes(f"{prefix}/to") == other
+
+
 def test_a_missing_object_is_named(hook: StorageHook, prefix: str, tmp_path: Path) -> None:
     uri = f"{prefix}/not-there"
     for use in (hook.stat, hook.read_bytes, lambda uri: hook.download(uri, tmp_path / "target")):

@@ -9,7 +9,6 @@ from model_delivery_engine.batch.merge import (
     Destination,
     delete_parts,
     publish_once,
-    result_suffix,
 )
 from model_delivery_engine.errors import EngineError
 
@@ -25,8 +24,8 @@ def publish_results(
     shard: Mapping[str, Any],
     count: int,
     budget: ErrorBudget,
-    output_format: str,
-    output_compression: str,
+    output_format: str | None,
+    output_compression: str | None,
     *,
     keep_parts: bool,
 ) -> MergedResults:
@@ -34,32 +33,33 @@ def publish_results(
 
     :param shard: any of the job's shards, for its input.
     :param count: the job's shards.
+    :param output_format: what they are expected to have written. (default: whatever)
+    :param output_compression: likewise.
     :param keep_parts: whether the working folder stays.
     """
     prefix = output_uri.rstrip("/")
     folder = f"{prefix}/_parts"
-    form = word("output_format", output_format, OutputFormat)
-    packed = word("output_compression", output_compression, Compression)
+    form = output_format and word("output_format", output_format, OutputFormat)
+    packed = output_compression and word("output_compression", output_compression, Compression)
     destination = Destination(
-        f"{prefix}/results{result_suffix(form, packed)}",
-        f"{prefix}/errors{result_suffix(OutputFormat.JSONL, packed)}",
-        f"{prefix}/manifest.json",
+        f"{prefix}/results", f"{prefix}/errors", f"{prefix}/manifest.json", suffixed=True
     )
     try:
         counts = publish_once(
             storage, folder, count, destination,
             input_uri=shard["uri"], input_format=shard["input_format"], budget=budget,
-            output_format=form,
+            output_format=form or None, output_compression=packed or None,
         )  # fmt: skip
     except EngineError as error:
         raise DeliveryRefusedError(str(error)) from error
     if not keep_parts:
         delete_parts(storage, folder)
+    places = destination.of(counts["output_format"], counts["output_compression"])
     return {
         "version": VERSION,
-        "output_uri": destination.results_uri,
-        "errors_uri": destination.errors_uri,
-        "manifest_uri": destination.manifest_uri,
+        "output_uri": places.results_uri,
+        "errors_uri": places.errors_uri,
+        "manifest_uri": places.manifest_uri,
         "records": counts["records"],
         "ok": counts["ok"],
         "errors": counts["errors"],

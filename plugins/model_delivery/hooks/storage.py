@@ -126,14 +126,32 @@ class StorageHook(BaseHook):
         with self.writing(uri) as write:
             write(data)
 
-    def copy(self, source: str, target: str) -> int:
-        """Copy an object, also from one store to another; return its size in bytes."""
-        size = 0
-        with self.writing(target) as write:
-            for chunk in self.read(source):
-                write(chunk)
-                size += len(chunk)
+    def write_if_changed(self, uri: str, chunks: Iterable[bytes]) -> int:
+        """Put an object, unless it is there already, the same; return its size in bytes.
+
+        A task that is run again then leaves its ETag as it is, which on most stores is of the time
+        of writing: what was begun with it can go on.
+        """
+        with TemporaryDirectory(prefix="model-delivery-") as folder:
+            path = Path(folder) / "object"
+            with path.open("wb") as file:
+                file.writelines(chunks)
+            size = path.stat().st_size
+            there = self.store(uri).stat(uri)
+            if there is None or there.size != size or not self._holds(uri, path):
+                self.upload(path, uri)
         return size
+
+    def _holds(self, uri: str, path: Path) -> bool:
+        with path.open("rb") as file:
+            return all(file.read(len(chunk)) == chunk for chunk in self.read(uri))
+
+    def copy(self, source: str, target: str) -> int:
+        """Copy an object, also from one store to another; return its size in bytes.
+
+        A target that is the same already is left as it is.
+        """
+        return self.write_if_changed(target, self.read(source))
 
     def delete(self, uri: str) -> None:
         """Delete an object; one that is not there is no error."""

@@ -88,7 +88,9 @@ class PlanShardsOperator(StorageConnected):
                 f"{self.input_uri} is a folder: say input_format='images' and the listing_uri "
                 "where its listing is written"
             )
-        storage.write_stream(self.listing_uri, list_objects(storage.list(self.input_uri)))
+        objects = storage.list(self.input_uri)
+        listing = list_objects(each for each in objects if each.uri != self.listing_uri)
+        storage.write_if_changed(self.listing_uri, listing)
         return self.listing_uri
 
 
@@ -118,14 +120,16 @@ class _Asking(StorageConnected):
     :param max_errors: records that may fail in the whole job. (default: any number)
     :param max_error_percent: share of the job's records that may fail, held by the task that ends
         last. (default: any)
-    :param early_abort_records: records after which a job is given up, of which half or more
-        failed. (default: never)
+    :param early_abort_records: records after which a job is given up, of which too many failed.
+        (default: never)
+    :param early_abort_percent: that is this share of them or more, 0 to 100. (default: 50)
     :param processes: processes of one task. (default: the cores that the task may use)
     """
 
     template_fields: Sequence[str] = (
         *StorageConnected.template_fields, "bundle_uri", "output_uri", "input_fields",
-        "batch_size", "num_results", "max_errors", "max_error_percent",
+        "batch_size", "num_results", "max_errors", "max_error_percent", "early_abort_records",
+        "early_abort_percent",
     )  # fmt: skip
     _stop: threading.Event | None = None
 
@@ -141,8 +145,9 @@ class _Asking(StorageConnected):
         output_compression: str = "none",
         max_errors: int | str | None = None,
         max_error_percent: float | str | None = None,
-        early_abort_records: int | None = None,
-        processes: int | None = None,
+        early_abort_records: int | str | None = None,
+        early_abort_percent: float | str = 50,
+        processes: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -156,6 +161,7 @@ class _Asking(StorageConnected):
         self.max_errors = max_errors
         self.max_error_percent = max_error_percent
         self.early_abort_records = early_abort_records
+        self.early_abort_percent = early_abort_percent
         self.processes = processes
 
     def on_kill(self) -> None:
@@ -196,13 +202,16 @@ class _Asking(StorageConnected):
         storage = self._storage()
         planned = Shard(index=shard["index"], uri=shard["uri"], start=shard["start"],
                         end=shard["end"])  # fmt: skip
-        budget = error_budget(self.max_errors, self.max_error_percent, self.early_abort_records)
+        budget = error_budget(
+            self.max_errors, self.max_error_percent, self.early_abort_records,
+            self.early_abort_percent,
+        )  # fmt: skip
         try:
             with fetched_bundle(self.bundle_uri, storage) as (bundle, _digest):
                 job = ShardJob(
                     planned, bundle, parts_folder(self.output_uri),
                     self._options(shard["input_format"], bundle.manifest), shard["etag"], budget,
-                    self.processes, shard.get("shards"),
+                    whole_number("processes", self.processes), shard.get("shards"),
                 )  # fmt: skip
                 self._stop = threading.Event()
                 result = run_shard(job, storage, self.log.info, self._stop)
@@ -254,8 +263,8 @@ class MergeResultsOperator(StorageConnected):
 
     :param parts: what the mapped `BatchInferenceOperator` returned.
     :param output_uri: prefix of the results.
-    :param output_format: as of the shards. (default: jsonl)
-    :param output_compression: as of the shards. (default: none)
+    :param output_format: what the shards are expected to have written. (default: whatever)
+    :param output_compression: likewise. (default: whatever)
     :param max_errors: records that may fail in the whole job. (default: any number)
     :param max_error_percent: share of the job's records that may fail. (default: any)
     :param keep_parts: whether `_parts/` stays. (default: False)
@@ -270,8 +279,8 @@ class MergeResultsOperator(StorageConnected):
         *,
         parts: Iterable[Mapping[str, Any]],
         output_uri: str,
-        output_format: str = "jsonl",
-        output_compression: str = "none",
+        output_format: str | None = None,
+        output_compression: str | None = None,
         max_errors: int | str | None = None,
         max_error_percent: float | str | None = None,
         keep_parts: bool = False,
@@ -343,13 +352,22 @@ def parts_folder(output_uri: str) -> str:
 
 
 def error_budget(
-    max_errors: int | str | None, max_error_percent: float | str | None, early: int | None = None
+    max_errors: int | str | None,
+    max_error_percent: float | str | None,
+    early_records: int | str | None = None,
+    early_percent: float | str | None = None,
 ) -> "ErrorBudget":
-    """Return the budget of templated values."""
+    """Return the budget of templated values; InvalidRequestError for what is none."""
     from model_delivery_engine.batch.budget import ErrorBudget
+    from model_delivery_engine.errors import EngineError
 
-    return ErrorBudget(
-        whole_number("max_errors", max_errors),
-        number("max_error_percent", max_error_percent),
-        early,
-    )
+    percent = number("early_abort_percent", early_percent)
+    try:
+        return ErrorBudget(
+            whole_number("max_errors", max_errors),
+            number("max_error_percent", max_error_percent),
+            whole_number("early_abort_records", early_records),
+            50.0 if percent is None else percent,
+        )
+    except EngineError as error:
+        raise InvalidRequestError(str(error)) from error

@@ -7,7 +7,13 @@ from typing import Any
 from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.manifest import ResultsManifest
 from model_delivery_engine.batch.merge import publish, read_journals
-from model_delivery_engine.batch.pipeline import BatchOptions, ShardJob, ShardResult, run_shard
+from model_delivery_engine.batch.pipeline import (
+    BatchOptions,
+    ShardJob,
+    ShardResult,
+    run_shard,
+    shard_folder,
+)
 from model_delivery_engine.batch.planning import plan, positions
 from model_delivery_engine.bundle import Bundle
 
@@ -60,8 +66,16 @@ class Job:
             input_uri=self.uri,
             input_size=positions(self.storage, self.uri, self.options.input_format),
             results_uri=RESULTS, errors_uri=ERRORS, budget=self.budget,
-            output_format=self.options.output_format,
         )  # fmt: skip
+
+    def journals(self, index: int = 0) -> list[str]:
+        """Return the URIs of a shard's journals, one of each run that left one."""
+        return [each.uri for each in self.storage.list(f"{shard_folder(FOLDER, index)}/journal-")]
+
+    def forget(self, index: int = 0) -> None:
+        """Delete a shard's journals, so that it begins again."""
+        for uri in self.journals(index):
+            self.storage.delete(uri)
 
     def lines(self, uri: str = RESULTS) -> list[dict[str, Any]]:
         """Return the published lines, parsed."""

@@ -4,19 +4,23 @@ import csv
 import io
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from model_delivery_engine.batch.csv_lines import is_row
 from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, split_rows
 from model_delivery_engine.batch.formats import Compression
-from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.batch.journal import read_journal
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult, shard_folder
 from model_delivery_engine.batch.planning import plan
 from model_delivery_engine.batch.shards import Shard
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError
+from onnx import TensorProto, helper
 
-from tests.unit.engine.batch_job import ERRORS, Job
+from tests.unit.engine.batch_job import ERRORS, FOLDER, Job
+from tests.unit.engine.conftest import save_graph
 
 
 @pytest.fixture
@@ -157,3 +161,62 @@ def test_a_quote_that_is_never_closed_swallows_no_rows() -> None:
     assert split_rows(data, row) == [b'1,"open', b"2,b", b'3,"c"', b"4,d", b'5,"e\nf"']
     far = b'1,"open\n' + b"2,b\n" * (LONGEST_ROW_BYTES // 4) + b'3"\n'
     assert split_rows(far, row)[:2] == [b'1,"open', b"2,b"]
+
+
+@pytest.fixture
+def echo(tmp_path: Path, linear_bundle: Bundle) -> Bundle:
+    """Return a model that says the text it is given."""
+    path = save_graph(
+        tmp_path / "echo" / "model.onnx",
+        [helper.make_node("Identity", ["title"], ["said"])],
+        {"title": (TensorProto.STRING, ["n"])},
+        {"said": (TensorProto.STRING, ["n"])},
+    )
+    return replace(linear_bundle, model_path=path)
+
+
+def test_a_text_that_looks_like_a_number_is_a_text(tmp_path: Path, echo: Bundle) -> None:
+    titles = ["1984", "2001: A Space Odyssey", "[1]", "-", "1e5", "007"]
+    data = "year,title\n" + "".join(f"1990,{title}\n" for title in titles)
+    job = Job(tmp_path / "job", echo, uri="mem://in.csv")
+    assert job.run(data.encode()) == ShardResult(6, 6, 0)
+    job.publish()
+    assert [line["output"]["said"] for line in job.lines()] == titles
+    assert job.lines()[0]["input"] == {"year": 1990}
+
+
+def test_a_store_is_asked_for_each_byte_once(job: Job) -> None:
+    rows = as_csv(text_rows(5_000)).partition(b"\n")[2]
+    data = b"id,text,features\n" + rows * 8 + b'9,"never closed,[1,2,3,4]\n' + rows
+    assert job.run(data).records == 45_001
+    assert job.storage.read_bytes[job.uri] < 1.1 * len(data)
+
+
+def test_a_resume_of_the_last_part_reads_little_else(job: Job) -> None:
+    data = b"id,text,features\n" + as_csv(text_rows(5_000)).partition(b"\n")[2] * 20
+    job.run(data)
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    last = journal.parts.pop(max(journal.parts))
+    journal.complete = False
+    (uri,) = job.journals()
+    job.storage.put(uri, journal.to_json())
+    job.storage.read_bytes.clear()
+    assert job.run_one(0).records == 100_000
+    assert job.storage.read_bytes[job.uri] <= last.end - last.start + 70_000  # and the header
+
+
+def test_columns_of_a_pattern_keep_their_order_in_error_lines(
+    tmp_path: Path, linear_bundle: Bundle
+) -> None:
+    """JSON has no order of fields; a row's error line is still the row."""
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
+    job.options = BatchOptions(batch_size=64, input_fields={"f_*": "features"})
+    assert job.run(b"f_d,f_a,f_c,f_b\n4,1,3,2\n4,oops,3,2\n") == ShardResult(2, 1, 1)
+    job.publish()
+    good = job.lines()[0]["output"]
+    again = Job(tmp_path / "again", linear_bundle)
+    again.options = job.options
+    assert again.run(job.storage.get(ERRORS).replace(b'"oops"', b"1")) == ShardResult(1, 1, 0)
+    again.publish()
+    assert again.lines()[0]["output"] == good

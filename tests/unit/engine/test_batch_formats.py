@@ -5,6 +5,7 @@ import gzip
 import io
 import itertools
 import json
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import zstandard
 from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.compression import Member, PlainStream, compress
 from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputFormat
+from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.merge import (
     Destination,
     delete_parts,
@@ -25,7 +27,7 @@ from model_delivery_engine.batch.merge import (
     read_journals,
 )
 from model_delivery_engine.batch.parquet import ParquetSource
-from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult, shard_folder
 from model_delivery_engine.batch.shards import Shard
 from model_delivery_engine.batch.storage import version_of
 from model_delivery_engine.bundle import Bundle
@@ -93,6 +95,27 @@ def test_parquet_in_and_out(tmp_path: Path, linear_bundle: Bundle, group: int) -
     assert out["scores"][5].as_py() is None
     assert [each["error"]["offset"] for each in job.lines(ERRORS)] == [5, 17]
     assert "shape [2]" in out["error"][5].as_py()["reason"]
+
+
+def test_parts_of_parquet_are_cut_by_bytes_not_by_rows(
+    tmp_path: Path, linear_bundle: Bundle
+) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.parquet")
+    count = 2_000
+    notes = np.random.default_rng(0).bytes(count * 32_768)
+    table = pyarrow.table({
+        "note": pyarrow.FixedSizeBinaryArray.from_buffers(
+            pyarrow.binary(32_768), count, [None, pyarrow.py_buffer(notes)]
+        ),
+        "features": pyarrow.array([[1, 2, 3, 4]] * count, pyarrow.list_(pyarrow.float32())),
+    })  # fmt: skip
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, use_dictionary=False)
+    job.options = BatchOptions(batch_size=64, output_format=OutputFormat.PARQUET)
+    assert job.run(buffer.getvalue()).ok == count
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    assert journal.largest_part == pytest.approx(count * 32_768 / 128, rel=0.01)
 
 
 def test_what_json_cannot_spell_comes_out_of_parquet_as_text(
@@ -210,6 +233,26 @@ def test_compressed_output_is_one_stream(job: Job, kind: Compression) -> None:
         plain = reader.read()
     assert plain.count(b"\n") == 3000
     assert json.loads(plain.splitlines()[-1])["input"] == {"id": 2999}
+
+
+def test_zeros_after_a_gzip_stream_are_padding(tmp_path: Path, linear_bundle: Bundle) -> None:
+    job = Job(tmp_path / "job", linear_bundle, uri=URI + ".gz")
+    packed = compress(jsonl(), Compression.GZIP)
+    assert job.run(packed + bytes(100_000) + packed + bytes(9)) == ShardResult(6000, 6000, 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        ({"max_errors": -1}, "max_errors is -1; give 0 or more"),
+        ({"max_error_percent": 150}, "max_error_percent is 150; give 0 to 100"),
+        ({"early_abort_percent": -3}, "early_abort_percent is -3; give 0 to 100"),
+        ({"early_abort_records": -3}, "early_abort_records is -3; give 0 or more"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(limits: dict[str, Any], why: str) -> None:
+    with pytest.raises(BatchError, match=why):
+        ErrorBudget(**limits)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +373,24 @@ def test_the_shard_that_ends_last_holds_the_share(job: Job) -> None:
     assert job.run(shards=3).errors == 5
 
 
+def test_the_budget_asks_the_store_now_and_then(job: Job) -> None:
+    job.budget = ErrorBudget(max_errors=5000)
+    job.options = BatchOptions(batch_size=512)
+    asked, list_ = [], job.storage.list
+
+    def slow_list(prefix: str) -> Any:
+        if "/tallies/" in prefix:
+            asked.append(prefix)
+            time.sleep(0.1)
+        return list_(prefix)
+
+    job.storage.list = slow_list  # type: ignore[method-assign]
+    assert job.run(jsonl() * 20).records == 60_000
+    assert len([each for each in job.storage.list(f"{FOLDER}/") if "part-" in each.uri]) > 10
+    assert len(asked) <= 5
+    assert _tallied(job) == [(60_000, 0, 1)]
+
+
 def test_what_a_job_before_left_does_not_count(job: Job) -> None:
     job.budget = ErrorBudget(max_errors=4)
     with pytest.raises(BudgetError):
@@ -375,7 +436,7 @@ def test_a_job_of_bad_records_ends_early(job: Job) -> None:
 
 def test_the_manifest_names_a_missing_shard(job: Job) -> None:
     job.run(jsonl(), shards=3)
-    job.storage.delete(f"{FOLDER}/shard-00001/journal.json")
+    job.forget(1)
     with pytest.raises(BatchError, match="shard-00001 has no journal; run that shard first"):
         job.publish()
 
@@ -424,7 +485,7 @@ def test_the_disk_is_full(job: Job) -> None:
     path = job.storage.path(job.storage.put(URI, jsonl()))
     part = PartData(Part(0, 0, len(jsonl())), path, 0, len(jsonl()), spooled=False)
     with pytest.raises(DiskFullError, match=r"no space left on the disk .* set TMPDIR"):
-        PartRunner(work).run(part, 64)
+        PartRunner(work).run(part, 64, _keep)
 
 
 def test_a_worker_process_that_dies_is_named(job: Job) -> None:
@@ -437,9 +498,13 @@ def test_a_worker_process_that_dies_is_named(job: Job) -> None:
         pool._all[0]._process.kill()
         path = job.storage.path(job.storage.put(URI, jsonl()))
         part = PartData(Part(0, 0, 50), path, 0, len(jsonl()), spooled=False)
-        assert pool.run(part, 64).ok == 3000  # by a new one
+        assert pool.run(part, 64, _keep).ok == 3000  # by a new one
     finally:
         pool.close()
+
+
+def _keep(_file: object) -> None:
+    """Leave a file in the spool."""
 
 
 def _work(job: Job):  # noqa: ANN202

@@ -8,17 +8,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from model_delivery_engine.batch.images import list_objects
+from model_delivery_engine.batch.images import Layout, list_objects
 from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.manifest import ResultsManifest
 from model_delivery_engine.batch.parts import LARGEST_PART_BYTES
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult, shard_folder
 from model_delivery_engine.bundle import Bundle, Manifest, open_bundle
 from model_delivery_engine.errors import BatchError
+from model_delivery_engine.tensors import TensorSpec
 from onnx import TensorProto, helper
 
 from tests.unit.engine.batch_job import ERRORS, FOLDER, Job
 from tests.unit.engine.conftest import save_graph
+from tests.unit.engine.file_storage import Info
 
 LISTING = "mem://listing.jsonl"
 IMAGES = "mem://images/"
@@ -88,7 +90,7 @@ def test_images(tmp_path: Path, means: Bundle, local: bool) -> None:
         job.storage.put(f"mem://images/{name}.png", png)
     again = Job(job.storage.root, means, uri=ERRORS, local=local)
     again.options = job.options
-    again.storage.delete(f"{FOLDER}/shard-00000/journal.json")
+    again.forget()
     assert again.run() == ShardResult(4, 3, 1)
 
 
@@ -188,3 +190,16 @@ def test_what_an_object_may_be(
         assert "larger than the 5 bytes that the listing states" in reasons[1]
         assert "does not exist" in reasons[2]
         assert "does not exist" in reasons[3]
+
+
+def test_what_a_console_leaves_for_a_folder_is_no_image(tmp_path: Path, means: Bundle) -> None:
+    job = job_of(tmp_path / "job", means, 2)
+    marker = Info(IMAGES, 0, "none")
+    named = list_objects([marker, *job.storage.list(IMAGES), Info(f"{IMAGES}x/", 3, "some")])
+    uris = [json.loads(line)["uri"] for line in named]
+    assert uris == [f"{IMAGES}000.png", f"{IMAGES}001.png", f"{IMAGES}x/"]
+
+
+def test_an_input_that_cannot_hold_pixels_is_refused() -> None:
+    with pytest.raises(BatchError, match="is INT8, which cannot hold the pixels"):
+        Layout.of(TensorSpec("image", "INT8", (-1, 8, 8, 3)))

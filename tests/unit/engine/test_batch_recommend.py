@@ -1,21 +1,29 @@
 """Recommenders: every recipe against plain numpy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow.parquet
 import pytest
-from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
+from model_delivery_engine.batch.journal import read_journal
+from model_delivery_engine.batch.parts import Part, PartData
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult, shard_folder
+from model_delivery_engine.batch.pool import Processes
 from model_delivery_engine.batch.recipes import Recipe, is_recommender, recipe_of
 from model_delivery_engine.batch.recommend import Recommendations, _plain_lines
 from model_delivery_engine.batch.recommender_bundle import write_recommender_bundle
 from model_delivery_engine.batch.recommender_model import write_recommender
+from model_delivery_engine.batch.runner import Work
+from model_delivery_engine.batch.sinks import FILE_BYTES, PartFile
 from model_delivery_engine.errors import BatchError
 
-from tests.unit.engine.batch_job import ERRORS, Job
+from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
 
 USERS = [f"u{n}" for n in range(1000)]
 ITEMS = [f'i"{n},[' for n in range(300)]  # ids with what JSON has to escape
@@ -122,8 +130,9 @@ def test_a_ranking_drops_what_the_filter_leaves_out_and_keeps_the_rest(tmp_path:
     scores = (USER_FACTORS @ ITEM_FACTORS.T)[7, 20:60]
     expected = [ITEMS[20 + n] for n in np.argsort(-scores)]
     assert ranked["output"]["recommendedItems"] == expected  # all 40, not 25
-    assert empty["error"]["reason"] == "the filter leaves no item of itemList"
-    assert long["error"]["reason"] == "itemList has 750 items; a ranking takes 500"
+    assert "User error: the filter leaves no item of itemList (" in empty["error"]
+    assert "itemList has 750 items; a ranking takes 500 (" in long["error"]
+    assert empty["output"] == long["output"] == {"recommendedItems": []}
 
 
 def test_what_a_filter_leaves_out_is_never_recommended(tmp_path: Path) -> None:
@@ -144,6 +153,11 @@ def test_bad_lines_are_error_lines_that_can_be_put_right(tmp_path: Path) -> None
     reasons = [line["error"]["reason"] for line in job.lines(ERRORS)]
     assert reasons[0] == "userId 'nobody' is unknown to the recommender"
     assert reasons[1] == reasons[3] == "field 'userId' is missing or no text"
+    assert job.lines()[1] == {  # as the service has it
+        "input": {"userId": "nobody"},
+        "output": {"recommendedItems": []},
+        "error": f"User error: {reasons[0]} ({job.uri}, byte {offsets[0]})",
+    }
     again = job_of(tmp_path / "again", Recipe.USER_PERSONALIZATION)
     assert again.run(job.storage.get(ERRORS).replace(b"nobody", b"u9")) == ShardResult(5, 1, 4)
 
@@ -167,3 +181,88 @@ def test_a_model_without_ids_is_no_recommender(job: Job) -> None:
     job.options = BatchOptions(recommendations=Recommendations())
     with pytest.raises(BatchError, match="is no recommender"):
         job.run(b'{"userId":"u1"}\n')
+
+
+# What is answered may be a thousand times as long as what is asked.
+
+
+@pytest.mark.parametrize("form", OutputFormat)
+def test_many_answers_are_several_files(
+    tmp_path: Path, form: OutputFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = lines([{"userId": name} for name in [*USERS, "nobody"]] * 4)
+
+    def run(folder: Path) -> tuple[Job, list[int]]:
+        job = job_of(folder, Recipe.USER_PERSONALIZATION, results=300)
+        job.options = replace(job.options, output_format=form)
+        sizes, take = [], job.storage.take
+
+        def measuring_take(path: Path, uri: str) -> None:
+            sizes.append(sum(each.stat().st_size for each in path.parent.iterdir()))
+            take(path, uri)
+
+        job.storage.take = measuring_take  # type: ignore[method-assign]
+        assert job.run(data) == ShardResult(4004, 4000, 4)
+        job.publish()
+        return job, sizes
+
+    whole, _ = run(tmp_path / "whole")
+    monkeypatch.setattr("model_delivery_engine.batch.sinks.FILE_BYTES", 500_000)
+    job, sizes = run(tmp_path / "cut")
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    assert max(len(part.answers) for part in journal.parts.values()) > 10
+    assert max(each.size for part in journal.parts.values() for each in part.answers) < 1_000_000
+    assert max(sizes) < 1_500_000
+    assert job.storage.get(ERRORS) == whole.storage.get(ERRORS)
+    if form == OutputFormat.JSONL:
+        assert job.storage.get(RESULTS) == whole.storage.get(RESULTS)
+    else:
+        tables = [pyarrow.parquet.read_table(each.storage.path(RESULTS)) for each in (job, whole)]
+        assert tables[0].equals(tables[1])
+
+
+def test_a_process_hands_over_while_it_goes_on(tmp_path: Path) -> None:
+    job = job_of(tmp_path, Recipe.USER_PERSONALIZATION, results=300)
+    data = lines([{"userId": name} for name in USERS]) * 16
+    path = job.storage.path(job.storage.put(URI, data))
+    work = Work(
+        tmp_path / "user-personalization.onnx", "films", URI, InputFormat.JSONL,
+        OutputFormat.JSONL, Compression.NONE, tmp_path, recommendations=Recommendations(300),
+    )  # fmt: skip
+    part = PartData(Part(0, 0, len(data)), path, 0, len(data), spooled=False)
+    pool, found = Processes(work, 1), []
+
+    def keep(file: PartFile) -> None:
+        assert file.path.stat().st_size == file.size
+        found.append(file)
+        file.path.unlink()
+
+    def fail(_file: PartFile) -> None:
+        raise ConnectionResetError("the store hung up")
+
+    try:
+        with pytest.raises(ConnectionResetError):
+            pool.run(part, 256, fail)
+        outcome = pool.run(part, 256, keep)  # by a new process: the first was in the middle of it
+    finally:
+        pool.close()
+    assert outcome.ok == 16_000
+    files = [*found, *outcome.files]
+    assert [file.number for file in files] == list(range(len(files)))
+    assert len(files) > 1
+    assert all(FILE_BYTES <= file.size < 1.1 * FILE_BYTES for file in found)
+
+
+def test_a_model_that_onnx_cannot_hold_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_delivery_engine.batch.recommender_model._MOST_BYTES", 80_000)
+    with pytest.raises(BatchError, match="1000 users and 300 items make a model of"):
+        job_of(tmp_path, Recipe.USER_PERSONALIZATION)
+
+
+def test_users_beyond_number_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_delivery_engine.batch.recommend._MOST_KNOWN", 10)
+    job = job_of(tmp_path, Recipe.USER_PERSONALIZATION)
+    assert job.run(lines([{"userId": name} for name in USERS])) == ShardResult(1000, 1000, 0)

@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from model_delivery_engine.batch.formats import OutputFormat
+from model_delivery_engine.batch.json_lines import JsonLines
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.batch.records import RecordParser
 from model_delivery_engine.bundle import Bundle, Manifest, open_bundle
 from model_delivery_engine.errors import BatchError
+from model_delivery_engine.tensors import TensorSpec
 from onnx import TensorProto, helper
 
 from tests.unit.engine.batch_job import ERRORS, RESULTS, URI, Job
@@ -52,6 +55,8 @@ def test_answers_come_in_order_and_equal_numpy(job: Job, batch_size: int) -> Non
         ('{"features": [1, 2, [3], 4]}', "not a regular array"),
         ('{"features": ["1", "2", "3", "4"]}', "does not hold FP32"),
         ('{"features": [true, false, true, true]}', "does not hold FP32"),
+        ('{"features": [1, true, 3, 4]}', "holds values of several kinds"),
+        ('{"features": [1, "2", 3, 4]}', "does not hold FP32"),
         ('{"features": null}', "does not hold FP32"),
         ('{"features": [1, 2, NaN, 4]}', "not JSON"),
         ('{"features": [1, 2, 3, 4], "w": 1e999}', "infinity"),
@@ -271,3 +276,40 @@ def test_an_error_line_without_a_record_is_one_again(job: Job) -> None:
     _, lines = job.answers(envelope(base64="//4=").encode() + b"\n" + envelope().encode())
     assert [each["error"]["uri"] for each in lines] == ["mem://first"] * 2
     assert lines[0]["error"]["base64"] == "//4="
+
+
+def test_fields_of_a_pattern_are_taken_by_their_numbers(job: Job) -> None:
+    fields = {"f1": 1, "f10": 4, "f2": 2, "f9": 3}
+    orders = [list(fields), list(reversed(fields)), sorted(fields)]
+    records = [{name: fields[name] for name in order} for order in orders]
+    data = "".join(json.dumps(each) + "\n" for each in [*records, {"fa": 1, "fb": 2}])
+    result, lines = job.answers(data.encode(), input_fields={"f*": "features"})
+    assert result == ShardResult(4, 3, 1)
+    expected = linear([[1, 2, 3, 4]] * 3)
+    np.testing.assert_allclose([each["output"]["scores"] for each in lines[:3]], expected, 1e-4)
+    assert "the fields of 'f*' have no order in JSON" in lines[3]["error"]["reason"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_record(job: Job) -> None:
+    good = record(0, [1, 2, 3, 4])
+    result, lines = job.answers(b"\xef\xbb\xbf" + f"{good}\n{{}}\n".encode())
+    assert result == ShardResult(2, 1, 1)
+    assert lines[1]["error"]["offset"] == 3 + len(good) + 1
+
+
+def test_a_records_numbers_do_not_depend_on_its_neighbours(job: Job) -> None:
+    """A whole number that a double has no place for, on the way to a float."""
+    spec = TensorSpec("x", "FP32", (-1, 2))
+    parser = RecordParser([spec], None)
+    line = b'{"x": [1152921573326323713, 1]}'
+    fast, _ = JsonLines(parser, URI).read([line, line], 0)
+    slow, _ = JsonLines(parser, URI).read([line, b"bad"], 0)
+    np.testing.assert_array_equal(fast.tensors["x"][:1], slow.tensors["x"])
+
+
+def test_a_text_keeps_a_zero_at_its_end() -> None:
+    spec = TensorSpec("x", "BYTES", (-1, 2))
+    parsed = RecordParser([spec], None).parse(0, b'{"x": ["a\\u0000", "b"]}')
+    assert parsed.tensors["x"].tolist() == ["a\0", "b"]
+    for mixed in (b'{"x": ["a", 1.1]}', b'{"x": ["a", true]}', b'{"x": ["a", null]}'):
+        assert "does not hold BYTES" in str(RecordParser([spec], None).parse(0, mixed).reason)

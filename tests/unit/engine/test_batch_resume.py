@@ -102,7 +102,7 @@ def test_the_journal_is_written_rarely_where_that_takes_long(job: Job) -> None:
     assert journal is not None
     assert journal.complete
     assert len(journal.parts) > 10
-    assert len([uri for uri in written if uri.endswith("journal.json")]) <= 4
+    assert len([uri for uri in written if "/journal-" in uri]) <= 4
 
 
 def test_nothing_is_visible_before_the_job_is_complete(job: Job, data: bytes) -> None:
@@ -126,7 +126,8 @@ def test_a_job_almost_done_reads_almost_nothing(job: Job) -> None:
     for index in lost:
         del journal.parts[index]
     journal.complete = False
-    job.storage.put(f"{shard_folder(FOLDER, 0)}/journal.json", journal.to_json())
+    (uri,) = job.journals()
+    job.storage.put(uri, journal.to_json())
     job.storage.read_bytes.clear()
     assert job.run_one(0).records == 250_000
     assert 0 < job.storage.read_bytes[URI] <= size * 0.04
@@ -146,6 +147,43 @@ def test_a_resumed_jobs_progress_is_that_of_the_job(
     (done,) = (line for line in again.told if "is complete" in line)
     assert ": 40000 records, " in done
     assert done.endswith(f"100.0 %, 0 s left, {bad} failed")
+
+
+def test_a_run_that_outlives_its_successor_does_no_harm(job: Job, data: bytes) -> None:
+    """It is in the middle of the shard when the other begins, and goes on when that has ended."""
+    whole = Job(job.storage.root / "whole", job.bundle)
+    whole.run(data)
+    successor = Job(job.storage.root, job.bundle)
+    take, taken = job.storage.take, iter(range(99))
+
+    def overtaken_take(path: Path, uri: str) -> None:
+        number = next(taken)
+        if number == 3:
+            assert successor.run().records == 20_000
+        if number == 9:
+            raise KilledError
+        take(path, uri)
+
+    job.storage.take = overtaken_take  # type: ignore[method-assign]
+    with pytest.raises(KilledError):
+        job.run(data)
+    assert len(job.journals()) == 2
+    assert published(job) == published(whole)
+    job.storage.take = take  # type: ignore[method-assign]
+    job.storage.read_bytes.clear()
+    assert job.run().records == 20_000
+    assert URI not in job.storage.read_bytes
+
+
+def test_a_resume_takes_the_journal_before_over(job: Job, data: bytes) -> None:
+    job.storage.put(URI, data)
+    for write in (3, 5, 7):
+        kill_at(job, write)
+        with pytest.raises(KilledError):
+            job.run()
+        job = Job(job.storage.root, job.bundle)
+    assert job.run().records == 20_000
+    assert len(job.journals()) == 1
 
 
 def test_a_complete_shard_is_not_run_again(job: Job, data: bytes) -> None:
@@ -215,7 +253,7 @@ def test_no_part_is_of_an_input_that_was_there_for_a_while(
 def test_shards_of_two_versions_of_an_input_are_not_merged(job: Job, data: bytes) -> None:
     job.storage.put(URI, data)
     job.run(shards=2)
-    job.storage.delete(f"{FOLDER}/shard-00001/journal.json")
+    job.forget(1)
     job.storage.put(URI, data.replace(b"0.1", b"9.9"))  # of the same size
     job.run_one(1)
     with pytest.raises(BatchError, match="2 versions of the input"):
@@ -265,7 +303,7 @@ def test_a_run_that_is_stopped_starts_nothing_more(
     monkeypatch.setattr(job.storage, "take", counting_take)
     before = signal.signal(signal.SIGUSR1, _raise_killed)
     # Journals are dear here, so that what is done is noted late.
-    monkeypatch.setattr("model_delivery_engine.batch.pipeline._NOTE_SHARE", 1_000_000)
+    monkeypatch.setattr("model_delivery_engine.batch.pace._SHARE", 1_000_000)
     task = ShardJob(job.shards[0], linear_bundle, FOLDER, job.options, processes=2)
     with pytest.raises(StoppedError if by == "event" else KilledError):
         run_shard(task, job.storage, job.told.append, stop)
@@ -274,7 +312,7 @@ def test_a_run_that_is_stopped_starts_nothing_more(
     assert all(process.poll() is not None for process in pool.processes)
     journal = read_journal(job.storage, shard_folder(FOLDER, 0))
     assert journal is not None
-    done = {part.answers.name for part in journal.parts.values()}
+    done = {each.name for part in journal.parts.values() for each in part.answers}
     assert done == {uri.rpartition("/")[2] for uri in taken if "/part-" in uri}
     stop.clear()
     assert run_shard(task, job.storage).records == 200_000

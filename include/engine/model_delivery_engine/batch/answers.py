@@ -5,7 +5,7 @@
 without one: that line is itself valid input.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import orjson
@@ -17,13 +17,23 @@ from model_delivery_engine.tensors import Array
 NO_LABELS: Mapping[str, Labels] = {}
 
 
-def json_text(answers: Answers, labels: Mapping[str, Labels] = NO_LABELS) -> bytes:
+def error_line(fault: Fault) -> bytes:
+    """Return the line of a record without an answer."""
+    return b'{"input":%b,"output":null,"error":%b}\n' % (fault.record, orjson.dumps(fault.error()))
+
+
+def json_text(
+    answers: Answers,
+    labels: Mapping[str, Labels] = NO_LABELS,
+    without_answer: Callable[[Fault], bytes] = error_line,
+) -> bytes:
     """Return one line for each record, in order, each with its line end.
 
     :param labels: outputs that hold places of texts, and the texts (default: none)
+    :param without_answer: writes the line of a record that has none
     """
     if answers.faults:
-        return b"".join(_lines_with_faults(answers, labels))
+        return b"".join(_lines_with_faults(answers, labels, without_answer))
     if not answers.count:
         return b""
     between, columns = _layout(answers, labels)
@@ -58,22 +68,16 @@ def _layout(
     return between, columns
 
 
-def _lines_with_faults(answers: Answers, labels: Mapping[str, Labels]) -> Iterator[bytes]:
+def _lines_with_faults(
+    answers: Answers, labels: Mapping[str, Labels], without_answer: Callable[[Fault], bytes]
+) -> Iterator[bytes]:
     between, columns = _layout(answers, labels)
     template = b"%b".join(each.replace(b"%", b"%%") for each in between)
     rows = zip(answers.echoes, *columns, strict=True)
-    return _in_order(answers, (template % row for row in rows))
-
-
-def _in_order(answers: Answers, answered: Iterator[bytes]) -> Iterator[bytes]:
+    answered = (template % row for row in rows)
     for place in range(answers.count):
         fault = answers.faults.get(place)
-        yield next(answered) if fault is None else error_line(fault)
-
-
-def error_line(fault: Fault) -> bytes:
-    """Return the line of a record without an answer."""
-    return b'{"input":%b,"output":null,"error":%b}\n' % (fault.record, orjson.dumps(fault.error()))
+        yield next(answered) if fault is None else without_answer(fault)
 
 
 def json_rows(array: Array) -> tuple[bytes, Sequence[bytes], bytes]:

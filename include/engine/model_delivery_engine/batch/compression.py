@@ -54,6 +54,7 @@ class PlainStream:
         self._chunks = chunks
         self._make = _DECOMPRESSORS[compression]
         self._slice = _SLICES[compression]
+        self._padded = compression == Compression.GZIP  # perhaps, by zeros between its members
         self._what = f"{uri}: {compression}"
         self.member = member
 
@@ -63,6 +64,11 @@ class PlainStream:
         decompressor: _Decompressor | None = None
         for data in _slices(self._chunks, self._slice):
             while data:
+                if decompressor is None and self._padded:
+                    padding = len(data) - len(data.lstrip(b"\0"))
+                    compressed, data = compressed + padding, data[padding:]
+                    if not data:
+                        break
                 if decompressor is None:
                     self.member = Member(compressed, plain)
                     decompressor = self._make()

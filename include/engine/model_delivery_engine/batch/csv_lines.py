@@ -1,4 +1,7 @@
-"""CSV into batches: a header, then one row a record. A cell is JSON where its input is a number."""
+"""CSV into batches: a header, then one row a record.
+
+A cell that is a JSON number or list is one, but for an input that takes a text.
+"""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +32,7 @@ class CsvLines(PartReader):
         self._uri = uri
         self._columns = header_columns(header, uri)
         self._is_row = is_row(len(self._columns))
+        self._readers = [_as_text if parser.is_text(name) else _cell for name in self._columns]
         self._names = [orjson.dumps(name) + b":" for name in self._columns]
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
@@ -60,31 +64,34 @@ class CsvLines(PartReader):
 
         def fault_of(place: int, reason: str) -> Fault:
             at, row = records_of(rows, start)[place]
-            return Fault(reason, self._uri, at, self._text(map(_cell, parse_row(row))))
+            return Fault(reason, self._uri, at, self._text(self._cells(parse_row(row))))
 
         return Batch(count, echoes, tensors, fault_of, faults), len(rows) - count
 
     def _parse(self, row: bytes, offset: int) -> tuple[Record, bytes] | Fault:
         try:
-            cells = [_cell(cell) for cell in parse_row(row)]
+            texts = parse_row(row)
         except ValueError as error:
             hint = ""
             if QUOTE in row and ends_open(row):
                 hint = "; a line break inside quotes must leave a row of as many cells as columns"
             return Fault(f"not a CSV row: {error}{hint}", self._uri, offset, *record_text(row))
-        if len(cells) != len(self._columns):
-            reason = f"{len(cells)} cells in a row of {len(self._columns)} columns"
+        if len(texts) != len(self._columns):
+            reason = f"{len(texts)} cells in a row of {len(self._columns)} columns"
             return Fault(reason, self._uri, offset, *record_text(row))
+        cells = self._cells(texts)
         values = {name: value for name, (value, _) in zip(self._columns, cells, strict=True)}
         parsed = self._parser.parse_fields(offset, values)
         if parsed.reason is None:
             return parsed, self._text(cells, parsed.fields or {})
         return Fault(parsed.reason, self._uri, offset, self._text(cells))
 
+    def _cells(self, texts: Sequence[str]) -> list[tuple[Any, bytes]]:
+        return [read(text) for read, text in zip(self._readers, texts, strict=True)]
+
     def _text(
-        self, cells: Iterator[tuple[Any, bytes]] | Sequence[tuple[Any, bytes]],
-        kept: Mapping[str, Any] | None = None,
-    ) -> bytes:  # fmt: skip
+        self, cells: Sequence[tuple[Any, bytes]], kept: Mapping[str, Any] | None = None
+    ) -> bytes:
         """Return a row as JSON text, each cell as it stands there.
 
         :param kept: the columns to write (default: all)
@@ -137,4 +144,8 @@ def _cell(cell: str) -> tuple[Any, bytes]:
             return value, text if cell.isprintable() else write_json(value)
         except ValueError:
             pass
+    return _as_text(cell)
+
+
+def _as_text(cell: str) -> tuple[str, bytes]:
     return cell, orjson.dumps(cell)

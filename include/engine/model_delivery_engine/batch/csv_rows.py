@@ -35,6 +35,9 @@ def row_end(data: bytes, wanted: int, is_row: IsRow) -> int | None:
     :param data: begins where a row does, and goes on for `LONGEST_ROW_BYTES` after ``wanted`` or to
         the end of the object
     """
+    line = data.find(b"\n", max(wanted - 1, 0)) + 1
+    if line and data.find(QUOTE, 0, line) < 0:
+        return line
     end = 0
     for row in split_rows(data, is_row):
         end += len(row) + 1

@@ -42,8 +42,13 @@ _CHANNELS = {1: "grey", 3: "colour"}
 
 
 def list_objects(objects: Iterable[ObjectInfo]) -> Iterator[bytes]:
-    """Return the lines of an image batch's input: ``{"uri", "size", "etag"}`` for each object."""
+    """Return the lines of an image batch's input: ``{"uri", "size", "etag"}`` for each object.
+
+    What consoles leave for a folder, an object without bytes whose name ends in a slash, is none.
+    """
     for each in objects:
+        if each.uri.endswith("/") and not each.size:
+            continue
         yield orjson.dumps({"uri": each.uri, "size": each.size, "etag": each.etag}) + b"\n"
 
 
@@ -104,6 +109,11 @@ class Layout:
     def of(cls, spec: TensorSpec) -> "Layout":
         """Read it from a model's input; BatchError for an input that takes no image."""
         shape = spec.shape[1:]
+        if spec.dtype in ("INT8", "BOOL", "BYTES"):  # pixels are 0 to 255
+            raise BatchError(
+                f"input {spec.name!r} is {spec.dtype}, which cannot hold the pixels of an image; "
+                "export the model with a UINT8 or a float input"
+            )
         if len(shape) == 3 and shape[0] in _CHANNELS:
             return cls(shape[0], shape[1], shape[2], channels_first=True)
         if len(shape) == 3 and shape[2] in _CHANNELS:

@@ -1,11 +1,16 @@
 """The journal of one shard: what is done, and of what. It lies in storage, so any worker resumes.
 
-It is written anew as one object, after each part or, where there are many, every few of them, when
-their own objects are there: a kill between costs those parts again, whose objects are then written
-over with the same bytes.
+Each run writes a journal of its own, and reads those of all runs together: parts are the same
+whoever ran them, so what any of them noted is done. A run that is taken for dead, and is not, can
+thus undo nothing of its successor's.
+
+A journal is written anew as one object, after each part or, where there are many, every few of
+them, when their own objects are there: a kill between costs those parts again, whose objects are
+then written over with the same bytes.
 """
 
 import dataclasses
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +21,8 @@ from model_delivery_engine.batch.compression import Member
 from model_delivery_engine.batch.storage import Storage, read_bytes
 from model_delivery_engine.errors import BatchError
 
-_VERSION = 3
+_VERSION = 4
+_PREFIX = "journal-"
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class JournalObject:
 
 @dataclass(frozen=True)
 class JournalPart:
-    """One part that is done."""
+    """One part that is done; where its answers are many, they are several objects, in order."""
 
     index: int
     start: int
@@ -40,8 +46,8 @@ class JournalPart:
     errors: int
     skipped: int
     input_digest: str
-    answers: JournalObject
-    error_lines: JournalObject | None
+    answers: tuple[JournalObject, ...]
+    error_lines: tuple[JournalObject, ...]
 
 
 @dataclass
@@ -52,6 +58,9 @@ class Journal:
         refused, and so is a merge of shards that differ in more than their ranges
     :param batch_size: records in one run of the model, fixed when the shard was begun
     :param largest_part: size that parts grow to, bytes, fixed likewise
+    :param output_format: of the parts' answers
+    :param output_compression: likewise
+    :param end: the position where the input ended; None until that was read
     :param parts: the parts done, by index; a kill may leave gaps
     :param members: compressed members where parts may be entered, by part index
     """
@@ -60,7 +69,10 @@ class Journal:
     shard: dict[str, Any]
     batch_size: int
     largest_part: int
+    output_format: str
+    output_compression: str
     complete: bool = False
+    end: int | None = None
     parts: dict[int, JournalPart] = field(default_factory=dict)
     members: dict[int, Member] = field(default_factory=dict)
 
@@ -79,7 +91,7 @@ class Journal:
         """Read a journal; raises KeyError, TypeError or ValueError for anything else."""
         data = orjson.loads(text)
         if data.pop("version") != _VERSION:
-            raise ValueError("another version")
+            raise ValueError("of another release")
         parts = [_part(each) for each in data.pop("parts")]
         members = {each.pop("index"): Member(**each) for each in data.pop("members")}
         return cls(**data, parts={part.index: part for part in parts}, members=members)
@@ -89,36 +101,94 @@ class Journal:
         names = ("records", "ok", "errors", "skipped")
         return {name: sum(getattr(p, name) for p in self.parts.values()) for name in names}
 
+    def _begun_as(self) -> tuple[object, ...]:
+        """Return what two runs of a shard have in common, so that their parts are the same."""
+        return (
+            self.identity, self.shard, self.batch_size, self.largest_part, self.output_format,
+            self.output_compression,
+        )  # fmt: skip
+
+    def joined(self, other: "Journal") -> "Journal":
+        """Return what either of two runs has done; ValueError where they were begun differently."""
+        if self._begun_as() != other._begun_as():
+            raise ValueError("two runs at a time began it, each in its own way")
+        return dataclasses.replace(
+            self,
+            complete=self.complete or other.complete,
+            end=other.end if self.end is None else self.end,
+            parts=self.parts | other.parts,
+            members=self.members | other.members,
+        )
+
 
 def _part(data: dict[str, Any]) -> JournalPart:
-    answers = JournalObject(**data.pop("answers"))
-    errors = data.pop("error_lines")
+    answers, errors = data.pop("answers"), data.pop("error_lines")
     return JournalPart(
-        **data, answers=answers, error_lines=None if errors is None else JournalObject(**errors)
+        **data,
+        answers=tuple(JournalObject(**each) for each in answers),
+        error_lines=tuple(JournalObject(**each) for each in errors),
     )
 
 
-def journal_uri(folder: str) -> str:
-    """Return where a shard's journal lies."""
-    return f"{folder}/journal.json"
+def is_journal(uri: str) -> bool:
+    """Tell a journal by its name."""
+    return uri.rpartition("/")[2].startswith(_PREFIX)
 
 
-def write_journal(storage: Storage, folder: str, journal: Journal) -> None:
-    """Put the journal, in place of the one before."""
-    storage.write_stream(journal_uri(folder), [journal.to_json()])
+class JournalWriter:
+    """Writes one run's journal, and deletes those of earlier runs that it has taken over.
+
+    :param folder: the shard's
+    """
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage = storage
+        self._uri = f"{folder}/{_PREFIX}{secrets.token_hex(4)}.json"
+        self._taken_over = _journal_uris(storage, folder)
+
+    def write(self, journal: Journal) -> None:
+        """Put the journal, in place of this run's before.
+
+        :param journal: holds all that `read_journal` returned after this object was made
+        """
+        self._storage.write_stream(self._uri, [journal.to_json()])
+        while self._taken_over:
+            self._storage.delete(self._taken_over.pop())
 
 
 def read_journal(storage: Storage, folder: str) -> Journal | None:
-    """Return a shard's journal, or None where none was begun; BatchError for a broken one."""
-    uri = journal_uri(folder)
-    if not storage.exists(uri):
-        return None
+    """Return what all runs of a shard have done, or None where none was begun.
+
+    :raises BatchError: a broken journal, or runs that were begun differently
+    """
     try:
-        return Journal.from_json(read_bytes(storage, uri))
+        found = [Journal.from_json(text) for text in _texts(storage, folder)]
+        if not found:
+            return None
+        first, *others = found
+        for each in others:
+            first = first.joined(each)
     except (KeyError, TypeError, ValueError) as error:
         raise BatchError(
-            f"{uri} is no journal of this release ({error}); delete {folder}/ to begin again"
+            f"{folder}: there is no going on from its journals ({error}); delete that folder to "
+            "begin again"
         ) from error
+    return first
+
+
+def _texts(storage: Storage, folder: str) -> list[bytes]:
+    while True:
+        uris = _journal_uris(storage, folder)
+        try:
+            return [read_bytes(storage, uri) for uri in uris]
+        except Exception:  # the store's own error, whatever its type
+            if all(map(storage.exists, uris)):
+                raise
+            # Another run has taken one over meanwhile: its own holds what that one held.
+
+
+def _journal_uris(storage: Storage, folder: str) -> list[str]:
+    return [each.uri for each in storage.list(f"{folder}/{_PREFIX}")]
 
 
 def check_identity(journal: Journal, identity: Mapping[str, str], folder: str) -> None:

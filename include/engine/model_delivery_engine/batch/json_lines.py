@@ -19,6 +19,7 @@ from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 _SLAB = 64 * 1024
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_FEED = ord("\n")
 _ENVELOPE = {"input", "output", "error"}
 _OFFSETS = 2**63  # Parquet's column of them is INT64
@@ -37,8 +38,10 @@ def batched_lines(data: bytes, start: int, size: int) -> Iterator[tuple[int, Seq
     """Cut a part into lines, and those into batches; each with the position of its first line.
 
     A slab at a time becomes lines: all of a part's lines at once would not stay in the cache until
-    they are read.
+    they are read. A byte order mark before an object's first line is no part of it.
     """
+    if not start and data.startswith(_BYTE_ORDER_MARK):
+        start, data = len(_BYTE_ORDER_MARK), data[len(_BYTE_ORDER_MARK) :]
     count = _count_lines(data)
     lines: list[bytes] = []
     offset, slab = start, 0
@@ -147,7 +150,7 @@ class JsonLines(PartReader):
     def _parse(self, offset: int, line: bytes) -> Record:
         record = self._parser.parse(offset, line)
         if record.reason is not None and (origin := open_envelope(line)):
-            record = self._parser.parse(offset, origin[0])
+            record = self._parser.parse(offset, origin[0], ordered=True)
         return record
 
 

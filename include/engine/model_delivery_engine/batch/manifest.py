@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from model_delivery_engine.batch.formats import Compression, OutputFormat, compression_of
 from model_delivery_engine.batch.journal import Journal, JournalPart
 from model_delivery_engine.batch.shards import Shard
 from model_delivery_engine.digest import digest_bytes
@@ -33,6 +34,14 @@ class ShardCount:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What was published under a name: bytes, and SHA-256."""
+
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class ResultsManifest:
     """What ``results/manifest.json`` holds: ``records`` = ``ok`` + ``errors``.
 
@@ -43,6 +52,10 @@ class ResultsManifest:
     :param configuration_digest: digest of how it was asked
     :param skipped: blank lines, which are no records
     :param shards: every shard, in order, covering the object from its first to its last position
+    :param output_format: of the results
+    :param output_compression: of results and error lines
+    :param results: the results' object; None until they are published
+    :param error_lines: the error lines' object, likewise
     """
 
     input_uri: str
@@ -55,7 +68,11 @@ class ResultsManifest:
     errors: int
     skipped: int
     shards: tuple[ShardCount, ...]
-    schema_version: int = 2
+    output_format: str
+    output_compression: str
+    results: Published | None = None
+    error_lines: Published | None = None
+    schema_version: int = 3
 
     def to_json(self) -> str:
         """Return the manifest as JSON with sorted keys."""
@@ -84,21 +101,26 @@ def merge_journals(
         input_digest=_digest([part.input_digest for part in parts]),
         model_digest=_same(ordered, "model"),
         configuration_digest=_same(ordered, "configuration"),
+        output_format=journals[0].output_format if journals else OutputFormat.JSONL,
+        output_compression=journals[0].output_compression if journals else Compression.NONE,
         shards=tuple(counts),
         **{name: sum(getattr(count, name) for count in counts) for name in _COUNTS},
     )
 
 
+def check_parts(journal: Journal) -> None:
+    """Raise a BatchError unless a shard's parts are all of it."""
+    for _ in parts_in_order(journal):
+        pass
+
+
 def parts_in_order(journal: Journal) -> Iterator[JournalPart]:
-    """Yield a shard's parts; BatchError where they leave a gap."""
+    """Yield a shard's parts; BatchError where they leave a gap, or end before the shard does."""
     position = journal.shard["start"]
     for index, number in enumerate(sorted(journal.parts)):
         part = journal.parts[number]
         if number != index or part.start != position:
-            raise BatchError(
-                f"shard {journal.shard['index']} of {journal.shard['uri']} lacks what begins at "
-                f"{position}; run the shard again"
-            )
+            raise _lacking(journal, position)
         if part.records != part.ok + part.errors:
             raise BatchError(
                 f"shard {journal.shard['index']} of {journal.shard['uri']}: part {index} has "
@@ -107,6 +129,21 @@ def parts_in_order(journal: Journal) -> Iterator[JournalPart]:
             )
         yield part
         position = part.end
+    if position != _end(journal):
+        raise _lacking(journal, position)
+
+
+def _end(journal: Journal) -> int | None:
+    """Return where the last part ends: of a compressed object, only its reader knew."""
+    shard = _shard(journal)
+    return shard["end"] if compression_of(shard["uri"]) == Compression.NONE else journal.end
+
+
+def _lacking(journal: Journal, position: int) -> BatchError:
+    return BatchError(
+        f"shard {journal.shard['index']} of {journal.shard['uri']} lacks what begins at "
+        f"{position}; run the shard again"
+    )
 
 
 def _count(journal: Journal) -> ShardCount:
@@ -120,7 +157,7 @@ def _count(journal: Journal) -> ShardCount:
         shard["index"], shard["start"], shard["end"],
         **journal.totals(),
         input_digest=_digest([part.input_digest for part in parts]),
-        output_digest=_digest([part.answers.digest for part in parts]),
+        output_digest=_digest([each.digest for part in parts for each in part.answers]),
     )  # fmt: skip
 
 

@@ -1,18 +1,19 @@
 """Publish a job's results: its parts put together, in order, each proven, then the manifest."""
 
 import hashlib
+import io
 import json
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.compression import compress
 from model_delivery_engine.batch.formats import Compression, OutputFormat, compression_of
-from model_delivery_engine.batch.journal import Journal, JournalObject, read_journal
+from model_delivery_engine.batch.journal import Journal, JournalObject, is_journal, read_journal
 from model_delivery_engine.batch.manifest import (
+    Published,
     ResultsManifest,
     merge_journals,
     parts_in_order,
@@ -24,16 +25,31 @@ from model_delivery_engine.batch.storage import Storage, read_bytes, read_steadi
 from model_delivery_engine.errors import BatchError
 
 Objects = list[tuple[str, JournalObject]]
-_JOURNAL = "/journal.json"
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a job's results go, each an object of its own."""
+    """Where a job's results go, each an object of its own.
+
+    :param suffixed: whether the names of results and error lines get the ends that tell their
+        format, as ``.jsonl.gz`` (default: no)
+    """
 
     results_uri: str
     errors_uri: str
     manifest_uri: str
+    suffixed: bool = False
+
+    def of(self, output: OutputFormat | str, compression: Compression | str) -> "Destination":
+        """Return the destination of results of a format."""
+        if not self.suffixed:
+            return self
+        packed = Compression(compression)
+        return Destination(
+            self.results_uri + part_suffix(OutputFormat(output), packed),
+            self.errors_uri + part_suffix(OutputFormat.JSONL, packed),
+            self.manifest_uri,
+        )
 
 
 def publish_once(
@@ -45,51 +61,106 @@ def publish_once(
     input_uri: str,
     input_format: str | None,
     budget: ErrorBudget,
-    output_format: OutputFormat = OutputFormat.JSONL,
+    output_format: OutputFormat | None = None,
+    output_compression: Compression | None = None,
 ) -> Mapping[str, Any]:
     """Publish a job's shards, and the manifest last; return what it holds.
 
     Publishing again finds what was published, also when the parts are deleted already: the
-    journals tell what the manifest must say; where they are gone too, its presence does.
+    journals tell what the manifest must say; where they are gone too, its presence does. What is
+    found is held to the manifest's digests, and written again where it is not that.
 
     :param count: the job's shards
-    :raises BatchError: as `publish`; parts that are gone, with no manifest of this input
+    :param output_format: what the caller expects the shards to have written (default: whatever)
+    :param output_compression: likewise
+    :raises BatchError: as `publish`; parts that are gone, with no manifest of this input; shards
+        that wrote something else than was expected
     """
+    found = _found_manifest(storage, destination.manifest_uri)
     has_parts = next(iter(storage.list(f"{folder}/")), None) is not None
-    if not has_parts and storage.exists(destination.manifest_uri):
-        return _published(storage, destination, input_uri)
+    if not has_parts and found is not None:
+        return _published(storage, destination, found, input_uri)
     journals = read_journals(storage, folder, count)
     size = positions(storage, input_uri, input_format)
     manifest = merge_journals(journals, input_uri=input_uri, input_size=size)
     # Before anything of what was published before goes.
     budget.check(manifest.records, manifest.errors, complete=True, where=input_uri)
-    text = manifest.to_json().encode()
-    if not _holds(storage, destination.manifest_uri, text):
-        storage.delete(destination.manifest_uri)
-        publish(
-            storage, folder, journals, input_uri=input_uri, input_size=size,
-            results_uri=destination.results_uri, errors_uri=destination.errors_uri, budget=budget,
-            output_format=output_format,
-        )  # fmt: skip
-        storage.write_stream(destination.manifest_uri, [text])
+    _check_output(manifest, output_format, output_compression)
+    places = destination.of(manifest.output_format, manifest.output_compression)
+    if found is not None:
+        if _is_of(found, manifest) and _holds(storage, places, found):
+            return found
+        storage.delete(places.manifest_uri)
+    done = publish(
+        storage, folder, journals, input_uri=input_uri, input_size=size,
+        results_uri=places.results_uri, errors_uri=places.errors_uri, budget=budget,
+    )  # fmt: skip
+    text = done.to_json().encode()
+    storage.write_stream(places.manifest_uri, [text])
     published: Mapping[str, Any] = json.loads(text)
     return published
 
 
-def _published(storage: Storage, destination: Destination, input_uri: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(read_bytes(storage, destination.manifest_uri))
-    whole = storage.exists(destination.results_uri) and storage.exists(destination.errors_uri)
-    if found.get("input_uri") != input_uri or not whole:
+def _check_output(
+    manifest: ResultsManifest, form: OutputFormat | None, compression: Compression | None
+) -> None:
+    asked = (form or manifest.output_format, compression or manifest.output_compression)
+    written = (manifest.output_format, manifest.output_compression)
+    if asked != written:
         raise BatchError(
-            f"{destination.manifest_uri} is of {found.get('input_uri')}"
-            f"{'' if whole else ', whose results are gone'}, and there are no parts of "
-            f"{input_uri}: run its shards first"
+            f"{manifest.input_uri}: the shards wrote {written[0]}, compression {written[1]}; "
+            f"{asked[0]}, compression {asked[1]}, was asked for: ask for what they wrote, or for "
+            "nothing"
         )
+
+
+def _found_manifest(storage: Storage, uri: str) -> Mapping[str, Any] | None:
+    """Return what lies there, or None; what is no manifest of this release is as good as none."""
+    if not storage.exists(uri):
+        return None
+    try:
+        found: Mapping[str, Any] = json.loads(read_bytes(storage, uri))
+        Published(**found["results"]), Published(**found["error_lines"])
+    except (ValueError, KeyError, TypeError):
+        return {}
     return found
 
 
-def _holds(storage: Storage, uri: str, content: bytes) -> bool:
-    return storage.exists(uri) and read_bytes(storage, uri) == content
+def _published(
+    storage: Storage, destination: Destination, found: Mapping[str, Any], input_uri: str
+) -> Mapping[str, Any]:
+    of_input = found.get("input_uri") == input_uri
+    if of_input:
+        places = destination.of(found["output_format"], found["output_compression"])
+        if _holds(storage, places, found):
+            return found
+    raise BatchError(
+        f"{destination.manifest_uri} is of {found.get('input_uri')}"
+        f"{', whose results are gone or altered' if of_input else ''}, and there are no parts of "
+        f"{input_uri}: run its shards first"
+    )
+
+
+def _is_of(found: Mapping[str, Any], manifest: ResultsManifest) -> bool:
+    """Whether a manifest is of these shards."""
+    said = {name: found.get(name) for name in ("results", "error_lines")}
+    expected: Mapping[str, Any] = json.loads(manifest.to_json())
+    return {**expected, **said} == found
+
+
+def _holds(storage: Storage, places: Destination, found: Mapping[str, Any]) -> bool:
+    """Whether results and error lines are what their manifest says."""
+    expected = {places.errors_uri: found["error_lines"], places.results_uri: found["results"]}
+    return all(_is_there(storage, uri, Published(**what)) for uri, what in expected.items())
+
+
+def _is_there(storage: Storage, uri: str, expected: Published) -> bool:
+    if not storage.exists(uri) or storage.stat(uri).size != expected.size:
+        return False
+    content = _Hashed(read_steadily(storage, uri))
+    for _ in content:
+        pass
+    return content.published() == expected
 
 
 def read_journals(storage: Storage, folder: str, count: int) -> list[Journal]:
@@ -113,7 +184,6 @@ def publish(
     results_uri: str,
     errors_uri: str,
     budget: ErrorBudget,
-    output_format: OutputFormat = OutputFormat.JSONL,
 ) -> ResultsManifest:
     """Write results and error lines, each of which appears whole or not at all.
 
@@ -132,15 +202,41 @@ def publish(
     for journal in sorted(journals, key=lambda each: int(each.shard["index"])):
         home = shard_folder(folder, journal.shard["index"])
         for part in parts_in_order(journal):
-            answers.append((f"{home}/{part.answers.name}", part.answers))
-            if part.error_lines is not None:
-                errors.append((f"{home}/{part.error_lines.name}", part.error_lines))
-    storage.write_stream(errors_uri, _joined(storage, errors, errors_uri))
-    if output_format == OutputFormat.PARQUET:
-        _publish_parquet(storage, answers, results_uri)
-    else:
-        storage.write_stream(results_uri, _joined(storage, answers, results_uri))
-    return manifest
+            answers += [(f"{home}/{each.name}", each) for each in part.answers]
+            errors += [(f"{home}/{each.name}", each) for each in part.error_lines]
+    error_lines = _Hashed(_joined(storage, errors, errors_uri))
+    storage.write_stream(errors_uri, error_lines)
+    is_parquet = manifest.output_format == OutputFormat.PARQUET
+    results = _Hashed(
+        _joined_parquet(storage, answers) if is_parquet else _joined(storage, answers, results_uri)
+    )
+    storage.write_stream(results_uri, results)
+    return replace(manifest, results=results.published(), error_lines=error_lines.published())
+
+
+class _Hashed:
+    """Chunks, of which it tells size and digest when they have gone by.
+
+    They are hashed by another thread, which needs no lock of Python's for it: each byte is hashed
+    twice, for its part and for the whole, while it is read and written.
+    """
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self._hash, self._size = hashlib.sha256(), 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        with ThreadPoolExecutor(1) as beside:
+            before: Future[None] | None = None
+            for chunk in self._chunks:
+                if before is not None:
+                    before.result()
+                before = beside.submit(self._hash.update, chunk)
+                self._size += len(chunk)
+                yield chunk
+
+    def published(self) -> Published:
+        return Published(self._size, f"sha256:{self._hash.hexdigest()}")
 
 
 def delete_parts(storage: Storage, folder: str, *, journals: bool = True) -> None:
@@ -148,18 +244,12 @@ def delete_parts(storage: Storage, folder: str, *, journals: bool = True) -> Non
 
     :param journals: whether they go too (default: True)
     """
-    names = [each.uri for each in storage.list(f"{folder}/")]
-    for uri in names:
-        if not uri.endswith(_JOURNAL):
-            storage.delete(uri)
-    for uri in names if journals else []:
-        if uri.endswith(_JOURNAL):
-            storage.delete(uri)
-
-
-def result_suffix(output_format: OutputFormat, compression: Compression) -> str:
-    """Return how the results' name ends."""
-    return part_suffix(output_format, compression)
+    uris = [each.uri for each in storage.list(f"{folder}/")]
+    kept = [uri for uri in uris if is_journal(uri)]
+    for uri in set(uris).difference(kept):
+        storage.delete(uri)
+    for uri in kept if journals else []:
+        storage.delete(uri)
 
 
 def _joined(storage: Storage, objects: Objects, target: str) -> Iterator[bytes]:
@@ -170,36 +260,55 @@ def _joined(storage: Storage, objects: Objects, target: str) -> Iterator[bytes]:
 
 
 def _proven(storage: Storage, uri: str, expected: JournalObject) -> Iterator[bytes]:
-    digest, size = hashlib.sha256(), 0
-    for chunk in read_steadily(storage, uri):
-        digest.update(chunk)
-        size += len(chunk)
-        yield chunk
-    found = f"sha256:{digest.hexdigest()}"
-    if found != expected.digest:
+    content = _Hashed(read_steadily(storage, uri))
+    yield from content
+    found = content.published()
+    if found.digest != expected.digest:
         raise BatchError(
-            f"{uri} has {size} bytes of digest {found}, its journal says {expected.size} of "
-            f"{expected.digest}; delete that shard's folder and run the shard again"
+            f"{uri} has {found.size} bytes of digest {found.digest}, its journal says "
+            f"{expected.size} of {expected.digest}; delete that shard's folder and run the shard "
+            "again"
         )
 
 
-def _publish_parquet(storage: Storage, objects: Objects, uri: str) -> None:
+def _joined_parquet(storage: Storage, objects: Objects) -> Iterator[bytes]:
+    """Put files together, each of which is small enough for memory, as row groups of one."""
     import pyarrow
     import pyarrow.parquet
 
-    with tempfile.TemporaryDirectory(prefix="model-delivery-") as name:
-        part, whole = Path(name) / "part", Path(name) / "whole"
-        writer = None
-        for source, expected in objects:
-            with part.open("wb") as file:
-                file.writelines(_proven(storage, source, expected))
-            table = pyarrow.parquet.read_table(part)
-            writer = writer or pyarrow.parquet.ParquetWriter(
-                whole, table.schema, compression="zstd"
-            )
+    whole, writer = _Passing(), None
+    for source, expected in objects:
+        part = pyarrow.py_buffer(b"".join(_proven(storage, source, expected)))
+        table = pyarrow.parquet.read_table(part)
+        writer = writer or pyarrow.parquet.ParquetWriter(whole, table.schema, compression="zstd")
+        if table.num_rows:
             writer.write_table(table)
-        if writer is None:
-            pyarrow.parquet.write_table(pyarrow.table({}), whole)
-        else:
-            writer.close()
-        storage.take(whole, uri)
+        yield whole.taken()
+    if writer is None:
+        pyarrow.parquet.write_table(pyarrow.table({}), whole)
+    else:
+        writer.close()
+    yield whole.taken()
+
+
+class _Passing(io.RawIOBase):
+    """A file that is written to, and gives away what was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at, self._content = 0, bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def write(self, data: Any) -> int:
+        self._content += data
+        self._at += len(data)
+        return len(data)
+
+    def taken(self) -> bytes:
+        content, self._content = bytes(self._content), bytearray()
+        return content

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from model_delivery_engine.batch.answers import error_line
 from model_delivery_engine.batch.batch import (
     Answers,
     Batch,
@@ -83,6 +82,23 @@ def open_parquet(storage: Storage, uri: str, etag: str | None = None) -> Any:
         raise BatchError(f"{uri} is no Parquet file: {error}; put a sound one there") from error
 
 
+def rows_bytes(storage: Storage, shard: Shard, etag: str) -> int:
+    """Return about how many bytes a shard's rows are, not compressed."""
+    file = open_parquet(storage, shard["uri"], etag)
+    rows: int = shard["end"] - shard["start"]
+    return rows * _row_bytes(file)
+
+
+def _row_groups(file: Any) -> list[Any]:
+    return [file.metadata.row_group(n) for n in range(file.num_row_groups)]
+
+
+def _row_bytes(file: Any) -> int:
+    size: int = sum(group.total_byte_size for group in _row_groups(file))
+    rows: int = file.metadata.num_rows
+    return max(size // max(rows, 1), 1)
+
+
 class ParquetSource:
     """Parts of a Parquet object: slices of its row groups, each spooled as an Arrow file.
 
@@ -100,10 +116,9 @@ class ParquetSource:
         self._version = version
         self._shard = shard
         self._spool = spool
-        groups = [self._file.metadata.row_group(n) for n in range(self._file.num_row_groups)]
+        groups = _row_groups(self._file)
         self._starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
-        size = sum(group.total_byte_size for group in groups)
-        self._row_bytes = max(size // max(self._starts[-1], 1), 1)
+        self._row_bytes = _row_bytes(self._file)
         self._largest = largest
         self._number = self._at = -1  # the row group that is read, and the row of it that is next
         self._batches: Iterator[Any] = iter(())
@@ -292,7 +307,7 @@ def _column(column: Any, dtype: np.dtype[Any], shape: Sequence[int]) -> Array | 
 
 
 class ParquetAnswers:
-    """Collects a part's answers into one Parquet file.
+    """Collects answers into Parquet files.
 
     Columns: ``input`` (JSON text), one for each output (numbers, or lists of them), and ``error``
     (a struct of reason, uri and offset; null where there is an answer).
@@ -302,9 +317,10 @@ class ParquetAnswers:
         self._types = dict(outputs)
         self._labels = labels
         self._tables: list[Any] = []
+        self.size = 0  # bytes in memory
 
-    def add(self, answers: Answers) -> list[bytes]:
-        """Take a batch; return the error lines."""
+    def add(self, answers: Answers) -> None:
+        """Take a batch."""
         import pyarrow
 
         echoes, faults = iter(answers.echoes), answers.faults
@@ -313,15 +329,21 @@ class ParquetAnswers:
         take = np.full(answers.count, -1)
         take[answered] = np.arange(len(answered))
         indices = pyarrow.array(take, mask=take < 0)
-        columns = [pyarrow.array([text.decode() for text in inputs], pyarrow.string())]
+        columns: list[Any] = [pyarrow.array([text.decode() for text in inputs], pyarrow.string())]
         for name, kind in self._types.items():
             rows = answers.outputs.get(name)
             values = [] if rows is None else self._values(name, rows)
             columns.append(pyarrow.array(values, kind).take(indices))
         errors = [faults[p].error() if p in faults else None for p in range(answers.count)]
         columns.append(pyarrow.array(errors, error_type()))
-        self._tables.append(pyarrow.table(columns, names=["input", *self._types, "error"]))
-        return [error_line(faults[place]) for place in sorted(faults)]
+        self._tables.append(pyarrow.table(columns, schema=self._schema()))
+        self.size += self._tables[-1].nbytes
+
+    def _schema(self) -> Any:
+        import pyarrow
+
+        fields = {"input": pyarrow.string(), **self._types, "error": error_type()}
+        return pyarrow.schema(list(fields.items()))
 
     def _values(self, name: str, rows: Array) -> list[Any]:
         if name in self._labels:
@@ -330,11 +352,13 @@ class ParquetAnswers:
         return [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
 
     def write(self, path: Path) -> None:
-        """Write the part's file."""
+        """Write what was taken since the last file, and forget it."""
         import pyarrow
         import pyarrow.parquet
 
-        pyarrow.parquet.write_table(pyarrow.concat_tables(self._tables), path, compression="zstd")
+        tables = self._tables or [self._schema().empty_table()]
+        pyarrow.parquet.write_table(pyarrow.concat_tables(tables), path, compression="zstd")
+        self._tables, self.size = [], 0
 
 
 def error_type() -> Any:

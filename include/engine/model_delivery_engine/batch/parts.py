@@ -4,7 +4,7 @@ Where a part ends depends on the shard and the bytes, never on timing or on how 
 chunks: a resumed job cuts the same parts, and so runs the same batches and writes the same bytes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -108,6 +108,7 @@ class LineSource:
         self._record_bytes = record_bytes
         self._local = storage.local_path(shard["uri"])
         self._cut, self._ahead, self._size = cut, ahead, 0
+        self._window = _Window(self._read_range)
         if cut is not None:
             self._size = storage.stat(shard["uri"]).size
 
@@ -120,7 +121,11 @@ class LineSource:
         if self._cut is not None:
             found = self._record_end(self._cut, start, min(wanted, end))
             if found is not None:
-                return Part(index, start, self._within(found))
+                part = Part(index, start, self._within(found))
+                if self._local is None:
+                    data = self._window.read(start, part.end)
+                    (self._spool / f"in-{index}").write_bytes(data)
+                return part
         if wanted >= end:
             return Part(index, start, end)
         if self._record_bytes:
@@ -135,11 +140,12 @@ class LineSource:
             state = self._version.file
             return PartData(part, self._local, part.start, length, spooled=False, state=state)
         path = self._spool / f"in-{part.index}"
-        copy_range(self._storage, self._shard["uri"], part, path, self._version.etag)
+        if not path.exists():  # else it came when it was cut
+            copy_range(self._storage, self._shard["uri"], part, path, self._version.etag)
         return PartData(part, path, 0, length, spooled=True)
 
     def _record_end(self, cut: Cut, start: int, wanted: int) -> int | None:
-        data = self._read_range(start, min(wanted + self._ahead, self._size))
+        data = self._window.read(start, min(wanted + self._ahead, self._size))
         found = cut(data, wanted - start)
         return None if found is None else start + found
 
@@ -153,6 +159,27 @@ class LineSource:
 
     def _read_range(self, start: int, end: int) -> bytes:
         return read_bytes(self._storage, self._shard["uri"], start, end, etag=self._version.etag)
+
+
+class _Window:
+    """What of an object was read already, from where the next part begins: it is read once.
+
+    :param read: returns the bytes from start to end (exclusive) of the object
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes]) -> None:
+        self._read = read
+        self._start, self._data = 0, b""
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return a range; what stands before its start is not asked for again."""
+        skipped = start - self._start
+        self._data = self._data[skipped:] if 0 <= skipped <= len(self._data) else b""
+        self._start = start
+        known = start + len(self._data)
+        if known < end:
+            self._data += self._read(known, end)
+        return self._data[: end - start]
 
 
 class CompressedSource:
@@ -201,6 +228,7 @@ class CompressedSource:
             cut = self._cut(bytes(self._buffer[: wanted + self._ahead]), wanted) or cut
         data = bytes(self._buffer[: cut or len(self._buffer)])
         if not data:
+            self._check_end()
             return None
         del self._buffer[: len(data)]
         self._position += len(data)
@@ -217,6 +245,13 @@ class CompressedSource:
     def share(self) -> float:
         """How much of the object was read, 0 to 1: what is plain of the rest, nobody knows."""
         return self._read / max(self._size, 1)
+
+    def _check_end(self) -> None:
+        if self._read != self._size:
+            raise BatchError(
+                f"{self._uri}: {self._read} bytes came of {self._size}; the object changed under "
+                "the job, start it again"
+            )
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

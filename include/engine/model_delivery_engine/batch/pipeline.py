@@ -11,7 +11,6 @@ import json
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,7 @@ from typing import Any
 
 import onnxruntime
 
-from model_delivery_engine.batch.budget import ErrorBudget, Tallies
+from model_delivery_engine.batch.budget import ErrorBudget, SharedBudget, Tallies
 from model_delivery_engine.batch.formats import (
     Compression,
     Encoding,
@@ -32,16 +31,19 @@ from model_delivery_engine.batch.journal import (
     Journal,
     JournalObject,
     JournalPart,
+    JournalWriter,
     check_identity,
     read_journal,
-    write_journal,
 )
+from model_delivery_engine.batch.manifest import check_parts
+from model_delivery_engine.batch.pace import Pace
 from model_delivery_engine.batch.parts import (
     LARGEST_PART_BYTES,
     CompressedSource,
     Cut,
     LineSource,
     Part,
+    PartData,
     PartSource,
     last_member,
     part_bytes,
@@ -49,9 +51,9 @@ from model_delivery_engine.batch.parts import (
 from model_delivery_engine.batch.pool import Pool, open_pool
 from model_delivery_engine.batch.progress import EVERY_S, Progress
 from model_delivery_engine.batch.recommend import Recommendations
-from model_delivery_engine.batch.runner import PartOutcome, Work
+from model_delivery_engine.batch.runner import Work
 from model_delivery_engine.batch.shards import Shard, next_line
-from model_delivery_engine.batch.sinks import PartFile, part_suffix
+from model_delivery_engine.batch.sinks import PartFile, numbered, part_suffix
 from model_delivery_engine.batch.storage import Storage, Version, read_bytes, version_of
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
@@ -59,7 +61,6 @@ from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
 from model_delivery_engine.tensors import TensorSpec
 
-_NOTE_SHARE = 20  # times that writing the journal took, until it is written again
 _LOOK_S = 0.2  # between two looks at whether to stop
 _BYTES_A_PROCESS = 4 * 1024 * 1024  # below that, its start takes longer than its work
 
@@ -131,6 +132,17 @@ class ShardJob:
         """Where this shard's parts lie."""
         return shard_folder(self.folder, self.shard["index"])
 
+    @property
+    def lanes(self) -> int:
+        """Processes that run at a time, if there is enough to do."""
+        return len(os.sched_getaffinity(0)) if self.processes is None else self.processes
+
+    def check(self) -> None:
+        """Refuse what makes no sense, with a BatchError."""
+        self.options.check()
+        if self.lanes < 1:
+            raise BatchError(f"processes is {self.processes}; give at least 1")
+
 
 def shard_folder(folder: str, index: int) -> str:
     """Return where a shard's parts lie, below the job's working folder."""
@@ -155,20 +167,26 @@ def run_shard(
     :raises BudgetError: more records failed than may
     :raises OSError: a file that is there and cannot be read; a store raises errors of its own
     """
-    job.options.check()
+    job.check()
     encoding = encoding_of(job.shard["uri"], job.options.input_format)
     version = _version(job, storage)
     identity = _identity(job, version.etag)
+    budget = _budget(job, storage, identity)
+    writer = JournalWriter(storage, job.shard_folder)
     journal = read_journal(storage, job.shard_folder)
     if journal is not None:
         check_identity(journal, identity, job.shard_folder)
         if journal.complete:
             tell(f"{job.shard_folder} is complete; nothing to do")
-            _hold_budget(job, _tallies(job, storage, identity), journal)
-            return ShardResult(**journal.totals())
+            counts = journal.totals()
+            budget.hold(counts["records"], counts["errors"], done=True)
+            return ShardResult(**counts)
         tell(f"resuming {job.shard_folder} after {len(journal.parts)} parts")
     with tempfile.TemporaryDirectory(prefix="model-delivery-", ignore_cleanup_errors=True) as name:
-        run = _Run(job, storage, encoding, version, Path(name), journal, identity, tell, stop)
+        run = _Run(
+            job, storage, encoding, version, Path(name), journal, identity, budget, writer, tell,
+            stop,
+        )  # fmt: skip
         return run.to_the_end()
 
 
@@ -194,21 +212,11 @@ def _identity(job: ShardJob, etag: str) -> dict[str, str]:
     }
 
 
-def _tallies(job: ShardJob, storage: Storage, identity: Mapping[str, str]) -> Tallies:
+def _budget(job: ShardJob, storage: Storage, identity: Mapping[str, str]) -> SharedBudget:
     shared = {name: identity[name] for name in identity if name != "range"}
     digest = _digest({**shared, "shards": job.shards})
-    return Tallies(storage, job.folder, digest, job.shard["index"])
-
-
-def _hold_budget(job: ShardJob, tallies: Tallies, state: Journal) -> None:
-    if not job.budget.limited:
-        return
-    counts = state.totals()
-    tallies.publish(counts["records"], counts["errors"], done=state.complete)
-    total = tallies.total()
-    job.budget.check(
-        total.records, total.errors, complete=total.done == job.shards, where=job.shard["uri"]
-    )
+    tallies = Tallies(storage, job.folder, digest, job.shard["index"])
+    return SharedBudget(job.budget, tallies, job.shards, job.shard["uri"])
 
 
 def _digest(facts: Mapping[str, Any]) -> str:
@@ -224,12 +232,14 @@ class _Run:
     spool: Path
     journal: Journal | None
     identity: dict[str, str]
+    budget: SharedBudget
+    writer: JournalWriter
     tell: Callable[[str], None]
     stop: threading.Event | None
     lock: threading.Lock = field(default_factory=threading.Lock)
     failure: BaseException | None = None
     stopped: bool = False
-    next_note: float = 0.0
+    notes: Pace = field(default_factory=Pace)
 
     def to_the_end(self) -> ShardResult:
         shard, pool = self.job.shard, self._pool()
@@ -238,26 +248,25 @@ class _Run:
             self.source = self._source()
             self.cursor = (0, shard["start"])
             self.progress = self._progress()
-            self.tallies = _tallies(self.job, self.storage, self.identity)
-            if self.journal is None and self.job.budget.limited:
-                self.tallies.begin()
-            _hold_budget(self.job, self.tallies, self.state)
+            if self.journal is None:
+                self.budget.begin()
+            self.budget.hold(self.progress.records, self.progress.failed)
             self._lanes(pool)
         finally:
             pool.close()
         _version(dataclasses.replace(self.job, etag=self.version.etag), self.storage)
+        check_parts(self.state)
         self.state.complete = True
-        write_journal(self.storage, self.job.shard_folder, self.state)
+        self.writer.write(self.state)
         self.tell(f"{self.job.shard_folder} is complete: {self.progress.line()}")
-        _hold_budget(self.job, self.tallies, self.state)
+        self.budget.hold(self.progress.records, self.progress.failed, done=True)
         return ShardResult(**self.state.totals())
 
     def _pool(self) -> Pool:
         size = self.job.shard["end"] - self.job.shard["start"]
         if self.encoding.format in (InputFormat.PARQUET, InputFormat.IMAGES):
             size = 1 << 62  # rows and names tell nothing of the work behind them
-        wanted = self.job.processes or len(os.sched_getaffinity(0))
-        return open_pool(self._work(), min(wanted, max(size // _BYTES_A_PROCESS, 1)))
+        return open_pool(self._work(), min(self.job.lanes, max(size // _BYTES_A_PROCESS, 1)))
 
     def _work(self) -> Work:
         job, options = self.job, self.job.options
@@ -288,17 +297,23 @@ class _Run:
         return read(0, next_line(uri, 1, size, read)) if size else b""
 
     def _begin(self, pool: Pool) -> Journal:
-        size = self.job.options.batch_size or pool.fastest_batch_size()
-        shard = self.job.shard
+        options = self.job.options
         journal = Journal(
-            self.identity, dict(shard), size, self._largest_part(shard["end"] - shard["start"])
-        )
-        write_journal(self.storage, self.job.shard_folder, journal)
+            self.identity, dict(self.job.shard), options.batch_size or pool.fastest_batch_size(),
+            self._largest_part(), options.output_format, options.output_compression,
+        )  # fmt: skip
+        self.writer.write(journal)
         return journal
 
-    def _largest_part(self, size: int) -> int:
-        images = self.encoding.format == InputFormat.IMAGES
-        return LARGEST_PART_BYTES if images else part_bytes(size)
+    def _largest_part(self) -> int:
+        shard = self.job.shard
+        if self.encoding.format == InputFormat.IMAGES:
+            return LARGEST_PART_BYTES
+        if self.encoding.format == InputFormat.PARQUET:
+            from model_delivery_engine.batch.parquet import rows_bytes
+
+            return part_bytes(rows_bytes(self.storage, shard, self.version.etag))
+        return part_bytes(shard["end"] - shard["start"])
 
     def _source(self) -> PartSource:
         job, version, largest = self.job, self.version, self.state.largest_part
@@ -369,8 +384,9 @@ class _Run:
         return done / max(shard["end"] - shard["start"], 1)
 
     def _lanes(self, pool: Pool) -> None:
-        count = 2 * (self.job.processes or len(os.sched_getaffinity(0)))
-        lanes = [threading.Thread(target=self._lane, args=(pool,)) for _ in range(count)]
+        lanes = [
+            threading.Thread(target=self._lane, args=(pool,)) for _ in range(2 * self.job.lanes)
+        ]
         for lane in lanes:
             lane.start()
         try:
@@ -396,7 +412,7 @@ class _Run:
     def _note_all(self) -> None:
         """Note the parts that are done, so that the next run does none of them again."""
         with contextlib.suppress(Exception):  # the store may be what failed
-            write_journal(self.storage, self.job.shard_folder, self.state)
+            self.writer.write(self.state)
 
     def _lane(self, pool: Pool) -> None:
         try:
@@ -406,10 +422,7 @@ class _Run:
                     if part is None:
                         return
                     data = self.source.fetch(part)
-                outcome = pool.run(data, self.state.batch_size)
-                if data.spooled:
-                    data.path.unlink()
-                self._put_away(outcome)
+                self._run_part(pool, data)
         except MemoryError as error:
             self._fail(ShortageError(f"{self.job.shard['uri']}: too little memory ({error!r}); "
                                      "another try goes on"))  # fmt: skip
@@ -428,41 +441,47 @@ class _Run:
                 start = self.state.parts[index].end
                 index += 1
             part = self.source.next(index, start)
-            if part is not None:
+            if part is None:
+                self.state.end = start
+            else:
                 self.cursor = (index + 1, part.end)
             return part
 
-    def _put_away(self, outcome: PartOutcome) -> None:
-        options, index = self.job.options, outcome.part.index
-        suffix = part_suffix(options.output_format, options.output_compression)
-        error_suffix = part_suffix(OutputFormat.JSONL, options.output_compression)
-        answers = self._take(outcome.answers, f"part-{index:05d}{suffix}")
-        errors = None
-        if outcome.error_lines is not None:
-            errors = self._take(outcome.error_lines, f"errors-{index:05d}{error_suffix}")
+    def _run_part(self, pool: Pool, data: PartData) -> None:
+        objects: dict[tuple[bool, int], JournalObject] = {}
+
+        def put_away(file: PartFile) -> None:
+            objects[file.errors, file.number] = self._take(file, data.part.index)
+
+        outcome = pool.run(data, self.state.batch_size, put_away)
+        if data.spooled:
+            data.path.unlink()
+        for file in outcome.files:
+            put_away(file)
+        in_order = sorted(objects.items())
         done = JournalPart(
-            index, outcome.part.start, outcome.part.end, outcome.records, outcome.ok,
-            outcome.errors, outcome.skipped, outcome.input_digest, answers, errors,
+            outcome.part.index, outcome.part.start, outcome.part.end, outcome.records, outcome.ok,
+            outcome.errors, outcome.skipped, outcome.input_digest,
+            tuple(each for (errors, _), each in in_order if not errors),
+            tuple(each for (errors, _), each in in_order if errors),
         )  # fmt: skip
         with self.lock:
-            self.state.parts[index] = done
+            self.state.parts[done.index] = done
             if isinstance(self.source, CompressedSource):
-                self.state.members[index] = self.source.members[index]
-            self._note()
+                self.state.members[done.index] = self.source.members[done.index]
+            if self.notes.due:  # the journal grows with the parts, and is written whole
+                with self.notes.measured():
+                    self.writer.write(self.state)
             self.progress.add(done.records, done.errors)
-            _hold_budget(self.job, self.tallies, self.state)
+            self.budget.hold(self.progress.records, self.progress.failed)
 
-    def _note(self) -> None:
-        """Write the journal, unless it was written so lately that it would cost over 5 %.
-
-        It grows with the parts and is written whole: after each of thousands it would take longer
-        than they do. What a kill makes of a part that is not noted yet is run again.
-        """
-        started = time.monotonic()
-        if started >= self.next_note:
-            write_journal(self.storage, self.job.shard_folder, self.state)
-            self.next_note = started + _NOTE_SHARE * (time.monotonic() - started)
-
-    def _take(self, file: PartFile, name: str) -> JournalObject:
+    def _take(self, file: PartFile, index: int) -> JournalObject:
+        """Put a file of a part away; what a run before left of it is written over, the same."""
+        options = self.job.options
+        if file.errors:
+            kind, suffix = "errors", part_suffix(OutputFormat.JSONL, options.output_compression)
+        else:
+            kind, suffix = "part", part_suffix(options.output_format, options.output_compression)
+        name = f"{numbered(Path(f'{kind}-{index:05d}'), file.number)}{suffix}"
         self.storage.take(file.path, f"{self.job.shard_folder}/{name}")
         return JournalObject(name, file.size, file.digest)

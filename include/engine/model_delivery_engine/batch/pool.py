@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from model_delivery_engine.batch.parts import PartData
 from model_delivery_engine.batch.runner import PartOutcome, PartRunner, Work
+from model_delivery_engine.batch.sinks import HandOver
 from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
 
 _END_S = 10.0
@@ -35,8 +36,12 @@ class Pool(Protocol):
     def fastest_batch_size(self) -> int:
         """Return the batch size that this machine runs the model best with."""
 
-    def run(self, data: PartData, batch_size: int) -> PartOutcome:
-        """Run a part, when a process is free for it."""
+    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
+        """Run a part, when a process is free for it.
+
+        :param hand_over: puts a file of answers away, where those are many, while the part runs; a
+            part that is run twice leaves the same files again
+        """
 
     def stop(self) -> None:
         """End what runs, which is lost, and start nothing more: `run` raises StoppedError."""
@@ -56,10 +61,10 @@ class InProcess:
         """Measure it here."""
         return self._runner.fastest_batch_size()
 
-    def run(self, data: PartData, batch_size: int) -> PartOutcome:
+    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
         """Run a part after those before it."""
         with self._lock:
-            return self._runner.run(data, batch_size)
+            return self._runner.run(data, batch_size, hand_over)
 
     def stop(self) -> None:
         """Nothing to end: the part that runs comes to its end."""
@@ -105,7 +110,7 @@ class Processes:
                     "as after too much memory; give a batch_size"
                 ) from death
 
-    def run(self, data: PartData, batch_size: int) -> PartOutcome:
+    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
         """Run a part; if the process dies of it, once more in a new one.
 
         :raises ShortageError: the process was killed twice, as by a kernel that is short of memory
@@ -115,7 +120,7 @@ class Processes:
         with self._worker() as worker:
             for last in (False, True):
                 try:
-                    outcome: PartOutcome = worker.ask("run", data, batch_size)
+                    outcome: PartOutcome = worker.ask("run", data, batch_size, hand_over=hand_over)
                 except WorkerDiedError as death:
                     self._restart(worker, death)
                     if last:
@@ -177,26 +182,38 @@ class _Worker:
         self.end()
         self._start()
 
-    def ask(self, *request: Any) -> Any:
+    def ask(self, *request: Any, hand_over: HandOver | None = None) -> Any:
         """Return the worker's answer.
 
+        :param hand_over: takes the files that come before it
         :raises WorkerDiedError: it ended instead
         :raises EngineError: it refused
         :raises OSError: it could not read
         :raises BatchError: it failed for a reason of its own
         """
-        try:
-            self._connection.send(request)
-            kind, value = self._connection.recv()
-        except (EOFError, OSError) as error:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_S)
-            raise WorkerDiedError(self._process.returncode) from error
+        kind, value = self._answer(request)
+        while kind == "file" and hand_over is not None:
+            try:
+                hand_over(value)
+            except BaseException:
+                self.kill()  # it is in the middle of a part, which its next answer would be to
+                raise
+            kind, value = self._answer(None)
         if kind == "refused":
             raise value
         if kind == "failed":
             raise BatchError(f"{self._work.uri}: a worker process failed:\n{value}")
         return value
+
+    def _answer(self, message: object) -> tuple[str, Any]:
+        try:
+            self._connection.send(message)
+            answer: tuple[str, Any] = self._connection.recv()
+        except (EOFError, OSError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
+            raise WorkerDiedError(self._process.returncode) from error
+        return answer
 
     def kill(self) -> None:
         self._process.kill()

@@ -27,15 +27,15 @@ class Progress:
         self._tell = tell
         self._share = share
         self._every = every
-        self._records = self._found = records
-        self._failed = failed
+        self.records = self._found = records
+        self.failed = failed
         self._begun = share()
         self._started = self._told = time.monotonic()
 
     def add(self, records: int, failed: int) -> None:
         """Count a part; tell, if the last line is old enough."""
-        self._records += records
-        self._failed += failed
+        self.records += records
+        self.failed += failed
         if time.monotonic() - self._told >= self._every:
             self._told = time.monotonic()
             self._tell(self.line())
@@ -43,10 +43,10 @@ class Progress:
     def line(self) -> str:
         """Return the line."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        rate, share = (self._records - self._found) / seconds, self._share()
+        rate, share = (self.records - self._found) / seconds, self._share()
         moved = share - self._begun
         left = (1 - share) * seconds / moved if moved else 0.0
         return (
-            f"{self._records} records, {rate:.0f} records/s, {100 * share:.1f} %, "
-            f"{left:.0f} s left, {self._failed} failed"
+            f"{self.records} records, {rate:.0f} records/s, {100 * share:.1f} %, "
+            f"{left:.0f} s left, {self.failed} failed"
         )

@@ -38,6 +38,7 @@ MOST_RESULTS = 500
 RECOMMENDED = "recommendedItems"
 BATCH_SIZE = 1024  # records read and written at a time; they are scored in blocks
 _BLOCK_BYTES = 768 * 1024  # of scores: they stay in a core's cache until their best are found
+_MOST_KNOWN = 250_000  # ids whose plain lines are kept: 250 bytes each, in every process
 _NO_RESULTS = {RESULTS: np.zeros(1, np.int64)}
 
 
@@ -130,6 +131,19 @@ class Recommender:
         }
 
 
+def service_error_line(fault: Fault) -> bytes:
+    """Return the line that Personalize writes for a record without an answer.
+
+    Its error is a text; where the record came from stands in it too.
+
+    Source: https://repost.aws/questions/QUeREKqg8BSiakXAEyxdUr7A
+    """
+    text = f"User error: {fault.reason} ({fault.uri}, byte {fault.offset})"
+    return b'{"input":%b,"output":{"recommendedItems":[]},"error":%b}\n' % (
+        fault.record, orjson.dumps(text),
+    )  # fmt: skip
+
+
 def _plain_lines(field: str, index: Mapping[str, int]) -> dict[bytes, int]:
     found: dict[bytes, int] = {}
     for name, row in index.items():
@@ -165,7 +179,8 @@ class RecommenderLines(PartReader):
         self._lists = recommender.recipe == Recipe.PERSONALIZED_RANKING
         # The lines that say nothing but an id, as orjson and as Python's json write them: to find
         # such a line is seven times as fast as to parse it.
-        self._known = {} if self._lists else _plain_lines(self._field, self._index)
+        known = not self._lists and len(self._index) <= _MOST_KNOWN
+        self._known = _plain_lines(self._field, self._index) if known else {}
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a part's batches, each with how many lines of it were blank."""

@@ -20,6 +20,7 @@ from model_delivery_engine.tensors import Array
 
 _OPSET = 18
 _IR_VERSION = 10
+_MOST_BYTES = 2**31 - 2**20  # of a model in one file, which is one protobuf message
 
 
 def write_recommender(
@@ -39,7 +40,8 @@ def write_recommender(
     :param items: ids, one for each row of ``item_factors``
     :param user_factors: [users, factors]
     :param item_factors: [items, factors]
-    :raises BatchError: ids that repeat, or whose number differs from the factors' rows
+    :raises BatchError: ids that repeat, or whose number differs from the factors' rows; more than
+        2 GiB of factors and ids
     """
     for kind, names, factors in (
         ("users", users, user_factors), ("items", items, item_factors)
@@ -49,6 +51,14 @@ def write_recommender(
                 f"{len(names)} {kind} ({len(set(names))} distinct) for {len(factors)} rows of "
                 "factors; give each row one id of its own"
             )
+    facts = json.dumps({"recipe": str(recipe), "users": list(users), "items": list(items)})
+    size = 4 * (np.size(user_factors) + np.size(item_factors)) + len(facts)
+    if size > _MOST_BYTES:
+        raise BatchError(
+            f"{len(users)} users and {len(items)} items make a model of {size / 2**30:.1f} GiB, "
+            "ONNX holds 2 in one file; use fewer factors, or a recommender for each part of the "
+            "users"
+        )
     graph = _GRAPHS[recipe](
         np.ascontiguousarray(user_factors, np.float32),
         np.ascontiguousarray(item_factors, np.float32),
@@ -56,8 +66,7 @@ def write_recommender(
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
     )
-    facts = {"recipe": str(recipe), "users": list(users), "items": list(items)}
-    helper.set_model_props(model, {METADATA: json.dumps(facts)})
+    helper.set_model_props(model, {METADATA: facts})
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

@@ -1,6 +1,8 @@
 """A record becomes one array for each input of the model, exactly or not at all."""
 
 import fnmatch
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,21 +57,30 @@ class RecordParser:
         """The model's inputs by record field; a ``*`` in a name stands for several fields."""
         return self._fields
 
-    def parse(self, offset: int, line: bytes) -> Record:
-        """Read one line of JSON; a bad one becomes a record with its reason."""
+    def parse(self, offset: int, line: bytes, *, ordered: bool = False) -> Record:
+        """Read one line of JSON; a bad one becomes a record with its reason.
+
+        :param ordered: whether its fields have an order, as in an error line of a table's row
+            (default: no, as JSON has it)
+        """
         try:
             data = read_json(line)
         except ValueError as error:
             return Record(offset, None, {}, f"not JSON: {error}")
         if not isinstance(data, dict):
             return Record(offset, None, {}, "not a JSON object")
-        return self.parse_fields(offset, data)
+        return self.parse_fields(offset, data, ordered=ordered)
 
-    def parse_fields(self, offset: int, data: Mapping[str, Any]) -> Record:
-        """Turn fields into tensors; a bad value becomes a record with its reason."""
+    def parse_fields(self, offset: int, data: Mapping[str, Any], *, ordered: bool = True) -> Record:
+        """Turn fields into tensors; a bad value becomes a record with its reason.
+
+        :param ordered: whether the fields have an order, as a table's columns do (default: yes)
+        """
         rest = {name: value for name, value in data.items() if not self.is_input(name)}
         try:
-            tensors = {s.name: _sample(data, field, s) for field, s in self._fields.items()}
+            tensors = {
+                s.name: _sample(data, field, s, ordered) for field, s in self._fields.items()
+            }
         except InferenceError as error:
             return Record(offset, rest, {}, str(error))
         return Record(offset, rest, tensors)
@@ -78,9 +89,19 @@ class RecordParser:
         """Tell whether a field is one of the model's inputs, or a part of one."""
         return name in self._fields or any(fnmatch.fnmatchcase(name, p) for p in self._patterns)
 
+    def is_text(self, name: str) -> bool:
+        """Tell whether a field holds one text, also where it looks like a number."""
+        if name in self._fields:
+            spec = self._fields[name]
+            return spec.dtype == "BYTES" and len(spec.shape) == 1
+        return any(
+            fnmatch.fnmatchcase(name, pattern) and self._fields[pattern].dtype == "BYTES"
+            for pattern in self._patterns
+        )
 
-def _sample(data: Mapping[str, Any], field: str, spec: TensorSpec) -> Array:
-    array = typed_array(_value(data, field), field, spec)
+
+def _sample(data: Mapping[str, Any], field: str, spec: TensorSpec, ordered: bool) -> Array:
+    array = typed_array(_value(data, field, ordered), field, spec)
     wanted = spec.shape[1:]
     if not TensorSpec(spec.name, spec.dtype, wanted).accepts(array.shape):
         raise InferenceError(
@@ -90,21 +111,47 @@ def _sample(data: Mapping[str, Any], field: str, spec: TensorSpec) -> Array:
     return array
 
 
-def _value(data: Mapping[str, Any], field: str) -> Any:
+def _value(data: Mapping[str, Any], field: str, ordered: bool) -> Any:
     if field in data:
         return data[field]
-    found = [data[name] for name in data if "*" in field and fnmatch.fnmatchcase(name, field)]
+    found = _matching(field, tuple(data), ordered) if "*" in field else ()
+    if found is None:
+        raise InferenceError(
+            f"the fields of {field!r} have no order in JSON; number them, or give one list of them"
+        )
     if not found:
         raise InferenceError(f"field {field!r} is missing")
-    return found
+    return [data[name] for name in found]
 
 
-_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "U"}
+@functools.lru_cache(maxsize=1024)
+def _matching(pattern: str, names: tuple[str, ...], ordered: bool) -> Sequence[str] | None:
+    """Return the names that a pattern stands for: as they come, or by the numbers in them.
+
+    :param ordered: whether they come in an order that means something
+    :returns: None where they do not, and have no numbers to tell them apart by
+    """
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if ordered or len(found) < 2:
+        return found
+    numbers = {name: tuple(map(int, _DIGITS.findall(name))) for name in found}
+    alike = len({_DIGITS.sub("0", name) for name in found}) == 1
+    if not alike or len(set(numbers.values())) < len(found):
+        return None
+    return sorted(found, key=numbers.__getitem__)
+
+
+_DIGITS = re.compile("[0-9]+")
+_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
 
 
 def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
     """Convert without loss: no text to number, no fraction to integer, no overflow."""
     dtype = NUMPY_TYPES[spec.dtype]
+    if dtype.kind == "O":
+        return _texts(value, field, spec)
+    if _is_mixed(value):  # numpy would take the truth values for numbers
+        raise InferenceError(f"field {field!r} holds values of several kinds")
     try:
         array = np.asarray(value)  # in what type it comes: text does not become a number
     except (ValueError, OverflowError) as error:
@@ -119,12 +166,32 @@ def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
     if array.dtype.kind not in _KINDS[dtype.kind]:
         raise InferenceError(f"field {field!r} does not hold {spec.dtype} values")
     with np.errstate(over="ignore"):
-        typed = array.astype(dtype)
+        # By way of a double, as the parser of arrays reads them: a record's values must not depend
+        # on whether others of its batch are bad.
+        typed = (array.astype(np.float64) if dtype.kind == "f" else array).astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(typed, array):
         raise _out_of_range(field, spec)
     if dtype.kind == "f" and not np.isfinite(typed).all():
         raise _out_of_range(field, spec)
     return typed
+
+
+def _texts(value: Any, field: str, spec: TensorSpec) -> Array:
+    """Return texts as objects: numpy's own would lose a zero at the end."""
+    texts = np.asarray(value, object)
+    if not all(type(each) is str for each in texts.flat):
+        raise InferenceError(f"field {field!r} does not hold {spec.dtype} values")
+    return texts
+
+
+def _is_mixed(value: Any) -> bool:
+    """Whether a list, at any depth, has truth values beside others."""
+    if not isinstance(value, list):
+        return False
+    kinds = set(map(type, value))
+    if bool in kinds and len(kinds) > 1:
+        return True
+    return list in kinds and any(map(_is_mixed, value))
 
 
 def _out_of_range(field: str, spec: TensorSpec) -> InferenceError:

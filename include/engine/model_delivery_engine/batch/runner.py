@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from model_delivery_engine.batch.answers import NO_LABELS
+from model_delivery_engine.batch.answers import NO_LABELS, error_line
 from model_delivery_engine.batch.batch import Batch
 from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
 from model_delivery_engine.batch.inference import Runnable, answer, check_model
@@ -21,9 +21,10 @@ from model_delivery_engine.batch.recommend import (
     Recommendations,
     Recommender,
     RecommenderLines,
+    service_error_line,
 )
 from model_delivery_engine.batch.records import RecordParser
-from model_delivery_engine.batch.sinks import PartFile, Sink, open_sink
+from model_delivery_engine.batch.sinks import HandOver, PartFile, Sink, open_sink
 from model_delivery_engine.batch.storage import check_state
 from model_delivery_engine.disk import disk_watched
 from model_delivery_engine.errors import (
@@ -67,7 +68,10 @@ class Work:
 
 @dataclass(frozen=True)
 class PartOutcome:
-    """What became of a part. ``records`` = ``ok`` + ``errors``; blank lines are ``skipped``."""
+    """What became of a part. ``records`` = ``ok`` + ``errors``; blank lines are ``skipped``.
+
+    :param files: what it left, but for what was handed over before
+    """
 
     part: Part
     records: int
@@ -75,8 +79,7 @@ class PartOutcome:
     errors: int
     skipped: int
     input_digest: str
-    answers: PartFile
-    error_lines: PartFile | None
+    files: tuple[PartFile, ...]
 
 
 class _Reader(Protocol):
@@ -96,10 +99,10 @@ class PartRunner:
         # A shard's answers must not depend on the machine's cores, and processes use them better.
         model = Model(open_session(work.model_path, session_options(threads=1)), work.model_name)
         self.model: Runnable = model
-        self._labels = NO_LABELS
+        self._labels, self._error_line = NO_LABELS, error_line
         if work.recommendations is not None:
             self.model = recommender = Recommender(model, work.recommendations)
-            self._labels = recommender.labels
+            self._labels, self._error_line = recommender.labels, service_error_line
         else:
             check_model(model)
         self._reader = _reader(work, self.model)
@@ -124,9 +127,10 @@ class PartRunner:
                 break
         return best
 
-    def run(self, data: PartData, batch_size: int) -> PartOutcome:
+    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
         """Run a part; its files appear in the spool folder.
 
+        :param hand_over: takes a file of answers, where those are many, before the part is done
         :raises DiskFullError: no space on the disk
         :raises ShortageError: too little memory
         :raises BatchError: the file changed, or the engine itself failed
@@ -142,25 +146,25 @@ class PartRunner:
                 f"{data.part.start}; the object changed under the job, start it again"
             )
         with disk_watched(self._work.spool, f"the answers to {self._work.uri}"):
-            return self._run(data.part, content, batch_size)
+            return self._run(data.part, content, batch_size, hand_over)
 
-    def _run(self, part: Part, content: bytes, batch_size: int) -> PartOutcome:
+    def _run(self, part: Part, content: bytes, batch_size: int, hand_over: HandOver) -> PartOutcome:
         records = ok = skipped = 0
         try:
-            with self._sink(part) as sink:
+            with self._sink(part, hand_over) as sink:
                 for batch, blank in self._reader.batches(content, part.start, batch_size):
                     answers = answer(batch, self.model)
                     sink.add(answers)
                     records += answers.count
                     ok += len(answers.echoes)
                     skipped += blank
-            answered, failed = sink.files()
+                files = sink.files()
         except (EngineError, OSError):
             raise
         except Exception as error:
             raise self._failed(part, records, batch_size, error) from error
         digest = self._reader.digest(content)
-        return PartOutcome(part, records, ok, records - ok, skipped, digest, answered, failed)
+        return PartOutcome(part, records, ok, records - ok, skipped, digest, tuple(files))
 
     def _failed(self, part: Part, done: int, batch_size: int, error: Exception) -> BatchError:
         """Return what ends the job: an error line would pass the engine's fault off as a record's.
@@ -180,11 +184,11 @@ class PartRunner:
         failure.add_note(traceback.format_exc())
         return failure
 
-    def _sink(self, part: Part) -> Sink:
+    def _sink(self, part: Part, hand_over: HandOver) -> Sink:
         path = self._work.spool / f"out-{part.index}"
         return open_sink(
             path, self._work.output_format, self._work.output_compression, self.model.outputs,
-            self._labels,
+            self._labels, self._error_line, hand_over,
         )  # fmt: skip
 
 

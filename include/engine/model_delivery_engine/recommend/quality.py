@@ -63,7 +63,7 @@ def judge(
     popular = [item for item, _ in Counter(i for each in seen.values() for i in each).most_common()]
     errors = 0
     for record in records:
-        if record["output"] is None:
+        if record["error"] is not None:  # the service gives such a record an empty list
             errors += 1
             continue
         user = record["input"]["userId"]

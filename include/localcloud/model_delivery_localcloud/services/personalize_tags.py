@@ -28,13 +28,13 @@ def handlers(database: Database) -> Mapping[str, Handler]:
 
     def tag(call: Call) -> dict[str, Any]:
         with database.write() as session:
-            found = _tagged(session, call)
+            found = _locked(session, call)
             found.tags = checked({**found.tags, **tags_of(call.params)})
         return {}
 
     def untag(call: Call) -> dict[str, Any]:
         with database.write() as session:
-            found = _tagged(session, call)
+            found = _locked(session, call)
             gone = set(call.params["tagKeys"])
             found.tags = {key: value for key, value in found.tags.items() if key not in gone}
         return {}
@@ -62,6 +62,13 @@ def checked(tags: dict[str, str]) -> dict[str, str]:
     if len(tags) > MOST_TAGS:
         raise ServiceError("TooManyTagsException", f"A resource has at most {MOST_TAGS} tags.")
     return tags
+
+
+def _locked(session: Session, call: Call) -> BatchInferenceJob | RecommendationFilter:
+    """Return what is tagged, for this transaction alone: its tags are read, and written whole."""
+    found = _tagged(session, call)
+    session.refresh(found, with_for_update=True)
+    return found
 
 
 def _tagged(session: Session, call: Call) -> BatchInferenceJob | RecommendationFilter:
