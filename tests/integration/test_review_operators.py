@@ -890,6 +890,8 @@ def test_a_clear_stops_the_loops_of_a_start_that_was_cut_off(s3: S3, team: Team)
              for each in HumanLoopHook().list_loops(operator.flow_definition_arn)}  # fmt: skip
     assert {loops[name] for name in before} == {"Stopped"}
     assert {status for name, status in loops.items() if name not in before} == {"InProgress"}
+    # Each further try leaves them alone.
+    assert list(LoopState(task.context).superseded()) == []
 
 
 def test_a_start_that_was_cut_off_goes_on_at_the_retry(s3: S3, team: Team) -> None:

@@ -77,6 +77,13 @@ class LoopState:
         rounds[number].update(changes)
         self.save(rounds=rounds)
 
+    def forget_superseded(self) -> None:
+        """Keep that what is open of the batches before a clear was asked to stop."""
+        for record in self._records[:-1]:
+            record["done"] = True
+        if len(self._records) > 1:
+            self.save()
+
     def superseded(self) -> Iterator[LoopBatch]:
         """Yield the batches before a clear that may still be open."""
         for record in self._records[:-1]:

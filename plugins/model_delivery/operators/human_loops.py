@@ -78,6 +78,7 @@ class StartHumanLoopsOperator(StartsHumanLoops):
         worker, storage = self._worker, self._storage()
         for batch in state.superseded():
             worker.stop(batch)
+        state.forget_superseded()
         prefix = state.loop_prefix()
         # Every line is read before the first loop is started, and a clear stops what a kill left.
         count = sum(1 for _ in read_inputs(storage, self.inputs_uri))

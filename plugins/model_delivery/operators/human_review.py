@@ -154,6 +154,7 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
 
         for batch in state.superseded():
             self._worker.stop(batch)
+        state.forget_superseded()
         url = queue_url(self.hook, self.flow_definition_arn)
         context["ti"].xcom_push(key=JOB_LINK_KEY, value=url)
         if state.get("counts") is None:

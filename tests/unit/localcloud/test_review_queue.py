@@ -548,6 +548,22 @@ def test_figures_read_no_content_of_answers(database: Database) -> None:
     assert (figure.label, figure.answer, exported.answer) == ("7", None, SEVEN)
 
 
+def test_a_loop_that_is_deleted_while_it_is_claimed_keeps_no_other_waiting(
+    database: Database,
+) -> None:
+    loops = [add(database, name) for name in ("one", "two")]
+    for loop in loops:
+        take(database, "ana")
+        submit(database, loop, "ana")
+    with database.write() as session:
+        claimed = review_completion.claim_finished(session, NOON + 10_000, 10)
+    with database.write() as session:
+        human_loops.delete_loop(session, session.get_one(HumanLoop, loops[0]))
+    with database.read() as session:
+        finished = review_completion.finished(session, claimed)
+    assert [each.loop.id for each in finished] == [loops[1]]
+
+
 def test_skipped_items_come_back_when_they_are_asked_for(database: Database) -> None:
     loop = add(database, "one")
     take(database, "ana")

@@ -71,7 +71,10 @@ def claim_finished(session: Session, now: int, limit: int) -> list[HumanLoop]:
 
 
 def finished(session: Session, loops: list[HumanLoop]) -> list[Finished]:
-    """Return claimed loops with what their outputs need: nothing of it changes any more."""
+    """Return claimed loops with what their outputs need: nothing of it changes any more.
+
+    One that was deleted meanwhile, or its flow definition, is left out.
+    """
     numbers = [loop.id for loop in loops]
     answers = review_queue.answers_of(session, numbers)
     inputs = select(HumanLoopInput).where(HumanLoopInput.loop_id.in_(numbers))
@@ -81,7 +84,7 @@ def finished(session: Session, loops: list[HumanLoop]) -> list[Finished]:
     return [
         Finished(loop, flow, contents[loop.id], answers[loop.id], reviewers)
         for loop in loops
-        if (flow := flows[loop.flow_id]) is not None
+        if loop.id in contents and (flow := flows[loop.flow_id]) is not None
     ]
 
 

@@ -28,6 +28,16 @@ export function percent(confidence) {
 }
 
 /** A label with its key; a label that is its own key is shown once. */
+// Several labels are one text: after commas, or as JSON where one of them holds a comma.
+function labelsOf(text) {
+  if (!text.startsWith("[")) return text.split(", ");
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text.split(", ");
+  }
+}
+
 function named(label, key) {
   if (key === label.toLowerCase()) return [h("kbd", { class: "whole" }, label)];
   return [key ? h("kbd", {}, key.toUpperCase()) : null, h("span", { class: "name" }, label)];
@@ -101,7 +111,7 @@ class Classify {
 
   #modelLabels() {
     if (!this.model) return [];
-    const parts = this.view.multiple ? this.model.split(", ") : [this.model];
+    const parts = this.view.multiple ? labelsOf(this.model) : [this.model];
     return parts.filter((label) => this.view.labels.includes(label));
   }
 
