@@ -1,6 +1,7 @@
 """Whose a task is while its worker is told to end: what a kill may stop, and what it must leave."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,8 @@ class Eviction:
         try:
             self._claims.append(self._ask())
         except Exception as error:
-            self._log.warning("Airflow did not tell whose this task is: %s", error)
+            with suppress(OSError):  # the process may be past its end, and its log closed
+                self._log.warning("Airflow did not tell whose this task is: %s", error)
 
 
 def is_left(claim: Claim | None, *, last: bool) -> bool:
