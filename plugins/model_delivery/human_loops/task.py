@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Context
 
 from model_delivery.human_loops.batch import LoopBatch
-from model_delivery.jobs.retries import OUTAGE_SECONDS
+from model_delivery.jobs.retries import OUTAGE_SECONDS, Pause
 from model_delivery.jobs.tries import is_final
 from model_delivery.storage_connected import AwsAndStorageConnected
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from model_delivery.human_loops.kill import LoopKill
     from model_delivery.human_loops.state import LoopState
     from model_delivery.human_loops.worker import HumanLoopWorker
-    from model_delivery.jobs.retries import Pause
 
 HOOK = "model_delivery.hooks.human_review.HumanLoopHook"
 
@@ -39,9 +38,7 @@ class StartsHumanLoops(AwsAndStorageConnected):
         return HOOK
 
     @cached_property
-    def _pause(self) -> "Pause":
-        from model_delivery.jobs.retries import Pause
-
+    def _pause(self) -> Pause:
         return Pause()
 
     @cached_property

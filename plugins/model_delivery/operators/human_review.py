@@ -342,8 +342,8 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
                 ended = wait_here(self._worker, batch, self._until_stopped(len(batch)))
                 done = {loop.name for loop in ended}
                 ended += [left_open(name) for name in batch if name not in done]
-        if self._pause.cut:  # what has ended now may have ended by our own stop
-            raise JobFailedError(GRACE)
+        # What has ended now may have ended by our own stop.
+        self._check_killed(len(batch) - len(ended), len(batch))
         self._waiting = None
         return ended
 

@@ -166,12 +166,17 @@ def test_expansion_past_the_limit_is_refused(tmp_path: Path) -> None:
     assert_untouched(tmp_path, archive)
 
 
-def test_a_header_that_claims_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def write_extended_header(archive: Path, size: int, form: int = tarfile.DEFAULT_FORMAT) -> Path:
+    """Write an archive of one extended header that claims to be of a size."""
     header = tarfile.TarInfo("pax")
     header.type = tarfile.XHDTYPE
-    header.size = 1_500_000_000
-    archive = tmp_path / "a.tar.gz"
-    archive.write_bytes(gzip.compress(header.tobuf() + b"\0" * 4096))
+    header.size = size
+    archive.write_bytes(gzip.compress(header.tobuf(form) + b"\0" * 4096))
+    return archive
+
+
+def test_a_header_that_claims_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    archive = write_extended_header(tmp_path / "a.tar.gz", 1_500_000_000)
     with pytest.raises(ArchiveError, match="extended header claims"):
         extract_archive(archive, tmp_path / "out")
 
@@ -214,12 +219,7 @@ def test_members_that_claim_the_same_bytes_count_each(tmp_path: Path) -> None:
 
 
 def test_an_extended_header_of_less_than_nothing_is_refused(tmp_path: Path) -> None:
-    header = tarfile.TarInfo("pax")
-    header.type = tarfile.XHDTYPE
-    header.size = -512
-    archive = tmp_path / "a.tar.gz"
-    packed = header.tobuf(tarfile.GNU_FORMAT) + b"\0" * 4096
-    archive.write_bytes(gzip.compress(packed))
+    archive = write_extended_header(tmp_path / "a.tar.gz", -512, tarfile.GNU_FORMAT)
     with pytest.raises(ArchiveError, match="extended header claims -512 bytes"):
         extract_archive(archive, tmp_path / "out")
 

@@ -558,30 +558,33 @@ def test_weights_in_a_file_outside_the_archive_are_refused(
 ) -> None:
     path = save_linear(tmp_path / "model" / "model.onnx")
     (tmp_path / "secret").write_bytes(b"\0" * 48)
-    model = onnx.load(path)
-    weights = model.graph.initializer[0]
-    weights.ClearField("raw_data")
-    weights.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "../secret"), ("offset", "0"), ("length", "48")):
-        weights.external_data.add(key=key, value=value)
+    where = {"location": "../secret", "offset": "0", "length": "48"}
+    model = with_weights_elsewhere(path, 48, where)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(CompilationError, match="not a complete ONNX model"):
         compiled(path, OPEN)
+
+
+def with_weights_elsewhere(path: Path, size: int, where: dict[str, str]) -> onnx.ModelProto:
+    """Return a model whose first weights, of so many bytes, lie in a file beside it."""
+    model = onnx.load(path)
+    weights = model.graph.initializer[0]
+    weights.ClearField("raw_data")
+    weights.dims[:] = [4, size // 16]
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in where.items():
+        weights.external_data.add(key=key, value=value)
+    return model
 
 
 def test_a_model_over_the_formats_limit_says_so_before_its_weights_are_read(
     tmp_path: Path, target: Target
 ) -> None:
     """It is a real one of 2.25 GiB: its archive has to pass, for its model to be refused."""
-    path = save_linear(tmp_path / "model.onnx")
-    model = onnx.load(path)
-    weights = model.graph.initializer[0]
     size = 9 * 2**28
-    weights.ClearField("raw_data")
-    weights.dims[:] = [4, size // 16]
-    weights.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", str(size))):
-        weights.external_data.add(key=key, value=value)
+    path = save_linear(tmp_path / "model.onnx")
+    where = {"location": "weights.bin", "offset": "0", "length": str(size)}
+    model = with_weights_elsewhere(path, size, where)
     archive = tmp_path / "large.tar.gz"
     with gzip.open(archive, "wb", compresslevel=1) as packed:
         for name, data, length in (
@@ -605,14 +608,9 @@ def test_a_model_over_the_formats_limit_says_so_before_its_weights_are_read(
 def test_weights_that_do_not_say_how_long_they_are_are_counted_to_the_files_end(
     tmp_path: Path,
 ) -> None:
-    path = save_linear(tmp_path / "model.onnx")
-    model = onnx.load(path)
-    weights = model.graph.initializer[0]
     size = 9 * 2**28
-    weights.ClearField("raw_data")
-    weights.dims[:] = [4, size // 16]
-    weights.data_location = TensorProto.EXTERNAL
-    weights.external_data.add(key="location", value="weights.bin")
+    path = save_linear(tmp_path / "model.onnx")
+    model = with_weights_elsewhere(path, size, {"location": "weights.bin"})
     path.write_bytes(model.SerializeToString())
     with (tmp_path / "weights.bin").open("wb") as file:
         file.truncate(size)
