@@ -56,6 +56,9 @@ class Airflow:
         api = self._process(
             "api-server", ["api-server", "--host", LOOPBACK, "--port", str(self._port)]
         )
+        # Its event loop writes the log of users' actions, and may wait there for a transaction
+        # whose thread waits for the loop: nothing but this time-out ends that.
+        api.env = {**api.env, **_database(self.home, lock_seconds=5)}
         api.healthy = lambda: answers(f"{self.url}/api/v2/monitor/health")
         return [
             api,
@@ -78,7 +81,7 @@ def _environment(home: Path, credentials: Credentials, port: int) -> dict[str, s
         "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         # Python waits 5 s for SQLite's lock; a scheduler that does not get it ends.
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
+        **_database(home, lock_seconds=60),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
@@ -101,6 +104,11 @@ def _environment(home: Path, credentials: Credentials, port: int) -> dict[str, s
         # Tests and demos on a small machine: one thread pool per task process is enough.
         "OMP_NUM_THREADS": "1",
     }
+
+
+def _database(home: Path, lock_seconds: int) -> dict[str, str]:
+    url = f"sqlite:///{home}/airflow.db?timeout={lock_seconds}"
+    return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
 
 
 def aws_connection(credentials: Credentials, cloud_url: str, store_url: str) -> dict[str, object]:
