@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from model_delivery_localcloud.store.database import Database
-from model_delivery_localcloud.store.group_commit import GroupCommit
+from model_delivery_localcloud.store.group_commit import GroupCommit, one_by_one
 from model_delivery_localcloud.store.review_tables import UserGroup
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -22,7 +22,7 @@ def count(database: Database) -> int:
 
 
 def test_what_fails_undoes_itself_and_nothing_else(database: Database) -> None:
-    commits = GroupCommit(database)
+    commits = GroupCommit(database, one_by_one)
 
     def attempt(number: int) -> str:
         def work(session: Session) -> str:
@@ -69,5 +69,5 @@ def test_what_may_be_committed_already_is_not_done_again(
         session.add(UserGroup(user=f"user-{len(done)}", group_name="g"))
 
     with pytest.raises(OperationalError, match="lost"):
-        GroupCommit(database).run(work)
+        GroupCommit(database, one_by_one).run(work)
     assert (done, count(database)) == ([0], 1)

@@ -1,9 +1,11 @@
 """Slots, leases and answers in the store, with the caller's own clock."""
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,15 +21,17 @@ from model_delivery_localcloud.services.human_review import FlowDefinitions
 from model_delivery_localcloud.services.review_names import FLOW_DEFINITION, arn_of
 from model_delivery_localcloud.store import (
     human_loops,
+    review_answers,
     review_completion,
     review_figures,
     review_heads,
+    review_slots,
 )
 from model_delivery_localcloud.store import review_queue as queue
-from model_delivery_localcloud.store import review_slots as slots
 from model_delivery_localcloud.store.database import Database, alembic_config
 from model_delivery_localcloud.store.group_commit import GroupCommit
-from model_delivery_localcloud.store.review_slots import Given, Held, Lease, Taken
+from model_delivery_localcloud.store.review_answers import Given, Taken
+from model_delivery_localcloud.store.review_slots import Held, Lease
 from model_delivery_localcloud.store.review_tables import (
     Assignment,
     FlowDefinition,
@@ -36,9 +40,10 @@ from model_delivery_localcloud.store.review_tables import (
     WebhookEvent,
     WorkteamGroup,
 )
+from model_delivery_localcloud.store.review_turns import Turn, take_turns
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role, add_user
-from sqlalchemy import event, select, text
+from sqlalchemy import Select, event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -100,15 +105,26 @@ def add(database: Database, name: str, priority: float = 0.5, tasks: int = 1) ->
         return loop.id
 
 
+def turn(worker: str, given: Sequence[Given] = (), count: int = 0) -> Turn:
+    return Turn(FLOW, worker, LEASE, given, count)
+
+
+def take_turn(database: Database, it: Turn, now: int = NOON) -> list[Held] | Taken:
+    with database.write() as session:
+        return take_turns(session, [it], now)[0]
+
+
 def take(database: Database, worker: str, now: int = NOON) -> list[str]:
-    with database.write() as session:
-        return [each.name for each in queue.take_next(session, FLOW, worker, now, LEASE)]
+    held = take_turn(database, turn(worker, count=1), now)
+    assert not isinstance(held, Taken)
+    return [each.name for each in held]
 
 
-def submit(database: Database, loop: int, worker: str, answer: Any = SEVEN, now: int = NOON) -> Any:
-    with database.write() as session:
-        given = [Given(loop, answer, "7", 1_000)]
-        return slots.submit(session, FLOW, worker, given, now, LEASE)
+def submit(
+    database: Database, loop: int, worker: str, answer: Any = SEVEN, now: int = NOON
+) -> Taken | None:
+    taken = take_turn(database, turn(worker, [Given(loop, answer, "7", 1_000)]), now)
+    return taken if isinstance(taken, Taken) else None
 
 
 def one(database: Database, loop: int) -> HumanLoop:
@@ -311,23 +327,22 @@ def test_reviewers_of_the_same_loops_answer_at_once(database: Database) -> None:
     """Two servers, whose transactions each hold several loops."""
     for number in range(40):
         add(database, f"loop-{number}", tasks=2)
-    servers = GroupCommit(database), GroupCommit(database)
+
+    def together(session: Session, turns: Sequence[Turn]) -> Sequence[list[Held] | Taken]:
+        return take_turns(session, turns, NOON)
+
+    servers = GroupCommit(database, together), GroupCommit(database, together)
 
     def review(number: int) -> int:
         who, commits, given = f"person-{number}", servers[number % 2], 0
 
-        def step(held: list[Held]) -> Callable[[Session], list[Held]]:
-            def work(session: Session) -> list[Held]:
-                answers = [Given(each.loop, SEVEN, "7", 0) for each in held]
-                assert slots.submit(session, FLOW, who, answers, NOON, LEASE) is None
-                return queue.take_next(session, FLOW, who, NOON, LEASE, count=2)
+        def step(held: list[Held]) -> list[Held]:
+            answers = [Given(each.loop, SEVEN, "7", 0) for each in held]
+            return list(commits.run(turn(who, answers, count=2)))
 
-            return work
-
-        while held := commits.run(step([])):
+        while held := step([]):
             given += len(held)
-            while held:
-                held = commits.run(step(held))
+            while held := step(held):
                 given += len(held)
         return given
 
@@ -454,15 +469,15 @@ def test_many_answers_take_as_many_requests_as_one(database: Database) -> None:
     def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         requests.append(statement)
 
-    with database.write() as session:
-        assert len(queue.take_next(session, FLOW, "ana", NOON, LEASE, count=50)) == 50
+    held = take_turn(database, turn("ana", count=50))
+    assert isinstance(held, list)
+    assert len(held) == 50
     taken = len(requests)
     with database.write() as session:
         assert queue.let_go(session, FLOW, loops[30:], "ana", "lapsed") is None
     left = len(requests) - taken
     answers = [Given(loop, SEVEN, "7", 1_000) for loop in loops[:30]]
-    with database.write() as session:
-        assert slots.submit(session, FLOW, "ana", answers, NOON, LEASE) is None
+    assert take_turn(database, turn("ana", answers)) == []
     answered = len(requests) - taken - left
     # With a request or two for each item they were a hundred each.
     assert max(taken, left, answered) <= 6
@@ -475,12 +490,77 @@ def test_many_answers_take_as_many_requests_as_one(database: Database) -> None:
     assert queues == [None] * 30 + [FLOW] * 20
 
 
+def test_many_reviewers_take_their_turns_at_once(database: Database) -> None:
+    """Each statement is for all of them, and what one may not do is nobody else's."""
+    loops = [add(database, f"loop-{number}", number / 50, tasks=2) for number in range(20)]
+    names = [f"person-{number}" for number in range(10)]
+
+    def together(turns: Sequence[Turn]) -> list[list[str] | Taken]:
+        with database.write() as session:
+            taken = take_turns(session, turns, NOON)
+        return [each if isinstance(each, Taken) else [held.name for held in each] for each in taken]
+
+    first = together([turn(name, count=1) for name in [*names, names[0]]])
+    # Two a loop, the least certain first; who asks twice is given the same again.
+    assert first == [[f"loop-{number // 2}"] for number in range(10)] + [["loop-0"]]
+
+    requests: list[str] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        requests.append(statement)
+
+    answers = [turn(name, [Given(loops[number // 2], SEVEN, "7", 0)], count=1)
+               for number, name in enumerate(names)]  # fmt: skip
+    wrong = turn("eve", [Given(loops[0], SEVEN, "7", 0)], count=1)
+    again = replace(answers[0], given=[Given(loops[0], ONE, "1", 0)])
+    assert together([wrong, *answers, again, answers[1]]) == [
+        Taken.NOT_YOURS, *([f"loop-{5 + number // 2}"] for number in range(10)),
+        Taken.ANSWERED_ALREADY, ["loop-5"],
+    ]  # fmt: skip
+    assert len(requests) <= 10
+    with database.read() as session:
+        found = [session.get_one(HumanLoop, loop) for loop in loops]
+        assert [(each.phase, each.answers, each.free_slots, each.queue) for each in found] == [
+            *[("answered", 2, 0, None)] * 5, *[("open", 0, 0, None)] * 5,
+            *[("open", 0, 2, FLOW)] * 10,
+        ]  # fmt: skip
+        assert assignment(session, loops[0], names[0]).answer == SEVEN
+
+
+def test_the_last_slot_is_for_one_of_those_whose_time_was_over(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    late = NOON + 2 * LEASE.hold_ms
+    assert take(database, "bob", late) == ["one"]
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, [loop], "bob", "lapsed") is None
+    answers = [turn(name, [Given(loop, SEVEN, "7", 0)]) for name in ("ana", "bob")]
+    with database.write() as session:
+        assert take_turns(session, answers, late) == [[], Taken.CLOSED]
+    assert one(database, loop).answers == 1
+
+
+def test_who_has_had_all_that_others_are_given_is_given_what_lies_behind(
+    database: Database,
+) -> None:
+    loops = [add(database, f"loop-{number}", number / 50, tasks=2) for number in range(20)]
+    held = take_turn(database, turn("ana", count=15))
+    assert isinstance(held, list)
+    answers = [Given(each.loop, SEVEN, "7", 0) for each in held]
+    with database.write() as session:
+        taken = take_turns(session, [turn("ana", answers, count=1), turn("bob", count=1)], NOON)
+    assert [[each.loop for each in held] for held in taken if isinstance(held, list)] == [
+        [loops[15]], [loops[0]],
+    ]  # fmt: skip
+
+
 def test_of_many_answers_none_is_kept_where_one_cannot_be(database: Database) -> None:
     loops = [add(database, name, tasks=2) for name in ("one", "two")]
+    assert take(database, "ana") == ["one"]
+    answers = [Given(loop, SEVEN, "7", 1_000) for loop in loops]
+    assert take_turn(database, turn("ana", answers)) is Taken.NOT_YOURS
     with database.write() as session:
-        queue.take_next(session, FLOW, "ana", NOON, LEASE)
-        answers = [Given(loop, SEVEN, "7", 1_000) for loop in loops]
-        assert slots.submit(session, FLOW, "ana", answers, NOON, LEASE) is Taken.NOT_YOURS
         assert queue.let_go(session, FLOW, loops, "ana") is Taken.NOT_YOURS
         assert queue.let_go(session, "other" * 6, loops[:1], "ana") is Taken.NOT_YOURS
     with database.read() as session:
@@ -498,13 +578,13 @@ def test_who_is_ahead_of_others_does_not_walk_past_their_own_answers_each_time(
 
     def next_of(worker: str) -> list[str]:
         with database.write() as session:
-            held = queue.take_next(session, FLOW, worker, NOON, LEASE, heads=heads)
-            return [each.name for each in held]
+            (held,) = take_turns(session, [turn(worker, count=1)], NOON, heads)
+        assert not isinstance(held, Taken)
+        return [each.name for each in held]
 
     for number in range(3):
         assert next_of("ana") == [f"loop-{number}"]
         assert submit(database, loops[number], "ana") is None
-    assert heads.of(FLOW, "ana") == (0.0, loops[0])  # where their first walk ended
     heads.note(FLOW, "ana", (0.2, loops[2]), 1.0)
     # What is less certain and comes later waits for a while, or until nothing else is left.
     add(database, "late", 0.05)
@@ -575,10 +655,22 @@ def test_skipped_items_come_back_when_they_are_asked_for(database: Database) -> 
     assert take(database, "ana") == ["one"]
 
 
-def test_the_next_item_is_found_without_reading_the_queue(database: Database) -> None:
-    """A table that was filled a moment ago has no statistics yet."""
-    for number in range(3):
-        add(database, f"loop-{number}", priority=number / 10)
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (review_slots._FIRST, "human_loops_queue"),
+        (review_slots._NEXT, "human_loops_queue"),
+        (review_slots._HELD, "review_assignments_worker"),
+        (review_slots._PARTS, "review_assignments"),
+        (review_answers._LOCK, "human_loops_pkey|PRIMARY KEY"),
+        (review_answers._PARTS, "review_assignments"),
+    ],
+    ids=["first", "next", "held", "parts of items", "lock", "parts of answers"],
+)
+def test_turns_are_taken_without_reading_tables(
+    database: Database, statement: Select[Any], index: str
+) -> None:
+    """Tables that were filled a moment ago have no statistics yet."""
     row = (
         "INSERT INTO human_loops (id, account, region, name, flow_id, flow_name, status, phase, "
         "queue, priority, task_count, free_slots, answers, input_digest, created_at, modified_at, "
@@ -586,24 +678,34 @@ def test_the_next_item_is_found_without_reading_the_queue(database: Database) ->
         f":name, '{FLOW}', 'flow', 'InProgress', 'open', '{FLOW}', 0.9, 1, 1, 0, '', {NOON}, "
         f"{NOON}, {NOON + MINUTE}, 0, '', '', '')"
     )
-    with database.write() as session:
-        rows = [{"id": 1_000 + number, "name": f"more-{number}"} for number in range(20_000)]
-        session.execute(text(row), rows)
-    compiled = slots._FREE.compile(dialect=database.engine.dialect)
-    values = compiled.construct_params(
-        {"who": "ana", "flow": FLOW, "now": NOON, "count": 1, "priority": 0.5, "first": 7}
+    part = (
+        "INSERT INTO review_assignments (loop_id, worker, flow_id, state, accepted_at, spent_ms) "
+        f"VALUES (:id, :worker, '{FLOW}', 'lapsed', {NOON}, 0)"
     )
-    plan, given = f"EXPLAIN {compiled}", values
-    if compiled.positiontup:
-        plan, given = f"EXPLAIN QUERY PLAN {compiled}", tuple(map(values.get, compiled.positiontup))
+    rows = [{"id": 1_000 + number, "name": f"more-{number}"} for number in range(20_000)]
+    parts = [{"id": each["id"], "worker": f"person-{int(each['id']) % 50}"} for each in rows]
     with database.write() as session:
-        steps = session.connection().exec_driver_sql(plan, given).all()
+        session.execute(text(row), rows)
+        session.execute(text(part), parts)
+    values = {
+        "who": "ana", "flow": FLOW, "now": NOON, "count": 20, "priority": 0.5, "first": 7,
+        "loops": list(range(1_000, 1_060)), "workers": [f"person-{each}" for each in range(50)],
+    }  # fmt: skip
+    known = {name: values[name] for name in statement.compile().params if name in values}
+    compiled = statement.params(known).compile(
+        dialect=database.engine.dialect, compile_kwargs={"literal_binds": True}
+    )
+    explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
+    with database.write() as session:
+        steps = session.connection().exec_driver_sql(f"{explain} {compiled}").all()
     shown = "\n".join(str(step) for step in steps)
-    assert "human_loops_queue" in shown
-    assert "priority" in shown.partition("Filter")[0]  # it begins there
-    assert "Sort" not in shown
-    assert "TEMP B-TREE" not in shown
-    assert take(database, "ana") == ["loop-0"]
+    assert re.search(index, shown), shown
+    assert not re.search(r"Seq Scan|SCAN \w+$", shown, re.MULTILINE), shown
+    if statement is review_slots._NEXT:
+        assert "priority" in shown.partition("Filter")[0]  # it begins there
+    if index == "human_loops_queue":
+        assert "Sort" not in shown
+        assert "TEMP B-TREE" not in shown
 
 
 def test_a_server_that_was_started_anew_costs_no_request(

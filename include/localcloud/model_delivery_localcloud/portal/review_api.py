@@ -3,6 +3,7 @@
 Whoever posts sends the session's token in `X-CSRF-Token`; `GET /review/api/session` tells it.
 """
 
+from asyncio import wrap_future
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,15 +15,16 @@ from starlette.routing import Route
 
 from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.portal.rendering import SECURITY_HEADERS, csrf_token
-from model_delivery_localcloud.portal.review_desk import Desk, Refused
+from model_delivery_localcloud.portal.review_desk import Change, Desk, Refused
 from model_delivery_localcloud.portal.sessions import SignIn, valid_csrf
 from model_delivery_localcloud.store.tables import User
 
 LARGEST_BODY = 2 * 1024 * 1024
 MOST_AT_ONCE = 100
-# Calls are mostly Python, and share their transactions: more threads only take turns.
+# What is done in them is mostly Python, which more threads would only take turns at. Who waits for
+# a transaction holds none of them.
 THREADS = 4
-Work = Callable[[User, str, dict[str, Any]], dict[str, Any]]
+Work = Callable[[User, str, dict[str, Any]], dict[str, Any] | Change]
 MakeRoute = Callable[[str, Callable[[Request], Awaitable[Response]], str], Route]
 
 
@@ -84,21 +86,24 @@ class ReviewApi:
             if not valid_csrf(request, request.headers.get("x-csrf-token")):
                 return _problem(403, "this page was open for too long: reload it")
             try:
-                body = await _body(request)
+                found = await self._thread(self._begin, work, request, await _body(request))
+                if isinstance(found, Change):
+                    made = await wrap_future(self._desk.submit(found))
+                    found = await self._thread(found.answer, made)
             except Refused as refused:
                 return _problem(refused.status, str(refused))
-            return await to_thread.run_sync(self._run, work, request, body, limiter=self._threads)
+            return _json(found)
 
         return endpoint
 
-    def _run(self, work: Work, request: Request, body: dict[str, Any]) -> Response:
+    def _begin(self, work: Work, request: Request, body: dict[str, Any]) -> dict[str, Any] | Change:
         user = self._sign_in.user_of(request)
         if user is None:
-            return _problem(401, "sign in first")
-        try:
-            return _json(work(user, request.path_params["flow"], body))
-        except Refused as refused:
-            return _problem(refused.status, str(refused))
+            raise Refused(401, "sign in first")
+        return work(user, request.path_params["flow"], body)
+
+    async def _thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await to_thread.run_sync(work, *arguments, limiter=self._threads)
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -4,7 +4,10 @@ A queue, and so each call, is of one flow definition. Only the members of its wo
 everybody else it is not there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -20,11 +23,13 @@ from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
-from model_delivery_localcloud.store.group_commit import GroupCommit
+from model_delivery_localcloud.store.group_commit import GroupCommit, one_by_one
 from model_delivery_localcloud.store.human_loops import LAPSED, SKIPPED
+from model_delivery_localcloud.store.review_answers import Given, Taken
 from model_delivery_localcloud.store.review_heads import Heads
-from model_delivery_localcloud.store.review_slots import Given, Held, Lease, Taken, submit
+from model_delivery_localcloud.store.review_slots import Held, Lease
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
+from model_delivery_localcloud.store.review_turns import Turn, take_turns
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role
 
@@ -37,17 +42,39 @@ class Refused(LocalcloudError):
         self.status = status
 
 
+Step = Turn | Callable[[Session], Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a call changes, and what its answer is, made from what came of that.
+
+    Only the step takes place in a transaction, with others': what it takes to prepare it and to
+    show an item keeps no other reviewer waiting.
+    """
+
+    step: Step
+    answer: Callable[[Any], dict[str, Any]]
+
+
 class Desk:
-    """The desk of whoever is signed in."""
+    """The desk of whoever is signed in.
+
+    A call returns a change that is still to be made (`submit`), or its answer.
+    """
 
     def __init__(self, settings: Settings, database: Database, items: Items) -> None:
         self._database = database
-        self._commits = GroupCommit(database)
+        self._commits = GroupCommit(database, self._take_steps)
         self._access = Access(database)
         self._items = items
         self._sizes = QueueSizes(database)
         self._heads = Heads()
         self._undo_ms = round(settings.review_undo_seconds * 1000)
+
+    def submit(self, change: Change) -> Future[Any]:
+        """Have a change made; the future holds what its answer is made from, or its error."""
+        return self._commits.submit(change.step)
 
     def queues(self, user: User) -> list[dict[str, Any]]:
         """Return the queues that a user may work on, with counts; those with work come first."""
@@ -69,20 +96,20 @@ class Desk:
             raise Refused(404, "there is no such queue")
         return flow
 
-    def next(self, user: User, flow_id: str, count: int) -> dict[str, Any]:
+    def next(self, user: User, flow_id: str, count: int) -> Change:
         """Take the next items."""
         flow = self.find_queue(user, flow_id)
-        return self._shown(flow, self._commits.run(self._taking(user, flow, count)))
+        return self._showing(flow, self._turn(flow, user, count=count))
 
-    def open(self, user: User, flow_id: str, loop_id: int) -> dict[str, Any]:
+    def open(self, user: User, flow_id: str, loop_id: int) -> Change:
         """Take one certain item, or keep it for longer."""
         flow = self.find_queue(user, flow_id)
 
-        def work(session: Session) -> list[Held]:
+        def step(session: Session) -> list[Held]:
             taken = queue.take(session, loop_id, user.name, now_ms(), self._lease(flow))
             return [held_by(session, _or_refuse(taken, flow), user)]
 
-        return self._shown(flow, self._commits.run(work))
+        return self._showing(flow, step)
 
     def answer(
         self,
@@ -93,85 +120,75 @@ class Desk:
         spent_ms: int,
         *,
         more: bool,
-    ) -> dict[str, Any]:
+    ) -> Change:
         """Keep an answer and, with `more`, take the next item in the same transaction."""
         flow = self.find_queue(user, flow_id)
         problem = self._items.fault_of(flow, loop_id, answer)
         if problem is not None:
             raise Refused(400, problem)
         given = Given(loop_id, answer, as_label(answer), spent_ms)
-        lease, take = self._lease(flow), self._taking(user, flow)
+        return self._showing(flow, self._turn(flow, user, [given], count=int(more)))
 
-        def work(session: Session) -> list[Held]:
-            fault = submit(session, flow.id, user.name, [given], now_ms(), lease)
-            if fault is not None:
-                raise _refusal(fault)
-            return take(session) if more else []
-
-        return self._shown(flow, self._commits.run(work))
-
-    def draft(
-        self, user: User, flow_id: str, loop_id: int, draft: dict[str, Any]
-    ) -> dict[str, Any]:
+    def draft(self, user: User, flow_id: str, loop_id: int, draft: dict[str, Any]) -> Change:
         """Keep what has been entered so far."""
         self.find_queue(user, flow_id)
-        if not self._commits.run(
-            lambda session: queue.save_draft(session, loop_id, user.name, draft)
-        ):
-            raise Refused(409, Taken.NOT_YOURS.value)
-        return {}
 
-    def skip(self, user: User, flow_id: str, loop_id: int, *, more: bool) -> dict[str, Any]:
+        def step(session: Session) -> None:
+            if not queue.save_draft(session, loop_id, user.name, draft):
+                raise Refused(409, Taken.NOT_YOURS.value)
+
+        return Change(step, lambda _: {})
+
+    def skip(self, user: User, flow_id: str, loop_id: int, *, more: bool) -> Change:
         """Leave an item to others and, with `more`, take the next."""
         flow = self.find_queue(user, flow_id)
-        take = self._taking(user, flow)
+        turn = self._turn(flow, user, count=int(more))
 
-        def work(session: Session) -> list[Held]:
+        def step(session: Session) -> list[Held] | Taken:
             fault = queue.let_go(session, flow.id, [loop_id], user.name, SKIPPED)
-            if fault is not None:
-                raise _refusal(fault)
-            return take(session) if more else []
+            return fault or take_turns(session, [turn], now_ms(), self._heads)[0]
 
-        return self._shown(flow, self._commits.run(work))
+        return self._showing(flow, step)
 
-    def release(self, user: User, flow_id: str, loop_ids: list[int]) -> dict[str, Any]:
+    def release(self, user: User, flow_id: str, loop_ids: list[int]) -> Change:
         """Give items back that are not going to be answered now."""
         flow = self.find_queue(user, flow_id)
 
-        def work(session: Session) -> None:
+        def step(session: Session) -> None:
             fault = queue.let_go(session, flow.id, loop_ids, user.name, LAPSED)
             if fault is not None:
                 raise _refusal(fault)
 
-        self._commits.run(work)
-        self._heads.forget(flow.id, user.name)
-        return {}
+        def answer(_: None) -> dict[str, Any]:
+            self._heads.forget(flow.id, user.name)
+            return {}
 
-    def undo(self, user: User, flow_id: str) -> dict[str, Any]:
+        return Change(step, answer)
+
+    def undo(self, user: User, flow_id: str) -> Change:
         """Take the newest answer back, to change it."""
         flow = self.find_queue(user, flow_id)
 
-        def work(session: Session) -> list[Held]:
+        def step(session: Session) -> list[Held]:
             last = queue.last_submitted(session, flow.id, user.name)
             if last is None:
                 raise Refused(409, "there is no answer of yours to undo")
             taken = queue.undo(session, last.loop_id, user.name, now_ms(), self._lease(flow))
             return [held_by(session, _or_refuse(taken, flow), user)]
 
-        return self._shown(flow, self._commits.run(work))
+        return self._showing(flow, step)
 
-    def recall(self, user: User, flow_id: str) -> dict[str, Any]:
+    def recall(self, user: User, flow_id: str) -> Change:
         """Let skipped items come up again."""
         flow = self.find_queue(user, flow_id)
-        recalled = self._commits.run(
-            lambda session: queue.recall_skipped(session, flow.id, user.name)
-        )
-        self._heads.forget(flow.id, user.name)
-        return {"recalled": recalled}
 
-    def accept(
-        self, user: User, flow_id: str, loop_ids: list[int], spent_ms: int
-    ) -> dict[str, Any]:
+        def answer(recalled: int) -> dict[str, Any]:
+            self._heads.forget(flow.id, user.name)
+            return {"recalled": recalled}
+
+        return Change(lambda session: queue.recall_skipped(session, flow.id, user.name), answer)
+
+    def accept(self, user: User, flow_id: str, loop_ids: list[int], spent_ms: int) -> Change:
         """Answer many items as the model did, all or none; the time counts in equal parts."""
         flow = self.find_queue(user, flow_id)
         wanted, given = sorted(set(loop_ids)), []
@@ -181,13 +198,11 @@ class Desk:
                 raise Refused(409, "an item has no answer of the model to accept, or is not yours")
             given.append(Given(loop_id, answer, as_label(answer), spent_ms // len(wanted)))
 
-        def work(session: Session) -> None:
-            fault = submit(session, flow.id, user.name, given, now_ms(), self._lease(flow))
-            if fault is not None:
-                raise _refusal(fault)
+        def accepted(taken: list[Held] | Taken) -> dict[str, Any]:
+            _or_raise(taken)
+            return {"accepted": len(given)}
 
-        self._commits.run(work)
-        return {"accepted": len(given)}
+        return Change(self._turn(flow, user, given), accepted)
 
     def counts(self, user: User, flow_id: str) -> dict[str, Any]:
         """Return how far the person is in this queue."""
@@ -196,23 +211,24 @@ class Desk:
         with self._database.read() as session:
             return {"counts": queue.counts(session, flow, user.name, free)}
 
-    def _taking(
-        self, user: User, flow: FlowDefinition, count: int = 1
-    ) -> Callable[[Session], list[Held]]:
-        """Return the work of taking the next items."""
-        lease = self._lease(flow)
+    def _take_steps(self, session: Session, steps: Sequence[Step]) -> list[Any]:
+        """Take many people's steps in one transaction: turns together, others one by one."""
+        turns = [step for step in steps if isinstance(step, Turn)]
+        taken = iter(take_turns(session, turns, now_ms(), self._heads) if turns else [])
+        others = [step for step in steps if not isinstance(step, Turn)]
+        done = iter(one_by_one(session, others))
+        return [next(taken if isinstance(step, Turn) else done) for step in steps]
 
-        def work(session: Session) -> list[Held]:
-            session.flush()
-            return queue.take_next(
-                session, flow.id, user.name, now_ms(), lease, count=count, heads=self._heads
-            )
+    def _turn(
+        self, flow: FlowDefinition, user: User, given: Sequence[Given] = (), count: int = 0
+    ) -> Turn:
+        return Turn(flow.id, user.name, self._lease(flow), given, count)
 
-        return work
+    def _showing(self, flow: FlowDefinition, step: Step) -> Change:
+        return Change(step, partial(self._shown, flow))
 
-    def _shown(self, flow: FlowDefinition, items: list[Held]) -> dict[str, Any]:
-        # Made after the commit: what it takes to show an item keeps no other reviewer waiting.
-        return {"items": [self._items.item(flow, each) for each in items]}
+    def _shown(self, flow: FlowDefinition, taken: list[Held] | Taken) -> dict[str, Any]:
+        return {"items": [self._items.item(flow, each) for each in _or_raise(taken)]}
 
     def _lease(self, flow: FlowDefinition) -> Lease:
         config = flow.request["HumanLoopConfig"]
@@ -230,6 +246,12 @@ def _queue(flow: FlowDefinition) -> dict[str, Any]:
         "title": config["TaskTitle"],
         "description": config["TaskDescription"],
     }
+
+
+def _or_raise(taken: list[Held] | Taken) -> list[Held]:
+    if isinstance(taken, Taken):
+        raise _refusal(taken)
+    return taken
 
 
 def _or_refuse(taken: HumanLoop | Taken, flow: FlowDefinition) -> HumanLoop:

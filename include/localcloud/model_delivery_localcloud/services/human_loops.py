@@ -24,7 +24,7 @@ from model_delivery_localcloud.store import human_loops as states
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store import review_resources as resources
 from model_delivery_localcloud.store.database import Database
-from model_delivery_localcloud.store.group_commit import GroupCommit
+from model_delivery_localcloud.store.group_commit import GroupCommit, one_by_one
 from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
 
 DEFAULT_PAGE = 100
@@ -37,7 +37,7 @@ class HumanLoops:
     def __init__(self, database: Database) -> None:
         self._database = database
         # A task starts thousands of loops, many at a time.
-        self._commits = GroupCommit(database)
+        self._commits = GroupCommit(database, one_by_one)
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return the operations of the runtime."""

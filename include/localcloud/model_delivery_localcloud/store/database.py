@@ -137,15 +137,18 @@ def _prepare_sqlite(engine: Engine) -> None:
 
 
 def _prepare_postgres(engine: Engine) -> None:
-    """Let queues be read in the order of their index.
+    """Let queues be read in the order of their index, and rows by their keys.
 
     A table that was filled a moment ago has no statistics yet. The planner then believes a queue of
     100,000 to be one of 200, and would for each item read it whole and sort it: 230 ms, not 0.1.
+    It also believes 60 loops to have thousands of answers, and would read all there are: what is
+    read here lies in memory, where one page costs what another does.
     """
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.execute("SET enable_bitmapscan = off")
+        connection.execute("SET random_page_cost = 1.0")
         connection.commit()
 
     @event.listens_for(engine, "checkin")

@@ -1,18 +1,18 @@
-"""Many small transactions that share one commit, where commits are what takes the time.
+"""Many small pieces of work in one transaction, where it is commits that take the time.
 
-SQLite has one writer at a time, and each commit waits for the disk. Whoever comes while a commit is
-under way waits anyway; the first of them then does the work of all that wait and commits once.
-Postgres has many writers, but between two statements of a transaction its rows stay locked for as
-long as the interpreter serves other threads; one transaction at a time waits for nobody's lock.
+A commit waits for the disk, and each statement for an answer. Whoever comes while a transaction is
+under way waits anyway; all of them are the next one. One transaction at a time: SQLite has one
+writer, and on Postgres two of one process would only wait for each other's locks.
 
-Where a piece of work fails, or two processes' transactions lock one another out, each is done
-again in a transaction of its own; not where the connection was lost on the commit, since then all
+Where a piece of work fails, or two processes' transactions lock one another out, the work is done
+again in ever smaller parts; not where the connection was lost on the commit, since then all
 may be done already, and an undo that is done twice takes back two answers. Nobody is told of a
-success before the commit, and nobody is woken but who is done, or leads next.
+success before the commit.
 """
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -21,103 +21,103 @@ from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.database import Database
 
+Work = TypeVar("Work")
 Result = TypeVar("Result")
 MOST_AT_ONCE = 64
 
 
-class _Entry(Generic[Result]):
-    """One piece of work, and what came of it."""
+@dataclass
+class _Entry(Generic[Work]):
+    work: Work
+    future: Future[Any] = field(default_factory=Future)
 
-    def __init__(self, work: Callable[[Session], Result]) -> None:
-        self._work = work
-        self._result: Result | None = None
-        self.error: BaseException | None = None
-        self.leads = False
-        self._woken = threading.Event()
 
-    def run_alone(self, database: Database) -> None:
-        """Do the work in a transaction of its own; what it raises undoes it and nothing else."""
-        try:
-            with database.write() as session:
-                self._result = self._work(session)
-        except Exception as error:  # it belongs to whoever asked for the work
-            self.error = error
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+    may_be_done: bool
 
-    def run_shared(self, session: Session) -> None:
-        """Do the work in a transaction with others'; what it raises spoils that."""
-        self._result = self._work(session)
+
+def one_by_one(session: Session, works: Sequence[Callable[[Session], Result]]) -> Sequence[Result]:
+    """Call functions one after the other; what one raises spoils the transaction of all."""
+    results = []
+    for work in works:
+        results.append(work(session))
         session.flush()
         session.expunge_all()  # the next finds what is in the database
-
-    def wait(self) -> None:
-        """Wait until the work is done, or this one is to lead."""
-        self._woken.wait()
-
-    def wake(self, *, leads: bool = False) -> None:
-        """Say that the work is done, by whomever, or that this one leads."""
-        self.leads = leads
-        self._woken.set()
-
-    def result(self) -> Result:
-        """Return what the work returned, or raise what it raised."""
-        if self.error is not None:
-            raise self.error
-        return self._result  # type: ignore[return-value] # done, and without an error
+    return results
 
 
-class GroupCommit:
-    """Runs work in transactions, one at a time in a process.
+class GroupCommit(Generic[Work]):
+    """Does pieces of work in transactions, one at a time, in a thread of its own.
 
     Work may be done twice, the first time in vain, so all that it changes is the database.
+
+    :param do: does some pieces of work in one transaction and returns the result of each.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, do: Callable[[Session, Sequence[Work]], Sequence[Any]]
+    ) -> None:
         self._database = database
+        self._do = do
         self._lock = Lock()
-        self._led = False
-        self._waiting: list[_Entry[Any]] = []
+        self._waiting: list[_Entry[Work]] = []
+        self._running = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="group-commit")
 
-    def run(self, work: Callable[[Session], Result]) -> Result:
-        """Do the work in a transaction and return its result once it is committed."""
+    def submit(self, work: Work) -> Future[Any]:
+        """Have work done; its result or error comes once that is committed or undone."""
         entry = _Entry(work)
+        entry.future.set_running_or_notify_cancel()  # whoever stops waiting cancels nothing
         with self._lock:
             self._waiting.append(entry)
-            entry.leads = not self._led
-            self._led = True
-        if not entry.leads:
-            entry.wait()
-        if entry.leads:
-            self._lead(entry)
-        return entry.result()
+            starts = not self._running
+            self._running = True
+        if starts:
+            self._thread.submit(self._run)
+        return entry.future
 
-    def _lead(self, leader: _Entry[Any]) -> None:
-        """Do the work of all that wait, the leader's first; then the next of them leads."""
-        with self._lock:
-            batch = self._waiting[:MOST_AT_ONCE]
-            del self._waiting[:MOST_AT_ONCE]
-        try:
-            self._commit(batch)
-        finally:
+    def run(self, work: Work) -> Any:
+        """Have work done, wait for it and return its result."""
+        return self.submit(work).result()
+
+    def _run(self) -> None:
+        """Do the work of all that wait, until nobody does."""
+        while True:
             with self._lock:
-                self._led = bool(self._waiting)
-                if self._led:
-                    self._waiting[0].wake(leads=True)
-            for entry in batch[1:]:
-                entry.wake()
+                batch = self._waiting[:MOST_AT_ONCE]
+                del self._waiting[:MOST_AT_ONCE]
+                self._running = bool(batch)
+            if not batch:
+                return
+            self._settle(batch)
 
-    def _commit(self, batch: list[_Entry[Any]]) -> None:
+    def _settle(self, batch: Sequence[_Entry[Work]], *, again: bool = False) -> None:
+        """Do work and tell what came of it; what fails is done again, in halves, at last alone."""
+        failure = self._attempt(batch)
+        if failure is None:
+            return
+        if failure.may_be_done or again:
+            for entry in batch:  # nobody is told of a success that is not certain
+                entry.future.set_exception(failure.error)
+        elif len(batch) == 1:
+            self._settle(batch, again=True)
+        else:
+            middle = len(batch) // 2
+            self._settle(batch[:middle])
+            self._settle(batch[middle:])
+
+    def _attempt(self, batch: Sequence[_Entry[Work]]) -> _Failure | None:
+        """Do work in a transaction and tell its results, or return why none can be told."""
         commits = False
         try:
-            try:
-                with self._database.write() as session:
-                    for entry in batch:
-                        entry.run_shared(session)
-                    commits = True
-            except Exception as error:
-                if commits and isinstance(error, DBAPIError) and error.connection_invalidated:
-                    raise
-                for entry in batch:
-                    entry.run_alone(self._database)
-        except BaseException as error:  # nobody is told of a success that is not certain
-            for entry in batch:
-                entry.error = error
+            with self._database.write() as session:
+                results = self._do(session, [entry.work for entry in batch])
+                commits = True
+        except BaseException as error:  # the thread goes on, and so does whoever waits
+            lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            return _Failure(error, may_be_done=commits and lost)
+        for entry, result in zip(batch, results, strict=True):
+            entry.future.set_result(result)
+        return None

@@ -21,47 +21,13 @@ from model_delivery_localcloud.store.human_loops import (
     SUBMITTED,
     WORKING,
 )
-from model_delivery_localcloud.store.review_heads import BEGINNING, Heads
+from model_delivery_localcloud.store.review_answers import Taken
 from model_delivery_localcloud.store.review_resources import members_of
-from model_delivery_localcloud.store.review_slots import (
-    Held,
-    Lease,
-    Taken,
-    take_free,
-    take_held,
-)
+from model_delivery_localcloud.store.review_slots import Lease
 from model_delivery_localcloud.store.review_tables import Assignment, FlowDefinition, HumanLoop
 from model_delivery_localcloud.store.users import users_of
 
 _LAPSE_AT_ONCE = 200
-
-
-def take_next(
-    session: Session,
-    flow_id: str,
-    worker: str,
-    now: int,
-    lease: Lease,
-    *,
-    count: int = 1,
-    heads: Heads | None = None,
-) -> list[Held]:
-    """Take slots for a reviewer, the least certain first; fewer than `count` where few are free.
-
-    What the reviewer holds already comes first, so that a reload gives the same item again.
-
-    :param heads: where the queue begins for whom (default: at its beginning for all)
-    """
-    held = take_held(session, flow_id, worker, count)
-    if len(held) < count:
-        held += take_free(session, flow_id, worker, now, lease, count - len(held), heads)
-    if len(held) < count and heads is not None and heads.of(flow_id, worker) != BEGINNING:
-        heads.forget(flow_id, worker)
-        held += take_free(session, flow_id, worker, now, lease, count - len(held))
-    if len(held) < count and free_lapsed(session, now):
-        session.flush()
-        held += take_free(session, flow_id, worker, now, lease, count - len(held))
-    return held
 
 
 def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:

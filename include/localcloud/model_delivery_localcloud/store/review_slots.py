@@ -1,14 +1,14 @@
-"""The two steps of which a reviewer's day is made: take the next item, hand in an answer.
+"""Slots of human loops that reviewers take: those they hold, then the first that are free.
 
-They are written as prepared statements and not through the mapped classes: hundreds of answers a
-second pass here, one writer at a time. Whatever else happens to slots is in `review_queue.py`,
-whose rules hold here too: lock the loop first, and let the constraints have the last word.
+Written as prepared statements and not through the mapped classes: hundreds of answers a second
+pass here, and what each statement costs is paid once for all reviewers who ask at a time. Whatever
+else happens to slots is in `review_queue.py`, whose rules hold here too: lock the loop first, and
+let the constraints have the last word.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -24,28 +24,10 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.orm import Session
 
-from model_delivery_localcloud.store.human_loops import (
-    ANSWERED,
-    EXCLUDED,
-    LAPSED,
-    OPEN,
-    SUBMITTED,
-    WORKING,
-)
+from model_delivery_localcloud.store.human_loops import LAPSED, WORKING
 from model_delivery_localcloud.store.review_heads import BEGINNING, Heads
 from model_delivery_localcloud.store.review_tables import Assignment, HumanLoop
-
-
-class Taken(Enum):
-    """Why an answer, a draft or an undo was not taken."""
-
-    NOT_YOURS = "this item was not given to you: open it from its queue"
-    CLOSED = "this item is closed: it was stopped, it expired, or it is complete"
-    ANSWERED_ALREADY = "you have answered this item already: undo that answer first"
-    FOR_OTHERS = "you have answered this item in another round: this time it is for others"
-    NO_SLOT = "your time for this item was over, and others hold or have answered it meanwhile"
 
 
 @dataclass(frozen=True)
@@ -68,54 +50,53 @@ class Held:
     held_until: int | None
 
 
-@dataclass(frozen=True)
-class Given:
-    """An answer as it is handed in; `spent_ms` is how long its reviewer says it took."""
+@dataclass
+class Asker:
+    """A reviewer who asks for `count` items of a queue, and what they have got."""
 
-    loop: int
-    answer: dict[str, Any]
-    label: str | None
-    spent_ms: int
+    flow_id: str
+    worker: str
+    lease: Lease
+    count: int
+    held: list[Held] = field(default_factory=list)
 
-
-_Values = tuple[dict[str, Any], dict[str, Any]]
-
-
-class _Pair:
-    """Two statements that always follow one another: one request where the database takes both."""
-
-    def __init__(self, first: Any, second: Any) -> None:
-        self._each = first, second
-        self._one = second.add_cte(first.cte("first"))
-
-    def run(self, connection: Connection, values: Sequence[_Values]) -> None:
-        """Run both so many times, all in one request; values are by the names of parameters."""
-        if not values:
-            return
-        if connection.dialect.name == "postgresql":
-            connection.execute(self._one, [{**first, **second} for first, second in values])
-            return
-        for statement, each in zip(self._each, zip(*values, strict=True), strict=True):
-            connection.execute(statement, list(each))
+    @property
+    def missing(self) -> int:
+        """How many items they have not got yet."""
+        return self.count - len(self.held)
 
 
+# More than are asked for are looked at: somebody may have had the first of them.
+_SPARE = 8
 _LOOP: Any = HumanLoop.__table__
-_MINE: Any = Assignment.__table__
-_ITEM = (
-    _LOOP.c.id, _LOOP.c.name, _LOOP.c.model_label, _LOOP.c.confidence, _MINE.c.draft,
-)  # fmt: skip
-_OF_MINE = and_(_MINE.c.loop_id == bindparam("loop"), _MINE.c.worker == bindparam("who"))
+_PART: Any = Assignment.__table__
+_ITEM = _LOOP.c.id, _LOOP.c.name, _LOOP.c.model_label, _LOOP.c.confidence, _LOOP.c.free_slots
+_LIMIT = bindparam("count", type_=Integer)
+_WAITS = _LOOP.c.queue == bindparam("flow"), _LOOP.c.expires_at > bindparam("now")
 
 _HELD = (
-    select(*_ITEM, _MINE.c.lease_until)
-    .join(_MINE, _MINE.c.loop_id == _LOOP.c.id)
-    .where(
-        _MINE.c.worker == bindparam("who"),
-        _MINE.c.flow_id == bindparam("flow"),
-        _MINE.c.state == WORKING,
+    select(
+        _PART.c.worker, _LOOP.c.id, _LOOP.c.name, _LOOP.c.model_label, _LOOP.c.confidence,
+        _PART.c.draft, _PART.c.lease_until,
     )
-    .order_by(_MINE.c.accepted_at)
-    .limit(bindparam("count", type_=Integer))
+    .join(_PART, _PART.c.loop_id == _LOOP.c.id)
+    .where(
+        _PART.c.worker.in_(bindparam("workers", expanding=True)),
+        _PART.c.flow_id == bindparam("flow"),
+        _PART.c.state == WORKING,
+    )
+    .order_by(_PART.c.accepted_at, _LOOP.c.id)
+)  # fmt: skip
+_FIRST = (
+    select(*_ITEM)
+    .where(*_WAITS)
+    .order_by(_LOOP.c.priority, _LOOP.c.id)
+    .limit(_LIMIT)
+    .with_for_update(skip_locked=True)
+)
+# Of whomever: a loop has few, and two lists are looked up pair by pair.
+_PARTS = select(_PART.c.loop_id, _PART.c.worker, _PART.c.state, _PART.c.draft).where(
+    _PART.c.loop_id.in_(bindparam("loops", expanding=True))
 )
 
 
@@ -124,192 +105,129 @@ def _of_mine(column: Any) -> Any:
 
     Joined, a planner may well read all that the reviewer ever answered for each loop in the queue.
     """
-    mine = _MINE.c.loop_id == _LOOP.c.id, _MINE.c.worker == bindparam("who")
+    mine = _PART.c.loop_id == _LOOP.c.id, _PART.c.worker == bindparam("who")
     return select(column).where(*mine).correlate(_LOOP).scalar_subquery()
 
 
-_STATE = _of_mine(_MINE.c.state)
+_STATE = _of_mine(_PART.c.state)
 _FROM = tuple_(bindparam("priority", type_=Float(53)), bindparam("first", type_=BigInteger))
-_FREE = (
-    select(
-        _LOOP.c.id, _LOOP.c.name, _LOOP.c.model_label, _LOOP.c.confidence, _LOOP.c.free_slots,
-        _STATE.label("state"), _of_mine(_MINE.c.draft).label("draft"), _LOOP.c.priority,
-    )
+_NEXT = (
+    select(*_ITEM, _STATE.label("state"), _of_mine(_PART.c.draft).label("draft"), _LOOP.c.priority)
     .where(
-        _LOOP.c.queue == bindparam("flow"),
+        *_WAITS,
         tuple_(_LOOP.c.priority, _LOOP.c.id) >= _FROM,
-        _LOOP.c.expires_at > bindparam("now"),
         func.coalesce(_STATE, LAPSED) == LAPSED,
     )
     .order_by(_LOOP.c.priority, _LOOP.c.id)
-    .limit(bindparam("count", type_=Integer))
+    .limit(_LIMIT)
     .with_for_update(of=_LOOP, skip_locked=True)
-)  # fmt: skip
+)
 _OCCUPY = (
     update(_LOOP)
     .where(_LOOP.c.id == bindparam("loop"))
     .values(free_slots=bindparam("slots"), queue=bindparam("waits"))
 )
-_ASSIGN = insert(_MINE).values(
+_ASSIGN = insert(_PART).values(
     loop_id=bindparam("loop"), worker=bindparam("who"), flow_id=bindparam("flow"), state=WORKING,
     accepted_at=bindparam("now"), lease_until=bindparam("until"), spent_ms=0,
 )  # fmt: skip
 _RESUME = (
-    update(_MINE)
-    .where(_OF_MINE)
+    update(_PART)
+    .where(and_(_PART.c.loop_id == bindparam("loop"), _PART.c.worker == bindparam("who")))
     .values(state=WORKING, accepted_at=bindparam("now"), lease_until=bindparam("until"))
 )
-_LOCK = (
-    select(
-        _LOOP.c.id, _LOOP.c.flow_id, _LOOP.c.phase, _LOOP.c.answers, _LOOP.c.task_count,
-        _LOOP.c.free_slots, _LOOP.c.queue, _LOOP.c.modified_at, _LOOP.c.due_at,
-        _LOOP.c.answered_at,
-        _MINE.c.state, _MINE.c.answer, _MINE.c.accepted_at,
-    )
-    .join(_MINE, _MINE.c.loop_id == _LOOP.c.id)
-    .where(_LOOP.c.id.in_(bindparam("loops", expanding=True)), _MINE.c.worker == bindparam("who"))
-    .order_by(_LOOP.c.id)
-    .with_for_update()
-)  # fmt: skip
-_BEFORE: Any = _MINE.alias("before")
-_NEXT_TURN = (
-    select(func.coalesce(func.max(_BEFORE.c.turn), 0) + 1)
-    .where(
-        _BEFORE.c.worker == bindparam("who"),
-        _BEFORE.c.flow_id == bindparam("flow"),
-        _BEFORE.c.state == SUBMITTED,
-    )
-    .scalar_subquery()
-)
-_ANSWER = (
-    update(_MINE)
-    .where(_OF_MINE)
-    .values(
-        state=SUBMITTED, answer=bindparam("given"), label=bindparam("said"), draft=None,
-        lease_until=None, submitted_at=bindparam("at"), spent_ms=bindparam("spent"),
-        turn=_NEXT_TURN,
-    )
-)  # fmt: skip
-_COUNT = (
-    update(_LOOP)
-    .where(_LOOP.c.id == bindparam("loop"))
-    .values(
-        answers=bindparam("number"), free_slots=bindparam("slots"), queue=bindparam("waits"),
-        phase=bindparam("next_phase"), modified_at=bindparam("modified"),
-        due_at=bindparam("due"), answered_at=bindparam("answered"),
-    )
-)  # fmt: skip
-_ASSIGN_FREE = _Pair(_ASSIGN, _OCCUPY)
-_RESUME_FREE = _Pair(_RESUME, _OCCUPY)
-_ANSWER_AND_COUNT = _Pair(_ANSWER, _COUNT)
 
 
-def take_held(session: Session, flow_id: str, worker: str, count: int) -> list[Held]:
-    """Return what a reviewer holds already, in the order they took it."""
-    rows = session.connection().execute(_HELD, {"who": worker, "flow": flow_id, "count": count})
-    return [Held(*row) for row in rows]
+class _Taking:
+    """Slots that are being taken: they are written all at once."""
+
+    def __init__(self, connection: Connection, flow_id: str, now: int) -> None:
+        self._connection = connection
+        self._flow_id = flow_id
+        self._now = now
+        self._slots: dict[int, int] = {}
+        self._new: list[dict[str, Any]] = []
+        self._lapsed: list[dict[str, Any]] = []
+
+    def free(self, item: Any) -> bool:
+        """Tell whether a loop still has a free slot."""
+        return bool(self._slots.get(item.id, item.free_slots))
+
+    def take(self, item: Any, asker: Asker, state: str | None, draft: Any) -> None:
+        """Give a loop's free slot to a reviewer who has no part in it or had one that lapsed."""
+        until = self._now + asker.lease.hold_ms
+        self._slots[item.id] = self._slots.get(item.id, item.free_slots) - 1
+        part = {"loop": item.id, "who": asker.worker, "now": self._now, "until": until}
+        if state is None:
+            self._new.append({**part, "flow": self._flow_id})
+        else:
+            self._lapsed.append(part)
+        held = Held(item.id, item.name, item.model_label, item.confidence, draft, until)
+        asker.held.append(held)
+
+    def write(self) -> None:
+        """Write what was taken."""
+        occupied = [
+            {"loop": loop, "slots": slots, "waits": self._flow_id if slots else None}
+            for loop, slots in self._slots.items()
+        ]
+        for statement, values in (
+            (_ASSIGN, self._new), (_RESUME, self._lapsed), (_OCCUPY, occupied)
+        ):  # fmt: skip
+            if values:
+                self._connection.execute(statement, values)
 
 
-def take_free(
-    session: Session,
-    flow_id: str,
-    worker: str,
-    now: int,
-    lease: Lease,
-    count: int,
-    heads: Heads | None = None,
-) -> list[Held]:
-    """Take free slots for a reviewer, the least certain items first.
+def give_held(connection: Connection, flow_id: str, askers: Sequence[Asker]) -> None:
+    """Give reviewers what they hold already, in the order they took it."""
+    by_name = {asker.worker: asker for asker in askers}
+    rows = connection.execute(_HELD, {"workers": list(by_name), "flow": flow_id})
+    for worker, *held in rows:
+        if by_name[worker].missing > 0:
+            by_name[worker].held.append(Held(*held))
+
+
+def give_first(connection: Connection, flow_id: str, askers: Sequence[Asker], now: int) -> None:
+    """Take the first free slots of a queue, the least certain items, for all who ask.
+
+    Whoever has had most of the first items gets too few: `give_next` looks further.
+    """
+    count = sum(asker.missing for asker in askers) + _SPARE
+    found = connection.execute(_FIRST, {"flow": flow_id, "now": now, "count": count}).all()
+    if not found:
+        return
+    rows = connection.execute(_PARTS, {"loops": [item.id for item in found]})
+    parts = {(part.loop_id, part.worker): part for part in rows}
+    taking = _Taking(connection, flow_id, now)
+    for asker in askers:
+        for item in found:
+            part = parts.get((item.id, asker.worker))
+            if asker.missing and taking.free(item) and (part is None or part.state == LAPSED):
+                state, draft = (None, None) if part is None else (part.state, part.draft)
+                taking.take(item, asker, state, draft)
+    taking.write()
+
+
+def give_next(
+    connection: Connection, flow_id: str, asker: Asker, now: int, heads: Heads | None = None
+) -> None:
+    """Take the first free slots that one reviewer can have, however far into the queue.
 
     :param heads: says where the queue begins for them, and is told (default: at its beginning)
     """
-    until = now + lease.hold_ms
-    connection = session.connection()
-    start = heads.of(flow_id, worker) if heads is not None else BEGINNING
+    start = heads.of(flow_id, asker.worker) if heads is not None else BEGINNING
     began = time.monotonic()
-    found = connection.execute(
-        _FREE,
+    found: Iterable[Any] = connection.execute(
+        _NEXT,
         {
-            "who": worker, "flow": flow_id, "now": now, "count": count,
+            "who": asker.worker, "flow": flow_id, "now": now, "count": asker.missing,
             "priority": start[0], "first": start[1],
         },
     ).all()  # fmt: skip
-    if heads is not None and start == BEGINNING and found:
-        place = found[0].priority, found[0].id
-        heads.note(flow_id, worker, place, time.monotonic() - began)
-    new: list[_Values] = []
-    again: list[_Values] = []
-    for row in found:
-        slots = row.free_slots - 1
-        mine = {"loop": row.id, "who": worker, "now": now, "until": until}
-        occupied = {"loop": row.id, "slots": slots, "waits": flow_id if slots else None}
-        if row.state is None:
-            new.append(({**mine, "flow": flow_id}, occupied))
-        else:
-            again.append((mine, occupied))
-    _ASSIGN_FREE.run(connection, new)
-    _RESUME_FREE.run(connection, again)
-    return [
-        Held(row.id, row.name, row.model_label, row.confidence, row.draft, until) for row in found
-    ]
-
-
-def submit(
-    session: Session, flow_id: str, worker: str, given: Sequence[Given], now: int, lease: Lease
-) -> Taken | None:
-    """Keep a reviewer's answers; returns why one of them cannot be kept, and then keeps none.
-
-    The same answer again is no error and counts once. A lease that ran out loses nothing while a
-    slot is free. A clock that went back makes no time earlier than what it follows.
-    """
-    connection = session.connection()
-    # Joined, so that one statement locks both rows: no answer is read before its loop is locked.
-    rows = connection.execute(_LOCK, {"loops": [each.loop for each in given], "who": worker})
-    loops = {row.id: row for row in rows}
-    kept: list[_Values] = []
-    for each in given:
-        loop: Any = loops.get(each.loop)
-        fault = _fault(loop, flow_id, each)
-        if fault is not None:
-            return fault
-        if loop.state != SUBMITTED:
-            kept.append(_values(loop, worker, each, now, lease))
-    _ANSWER_AND_COUNT.run(connection, kept)
-    return None
-
-
-def _fault(loop: Any, flow_id: str, given: Given) -> Taken | None:
-    if loop is None or loop.flow_id != flow_id:
-        return Taken.NOT_YOURS
-    if loop.state == SUBMITTED:
-        return None if loop.answer == given.answer else Taken.ANSWERED_ALREADY
-    if loop.phase != OPEN:
-        return Taken.CLOSED
-    if loop.state == EXCLUDED:
-        return Taken.FOR_OTHERS
-    if loop.state != WORKING and loop.free_slots < 1:
-        return Taken.NO_SLOT
-    return None
-
-
-def _values(loop: Any, worker: str, given: Given, now: int, lease: Lease) -> _Values:
-    """Return what an answer makes of its reviewer's row and of its loop's."""
-    slots, waits = loop.free_slots, loop.queue
-    if loop.state != WORKING:
-        slots -= 1
-        waits = loop.flow_id if slots else None
-    at = max(now, loop.accepted_at)
-    full = loop.answers + 1 == loop.task_count
-    return (
-        {
-            "loop": loop.id, "who": worker, "flow": loop.flow_id, "given": given.answer,
-            "said": given.label, "at": at,
-            "spent": max(0, min(given.spent_ms, at - loop.accepted_at)),
-        },
-        {
-            "loop": loop.id, "number": loop.answers + 1, "slots": slots, "waits": waits,
-            "next_phase": ANSWERED if full else OPEN, "modified": max(now, loop.modified_at),
-            "due": now + lease.undo_ms if full else loop.due_at,
-            "answered": at if full else loop.answered_at,
-        },
-    )  # fmt: skip
+    taking = _Taking(connection, flow_id, now)
+    for number, item in enumerate(found):
+        if number == 0 and heads is not None and start == BEGINNING:
+            place = item.priority, item.id
+            heads.note(flow_id, asker.worker, place, time.monotonic() - began)
+        taking.take(item, asker, item.state, item.draft)
+    taking.write()

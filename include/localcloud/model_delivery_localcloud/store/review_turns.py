@@ -1,0 +1,90 @@
+"""The two steps of which a reviewer's day is made: hand an answer in, take the next item.
+
+Many reviewers' turns are taken at once, each statement for all of them: what a turn costs on
+Postgres is the wait for its statements, one after the other, and for the disk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from model_delivery_localcloud.store.review_answers import Given, Handed, Taken, hand_in
+from model_delivery_localcloud.store.review_heads import BEGINNING, Heads
+from model_delivery_localcloud.store.review_queue import free_lapsed
+from model_delivery_localcloud.store.review_slots import (
+    Asker,
+    Held,
+    Lease,
+    give_first,
+    give_held,
+    give_next,
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a reviewer does in one call: hands answers in, then takes so many items.
+
+    :param given: answers to different loops of the flow definition; all are kept or none
+    :param count: what they hold already comes first, so that a reload gives the same item again
+    """
+
+    flow_id: str
+    worker: str
+    lease: Lease
+    given: Sequence[Given] = ()
+    count: int = 0
+
+
+def take_turns(
+    session: Session, turns: Sequence[Turn], now: int, heads: Heads | None = None
+) -> list[list[Held] | Taken]:
+    """Take turns; returns for each the items that its reviewer holds, or why it was not taken.
+
+    Fewer items than were asked for where few are free.
+
+    :param heads: where the queue begins for whom (default: at its beginning for all)
+    """
+    session.flush()
+    connection = session.connection()
+    handed = [Handed(turn.flow_id, turn.worker, turn.lease, turn.given) for turn in turns]
+    faults = hand_in(connection, handed, now)
+    askers: dict[tuple[str, str], Asker] = {}
+    for turn, fault in zip(turns, faults, strict=True):
+        if turn.count and fault is None:
+            asker = Asker(turn.flow_id, turn.worker, turn.lease, turn.count)
+            known = askers.setdefault((turn.flow_id, turn.worker), asker)
+            known.count = max(known.count, turn.count)
+    for flow_id in {asker.flow_id for asker in askers.values()}:
+        asking = [asker for asker in askers.values() if asker.flow_id == flow_id]
+        _give(session, flow_id, asking, now, heads)
+    return [
+        fault or (askers[turn.flow_id, turn.worker].held[: turn.count] if turn.count else [])
+        for turn, fault in zip(turns, faults, strict=True)
+    ]
+
+
+def _give(
+    session: Session, flow_id: str, askers: Sequence[Asker], now: int, heads: Heads | None
+) -> None:
+    connection = session.connection()
+    give_held(connection, flow_id, askers)
+    near = [asker for asker in askers if asker.missing and _begins(heads, asker)]
+    if near:
+        give_first(connection, flow_id, near, now)
+    for asker in askers:
+        if asker.missing:
+            give_next(connection, flow_id, asker, now, heads)
+        if asker.missing and heads is not None and not _begins(heads, asker):
+            heads.forget(flow_id, asker.worker)
+            give_next(connection, flow_id, asker, now)
+    lacking = [asker for asker in askers if asker.missing]
+    if lacking and free_lapsed(session, now):
+        session.flush()
+        for asker in lacking:
+            give_next(connection, flow_id, asker, now)
+
+
+def _begins(heads: Heads | None, asker: Asker) -> bool:
+    return heads is None or heads.of(asker.flow_id, asker.worker) == BEGINNING
