@@ -10,7 +10,7 @@ services do that: they know which process makes each call. A quarter of the runs
 instead: its process gets a SIGTERM there, as from a host that goes down, and the retry finds its
 job. Of the nameless jobs a tenth fails first, so that a second one is due. Meanwhile, every half
 minute or so, a part of the stack gets a SIGKILL with all its processes (the scheduler with the
-tasks it runs, the triggerer, the API server, localcloud, the nameless service; or the scheduler
+tasks it runs, the triggerer, an API server, localcloud, the nameless service; or the scheduler
 without what it started) and is started again; and one call in fifty is throttled, answered by a 500
 or reset, before or after the service did it. The nameless service's clock is an hour behind. And of
 every second run of the compilation service a user clears the task at some moment: its job is to be
@@ -64,7 +64,9 @@ TROUBLE_SHARE = 0.02
 SKEW_SECONDS = -3600.0
 HOME = Path(__file__).resolve().parent.parent / ".local" / "chaos"
 ALONE = "scheduler alone"
-PARTS = ("triggerer", "scheduler", ALONE, "api-server", "localcloud", "nameless")
+PARTS = (
+    "triggerer", "scheduler", ALONE, "api-server", "execution-api", "localcloud", "nameless",
+)  # fmt: skip
 MINIMUM = {"runs": 200, "kills": 200, "calls spoilt": 1}
 RUNNING = frozenset({"RUNNING", "STARTING", "INPROGRESS"})
 SUCCEEDED = frozenset({"SUCCEEDED", "COMPLETED"})

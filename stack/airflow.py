@@ -1,4 +1,4 @@
-"""Airflow of the stack: its four components as processes, LocalExecutor on SQLite.
+"""Airflow of the stack: its components as processes, LocalExecutor on SQLite.
 
 The components are those `airflow standalone` starts. They are started one by one because
 standalone's log servers listen on every interface and no setting changes that; with
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stack.credentials import REGION, Credentials, write_private
 from stack.object_store import BUCKET
-from stack.ports import LOOPBACK
+from stack.ports import LOOPBACK, free_ports
 from stack.processes import Process, answers
 
 ADMIN = "admin"
@@ -40,11 +40,12 @@ class Airflow:
         self.home = home
         self.url = f"http://{LOOPBACK}:{port}"
         self.password = credentials.airflow_admin_password
-        self.env = _environment(home, credentials, port)
+        self._port = port
+        self._execution_port = free_ports(1)[0]
+        self.env = _environment(home, credentials, port, self._execution_port)
         for name, connection in connections.items():
             self.env[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(connection)
         self.env.update(settings or {})
-        self._port = port
 
     def migrate(self) -> Process:
         """Return the process that makes the metadata database; it ends by itself."""
@@ -52,27 +53,39 @@ class Airflow:
         return self._process("airflow db", ["db", "migrate"])
 
     def components(self) -> list[Process]:
-        """Return the four servers, not yet started."""
-        api = self._process(
-            "api-server", ["api-server", "--host", LOOPBACK, "--port", str(self._port)]
-        )
-        # Its event loop writes the log of users' actions, and may wait there for a transaction
-        # whose thread waits for the loop: nothing but this time-out ends that.
+        """Return the servers, not yet started.
+
+        Users' requests and the tasks' have a server each. Of the first kind the event loop itself
+        writes (its log of users' actions), and may wait for the lock of a request whose thread
+        waits for the loop: nothing but SQLite's time-out ends that, and what the tasks report
+        meanwhile would be lost if it ended there first: Airflow then has them fail, retries or no.
+        """
+        api = self._api("api-server", "core", self._port)
         api.env = {**api.env, **_database(self.home, lock_seconds=5)}
         api.healthy = lambda: answers(f"{self.url}/api/v2/monitor/health")
+        execution = self._api("execution-api", "execution", self._execution_port)
+        health = f"http://{LOOPBACK}:{self._execution_port}/execution/health"
+        execution.healthy = lambda: answers(health)
         return [
             api,
+            execution,
             self._process("scheduler", ["scheduler", "--skip-serve-logs"]),
             self._process("dag-processor", ["dag-processor"]),
             self._process("triggerer", ["triggerer", "--skip-serve-logs"]),
         ]
+
+    def _api(self, name: str, apps: str, port: int) -> Process:
+        where = ["--host", LOOPBACK, "--port", str(port)]
+        return self._process(name, ["api-server", "--apps", apps, *where])
 
     def _process(self, name: str, arguments: list[str]) -> Process:
         argv = [str(Path(sys.executable).parent / "airflow"), *arguments]
         return Process(name, argv, self.env, self.home / f"{name.replace(' ', '-')}.log")
 
 
-def _environment(home: Path, credentials: Credentials, port: int) -> dict[str, str]:
+def _environment(
+    home: Path, credentials: Credentials, port: int, execution_port: int
+) -> dict[str, str]:
     bin_folder = Path(sys.executable).parent
     return {
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
@@ -86,7 +99,7 @@ def _environment(home: Path, credentials: Credentials, port: int) -> dict[str, s
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__FERNET_KEY": credentials.airflow_fernet_key,
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{port}/execution/",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{execution_port}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "AIRFLOW__API__BASE_URL": f"http://{LOOPBACK}:{port}",

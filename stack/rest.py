@@ -8,7 +8,7 @@ import httpx
 
 DATABASE_ATTEMPTS = 4
 # SQLite lets the API server wait for 5 s (`stack.airflow`), and a call may write more than once.
-LONGEST_ANSWER_SECONDS = 120
+LONGEST_ANSWER_SECONDS = 60
 
 
 class AirflowRefusedError(RuntimeError):

@@ -361,7 +361,9 @@ def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
         assert [job["status"] for job in faulty.nameless_jobs(f"gone {mode}")] == ["SUCCEEDED"]
 
 
-@pytest.mark.parametrize("part", ["triggerer", "scheduler", "api-server", "localcloud"])
+@pytest.mark.parametrize(
+    "part", ["triggerer", "scheduler", "api-server", "execution-api", "localcloud"]
+)
 def test_a_part_of_the_stack_killed_while_jobs_run_loses_no_wait(faulty: World, part: str) -> None:
     dags = ("compile_worker", "compile_deferred", "nameless_worker", "nameless_deferred")
     runs = {dag: faulty.start(dag, model=f"{part} {dag}", seconds=8) for dag in dags}
