@@ -5,8 +5,9 @@ of two answers a loop and LOOPS open loops of random confidence in one queue, wr
 tables as StartHumanLoop writes them. PEOPLE signed-in reviewers in a process of their own post
 answers; each answer brings the next item, least certain first, and the time of that call is what
 counts. First they answer at RATE a second together, as people do who think a while: the 99th
-percentile is of these calls. Then they answer as fast as they can: the throughput. One process
-serves all of it, on the machine that the clients run on too.
+percentile is of these calls, after WARM seconds of the same that do not count. Then they answer as
+fast as they can: the throughput. One process serves all of it, on the machine that the clients run
+on too.
 
 `REVIEW_LOOPS`, `REVIEW_SECONDS` change the sizes, `REVIEW_ROUNDS` the rounds, `REVIEW_DATABASES`
 which of them. Starting loops and waiting for them: `review_loops`; conditions: `review_conditions`.
@@ -47,6 +48,7 @@ LOOPS = int(os.environ.get("REVIEW_LOOPS", "100000"))
 SECONDS = float(os.environ.get("REVIEW_SECONDS", "20"))
 ROUNDS = int(os.environ.get("REVIEW_ROUNDS", "3"))
 DATABASES = os.environ.get("REVIEW_DATABASES", "SQLite,Postgres" if installed() else "SQLite")
+WARM = 3.0
 PEOPLE = 50
 RATE = 210.0
 CHUNK = 5_000
@@ -95,7 +97,7 @@ def answering(cloud: Cloud, database: Database) -> list[Round]:
     flow = make_flow(cloud, config={"TaskCount": 2})
     fill(database, flow)
     people = sign_in(cloud, database, flow)
-    plan = {"url": cloud.url, "flow": flow.id, "people": people, "seconds": SECONDS}
+    plan = {"url": cloud.url, "flow": flow.id, "people": people, "seconds": SECONDS, "warm": WARM}
     rounds = []
     for _ in range(ROUNDS):
         paced = _reviewers({**plan, "rate": RATE})

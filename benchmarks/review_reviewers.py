@@ -1,8 +1,9 @@
 """Simulated reviewers in a process of their own: `python -m benchmarks.review_reviewers PLAN`.
 
 PLAN is a JSON file: `url`, `flow`, `people` (cookie and token of each), `seconds`, `rate` (answers
-a second of all of them together; 0 is as fast as the answers come). Each reviewer posts an answer,
-which brings the next item; the time of that call is what is measured. The calls are plain HTTP/1.1
+a second of all of them together; 0 is as fast as the answers come), `warm` (seconds before those
+that count, in which the server makes its first of everything). Each reviewer posts an answer, which
+brings the next item; the time of that call is what is measured. The calls are plain HTTP/1.1
 over a socket, so that the clients leave the processor to the server.
 """
 
@@ -26,8 +27,8 @@ class Reviewer:
         self.times: list[float] = []
         self.problems: list[str] = []
 
-    async def work(self, until: float, pause: float) -> None:
-        """Answer until the time is over, one answer each `pause` seconds."""
+    async def work(self, start: float, until: float, pause: float) -> None:
+        """Answer until the time is over, one answer each `pause` seconds; count from `start`."""
         self._reader, self._writer = await asyncio.open_connection(
             self._host.hostname, self._host.port
         )
@@ -40,7 +41,8 @@ class Reviewer:
             began = time.monotonic()
             body = {"loop": items[0]["loop"], "answer": answer, "spent_ms": 10, "next": True}
             items = (await self._call("answer", body)).get("items", [])
-            self.times.append(time.monotonic() - began)
+            if began >= start:
+                self.times.append(time.monotonic() - began)
         self._writer.close()
 
     async def _call(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -67,8 +69,9 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
     """Run all reviewers and return the time of each answer."""
     reviewers = [Reviewer(plan, person) for person in plan["people"]]
     pause = len(reviewers) / plan["rate"] if plan["rate"] else 0.0
-    began = time.monotonic()
-    await asyncio.gather(*(each.work(began + plan["seconds"], pause) for each in reviewers))
+    began = time.monotonic() + plan["warm"]
+    until = began + plan["seconds"]
+    await asyncio.gather(*(each.work(began, until, pause) for each in reviewers))
     return {
         "seconds": time.monotonic() - began,
         "times": [each for reviewer in reviewers for each in reviewer.times],

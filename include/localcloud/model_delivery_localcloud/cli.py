@@ -1,6 +1,7 @@
 """The command line: `model-delivery-localcloud migrate | serve | work | …`."""
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -139,8 +140,12 @@ def _migrate(settings: Settings, _arguments: argparse.Namespace) -> None:
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     logging.getLogger("uvicorn.access").addFilter(WithoutGrants())
+    app = create_app(settings)
+    # What is here now stays: a full collection that looked at it stopped every request for 0.2 s.
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
-        create_app(settings),
+        app,
         host=arguments.host,
         port=arguments.port,
         log_config=None,

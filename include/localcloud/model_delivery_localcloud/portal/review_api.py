@@ -3,11 +3,11 @@
 Whoever posts sends the session's token in `X-CSRF-Token`; `GET /review/api/session` tells it.
 """
 
-from asyncio import wrap_future
+from asyncio import get_running_loop, wrap_future
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -34,7 +34,7 @@ class ReviewApi:
     def __init__(self, desk: Desk, sign_in: SignIn) -> None:
         self._desk = desk
         self._sign_in = sign_in
-        self._threads = CapacityLimiter(THREADS)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="review")
 
     def routes(self, route: MakeRoute) -> list[Route]:
         """Return the routes."""
@@ -103,7 +103,7 @@ class ReviewApi:
         return work(user, request.path_params["flow"], body)
 
     async def _thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await to_thread.run_sync(work, *arguments, limiter=self._threads)
+        return await get_running_loop().run_in_executor(self._threads, work, *arguments)
 
 
 async def _body(request: Request) -> dict[str, Any]:
