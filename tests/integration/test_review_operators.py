@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -18,6 +18,8 @@ from uuid import uuid4
 import pytest
 from airflow.sdk.bases.operator import TriggerFailureReason
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from model_delivery.exceptions import (
     DeliveryError,
     GateClosedError,
@@ -33,7 +35,7 @@ from model_delivery.human_loops.batch import LoopBatch
 from model_delivery.human_loops.polls import wait_for_batch
 from model_delivery.human_loops.state import LoopState
 from model_delivery.human_loops.worker import HumanLoopWorker
-from model_delivery.jobs import registry
+from model_delivery.jobs import registry, retries
 from model_delivery.jobs.rate import TokenBucket
 from model_delivery.jobs.waits import Bounds
 from model_delivery.links.job import JOB_LINK_KEY
@@ -755,6 +757,183 @@ def test_an_evicted_worker_leaves_its_loops_to_the_next_try(s3: S3, team: Team) 
     with pytest.raises(TaskDeferred):
         review(s3, arn, deferrable=True).execute(task.context)
     assert len(list(HumanLoopHook().list_loops(arn))) == 13
+
+
+def start_operator(s3: S3, flow_definition_arn: str, count: int) -> StartHumanLoopsOperator:
+    content = {"labels": LABELS, "taskObject": "x"}
+    lines = [{"item": f"item-{n}", "content": {**content, "item": f"item-{n}"}}
+             for n in range(count)]  # fmt: skip
+    inputs = put_lines(s3, f"{uuid4().hex}/inputs.jsonl", lines)
+    return StartHumanLoopsOperator(
+        task_id="start", flow_definition_arn=flow_definition_arn, inputs_uri=inputs,
+        manifest_uri=inputs.replace("inputs", "loops"),
+    )  # fmt: skip
+
+
+class Gate:
+    """Lets some loops be started, and then none until it opens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+        self._passed = iter(range(100_000))
+        self._after = after
+        self.reached, self.opened = threading.Event(), threading.Event()
+        start = HumanLoopWorker._start
+
+        def held(worker: HumanLoopWorker, request: Any, item: str) -> None:
+            if next(self._passed) >= self._after:
+                self.reached.set()
+                assert self.opened.wait(60)
+            start(worker, request, item)
+
+        monkeypatch.setattr(HumanLoopWorker, "_start", held)
+
+
+@pytest.mark.parametrize("kind", ["start", "review"])
+def test_a_kill_while_loops_are_started_leaves_none_open(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    arn = team.flow(task_count=1)["flow_definition_arn"]
+    operator = start_operator(s3, arn, 40) if kind == "start" else review(s3, arn)
+    gate = Gate(monkeypatch, after=5)
+    with ThreadPoolExecutor(1) as worker:
+        running = worker.submit(operator.execute, Task(kind).context)
+        assert gate.reached.wait(60)
+        operator.on_kill()
+        # What was on its way reaches the service when the handler has returned.
+        gate.opened.set()
+        with pytest.raises(DeliveryError, match="the task was killed"):
+            running.result(60)
+    started = list(HumanLoopHook().list_loops(arn))
+    assert 5 < len(started) < 13
+    assert {each["HumanLoopStatus"] for each in started} == {"Stopped"}
+
+
+def test_a_start_that_is_evicted_leaves_its_loops_to_the_next_try(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arn, task = team.flow(task_count=1)["flow_definition_arn"], Task("start")
+    operator, task.ti.max_tries = start_operator(s3, arn, 40), 1
+    task.ti.get_task_states = lambda **_: {task.ti.run_id: {"start": "running"}}
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as worker:
+        gate = Gate(patched, after=5)
+        running = worker.submit(operator.execute, task.context)
+        assert gate.reached.wait(60)
+        operator.on_kill()
+        gate.opened.set()
+        with pytest.raises(DeliveryError, match="the task was killed"):
+            running.result(60)
+    assert loop_statuses(arn) == {"InProgress"}
+    task.ti.try_number = 2
+    again = start_operator(s3, arn, 40)
+    again.inputs_uri, again.manifest_uri = operator.inputs_uri, operator.manifest_uri
+    assert again.execute(task.context)["loops"] == 40
+    assert len(list(HumanLoopHook().list_loops(arn))) == 40
+    # They are the next task's now: whatever ends this process ends none of them.
+    again.on_kill()
+    assert loop_statuses(arn) == {"InProgress"}
+
+
+@pytest.mark.parametrize("kind", ["start", "review"])
+def test_a_kill_before_anything_is_taken_up_starts_nothing(s3: S3, team: Team, kind: str) -> None:
+    arn, task = team.flow(task_count=1)["flow_definition_arn"], Task(kind)
+    operator = start_operator(s3, arn, 3) if kind == "start" else review(s3, arn)
+    operator.on_kill()
+    with pytest.raises(DeliveryError, match="killed"):
+        operator.execute(task.context)
+    assert list(HumanLoopHook().list_loops(arn)) == []
+
+
+def test_a_look_that_is_denied_for_a_moment_costs_the_review_nothing(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = team.flow(task_count=1)
+    monkeypatch.setattr(retries, "backoff", lambda _failures: 0.05)
+    call, denials = BaseClient._make_api_call, iter(range(3))
+
+    def denied(client: Any, operation: str, parameters: Any) -> Any:
+        if operation == "ListHumanLoops" and next(denials, None) is not None:
+            answer = {"Error": {"Code": "AccessDeniedException", "Message": "not yet"}}
+            raise ClientError(answer, operation)
+        return call(client, operation, parameters)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", denied)
+    with Reviewing({team.reviewer(): truth}, flow["flow_definition_name"]):
+        result = run(review(s3, flow["flow_definition_arn"]), Task("review"))
+    assert (result["corrected"], result["undecided"]) == (5, 0)
+    assert next(denials, None) is None
+
+
+def test_rights_that_are_gone_fail_the_try_and_name_the_next_step(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow, task = team.flow(task_count=1), Task("review")
+    task.ti.max_tries = 1
+    task.ti.get_task_states = lambda **_: {task.ti.run_id: {"review": "running"}}
+    monkeypatch.setattr(retries, "backoff", lambda _failures: 0.05)
+    call = BaseClient._make_api_call
+
+    def denied(client: Any, operation: str, parameters: Any) -> Any:
+        if operation == "ListHumanLoops":
+            answer = {"Error": {"Code": "AccessDeniedException", "Message": "no more"}}
+            raise ClientError(answer, operation)
+        return call(client, operation, parameters)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseClient, "_make_api_call", denied)
+        with pytest.raises(DeliveryError, match=r"no more: check the rights .* a retry goes on"):
+            run(review(s3, flow["flow_definition_arn"]), task)
+    assert loop_statuses(flow["flow_definition_arn"]) == {"InProgress"}
+
+
+def test_the_try_after_an_execution_timeout_asks_again(s3: S3, team: Team) -> None:
+    flow, task = team.flow(task_count=1), Task("review")
+    arn, limit = flow["flow_definition_arn"], timedelta(seconds=60)
+    operator, task.ti.max_tries = review(s3, arn, execution_timeout=limit), 1
+    task.ti.start_date = datetime.now(UTC) - limit
+    with pytest.raises(AirflowTaskTimeout, match="is over: stopped 13 of 13"):
+        operator.execute(task.context)
+    assert loop_statuses(arn) == {"Stopped"}
+    task.ti.try_number, task.ti.start_date = 2, datetime.now(UTC)
+    with Reviewing({team.reviewer(): truth}, flow["flow_definition_name"]):
+        result = run(review(s3, arn, results_uri=operator.results_uri,
+                            output_uri=operator.output_uri, execution_timeout=limit),
+                     task)  # fmt: skip
+    assert (result["loops"], result["corrected"], result["undecided"]) == (26, 5, 0)
+
+
+def test_a_flow_definition_that_is_being_deleted_is_left_to_the_retry(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = flow_operator(team)
+    operator.execute({})
+    call = BaseClient._make_api_call
+    status: list[str | None] = ["Deleting", None]
+
+    def deleting(client: Any, operation: str, parameters: Any) -> Any:
+        answer = call(client, operation, parameters)
+        if operation != "DescribeFlowDefinition":
+            return answer
+        # How long SageMaker takes from the one to the other is its own affair.
+        if status[0] is None:
+            raise ClientError({"Error": {"Code": "ResourceNotFound", "Message": "gone"}}, operation)
+        return {**answer, "FlowDefinitionStatus": status[0]}
+
+    monkeypatch.setattr(retries, "backoff", lambda _failures: 0.05)
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseClient, "_make_api_call", deleting)
+        for _ in range(2):
+            with pytest.raises(DeliveryError, match="is being deleted: a retry makes it anew"):
+                operator.execute({})
+            status.pop(0)
+            status.append(None)
+    DeleteFlowDefinitionOperator(
+        task_id="delete", flow_definition_name=operator.flow_definition_name
+    ).execute({})
+    made = None
+    while made is None:  # until localcloud's worker has deleted it
+        with suppress(DeliveryError):
+            made = operator.execute({})
+    assert made["status"] == "Active"
 
 
 def test_a_review_that_fails_for_good_leaves_no_open_loop(

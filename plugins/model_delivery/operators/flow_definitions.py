@@ -10,6 +10,7 @@ from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
 from model_delivery.exceptions import (
     DeliveryError,
     InvalidRequestError,
+    JobMissingError,
     JobRefusedError,
     RequestDiffersError,
 )
@@ -129,7 +130,11 @@ class CreateFlowDefinitionOperator(AwsConnected):
         except (DeliveryError, JobRefusedError) as error:
             if error_code(error.__cause__ or error) not in client.service.taken_codes:
                 raise
-            self._require_same(request, client.describe(handle))
+            try:
+                found = client.describe(handle)
+            except JobMissingError as missing:  # it was being deleted, and now is
+                raise self._deleted() from missing
+            self._require_same(request, found)
         return flow_definition_result(self._active(client))
 
     def build_request(self) -> dict[str, Any]:
@@ -178,11 +183,14 @@ class CreateFlowDefinitionOperator(AwsConnected):
     def _label(self) -> str:
         return f"flow definition {self.flow_definition_name}"
 
+    def _deleted(self) -> DeliveryError:
+        return DeliveryError(f"{self._label} is being deleted: a retry makes it anew")
+
     def _require_same(self, request: Mapping[str, Any], found: JobDescription) -> None:
         from model_delivery.hooks.human_review import FlowDefinitions
 
         if found.state is JobState.STOPPED:
-            raise DeliveryError(f"{self._label} is being deleted: a retry makes it anew")
+            raise self._deleted()
         theirs = FlowDefinitions().requested(found)
         # A request source or conditions that ours has none of are a difference too.
         lines = differences({name: request.get(name) for name in theirs}, theirs)

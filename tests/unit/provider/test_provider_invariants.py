@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import pkgutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.sensor import JobSensor
 from model_delivery.sensors.compilation import CompilationJobSensor
 from model_delivery.storage_connected import StorageConnected
+
+from tests.nameless.provider import NamelessJobOperator
 
 DAG_FACING = ("operators", "sensors", "triggers", "links", "jobs")
 HEAVY = ["boto3", "botocore", "aiobotocore", "numpy", "onnx", "onnxruntime", "azure.storage"]
@@ -88,6 +91,16 @@ def test_a_setting_that_no_trigger_can_take_is_refused_before_anything_is_made()
     config = {"retries": object()}
     with pytest.raises(InvalidRequestError, match=r"botocore_config .* not JSON serializable"):
         CompilationJobSensor(task_id="t", deferrable=True, job_name="j", botocore_config=config)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 0, -1, "60"])
+@pytest.mark.parametrize(
+    "setting", ["poll_interval", "max_poll_interval", "job_timeout", "outage_timeout"]
+)
+def test_what_is_no_time_is_refused_where_the_task_is_written(setting: str, seconds: Any) -> None:
+    given = {"model": "m", "sources": [], setting: seconds}
+    with pytest.raises(InvalidRequestError, match=f"{setting} is .*: give seconds, over 0"):
+        NamelessJobOperator(task_id="t", **given)
 
 
 def test_the_walk_finds_the_package() -> None:
