@@ -2,7 +2,7 @@
 
 The components are those `airflow standalone` starts. They are started one by one because
 standalone's log servers listen on every interface and no setting changes that; with
-`--skip-serve-logs` nothing but the API server listens, and that on loopback.
+`--skip-serve-logs` nothing but the API servers listens, and that on loopback.
 """
 
 import json

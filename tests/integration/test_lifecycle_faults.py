@@ -361,6 +361,32 @@ def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
         assert [job["status"] for job in faulty.nameless_jobs(f"gone {mode}")] == ["SUCCEEDED"]
 
 
+def test_trouble_while_jobs_run_loses_no_wait(faulty: World) -> None:
+    """Whoever asks, for whatever: the triggerer for its lists too."""
+    dags = ("compile_worker", "compile_deferred", "nameless_worker", "nameless_deferred")
+    runs = {dag: faulty.start(dag, model=f"trouble {dag}", seconds=15) for dag in dags}
+    for run in runs.values():
+        faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
+    effects, spoilt = list(TROUBLES.values()), []
+    began = time.monotonic()
+
+    def rule(exchange: Exchange) -> Effect | None:
+        at = int((time.monotonic() - began) / TROUBLE_SECONDS)
+        if at >= len(effects) or exchange.moment == "after":
+            return None
+        spoilt.append(at)
+        return effects[at]
+
+    faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = rule
+    time.sleep(TROUBLE_SECONDS * len(effects))
+    faulty.cloud_proxy.rule = faulty.nameless_proxy.rule = lambda exchange: None
+    assert set(spoilt) == set(range(len(effects)))
+    for dag, run in runs.items():
+        task = faulty.finish(run, 240)
+        assert (task["state"], task["try_number"]) == ("success", 1), faulty.log(run)
+        assert [job["status"] in ENDED for job in faulty.jobs(run, f"trouble {dag}")] == [True]
+
+
 @pytest.mark.parametrize(
     "part", ["triggerer", "scheduler", "api-server", "execution-api", "localcloud"]
 )

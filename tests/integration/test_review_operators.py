@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from aiobotocore.client import AioBaseClient
 from airflow.sdk.bases.operator import TriggerFailureReason
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from botocore.client import BaseClient
@@ -701,6 +702,27 @@ def test_a_killed_deferred_review_stops_its_loops(s3: S3, team: Team) -> None:
     statuses = {each["HumanLoopStatus"]
                 for each in HumanLoopHook().list_loops(flow["flow_definition_arn"])}  # fmt: skip
     assert statuses == {"Stopped"}
+
+
+def test_a_loop_that_cannot_be_stopped_keeps_no_other_open_in_the_triggerer(
+    s3: S3, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arn = team.flow(task_count=1)["flow_definition_arn"]
+    with pytest.raises(TaskDeferred) as deferred:
+        review(s3, arn, deferrable=True).execute(Task("review").context)
+    kept = next(HumanLoopHook().list_loops(arn))["HumanLoopName"]
+    call = AioBaseClient._make_api_call
+
+    async def denied(client: Any, operation: str, parameters: Any) -> Any:
+        if operation == "StopHumanLoop" and parameters["HumanLoopName"] == kept:
+            raise ClientError({"Error": {"Code": "AccessDeniedException"}}, operation)
+        return await call(client, operation, parameters)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", denied)
+    asyncio.run(killed(deferred.value.trigger))
+    open_still = [each["HumanLoopName"] for each in HumanLoopHook().list_loops(arn)
+                  if each["HumanLoopStatus"] == "InProgress"]  # fmt: skip
+    assert open_still == [kept]
 
 
 def loop_statuses(flow_definition_arn: str) -> set[str]:

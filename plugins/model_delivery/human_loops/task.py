@@ -54,13 +54,16 @@ class StartsHumanLoops(AwsAndStorageConnected):
     def _taken_up(self, context: Context) -> "tuple[LoopState, LoopKill]":
         """Return what the tries before kept, and what a kill of this one does."""
         from model_delivery.human_loops.kill import LoopKill
-        from model_delivery.human_loops.state import LoopState
+        from model_delivery.human_loops.state import LoopState, round_batch
 
         state = LoopState(context)
         self._kill = LoopKill(
             state, lambda error: is_final(self, context, error), self._stop_open, self.log
         )
         self._kill.came = self._pause.cut  # a kill may be that early
+        # What an earlier try started is open until this one gets as far.
+        if state.rounds and not state.rounds[-1].get("ended"):
+            self._waiting = round_batch(state.rounds[-1])
         return state, self._kill
 
     def _stop_open(self, reopen: bool) -> int:

@@ -198,6 +198,7 @@ class HumanLoopWorker:
         :param reopen: whether the connection may be looked up again: not in a signal handler,
             which must not talk to Airflow.
         """
+        refused: list[Exception] = []
 
         def stop(name: str) -> bool:
             try:
@@ -205,12 +206,17 @@ class HumanLoopWorker:
                 # Not cut short by a kill, which is why it is asked.
                 self._ask(call, f"human loop {name}", Pause(), reopen=reopen)
             except Exception as error:
-                if error_code(error) in MISSING_CODES | STATE_CODES | {"ValidationException"}:
-                    return False
-                raise
+                if not is_service_error(error):
+                    raise  # the service is away, and would be for each of them
+                if error_code(error) not in MISSING_CODES | STATE_CODES | {"ValidationException"}:
+                    refused.append(error)
+                return False
             return True
 
-        return sum(each_at_once(stop, names))
+        stopped = sum(each_at_once(stop, names))
+        if refused:  # all others are stopped
+            raise refused[0]
+        return stopped
 
     def outputs(
         self, loops: Iterable[EndedLoop], flow: Mapping[str, Any], storage: Any

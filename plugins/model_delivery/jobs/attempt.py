@@ -6,7 +6,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRuntimeError,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
 from model_delivery.exceptions import (
     DeliveryError,
@@ -176,8 +181,10 @@ class Attempt:
         """Look until the job ended; times in seconds, the time-out's from the submission."""
         while description.state is JobState.RUNNING:
             self.require_alive()
-            if timeout is not None and self.age > timeout:
-                self.fail(f"it took over {timeout:.0f} s")
+            # Of one that ended by itself just then the result counts.
+            why = f"it took over {timeout or 0:.0f} s"
+            if timeout is not None and self.age > timeout and self.stop(why) is not Stop.ENDED:
+                self.fail(why)
             self._client.pause.sleep(interval)
             description = self.describe()
         return description
@@ -206,7 +213,6 @@ class Attempt:
     def require_alive(self) -> None:
         """Stop the job and raise where the task is killed."""
         if self.killed and self.handle is None:
-            # What an earlier try may have made is still to be looked for, by the next.
             raise JobFailedError(f"nothing was submitted: {GRACE}")
         if self.killed and self._is_left():
             raise JobFailedError(f"{self.label} goes on: {GRACE}, and it is waited for elsewhere")
@@ -216,12 +222,20 @@ class Attempt:
     def fail(self, why: str) -> None:
         """Stop the job, so that the next try makes another, and raise.
 
-        One that cannot be stopped goes on, and the next try waits for it.
+        One that cannot be stopped goes on, and the next try waits for it; of one that had ended,
+        the next try reads how.
         """
-        if self.stop(why) is Stop.IMPOSSIBLE:
-            raise JobFailedError(f"{self.label} goes on, since its service has no stop: {why}")
-        self.submission.end(Outcome.FAILED)
-        raise JobFailedError(f"{self.label} was stopped: {why}")
+        match self.stop(why):
+            case Stop.ASKED:
+                self.submission.end(Outcome.FAILED)
+                said = "was stopped"
+            case Stop.IMPOSSIBLE:
+                said = "goes on, since its service has no stop"
+            case Stop.MISSING:
+                said = f"was not stopped, {Stop.MISSING.value}"
+            case Stop.ENDED | None:
+                said = "had ended"
+        raise JobFailedError(f"{self.label} {said}: {why}")
 
     @property
     def killed(self) -> bool:
@@ -290,24 +304,40 @@ class Attempt:
         return self._stopping
 
     def _leave_nothing(self, error: BaseException) -> None:
-        final = isinstance(error, AirflowFailException) or self._is_final(error)
-        if not final or isinstance(error, UnknownStatusError):
-            return  # the next try attaches; of a status we do not know we cannot say "running"
-        # A try that Airflow has replaced without its knowing ends no job of the other.
-        left = self._is_left() if self.killed else self._eviction.claim() is Claim.ANOTHERS
-        if left:
+        """Stop the job where no other try will wait for it."""
+        # Of a status that we do not know we cannot say that it runs.
+        if isinstance(error, UnknownStatusError) or self._is_waited_for_after(error):
             return
-        # The job may be made, and its handle not kept.
-        self.handle = self.submission.made or self.handle
-        if self.handle is None and self.submission.is_open:
-            self._log.error(
-                "A %s may have been made whose answer was lost: clearing the task looks for it and "
-                "stops it", self._client.service.noun,
-            )  # fmt: skip
         try:
-            self.stop("the task fails for good")
+            # The job may be made, and its handle not kept.
+            self.handle = self.submission.made or self.handle or self._unkept(error)
+            self.stop(GRACE if self.killed else "the task fails for good")
         except (DeliveryError, DeliveryRefusedError) as refusal:
             self._log.error("%s may still be running: %s", self.label, refusal)
+
+    def _is_waited_for_after(self, error: BaseException) -> bool:
+        if self.killed:
+            return self._is_left()
+        final = isinstance(error, AirflowFailException) or self._is_final(error)
+        # Airflow refuses whatever a task asks for whose run is deleted.
+        if not final and not isinstance(error, AirflowRuntimeError):
+            return True
+        # A try that Airflow has replaced without its knowing ends no job of the other.
+        claim = self._eviction.claim()
+        return claim is Claim.ANOTHERS or not (final or claim is Claim.NOBODYS)
+
+    def _unkept(self, error: BaseException) -> Handle | None:
+        """Return the job that a call made whose answer was lost, where a name tells which it is."""
+        if not self.submission.is_open:
+            return None
+        if not self.submission.is_guess:
+            return self.submission.abandoned()
+        if not isinstance(error, JobRefusedError):
+            self._log.error(
+                "A %s may have been made whose answer was lost: clearing the task looks for it",
+                self._client.service.noun,
+            )
+        return None
 
     def _stop_superseded(self) -> None:
         """Stop what a submission before a clear left running, where nobody else could."""

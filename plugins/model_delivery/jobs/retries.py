@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -47,6 +48,7 @@ class Failures:
 
     def __init__(self, outage: float) -> None:
         self.count = 0
+        self._of_kind: Counter[int] = Counter()
         self._outage = outage
         self._since = time.monotonic()
 
@@ -57,7 +59,9 @@ class Failures:
         """
         self.count += 1
         if most is not None:
-            return self.count >= most
+            # By kind: one "not found" after two throttlings is the first of its kind.
+            self._of_kind[most] += 1
+            return self._of_kind[most] >= most
         return time.monotonic() - self._since >= self._outage
 
 

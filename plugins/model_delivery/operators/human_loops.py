@@ -59,22 +59,19 @@ class StartHumanLoopsOperator(StartsHumanLoops):
 
     def execute(self, context: Context) -> StartedHumanLoops:
         """Start the loops, then write the manifest."""
+        state, kill = self._taken_up(context)
+        with kill.running():
+            return self._start_all(context, state)
+
+    def _start_all(self, context: Context, state: "LoopState") -> StartedHumanLoops:
+        from model_delivery.human_loops.state import round_batch
         from model_delivery.human_loops.workflow import describe_workflow, workteam_of
+        from model_delivery.links.human_review import queue_url
 
         flow = describe_workflow(
             open_hook(FLOW_HOOK, self.connection_settings), self.flow_definition_arn
         )
         attributes = a2i.data_attributes(self.content_classifiers, workteam_of(flow))
-        state, kill = self._taken_up(context)
-        with kill.running():
-            return self._start_all(context, state, attributes)
-
-    def _start_all(
-        self, context: Context, state: "LoopState", attributes: Mapping[str, Any]
-    ) -> StartedHumanLoops:
-        from model_delivery.human_loops.state import round_batch
-        from model_delivery.links.human_review import queue_url
-
         worker, storage = self._worker, self._storage()
         for batch in state.superseded():
             worker.stop(batch)

@@ -143,9 +143,9 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
 
     def execute(self, context: Context) -> HumanReviewResult:
         """Choose, start, and wait; a retry goes on where the try before it ended."""
-        self._check()
         state, kill = self._taken_up(context)
         with kill.running():
+            self._check()
             return self._review_all(context, state)
 
     def _review_all(self, context: Context, state: "LoopState") -> HumanReviewResult:

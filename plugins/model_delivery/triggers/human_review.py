@@ -34,6 +34,8 @@ class HumanLoopTrigger(JobTrigger):
 
     async def _stop_job(self) -> None:
         """Stop what is open of the batch, as far as Airflow gives time for it."""
+        from botocore.exceptions import ClientError
+
         if await self._is_waited_for():
             self.log.info("The human loops go on: their task is waited for elsewhere")
             return
@@ -41,11 +43,15 @@ class HumanLoopTrigger(JobTrigger):
         await self._connection_now()
         batch = read_handle(self.handle)
         names, stopped = iter(batch), 0
+        refused: list[Exception] = []
 
         async def stop_some() -> None:
             nonlocal stopped
             for name in names:
-                stopped += await self._stop(service, {"name": name}) is Stop.ASKED
+                try:
+                    stopped += await self._stop(service, {"name": name}) is Stop.ASKED
+                except ClientError as error:  # of this loop: the others are stopped all the same
+                    refused.append(error)
 
         try:
             async with (
@@ -55,6 +61,8 @@ class HumanLoopTrigger(JobTrigger):
             ):
                 for _ in range(_STOPPED_AT_A_TIME):
                     stops.create_task(stop_some())
+            if refused:
+                raise refused[0]
         except Exception as error:
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
