@@ -14,14 +14,15 @@ tasks it runs, the triggerer, an API server, localcloud, the nameless service; o
 without what it started) and is started again; and one call in fifty is throttled, answered by a 500
 or reset, before or after the service did it. The nameless service's clock is an hour behind. And of
 every second run of the compilation service a user clears the task at some moment: its job is to be
-stopped, and another one made. (Not of the nameless: a job that an earlier try left, and that is
+stopped, and another one made. Jobs of these runs take so long that one which is not stopped runs
+beside the next. (Not of the nameless: a job that an earlier try left, and that is
 known by its likeness alone, is not stopped after a clear but named in the log.)
 
 The services themselves are asked for the truth, past the proxies:
 - duplicates: jobs beyond those due: one for a run, one for each that failed, and one for each
   clear. (localcloud too fails a job, one that lost its worker three times. A job that a worker
   stopped, because Airflow took its task away, is one too many);
-- orphans: jobs that are running when their run has ended;
+- orphans: jobs that are running when their run has ended, or beside their run's next job;
 - lost waits: runs that did not succeed, within RUN_SECONDS, with the result of their own job.
 
 The plan of kills follows from the seed alone; which instruction a SIGKILL meets does not.
@@ -29,6 +30,7 @@ The plan of kills follows from the seed alone; which instruction a SIGKILL meets
 `CHAOS_RUNS`, `CHAOS_SEED` change the size and the seed.
 """
 
+import itertools
 import os
 import random
 import shutil
@@ -39,6 +41,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,9 @@ AT_ONCE = 12
 RUN_SECONDS = 900.0
 PART_SECONDS = (20.0, 40.0)
 TROUBLE_SHARE = 0.02
+CLEARED_JOB_SECONDS = 40.0
+# A stop takes localcloud's worker a moment.
+OVERLAP = timedelta(seconds=8)
 SKEW_SECONDS = -3600.0
 HOME = Path(__file__).resolve().parent.parent / ".local" / "chaos"
 ALONE = "scheduler alone"
@@ -98,14 +104,16 @@ def _plan(rng: random.Random, number: int) -> Plan:
     mode = rng.choice(["worker", "deferred"])
     steps = WORKER_STEPS if mode == "worker" else DEFERRED_STEPS
     fails = kind == "nameless" and rng.random() < 0.1
+    seconds = round(rng.uniform(1, 12), 1)
+    clear_after = rng.uniform(2, 30) if kind == "compile" and rng.random() < 0.5 else None
     return Plan(
         model=f"run-{number:04d}",
         dag_id=f"{kind}_{mode}",
-        seconds=round(rng.uniform(1, 12), 1),
+        seconds=seconds if clear_after is None else CLEARED_JOB_SECONDS,
         outcome="FAILED_FIRST" if fails else "SUCCEEDED",
         steps=rng.sample(steps, rng.choices([1, 2, 3], [5, 3, 2])[0]),
         signal=rng.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0],
-        clear_after=rng.uniform(2, 30) if kind == "compile" and rng.random() < 0.5 else None,
+        clear_after=clear_after,
     )
 
 
@@ -236,9 +244,10 @@ class Chaos:
         good = state == "success" and [job["status"] in SUCCEEDED for job in named] == [True]
         lost = "" if good else f"{state}, {result}, try {task['try_number']}"
         running = [job for job in jobs if job["status"] in RUNNING]
+        beside = len(overlapping(jobs)) if plan.clear_after is not None else 0
         failed = [job for job in jobs if job["status"] == FAILED]
         beyond = self._beyond_due(plan, len(jobs), len(failed))
-        return Verdict(plan, beyond, len(running), lost, age)
+        return Verdict(plan, beyond, len(running) + beside, lost, age)
 
     def _beyond_due(self, plan: Plan, made: int, failed: int) -> int:
         return max(0, made - failed - self.clears[plan.model] - 1)
@@ -270,6 +279,17 @@ class Chaos:
             for model, life in self.killer.lives.items()
             for step in life.kills
         )
+
+
+def overlapping(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the compilation jobs of one run that ran on beside the next, and were not stopped."""
+    in_order = sorted(jobs, key=lambda job: job["CreationTime"])
+    return [
+        job
+        for job, following in itertools.pairwise(in_order)
+        if job["status"] in SUCCEEDED
+        and job["CompilationEndTime"] > following["CreationTime"] + OVERLAP
+    ]
 
 
 def _passed(what: str, count: int) -> bool:
