@@ -69,9 +69,13 @@ class AsyncClient(Client):
 
 def _checked(answer: Any, operation: str) -> Any:
     from botocore.exceptions import ClientError
+    from botocore.parsers import ResponseParserError
 
     if answer.is_success:
-        return answer.json()
+        try:
+            return answer.json()
+        except ValueError as error:  # a page of something on the way
+            raise ResponseParserError(f"{operation}: {error}") from error
     try:
         body = answer.json()
     except ValueError:
