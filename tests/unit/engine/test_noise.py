@@ -11,7 +11,7 @@ import pytest
 from model_delivery_engine.bundle import open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
 from model_delivery_engine.compile.noise import ask, measure_noise
-from model_delivery_engine.compile.variation import variations
+from model_delivery_engine.compile.variation import variation_of
 from model_delivery_engine.errors import ParityError
 from model_delivery_engine.golden import draw_inputs
 from model_delivery_engine.measurements import Candidate
@@ -246,14 +246,26 @@ def answers(*spreads: float, offset: float = 0.0) -> Any:
 )
 def test_channels_count_as_varying_beside_their_unit(source: Any, counted: list[float]) -> None:
     """A uniform distribution's mean square is a third of its bound's."""
-    (found,) = variations(source)
+    found = variation_of(source)
     assert found.varies
     assert np.sqrt(3 * found.signal) == pytest.approx(counted, rel=0.15)
 
 
 def test_a_constant_vector_varies_not_and_is_held_to_its_magnitude() -> None:
-    (found,) = variations(answers(0.0, 0.0, offset=3.0))
+    found = variation_of(answers(0.0, 0.0, offset=3.0))
     assert not found.varies
     assert found.signal == pytest.approx([9.0, 9.0])
-    (few,) = variations([np.zeros((1, 100), np.float32)] * 4)
+    few = variation_of([np.zeros((1, 100), np.float32)] * 4)
     assert few.axis is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((64, 5), 1), ((1, 84, 8400), 1), ((1, 300, 84), 2), ((64, 1, 5), 2), ((1, 1, 32, 48), 1),
+        ((1, 32, 48, 3), 3), ((64,), None),
+    ],
+)  # fmt: skip
+def test_channels_are_the_fewer_places(shape: tuple[int, ...], axis: int | None) -> None:
+    """A column of pixels is no channel, and one box has as many as many boxes."""
+    assert variation_of([np.zeros(shape, np.float32)]).axis == axis

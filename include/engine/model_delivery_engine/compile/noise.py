@@ -18,7 +18,7 @@ import numpy as np
 
 from model_delivery_engine import probes
 from model_delivery_engine.channels import VALUES
-from model_delivery_engine.compile.variation import Mean, Variation, by_channel, variations
+from model_delivery_engine.compile.variation import Mean, Variation, by_channel, variation_of
 from model_delivery_engine.errors import InferenceError, ParityError
 from model_delivery_engine.golden import SEED
 from model_delivery_engine.quantize.samples import Samples
@@ -109,7 +109,7 @@ def _told(asked: Sequence[Asked]) -> bool:
 def _varies(answers: Sequence[Array]) -> bool:
     """Tell whether an output, or a channel of it, ever answers two values."""
     if answers[0].dtype.kind == "f":
-        return any(each.varies for each in variations(answers))
+        return variation_of(answers).varies
     values = [each.reshape(-1) for each in answers if each.size]
     return bool(values) and any((each != values[0][0]).any() for each in values)
 
@@ -129,7 +129,7 @@ def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -
             ".npz"
         )
     measures = {
-        name: _Floats(name, variations([each.expected[name] for each in asked]))
+        name: _Floats(name, variation_of([each.expected[name] for each in asked]))
         if asked[0].expected[name].dtype.kind == "f"
         else _Others(name)
         for name in names
@@ -153,9 +153,8 @@ def _decibels(noise: Noise) -> float:
 class _Floats:
     """An output of floats: noise by channel, against what the source's answers vary by."""
 
-    def __init__(self, name: str, varied: Sequence[Variation]) -> None:
-        self._name = name
-        self._parts = [(variation, Mean()) for variation in varied]
+    def __init__(self, name: str, variation: Variation) -> None:
+        self._name, self._variation, self._mean = name, variation, Mean()
 
     def add(self, got: Array, want: Array) -> None:
         """Compare a run; ParityError for NaN or infinity where the source has a number."""
@@ -167,23 +166,20 @@ class _Floats:
                 "way round"
             )
         got, want = np.where(known, got, 0.0), np.where(known, want, np.nan)
-        for variation, noise in self._parts:
-            noise.add((by_channel(got, variation.axis) - by_channel(want, variation.axis)) ** 2)
+        axis = self._variation.axis
+        self._mean.add((by_channel(got, axis) - by_channel(want, axis)) ** 2)
 
     def noise(self) -> Noise:
         """Return that of the channel that has most."""
-        worst = Noise(None)
-        for variation, mean in self._parts:
-            noisy = mean.value > 0
-            if not noisy.any():
-                continue
-            ratios = np.full(noisy.shape, np.inf)
-            signal = np.maximum(variation.signal[noisy], _LEAST)
-            ratios[noisy] = 10 * np.log10(signal / mean.value[noisy])
-            channel = int(ratios.argmin())
-            found = Noise(float(ratios[channel]), self._name, variation.words(channel))
-            worst = min(worst, found, key=_decibels)
-        return worst
+        noise = self._mean.value
+        noisy = noise > 0
+        if not noisy.any():
+            return Noise(None)
+        ratios = np.full(noisy.shape, np.inf)
+        signal = np.maximum(self._variation.signal[noisy], _LEAST)
+        ratios[noisy] = 10 * np.log10(signal / noise[noisy])
+        channel = int(ratios.argmin())
+        return Noise(float(ratios[channel]), self._name, self._variation.words(channel))
 
 
 class _Others:

@@ -26,14 +26,15 @@ from model_delivery_engine.tensors import Array
 
 _FLOOR = 1e-2  # of the strongest's mean square: a tenth of what it varies by
 _GAP = 1e-3  # between mean squares of channels in different units
+_BOXES_RANK = 3
 _ROUNDING = 1e-6  # of a channel's magnitude: single precision's last bits
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What the channels of one dimension vary by.
+    """What the channels of an output vary by.
 
-    :param axis: the dimension; None where the output is one channel
+    :param axis: their dimension; None where the output is one channel
     :param signal: for each channel the mean square that its noise is held to
     :param varies: whether any of them varies
     """
@@ -47,13 +48,17 @@ class Variation:
         return f" (place {channel} of dimension {self.axis})" if len(self.signal) > 1 else ""
 
 
-def variations(answers: Sequence[Array]) -> tuple[Variation, ...]:
-    """Return how an output of floats varies, for each dimension that may be of channels.
+def _channels_of(shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """Return the dimension of an output's channels: the smaller one that may be of them.
 
-    :param answers: the source's, run by run; what is NaN or infinite is left out
+    A map has fewer channels than columns, a detector's head fewer than boxes; and a column of
+    pixels at an image's edge, held by itself, would refuse models that find every word. A second
+    dimension of one is of channels in maps only: elsewhere it is of one box.
     """
-    axes = channel_axes([each.shape for each in answers])
-    return tuple(_variation(answers, axis) for axis in axes or (None,))
+    axes = channel_axes(shapes)
+    if axes and len(shapes[0]) <= _BOXES_RANK:
+        axes = tuple(axis for axis in axes if shapes[0][axis] > 1) or axes
+    return min(axes, key=lambda axis: shapes[0][axis], default=None)
 
 
 @dataclass
@@ -83,7 +88,12 @@ def by_channel(array: Array, axis: int | None) -> Array:
     return np.moveaxis(values, axis, -1).reshape(-1, array.shape[axis])
 
 
-def _variation(answers: Sequence[Array], axis: int | None) -> Variation:
+def variation_of(answers: Sequence[Array]) -> Variation:
+    """Return what an output of floats varies by.
+
+    :param answers: the source's, run by run; what is NaN or infinite is left out
+    """
+    axis = _channels_of([each.shape for each in answers])
     mean, square, variance = Mean(), Mean(), Mean()
     for rows in (by_channel(each, axis) for each in answers):
         mean.add(rows)
