@@ -106,7 +106,7 @@ def _check_shape(name: Any, shape: Any, device: str | None, rule: str) -> None:
                 f"{', '.join(_COREML_KEYS)}"
             )
         return
-    if not isinstance(shape, Sequence) or isinstance(shape, str) or not shape:
+    if not isinstance(shape, Sequence) or isinstance(shape, str):  # [] is a scalar's
         raise InvalidRequestError(
             f"data_input_config: input {name!r} is {json.dumps(shape)[:100]}, not a shape: {rule}"
         )

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model_delivery_engine import probes
+from model_delivery_engine.channels import channel_axes
 from model_delivery_engine.errors import (
     EngineError,
     InferenceError,
@@ -45,7 +46,6 @@ _NOTHING = 1e-6
 # A sigmoid's or a softmax's: single precision's step at 1, which is what their kernels agree to. It
 # is no more than a share of the most that an output has on any inputs, for those of another range.
 _STEP, _SHARE = float(np.finfo(np.float32).eps), 1e-2
-_CHANNEL = 16  # values that show what a channel's magnitude is
 _MOST_EXPLAINED = 0.05  # on the user's samples
 _ARGMAX_RANK = 2
 _HALVES, _OTHERS, _MOST_HALVES = "halves", "signed", 0.2
@@ -193,14 +193,13 @@ def _most(asked: Sequence[Probe]) -> dict[str, float]:
 def _magnitudes(array: Array) -> Array:
     """Return the largest magnitude around each value: in its channel, where that shows one.
 
-    A channel is a place of the last dimension, or of the second; the smaller of the two counts.
+    Of a channel in each of two dimensions the smaller magnitude counts.
     """
     sizes = np.abs(np.where(np.isfinite(array), array, 0.0))
     found: Array = np.full((1,) * array.ndim, sizes.max(initial=0.0))
-    for axis in {1, array.ndim - 1} - {0} if array.ndim > 1 else ():
-        if array.size >= _CHANNEL * array.shape[axis]:
-            others = tuple(each for each in range(array.ndim) if each != axis)
-            found = np.minimum(found, sizes.max(axis=others, keepdims=True, initial=0.0))
+    for axis in channel_axes([array.shape]):
+        others = tuple(each for each in range(array.ndim) if each != axis)
+        found = np.minimum(found, sizes.max(axis=others, keepdims=True, initial=0.0))
     return found
 
 

@@ -44,11 +44,24 @@ def prepare_graph(path: Path, shapes: Shapes, into: Path) -> None:
 
 
 def load_graph(path: Path) -> Any:
-    """Read an ONNX file, with the weights it keeps in files beside it.
+    """Read an ONNX model that is to be compiled, with the weights it keeps in files beside it.
 
     :returns: an ``onnx.ModelProto``
     :raises CompilationError: not an ONNX model, over 2 GiB, an operator set or a custom operator
         that nothing here runs, functions that call one another without end
+    """
+    model = read_whole(path)
+    _check_operator_sets(model, path.name)
+    _check_operators(model, path.name)
+    _check_functions(model, path.name)
+    return model
+
+
+def read_whole(path: Path) -> Any:
+    """Read an ONNX file, with the weights it keeps in files beside it.
+
+    :returns: an ``onnx.ModelProto`` that needs no other file
+    :raises CompilationError: not an ONNX model, or over 2 GiB
     """
     around = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
     try:
@@ -80,9 +93,6 @@ def load_graph(path: Path) -> Any:
         )
     if size > _MAX_BYTES:
         raise _too_large(path)
-    _check_operator_sets(model, path.name)
-    _check_operators(model, path.name)
-    _check_functions(model, path.name)
     return model
 
 

@@ -70,9 +70,9 @@ class Candidate:
     :param latency_ms: median time of one run, one thread
     :param speedup: the source's time on plain ONNX Runtime by this one's, measured in turns
     :param throughput: what it answers on every core while the source answers one, measured in turns
-    :param snr_db: ratio of the fp32 answers to the difference from them, decibels, of the output
-        where it is least; of an output that is no floats, all answers to the unequal ones; None if
-        equal
+    :param snr_db: ratio of the fp32 answers' variance to the difference from them, decibels, of
+        the output and channel where it is least; of an output that is no floats, all answers to
+        the unequal ones; None if equal
     :param metric: the user's metric, a mean over the samples; None where no samples were given
     :param drop: what the metric lost against the source, with its 95 % interval
     :param samples: how many samples metric and drop were taken on

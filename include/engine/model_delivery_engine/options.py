@@ -11,8 +11,8 @@
 | ``output`` | name of the output that the metric reads | the first of floats |
 | ``max_accuracy_drop`` | how much of the metric may be lost: of a share of right answers 0 to 1,
   of any other metric in its own unit | none |
-| ``min_snr_db`` | least signal-to-noise ratio to the fp32 answers, in decibels, of each output; of
-  labels and the like, all answers to wrong ones: 10 is one in ten | 10 |
+| ``min_snr_db`` | least signal-to-noise ratio to the fp32 answers, in decibels, of each output
+  and channel; of labels and the like, all answers to wrong ones: 10 is one in ten | 10 |
 | ``format`` | ``onnx`` or ``ort`` (ONNX Runtime's own, for small devices) | ``onnx`` |
 | ``objective`` | ``latency``, ``throughput`` or ``size``: what decides | ``latency`` |
 | ``optimise_for`` | ``portable``, or ``host``: machines like the compiling one | ``portable`` |

@@ -161,6 +161,7 @@ def test_a_wrong_parameter_is_refused_before_any_call(
         ("SKLEARN", {"input": [-1, 4]}, '{"input": [-1, 4]}'),
         ("PYTORCH", {"input0": [1, 3]}, '{"input0": [1, 3]}'),
         ("ONNX", '{"b": [1], "a": [1]}', '{"b": [1], "a": [1]}'),
+        ("ONNX", {"x": [-1, 4], "rate": []}, '{"x": [-1, 4], "rate": []}'),
     ],
 )
 def test_the_forms_that_each_framework_takes(framework: str, value: Any, text: str | None) -> None:

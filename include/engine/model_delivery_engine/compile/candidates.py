@@ -350,7 +350,7 @@ class Workbench:
             if noise.equal is not None:
                 what = f"{noise.equal:.1%} of the source's ({noise.db:.1f} dB)"
             return (
-                f"its answers in output {noise.output!r} have {what}, min_snr_db is "
+                f"its answers in output {noise.output!r}{noise.channel} have {what}, min_snr_db is "
                 f"{options.min_snr_db:g}"
             )
         if bound is not None and record.drop is not None and record.drop > bound:

@@ -1,9 +1,10 @@
 """How far the answers of a model of lower precision are from the source's, output by output.
 
-An output of floats has a ratio of signal to noise. Of any other (labels, counts, places) a value is
-equal or wrong, and the share of wrong ones is the noise: one wrong answer in ten is 10 dB. Each
-output is held by itself, since a sum over all lets large ones (boxes in pixels) hide what happens
-to small ones (their scores).
+An output of floats has a ratio of signal to noise in each of its channels, and the signal is what
+varies (`variation`). Of any other (labels, counts, places) a value is equal or wrong, and the share
+of wrong ones is the noise: one wrong answer in ten is 10 dB. Each output and each channel is held
+by itself, since a sum over all lets large ones (boxes in pixels) hide what happens to small ones
+(their scores).
 
 Equal answers show something only where the source's own differ from each other. An output that is
 the same whatever is asked would be equal for a model that no longer looks at its inputs.
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_delivery_engine import probes
+from model_delivery_engine.channels import VALUES
+from model_delivery_engine.compile.variation import Mean, Variation, by_channel, variation_of
 from model_delivery_engine.errors import InferenceError, ParityError
 from model_delivery_engine.golden import SEED
 from model_delivery_engine.quantize.samples import Samples
@@ -24,6 +27,7 @@ from model_delivery_engine.tensors import Array
 
 SAMPLES = 64
 _ANSWERS = 32  # of an output that is no floats, or whose values have not differed yet
+_LEAST = 1e-300  # a signal of nothing, which has no logarithm
 _DRAWS = 32
 _SECONDS = 60.0  # for these
 # What any range of activations that is found while the model runs holds.
@@ -44,11 +48,13 @@ class Noise:
 
     :param db: its ratio of signal to noise, decibels; None where every answer is equal
     :param output: its name
+    :param channel: the one that is furthest, in words; empty where the output is one channel
     :param equal: the share of its answers that are equal, None for floats
     """
 
     db: float | None
     output: str = ""
+    channel: str = ""
     equal: float | None = None
 
 
@@ -87,17 +93,23 @@ def _until_enough(batches: Iterable[dict[str, Array]], source: Model) -> list[As
 
 
 def _told(asked: Sequence[Asked]) -> bool:
-    """Tell whether the answers show of each output what it does."""
+    """Tell whether the answers show of each output, and of its channels, what it does."""
     for name, first in asked[0].expected.items():
         answers = [each.expected[name] for each in asked]
-        enough = first.dtype.kind == "f" or sum(each.size for each in answers) >= _ANSWERS
+        values = sum(each.size for each in answers)
+        if first.dtype.kind == "f":
+            enough = values >= VALUES * (first.shape[-1] if first.ndim > 1 else 1)
+        else:
+            enough = values >= _ANSWERS
         if not enough or not _varies(answers):
             return False
     return True
 
 
 def _varies(answers: Sequence[Array]) -> bool:
-    """Tell whether an output ever answers two values."""
+    """Tell whether an output, or a channel of it, ever answers two values."""
+    if answers[0].dtype.kind == "f":
+        return variation_of(answers).varies
     values = [each.reshape(-1) for each in answers if each.size]
     return bool(values) and any((each != values[0][0]).any() for each in values)
 
@@ -116,7 +128,12 @@ def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -
             'of it; give samples that it tells apart: "calibration" or "samples", the URI of an '
             ".npz"
         )
-    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    measures = {
+        name: _Floats(name, variation_of([each.expected[name] for each in asked]))
+        if asked[0].expected[name].dtype.kind == "f"
+        else _Others(name)
+        for name in names
+    }
     for each in asked:
         got = model.run(each.inputs)
         for name, want in each.expected.items():
@@ -125,31 +142,64 @@ def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -
                     f"output {name!r} has shape {list(got[name].shape)} where the source's has "
                     f"{list(want.shape)}"
                 )
-            more = _floats if want.dtype.kind == "f" else _others
-            added = more(name, got[name], want)
-            signal[name], noise[name] = signal[name] + added[0], noise[name] + added[1]
-    wrong = [name for name in names if noise[name]]
-    if not wrong:
-        return Noise(None)
-    ratios = {n: float(10 * np.log10(max(signal[n], 1e-300) / noise[n])) for n in wrong}
-    worst = min(ratios, key=ratios.__getitem__)
-    floats = asked[0].expected[worst].dtype.kind == "f"
-    equal = None if floats else 1 - noise[worst] / signal[worst]
-    return Noise(ratios[worst], worst, equal)
+            measures[name].add(got[name], want)
+    return min((each.noise() for each in measures.values()), key=_decibels)
 
 
-def _floats(name: str, got: Array, want: Array) -> tuple[float, float]:
-    got, want = got.astype(np.float64), want.astype(np.float64)
-    known = np.isfinite(want)
-    same = (got == want) | (np.isnan(got) & np.isnan(want))
-    if not (known | same).all() or not np.isfinite(got[known]).all():
-        raise ParityError(
-            f"output {name!r} is NaN or infinite where the source's is not, or the other way round"
+def _decibels(noise: Noise) -> float:
+    return np.inf if noise.db is None else noise.db
+
+
+class _Floats:
+    """An output of floats: noise by channel, against what the source's answers vary by."""
+
+    def __init__(self, name: str, variation: Variation) -> None:
+        self._name, self._variation, self._mean = name, variation, Mean()
+
+    def add(self, got: Array, want: Array) -> None:
+        """Compare a run; ParityError for NaN or infinity where the source has a number."""
+        known = np.isfinite(want)
+        same = (got == want) | (np.isnan(got) & np.isnan(want))
+        if not (known | same).all() or not np.isfinite(got[known]).all():
+            raise ParityError(
+                f"output {self._name!r} is NaN or infinite where the source's is not, or the other "
+                "way round"
+            )
+        got, want = np.where(known, got, 0.0), np.where(known, want, np.nan)
+        axis = self._variation.axis
+        self._mean.add((by_channel(got, axis) - by_channel(want, axis)) ** 2)
+
+    def noise(self) -> Noise:
+        """Return that of the channel that has most."""
+        noise = self._mean.value
+        noisy = noise > 0
+        if not noisy.any():
+            return Noise(None)
+        ratios = np.full(noisy.shape, np.inf)
+        signal = np.maximum(self._variation.signal[noisy], _LEAST)
+        ratios[noisy] = 10 * np.log10(signal / noise[noisy])
+        channel = int(ratios.argmin())
+        return Noise(float(ratios[channel]), self._name, self._variation.words(channel))
+
+
+class _Others:
+    """An output that is no floats: the share of wrong answers."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._asked, self._wrong = name, 0, 0
+
+    def add(self, got: Array, want: Array) -> None:
+        """Count a run."""
+        texts = want.dtype.kind in "OUS"
+        unequal = got.astype(str) != want.astype(str) if texts else got != want
+        self._asked, self._wrong = (
+            self._asked + want.size,
+            self._wrong + int(np.count_nonzero(unequal)),
         )
-    return float((want[known] ** 2).sum()), float(((got[known] - want[known]) ** 2).sum())
 
-
-def _others(name: str, got: Array, want: Array) -> tuple[float, float]:
-    texts = want.dtype.kind in "OUS"
-    unequal = got.astype(str) != want.astype(str) if texts else got != want
-    return float(want.size), float(np.count_nonzero(unequal))
+    def noise(self) -> Noise:
+        """Return the ratio of all answers to wrong ones."""
+        if not self._wrong:
+            return Noise(None)
+        decibels = float(10 * np.log10(self._asked / self._wrong))
+        return Noise(decibels, self._name, equal=1 - self._wrong / self._asked)

@@ -12,6 +12,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+
+from model_delivery_engine import weights
 from model_delivery_engine.agreement import CONVERTED, agree
 from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import open_bundle, write_bundle
@@ -22,14 +25,14 @@ from model_delivery_engine.compile.toolchain import toolchain
 from model_delivery_engine.digest import digest_file
 from model_delivery_engine.errors import BundleError, EngineError, MemoryShortError
 from model_delivery_engine.frameworks import Imported, to_onnx
-from model_delivery_engine.graph import prepare_graph
+from model_delivery_engine.graph import prepare_graph, read_whole
 from model_delivery_engine.latency import THREADS, kind_for, measure_latency
 from model_delivery_engine.manifest import NEO, ONNX_RUNTIME, Golden, Manifest, Source
 from model_delivery_engine.memory import memory_bounded
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.options import CompilerOptions, parse_compiler_options
 from model_delivery_engine.parity import SINGLE, Tolerance, measure_parity
-from model_delivery_engine.runtime import Model, session_options
+from model_delivery_engine.runtime import Model, check_golden, session_options
 from model_delivery_engine.settings import CompilerSettings
 from model_delivery_engine.shapes import parse_data_input_config
 from model_delivery_engine.tensors import TensorSpec
@@ -47,6 +50,9 @@ def wrap_artifact(
     settings: CompilerSettings | None = None,
 ) -> Manifest:
     """Write a bundle around an artifact that another compiler made of a model.
+
+    What ONNX Runtime opens is packed as one file, weights inside; the bundle is then opened and has
+    to reproduce its golden outputs, or it is removed.
 
     :param archive: the model's ``.tar.gz``, which the artifact was compiled from
     :param artifact: the compiler's ``.tar.gz``
@@ -89,6 +95,7 @@ def wrap_artifact(
         member, model = artifact, _openable(work / "artifact", reference, seconds)
         if model is not None:
             member, opened = model
+            member = _whole(member, work)
             answers = opened.run(golden)
             manifest = dataclasses.replace(
                 manifest,
@@ -119,13 +126,35 @@ def wrap_artifact(
             )
             manifest = dataclasses.replace(manifest, parity=proof)
             expected = answers
-        return write_bundle(
+        written = write_bundle(
             bundle,
             model=member,
             manifest=manifest,
             golden_inputs=golden,
             golden_outputs=expected,
         )
+        if written.runtime == ONNX_RUNTIME:
+            _check_written(bundle, work / "written")
+        return written
+
+
+def _whole(path: Path, work: Path) -> Path:
+    """Return a model as one file, since a bundle has one: with the weights it keeps beside it."""
+    if not list(weights.files_of(path)):
+        return path
+    whole = work / "whole.onnx"
+    onnx.save(read_whole(path), whole)
+    return whole
+
+
+def _check_written(bundle: Path, into: Path) -> None:
+    """Hold the model in a bundle to its golden outputs, away from the artifact's other files."""
+    try:
+        opened = open_bundle(bundle, into)
+        check_golden(Model.load(opened), opened)
+    except BaseException:
+        bundle.unlink(missing_ok=True)
+        raise
 
 
 def _refuse_empty(folder: Path, name: str) -> None:

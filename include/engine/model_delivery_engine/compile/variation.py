@@ -1,0 +1,122 @@
+"""How an output of floats varies with what is asked: the signal that noise is measured against.
+
+Only what varies is signal. A regressor around 1000 that answers 1000 whatever is asked is 50 dB
+from its source by energy, and has lost all of it. So each channel's mean over all runs is taken
+away, and each channel is held by itself, since boxes in pixels hide their scores.
+
+Noise that is nothing beside the other channels is no fault: a class that nobody asked for hardly
+varies, and would refuse every model in 8 bits. So a channel counts as varying by a tenth of the
+strongest of its unit at least. Of one unit are
+
+- channels whose values are all in [0, 1]: probabilities, of which one class is as much as another;
+- others, sorted by mean square, where each is within 30 dB of the next. Those 30 dB are the 20 of
+  that tenth and the 10 of the usual bound: a channel that is lost is within them of the strongest
+  and seen, or beyond and a unit by itself.
+
+A channel that is constant but for single precision's rounding is held to its own magnitude.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_delivery_engine.channels import channel_axes
+from model_delivery_engine.tensors import Array
+
+_FLOOR = 1e-2  # of the strongest's mean square: a tenth of what it varies by
+_GAP = 1e-3  # between mean squares of channels in different units
+_BOXES_RANK = 3
+_ROUNDING = 1e-6  # of a channel's magnitude: single precision's last bits
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What the channels of an output vary by.
+
+    :param axis: their dimension; None where the output is one channel
+    :param signal: for each channel the mean square that its noise is held to
+    :param varies: whether any of them varies
+    """
+
+    axis: int | None
+    signal: Array
+    varies: bool
+
+    def words(self, channel: int) -> str:
+        """Return a channel in words; empty where there is but one."""
+        return f" (place {channel} of dimension {self.axis})" if len(self.signal) > 1 else ""
+
+
+def _channels_of(shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """Return the dimension of an output's channels: the smaller one that may be of them.
+
+    A map has fewer channels than columns, a detector's head fewer than boxes; and a column of
+    pixels at an image's edge, held by itself, would refuse models that find every word. A second
+    dimension of one is of channels in maps only: elsewhere it is of one box.
+    """
+    axes = channel_axes(shapes)
+    if axes and len(shapes[0]) <= _BOXES_RANK:
+        axes = tuple(axis for axis in axes if shapes[0][axis] > 1) or axes
+    return min(axes, key=lambda axis: shapes[0][axis], default=None)
+
+
+@dataclass
+class Mean:
+    """The mean of each channel's finite values, taken run by run; 0 where there is none."""
+
+    total: Array | float = 0.0
+    count: Array | float = 0.0
+
+    def add(self, rows: Array) -> None:
+        """Add a run's values, as rows with a column for each channel."""
+        known = np.isfinite(rows)
+        self.total = self.total + np.where(known, rows, 0.0).sum(axis=0)
+        self.count = self.count + known.sum(axis=0)
+
+    @property
+    def value(self) -> Array:
+        """Return the mean so far, float64, one for each channel."""
+        return np.asarray(self.total / np.maximum(self.count, 1.0))
+
+
+def by_channel(array: Array, axis: int | None) -> Array:
+    """Return values in double precision, as rows with a column for each channel."""
+    values = array.astype(np.float64)
+    if axis is None:
+        return values.reshape(-1, 1)
+    return np.moveaxis(values, axis, -1).reshape(-1, array.shape[axis])
+
+
+def variation_of(answers: Sequence[Array]) -> Variation:
+    """Return what an output of floats varies by.
+
+    :param answers: the source's, run by run; what is NaN or infinite is left out
+    """
+    axis = _channels_of([each.shape for each in answers])
+    mean, square, variance = Mean(), Mean(), Mean()
+    for rows in (by_channel(each, axis) for each in answers):
+        mean.add(rows)
+        square.add(rows**2)
+    probable = np.ones_like(mean.value, bool)
+    for rows in (by_channel(each, axis) for each in answers):
+        variance.add((rows - mean.value) ** 2)
+        probable &= ~((rows < 0) | (rows > 1)).any(axis=0)
+    signal = variance.value
+    varying = signal > _ROUNDING**2 * square.value
+    probable &= varying
+    floors = np.zeros_like(signal)
+    for unit in (probable, *_units(signal, varying & ~probable)):
+        floors[unit] = _FLOOR * signal[unit].max(initial=0.0)
+    if varying.any():  # a constant of zero has no magnitude: the weakest channel is its measure
+        floors[~varying] = floors[varying].min()
+    own = np.where(varying, signal, square.value)
+    return Variation(axis, np.maximum(own, floors), bool(varying.any()))
+
+
+def _units(signal: Array, chosen: Array) -> list[Array]:
+    """Return the places of channels, parted where their mean squares leave a gap."""
+    places = np.flatnonzero(chosen)
+    places = places[np.argsort(-signal[places])]
+    sizes = signal[places]
+    return np.split(places, np.flatnonzero(sizes[1:] < _GAP * sizes[:-1]) + 1)
