@@ -323,6 +323,80 @@ def test_undo_takes_back_the_newest_answer_though_the_clock_went_back(database: 
         assert newest.loop_id == loops[0]
 
 
+@pytest.mark.parametrize("database", ["Postgres"], indirect=True)
+def test_an_answer_that_two_servers_take_back_is_taken_back_once(database: Database) -> None:
+    loop = add(database, "one", tasks=2)
+    take(database, "ana")
+    submit(database, loop, "ana")
+    with database.write() as slow:
+        last = queue.last_submitted(slow, FLOW, "ana")
+        assert last is not None
+        with database.write() as quick:
+            assert isinstance(queue.undo(quick, loop, "ana", NOON, LEASE), HumanLoop)
+        assert queue.undo(slow, last.loop_id, "ana", NOON, LEASE) is Taken.NOT_YOURS
+    assert one(database, loop).answers == 0
+
+
+@pytest.mark.parametrize("database", ["Postgres"], indirect=True)
+@pytest.mark.parametrize("call", ["take", "let go", "draft"])
+def test_what_another_server_answered_meanwhile_stays_an_answer(
+    database: Database, call: str
+) -> None:
+    loop = add(database, "one", tasks=2)
+    take(database, "ana")
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, [loop], "ana") is None
+    with database.write() as session:
+        known = assignment(session, loop, "ana")  # as it is before the answer
+        assert submit(database, loop, "ana") is None
+        if call == "take":
+            assert queue.take(session, loop, "ana", NOON, LEASE) is Taken.ANSWERED_ALREADY
+        elif call == "let go":
+            assert queue.let_go(session, FLOW, [loop], "ana") is Taken.NOT_YOURS
+        else:
+            assert not queue.save_draft(session, loop, "ana", ONE)
+        assert known.loop_id == loop
+    found = one(database, loop)
+    assert (found.answers, found.free_slots) == (1, 1)
+    with database.read() as session:
+        mine = assignment(session, loop, "ana")
+    assert (mine.state, mine.draft, mine.answer) == ("answered", None, SEVEN)
+
+
+@pytest.mark.parametrize("database", ["Postgres"], indirect=True)
+def test_a_skipped_item_that_is_being_answered_is_not_recalled(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, [loop], "ana") is None
+
+    def recall() -> int:
+        with database.write() as session:
+            return queue.recall_skipped(session, FLOW, "ana")
+
+    with ThreadPoolExecutor() as beside:
+        with database.write() as session:
+            answer = turn("ana", [Given(loop, SEVEN, "7", 0)])
+            assert take_turns(session, [answer], NOON) == [[]]
+            recalled = beside.submit(recall)
+            wait_for_a_waiting_lock(database)
+        assert recalled.result() == 0
+    with database.read() as session:
+        assert assignment(session, loop, "ana").state == "answered"
+
+
+def wait_for_a_waiting_lock(database: Database) -> None:
+    """Return once a transaction of a Postgres database waits for another."""
+    waiting = text("SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                   "WHERE NOT granted AND datname = current_database()")  # fmt: skip
+    for _ in range(1000):
+        with database.read() as session:
+            if session.scalar(waiting):
+                return
+        time.sleep(0.01)
+    raise AssertionError("nothing waits for a lock")
+
+
 def test_reviewers_of_the_same_loops_answer_at_once(database: Database) -> None:
     """Two servers, whose transactions each hold several loops."""
     for number in range(40):
