@@ -43,7 +43,7 @@ from model_delivery_localcloud.store.review_tables import (
 from model_delivery_localcloud.store.review_turns import Turn, take_turns
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role, add_user
-from sqlalchemy import Select, event, select, text
+from sqlalchemy import Select, Text, cast, event, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -383,6 +383,39 @@ def test_a_skipped_item_that_is_being_answered_is_not_recalled(database: Databas
         assert recalled.result() == 0
     with database.read() as session:
         assert assignment(session, loop, "ana").state == "answered"
+
+
+@pytest.mark.parametrize("database", ["Postgres"], indirect=True)
+def test_an_item_that_is_answered_during_the_walk_is_not_given_to_the_same_reviewer(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk looks the reviewer's parts up as they were when it began."""
+    loops = [add(database, name, number / 10, tasks=3) for number, name in enumerate("ab")]
+    take(database, "ana")
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, loops[:1], "ana", "lapsed") is None
+    waits = select(cast(func.pg_advisory_xact_lock(7), Text)).scalar_subquery()
+    monkeypatch.setattr(review_slots, "_NEXT", review_slots._NEXT.where(waits.is_not(None)))
+    asker = review_slots.Asker(FLOW, "ana", LEASE, count=1)
+
+    def walk() -> None:
+        with database.write() as session:
+            review_slots.give_next(session.connection(), FLOW, asker, NOON)
+
+    with ThreadPoolExecutor() as beside:
+        with database.write() as session:
+            session.execute(select(func.pg_advisory_xact_lock(7)))
+            walked = beside.submit(walk)
+            wait_for_a_waiting_lock(database)
+            assert submit(database, loops[0], "ana") is None
+        walked.result()
+    assert [held.loop for held in asker.held] == loops[1:]
+    with database.read() as session:
+        states = [assignment(session, loop, "ana").state for loop in loops]
+    assert states == ["answered", "working"]
+    assert [(one(database, loop).answers, one(database, loop).free_slots) for loop in loops] == [
+        (1, 2), (0, 2),
+    ]  # fmt: skip
 
 
 def wait_for_a_waiting_lock(database: Database) -> None:
