@@ -568,6 +568,30 @@ def test_a_flow_definition_is_not_deleted_beside_a_start(
         started.result()
 
 
+def test_loops_that_are_started_again_spoil_nothing(database: Database) -> None:
+    caller, loops = Caller("0" * 12, "eu-west-1", "key"), HumanLoops(database)
+    errors: list[Any] = []
+    event.listen(database.engine, "handle_error", errors.append)
+
+    def start(name: str, content: str = "{}") -> dict[str, Any]:
+        request = {
+            "HumanLoopName": name,
+            "FlowDefinitionArn": arn_of(caller, FLOW_DEFINITION, "flow"),
+            "HumanLoopInput": {"InputContent": content},
+        }
+        return loops.start(Call(caller, "StartHumanLoop", request))
+
+    names = [f"loop-{number}" for number in range(20)]
+    with ThreadPoolExecutor(8) as beside:
+        first = list(beside.map(start, names))
+        assert list(beside.map(start, [*names, *names])) == [*first, *first]
+    with pytest.raises(ServiceError, match="loop-0 was started with another input"):
+        start("loop-0", '{"another": 1}')
+    assert errors == []
+    with database.read() as session:
+        assert len(session.scalars(select(HumanLoop)).all()) == 20
+
+
 def test_many_answers_take_as_many_requests_as_one(database: Database) -> None:
     loops = [add(database, f"loop-{number}", number / 50) for number in range(50)]
     requests: list[str] = []
