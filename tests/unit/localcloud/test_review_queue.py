@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ import pytest
 from alembic import command
 from model_delivery_localcloud.errors import ServiceError
 from model_delivery_localcloud.portal import queue_sizes
+from model_delivery_localcloud.portal.review_desk import Change, Desk
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.human_loops import HumanLoops
 from model_delivery_localcloud.services.human_review import FlowDefinitions
@@ -773,6 +775,31 @@ def test_a_loop_that_is_deleted_while_it_is_claimed_keeps_no_other_waiting(
     with database.read() as session:
         finished = review_completion.finished(session, claimed)
     assert [each.loop.id for each in finished] == [loops[1]]
+
+
+def test_a_reviewers_calls_are_done_in_the_order_they_came(database: Database) -> None:
+    team_of(database, "ana", "bob")
+    with database.read() as session:
+        ana, bob = session.scalars(select(User).order_by(User.name))
+    loop = add(database, "one")
+    settings: Any = SimpleNamespace(review_undo_seconds=10)
+    items: Any = None
+    desk = Desk(settings, database, items)
+
+    def together(*changes: Change) -> list[Any]:
+        with database.write() as session:
+            return desk._take_steps(session, [change.step for change in changes])
+
+    def state() -> str:
+        with database.read() as session:
+            return assignment(session, loop, "ana").state
+
+    take(database, "ana")
+    give_back, ask = desk.release(ana, FLOW, [loop]), desk.next(ana, FLOW, 1)
+    (_, (held,), others) = together(give_back, ask, desk.next(bob, FLOW, 1))
+    assert (held.name, others, state()) == ("one", [], "working")
+    ((held,), _) = together(ask, give_back)
+    assert (held.name, state()) == ("one", "lapsed")
 
 
 def test_skipped_items_come_back_when_they_are_asked_for(database: Database) -> None:
