@@ -16,7 +16,7 @@ import pytest
 from alembic import command
 from model_delivery_localcloud.errors import ServiceError
 from model_delivery_localcloud.portal import queue_sizes
-from model_delivery_localcloud.portal.review_desk import Change, Desk
+from model_delivery_localcloud.portal.review_desk import Change, Desk, Refused
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.human_loops import HumanLoops
 from model_delivery_localcloud.services.human_review import FlowDefinitions
@@ -352,7 +352,7 @@ def test_what_another_server_answered_meanwhile_stays_an_answer(
         known = assignment(session, loop, "ana")  # as it is before the answer
         assert submit(database, loop, "ana") is None
         if call == "take":
-            assert queue.take(session, loop, "ana", NOON, LEASE) is Taken.ANSWERED_ALREADY
+            assert queue.take(session, FLOW, loop, "ana", NOON, LEASE) is Taken.ANSWERED_ALREADY
         elif call == "let go":
             assert queue.let_go(session, FLOW, [loop], "ana") is Taken.NOT_YOURS
         else:
@@ -489,7 +489,7 @@ def test_who_answered_an_item_before_leaves_it_to_others(database: Database) -> 
         free, flow = queue.open_loops(session, FLOW), session.scalars(select(FlowDefinition)).one()
         assert queue.counts(session, flow, "ana", free)["waiting"] == 0
         assert queue.counts(session, flow, "cyd", free)["waiting"] == 1
-        assert queue.take(session, loop, "ana", NOON, LEASE) is Taken.FOR_OTHERS
+        assert queue.take(session, FLOW, loop, "ana", NOON, LEASE) is Taken.FOR_OTHERS
         assert queue.let_go(session, FLOW, [loop], "ana") is Taken.NOT_YOURS
         assert not queue.save_draft(session, loop, "ana", SEVEN)
     assert submit(database, loop, "bob") is Taken.FOR_OTHERS
@@ -777,14 +777,44 @@ def test_a_loop_that_is_deleted_while_it_is_claimed_keeps_no_other_waiting(
     assert [each.loop.id for each in finished] == [loops[1]]
 
 
-def test_a_reviewers_calls_are_done_in_the_order_they_came(database: Database) -> None:
-    team_of(database, "ana", "bob")
-    with database.read() as session:
-        ana, bob = session.scalars(select(User).order_by(User.name))
-    loop = add(database, "one")
+def desk_of(database: Database) -> Desk:
     settings: Any = SimpleNamespace(review_undo_seconds=10)
     items: Any = None
-    desk = Desk(settings, database, items)
+    return Desk(settings, database, items)
+
+
+def two_reviewers(database: Database) -> list[User]:
+    team_of(database, "ana", "bob")
+    with database.read() as session:
+        return list(session.scalars(select(User).order_by(User.name)))
+
+
+def test_what_one_reviewer_may_not_do_undoes_nothing_of_others(database: Database) -> None:
+    loop, elsewhere = add(database, "one"), add(database, "other")
+    with database.write() as session:
+        session.get_one(HumanLoop, elsewhere).flow_id = "other" * 6
+        session.get_one(HumanLoop, elsewhere).queue = None
+        session.get_one(HumanLoop, elsewhere).free_slots = 0
+    (ana, bob), desk = two_reviewers(database), desk_of(database)
+    changes = [
+        desk.next(ana, FLOW, 1), desk.open(bob, FLOW, loop), desk.open(bob, FLOW, elsewhere),
+        desk.draft(bob, FLOW, loop, SEVEN), desk.release(bob, FLOW, [loop]), desk.undo(bob, FLOW),
+    ]  # fmt: skip
+    with database.write() as session:
+        (held,), *refused = desk._take_steps(session, [change.step for change in changes])
+    assert held.name == "one"
+    said = []
+    for change, result in zip(changes[1:], refused, strict=True):
+        with pytest.raises(Refused) as caught:
+            change.answer(result)
+        said.append(caught.value.status)
+    assert said == [409, 404, 409, 404, 409]
+    with database.read() as session:
+        assert [each.worker for each in session.scalars(select(Assignment))] == ["ana"]
+
+
+def test_a_reviewers_calls_are_done_in_the_order_they_came(database: Database) -> None:
+    loop, (ana, bob), desk = add(database, "one"), two_reviewers(database), desk_of(database)
 
     def together(*changes: Change) -> list[Any]:
         with database.write() as session:

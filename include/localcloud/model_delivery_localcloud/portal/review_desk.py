@@ -28,7 +28,7 @@ from model_delivery_localcloud.store.human_loops import LAPSED, SKIPPED
 from model_delivery_localcloud.store.review_answers import Given, Taken
 from model_delivery_localcloud.store.review_heads import Heads
 from model_delivery_localcloud.store.review_slots import Held, Lease
-from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
+from model_delivery_localcloud.store.review_tables import FlowDefinition
 from model_delivery_localcloud.store.review_turns import Turn, take_turns
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role
@@ -44,7 +44,11 @@ class Refused(LocalcloudError):
 
 @dataclass(frozen=True)
 class Step:
-    """What a reviewer does beside turns."""
+    """What a reviewer does beside turns.
+
+    It returns why it cannot be done, and then has changed nothing: an error would undo what all
+    others did in the same transaction.
+    """
 
     worker: str
     do: Callable[[Session], Any]
@@ -110,9 +114,9 @@ class Desk:
         """Take one certain item, or keep it for longer."""
         flow = self.find_queue(user, flow_id)
 
-        def step(session: Session) -> list[Held]:
-            taken = queue.take(session, loop_id, user.name, now_ms(), self._lease(flow))
-            return [held_by(session, _or_refuse(taken, flow), user)]
+        def step(session: Session) -> list[Held] | Taken:
+            taken = queue.take(session, flow.id, loop_id, user.name, now_ms(), self._lease(flow))
+            return taken if isinstance(taken, Taken) else [held_by(session, taken, user)]
 
         return self._showing(flow, Step(user.name, step))
 
@@ -138,11 +142,15 @@ class Desk:
         """Keep what has been entered so far."""
         self.find_queue(user, flow_id)
 
-        def step(session: Session) -> None:
-            if not queue.save_draft(session, loop_id, user.name, draft):
-                raise Refused(409, Taken.NOT_YOURS.value)
+        def step(session: Session) -> bool:
+            return queue.save_draft(session, loop_id, user.name, draft)
 
-        return Change(Step(user.name, step), lambda _: {})
+        def answer(kept: bool) -> dict[str, Any]:
+            if not kept:
+                raise Refused(409, Taken.NOT_YOURS.value)
+            return {}
+
+        return Change(Step(user.name, step), answer)
 
     def skip(self, user: User, flow_id: str, loop_id: int, *, more: bool) -> Change:
         """Leave an item to others and, with `more`, take the next."""
@@ -159,12 +167,12 @@ class Desk:
         """Give items back that are not going to be answered now."""
         flow = self.find_queue(user, flow_id)
 
-        def step(session: Session) -> None:
-            fault = queue.let_go(session, flow.id, loop_ids, user.name, LAPSED)
+        def step(session: Session) -> Taken | None:
+            return queue.let_go(session, flow.id, loop_ids, user.name, LAPSED)
+
+        def answer(fault: Taken | None) -> dict[str, Any]:
             if fault is not None:
                 raise _refusal(fault)
-
-        def answer(_: None) -> dict[str, Any]:
             self._heads.forget(flow.id, user.name)
             return {}
 
@@ -174,12 +182,12 @@ class Desk:
         """Take the newest answer back, to change it."""
         flow = self.find_queue(user, flow_id)
 
-        def step(session: Session) -> list[Held]:
+        def step(session: Session) -> list[Held] | Taken:
             last = queue.last_submitted(session, flow.id, user.name)
             if last is None:
-                raise Refused(409, "there is no answer of yours to undo")
+                return Taken.NOTHING_TO_UNDO
             taken = queue.undo(session, last.loop_id, user.name, now_ms(), self._lease(flow))
-            return [held_by(session, _or_refuse(taken, flow), user)]
+            return taken if isinstance(taken, Taken) else [held_by(session, taken, user)]
 
         return self._showing(flow, Step(user.name, step))
 
@@ -275,14 +283,6 @@ def _queue(flow: FlowDefinition) -> dict[str, Any]:
 def _or_raise(taken: list[Held] | Taken) -> list[Held]:
     if isinstance(taken, Taken):
         raise _refusal(taken)
-    return taken
-
-
-def _or_refuse(taken: HumanLoop | Taken, flow: FlowDefinition) -> HumanLoop:
-    if isinstance(taken, Taken):
-        raise _refusal(taken)
-    if taken.flow_id != flow.id:  # what was done to it is undone with the transaction
-        raise _refusal(Taken.NOT_YOURS)
     return taken
 
 

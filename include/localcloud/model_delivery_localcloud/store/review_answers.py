@@ -22,6 +22,7 @@ class Taken(Enum):
     CLOSED = "this item is closed: it was stopped, it expired, or it is complete"
     ANSWERED_ALREADY = "you have answered this item already: undo that answer first"
     FOR_OTHERS = "you have answered this item in another round: this time it is for others"
+    NOTHING_TO_UNDO = "there is no answer of yours to undo"
     NO_SLOT = "your time for this item was over, and others hold or have answered it meanwhile"
 
 

@@ -32,24 +32,32 @@ from model_delivery_localcloud.store.users import users_of
 _LAPSE_AT_ONCE = 200
 
 
-def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
-    """Take a slot of one loop, a skipped or lapsed one too, or hold it for longer."""
+def take(
+    session: Session, flow_id: str, loop_id: int, worker: str, now: int, lease: Lease
+) -> HumanLoop | Taken:
+    """Take a slot of one loop, a skipped or lapsed one too, or hold it for longer.
+
+    Where it cannot be taken nothing is changed.
+    """
     loop = lock(session, loop_id)
-    if loop is None or loop.phase != OPEN:
+    if loop is None:
+        return Taken.CLOSED
+    if loop.flow_id != flow_id:
+        return Taken.NOT_YOURS
+    if loop.phase != OPEN:
         return Taken.CLOSED
     mine = _part(session, loop_id, worker)
-    if mine is None:
-        mine = Assignment(
-            loop_id=loop.id, worker=worker, flow_id=loop.flow_id, accepted_at=now, state=LAPSED
-        )
-        session.add(mine)
-    if mine.state == SUBMITTED:
+    state = LAPSED if mine is None else mine.state
+    if state == SUBMITTED:
         return Taken.ANSWERED_ALREADY
-    if mine.state == EXCLUDED:
+    if state == EXCLUDED:
         return Taken.FOR_OTHERS
-    if mine.state != WORKING:
-        if loop.free_slots < 1:
-            return Taken.NO_SLOT
+    if state != WORKING and loop.free_slots < 1:
+        return Taken.NO_SLOT
+    if mine is None:
+        mine = Assignment(loop_id=loop.id, worker=worker, flow_id=loop.flow_id)
+        session.add(mine)
+    if state != WORKING:
         _occupy(loop)
         mine.accepted_at = now
     mine.state = WORKING
