@@ -813,6 +813,13 @@ def test_what_one_reviewer_may_not_do_undoes_nothing_of_others(database: Databas
         assert [each.worker for each in session.scalars(select(Assignment))] == ["ana"]
 
 
+@pytest.mark.parametrize("flow_id", ["\0", "g" * 32])
+def test_a_queue_that_is_not_there_is_not_found(database: Database, flow_id: str) -> None:
+    (ana, _bob), desk = two_reviewers(database), desk_of(database)
+    with pytest.raises(Refused, match="there is no such queue"):
+        desk.next(ana, flow_id, 1)
+
+
 def test_a_reviewers_calls_are_done_in_the_order_they_came(database: Database) -> None:
     loop, (ana, bob), desk = add(database, "one"), two_reviewers(database), desk_of(database)
 
