@@ -307,7 +307,7 @@ class HumanReviewResult(TypedDict):
 
     The accuracies and `unreviewed_errors` come with their 95 % intervals, as [low, high]; they are
     None where no random sample tells of what nobody reviewed.
-    `agreement` is the share of equal answers, -1 where no item has two.
+    `agreement` is the share of equal answers in the first round, -1 where no item has two.
     """
 
     version: int

@@ -305,6 +305,16 @@ def test_an_item_that_cannot_be_read_blocks_neither_its_queue_nor_other_outputs(
     assert flow.status(unwritable) == "InProgress"
 
 
+def test_a_label_that_is_none_of_the_categories_is_not_offered_for_acceptance(flow: Flow) -> None:
+    names = [flow.start(initialValue=label, confidence=0.4) for label in ("7", "99")]
+    with flow.reviewer() as one:
+        items = {item["name"]: item for item in one.call(flow.id, "next", count=2)["items"]}
+        assert [items[name]["model"]["acceptable"] for name in names] == [True, False]
+        for name, status in zip(names, (200, 409), strict=True):
+            accepted = one.post(flow.id, "accept", loops=[items[name]["loop"]], spent_ms=0)
+            assert accepted.status_code == status
+
+
 def test_nobody_sees_another_teams_item(cloud: Any, flow: Flow) -> None:
     flow.start()
     other = make_flow(cloud)

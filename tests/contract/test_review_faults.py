@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_delivery_localcloud.review.webhook import Webhook
+from model_delivery_localcloud.store.review_tables import HumanLoop, WebhookEvent
 
-from stack.credentials import load_or_create
+from stack.credentials import ACCOUNT, load_or_create
 from stack.localcloud import LocalCloud
 from stack.object_store import object_store
 from stack.ports import LOOPBACK, free_ports
@@ -139,6 +141,26 @@ def test_a_loop_is_completed_only_once_its_object_is_there(own: Any, receiver: R
     assert event["detail"]["humanLoopOutput"] == {"outputS3Uri": output["OutputS3Uri"]}
     expected = hmac.digest(SECRET.encode(), second, hashlib.sha256).hex()
     assert receiver.signatures[1] == f"sha256={expected}"
+
+
+def test_a_receiver_that_speaks_no_http_has_not_taken_an_event() -> None:
+    loop = HumanLoop(
+        account=ACCOUNT, region="eu-west-1", name="one", flow_name="flow", created_at=0,
+        failure_code="", failure_reason="", output_uri="",
+    )  # fmt: skip
+    event = WebhookEvent(id="e", body={"status": "Completed"}, created_at=0)
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(65_536)
+                connection.sendall(b"what?\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        webhook = Webhook(f"http://{LOOPBACK}:{listener.getsockname()[1]}/hook", SECRET)
+        assert webhook.post(event, loop) is False
+        thread.join()
 
 
 def test_what_a_killed_worker_was_writing_is_written_soon(tmp_path: Path) -> None:

@@ -84,11 +84,13 @@ class Answers:
     """All answers so far, and the adjudicators' apart from the others'.
 
     :param blank: by item: who answered it without a label
+    :param first: the first round's, asked for whatever others had answered
     """
 
     given: list[Answer] = field(default_factory=list)
     rulings: dict[str, Answer] = field(default_factory=dict)
     blank: dict[str, set[str]] = field(default_factory=dict)
+    first: list[Answer] = field(default_factory=list)
 
     @property
     def units(self) -> dict[str, list[Answer]]:
@@ -259,8 +261,9 @@ class Review:
             item.identity: outcome(item, decided, asked.get(item.identity, ())) for item in chosen
         }
         document = review_document(
-            counts, outcomes, units, decided, estimate_of(chosen, outcomes, counts)
-        )
+            counts, outcomes, units, by_item(found.first), decided,
+            estimate_of(chosen, outcomes, counts),
+        )  # fmt: skip
         again = len(found.given) - sum(map(len, units.values()))
         if again:
             log.warning(
@@ -311,6 +314,10 @@ class Review:
                     found.rulings.setdefault(answer.item, answer)
                 else:
                     found.given.append(answer)
+        # Fields that only later rounds name are none that these were asked about.
+        first = [whole for purpose, whole in said if purpose == REVIEW]
+        named = fields_by_item(first)
+        found.first = [answer for whole in first for answer in field_answers(whole, named)]
         return found
 
     def _unchanged(self, digest: str) -> Iterator[dict[str, Any]]:

@@ -34,7 +34,7 @@ class QualityGateOperator(StorageConnected):
         must reach this. (default: none)
     :param max_unreviewed_error: the upper end of the interval of the errors among what nobody
         reviewed may be this. (default: none)
-    :param min_agreement: share of equal answers that reviewers must reach. (default: none)
+    :param min_agreement: share of equal answers that the first round must reach. (default: none)
     """
 
     template_fields: Sequence[str] = (

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from model_delivery_engine.review.agreement import agreement
 from model_delivery_engine.review.answers import Answer
+from model_delivery_engine.review.consolidation import Method, consolidate
+from model_delivery_engine.review.estimate import Tally, estimate
+from model_delivery_engine.review.reviewed import review_document
+from model_delivery_engine.review.selection import SelectionCounts
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 
@@ -121,6 +125,29 @@ def test_one_label_only_leaves_kappa_and_alpha_undefined() -> None:
 def test_single_answers_agree_with_nobody() -> None:
     figures = agreement({"1": [Answer("1", "x", "a")]})
     assert (figures.items, figures.percent, figures.alpha, figures.pairs) == (0, None, None, [])
+
+
+def test_opinions_asked_for_where_two_differ_are_not_counted_in_the_agreement() -> None:
+    """A third agrees with one of two who differ, and of the others nobody asks a third."""
+    first, after = {}, {}
+    for n in range(200):
+        item, one = str(n), "xyz"[n % 3]
+        other = one if n < 134 else "xyz"[(n + 1) % 3]
+        first[item] = [Answer(item, "ana", one), Answer(item, "bea", other)]
+        after[item] = [*first[item], *([Answer(item, "cid", one)] if one != other else [])]
+    found = estimate(Tally(right=134, undecided=66), Tally(), 0)
+    document = review_document(
+        SelectionCounts(), {}, after, first, consolidate(after, Method.MAJORITY), found
+    )
+    assert document["counts"]["answers"] == 466
+    shown = document["agreement"]
+    assert shown["percent"]["value"] == pytest.approx(0.67)
+    assert shown["fleiss"]["value"] == pytest.approx(0.505, abs=0.001)
+    assert shown["alpha"]["value"] == pytest.approx(0.506, abs=0.001)
+    assert [pair["reviewers"] for pair in shown["pairs"]] == [("ana", "bea")]
+    # With them it looked better than it was.
+    assert agreement(after).percent.value == pytest.approx(0.78)
+    assert agreement(after).fleiss.value == 1.0
 
 
 def test_free_texts_take_memory_by_the_answers_and_not_by_their_labels() -> None:

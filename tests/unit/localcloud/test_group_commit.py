@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import pytest
 from model_delivery_localcloud.store.database import Database
@@ -71,3 +72,27 @@ def test_what_may_be_committed_already_is_not_done_again(
     with pytest.raises(OperationalError, match="lost"):
         GroupCommit(database, one_by_one).run(work)
     assert (done, count(database)) == ([0], 1)
+
+
+def test_a_locked_database_is_waited_for_once_and_not_for_each_piece_of_work(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+    all_wait = Event()
+
+    @contextmanager
+    def locked() -> Iterator[Session]:
+        attempts.append(len(attempts))
+        assert all_wait.wait(10)
+        raise OperationalError("BEGIN IMMEDIATE", None, OSError("database is locked"))
+        yield
+
+    monkeypatch.setattr(database, "write", locked)
+    commits = GroupCommit(database, one_by_one)
+    told = [commits.submit(lambda _session: None) for _ in range(17)]
+    all_wait.set()
+    for future in told:
+        with pytest.raises(OperationalError, match="locked"):
+            future.result(10)
+    # The first came alone, or with some of the others.
+    assert len(attempts) <= 2

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ import pytest
 from alembic import command
 from model_delivery_localcloud.errors import ServiceError
 from model_delivery_localcloud.portal import queue_sizes
+from model_delivery_localcloud.portal.review_desk import Change, Desk, Refused
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.human_loops import HumanLoops
 from model_delivery_localcloud.services.human_review import FlowDefinitions
@@ -43,7 +45,7 @@ from model_delivery_localcloud.store.review_tables import (
 from model_delivery_localcloud.store.review_turns import Turn, take_turns
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role, add_user
-from sqlalchemy import Select, event, select, text
+from sqlalchemy import Select, Text, cast, event, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -323,6 +325,113 @@ def test_undo_takes_back_the_newest_answer_though_the_clock_went_back(database: 
         assert newest.loop_id == loops[0]
 
 
+@pytest.mark.parametrize("database", ["Postgres"], indirect=True)
+def test_an_answer_that_two_servers_take_back_is_taken_back_once(database: Database) -> None:
+    loop = add(database, "one", tasks=2)
+    take(database, "ana")
+    submit(database, loop, "ana")
+    with database.write() as slow:
+        last = queue.last_submitted(slow, FLOW, "ana")
+        assert last is not None
+        with database.write() as quick:
+            assert isinstance(queue.undo(quick, loop, "ana", NOON, LEASE), HumanLoop)
+        assert queue.undo(slow, last.loop_id, "ana", NOON, LEASE) is Taken.NOT_YOURS
+    assert one(database, loop).answers == 0
+
+
+@pytest.mark.parametrize("database", ["Postgres"], indirect=True)
+@pytest.mark.parametrize("call", ["take", "let go", "draft"])
+def test_what_another_server_answered_meanwhile_stays_an_answer(
+    database: Database, call: str
+) -> None:
+    loop = add(database, "one", tasks=2)
+    take(database, "ana")
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, [loop], "ana") is None
+    with database.write() as session:
+        known = assignment(session, loop, "ana")  # as it is before the answer
+        assert submit(database, loop, "ana") is None
+        if call == "take":
+            assert queue.take(session, FLOW, loop, "ana", NOON, LEASE) is Taken.ANSWERED_ALREADY
+        elif call == "let go":
+            assert queue.let_go(session, FLOW, [loop], "ana") is Taken.NOT_YOURS
+        else:
+            assert not queue.save_draft(session, loop, "ana", ONE)
+        assert known.loop_id == loop
+    found = one(database, loop)
+    assert (found.answers, found.free_slots) == (1, 1)
+    with database.read() as session:
+        mine = assignment(session, loop, "ana")
+    assert (mine.state, mine.draft, mine.answer) == ("answered", None, SEVEN)
+
+
+@pytest.mark.parametrize("database", ["Postgres"], indirect=True)
+def test_a_skipped_item_that_is_being_answered_is_not_recalled(database: Database) -> None:
+    loop = add(database, "one")
+    take(database, "ana")
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, [loop], "ana") is None
+
+    def recall() -> int:
+        with database.write() as session:
+            return queue.recall_skipped(session, FLOW, "ana")
+
+    with ThreadPoolExecutor() as beside:
+        with database.write() as session:
+            answer = turn("ana", [Given(loop, SEVEN, "7", 0)])
+            assert take_turns(session, [answer], NOON) == [[]]
+            recalled = beside.submit(recall)
+            wait_for_a_waiting_lock(database)
+        assert recalled.result() == 0
+    with database.read() as session:
+        assert assignment(session, loop, "ana").state == "answered"
+
+
+@pytest.mark.parametrize("database", ["Postgres"], indirect=True)
+def test_an_item_that_is_answered_during_the_walk_is_not_given_to_the_same_reviewer(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk looks the reviewer's parts up as they were when it began."""
+    loops = [add(database, name, number / 10, tasks=3) for number, name in enumerate("ab")]
+    take(database, "ana")
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, loops[:1], "ana", "lapsed") is None
+    waits = select(cast(func.pg_advisory_xact_lock(7), Text)).scalar_subquery()
+    monkeypatch.setattr(review_slots, "_NEXT", review_slots._NEXT.where(waits.is_not(None)))
+    asker = review_slots.Asker(FLOW, "ana", LEASE, count=1)
+
+    def walk() -> None:
+        with database.write() as session:
+            review_slots.give_next(session.connection(), FLOW, asker, NOON)
+
+    with ThreadPoolExecutor() as beside:
+        with database.write() as session:
+            session.execute(select(func.pg_advisory_xact_lock(7)))
+            walked = beside.submit(walk)
+            wait_for_a_waiting_lock(database)
+            assert submit(database, loops[0], "ana") is None
+        walked.result()
+    assert [held.loop for held in asker.held] == loops[1:]
+    with database.read() as session:
+        states = [assignment(session, loop, "ana").state for loop in loops]
+    assert states == ["answered", "working"]
+    assert [(one(database, loop).answers, one(database, loop).free_slots) for loop in loops] == [
+        (1, 2), (0, 2),
+    ]  # fmt: skip
+
+
+def wait_for_a_waiting_lock(database: Database) -> None:
+    """Return once a transaction of a Postgres database waits for another."""
+    waiting = text("SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                   "WHERE NOT granted AND datname = current_database()")  # fmt: skip
+    for _ in range(1000):
+        with database.read() as session:
+            if session.scalar(waiting):
+                return
+        time.sleep(0.01)
+    raise AssertionError("nothing waits for a lock")
+
+
 def test_reviewers_of_the_same_loops_answer_at_once(database: Database) -> None:
     """Two servers, whose transactions each hold several loops."""
     for number in range(40):
@@ -380,7 +489,7 @@ def test_who_answered_an_item_before_leaves_it_to_others(database: Database) -> 
         free, flow = queue.open_loops(session, FLOW), session.scalars(select(FlowDefinition)).one()
         assert queue.counts(session, flow, "ana", free)["waiting"] == 0
         assert queue.counts(session, flow, "cyd", free)["waiting"] == 1
-        assert queue.take(session, loop, "ana", NOON, LEASE) is Taken.FOR_OTHERS
+        assert queue.take(session, FLOW, loop, "ana", NOON, LEASE) is Taken.FOR_OTHERS
         assert queue.let_go(session, FLOW, [loop], "ana") is Taken.NOT_YOURS
         assert not queue.save_draft(session, loop, "ana", SEVEN)
     assert submit(database, loop, "bob") is Taken.FOR_OTHERS
@@ -459,6 +568,30 @@ def test_a_flow_definition_is_not_deleted_beside_a_start(
         with pytest.raises(ServiceError, match="1 human loops of flow are in progress"):
             FlowDefinitions(database).delete(deletion)
         started.result()
+
+
+def test_loops_that_are_started_again_spoil_nothing(database: Database) -> None:
+    caller, loops = Caller("0" * 12, "eu-west-1", "key"), HumanLoops(database)
+    errors: list[Any] = []
+    event.listen(database.engine, "handle_error", errors.append)
+
+    def start(name: str, content: str = "{}") -> dict[str, Any]:
+        request = {
+            "HumanLoopName": name,
+            "FlowDefinitionArn": arn_of(caller, FLOW_DEFINITION, "flow"),
+            "HumanLoopInput": {"InputContent": content},
+        }
+        return loops.start(Call(caller, "StartHumanLoop", request))
+
+    names = [f"loop-{number}" for number in range(20)]
+    with ThreadPoolExecutor(8) as beside:
+        first = list(beside.map(start, names))
+        assert list(beside.map(start, [*names, *names])) == [*first, *first]
+    with pytest.raises(ServiceError, match="loop-0 was started with another input"):
+        start("loop-0", '{"another": 1}')
+    assert errors == []
+    with database.read() as session:
+        assert len(session.scalars(select(HumanLoop)).all()) == 20
 
 
 def test_many_answers_take_as_many_requests_as_one(database: Database) -> None:
@@ -642,6 +775,68 @@ def test_a_loop_that_is_deleted_while_it_is_claimed_keeps_no_other_waiting(
     with database.read() as session:
         finished = review_completion.finished(session, claimed)
     assert [each.loop.id for each in finished] == [loops[1]]
+
+
+def desk_of(database: Database) -> Desk:
+    settings: Any = SimpleNamespace(review_undo_seconds=10)
+    items: Any = None
+    return Desk(settings, database, items)
+
+
+def two_reviewers(database: Database) -> list[User]:
+    team_of(database, "ana", "bob")
+    with database.read() as session:
+        return list(session.scalars(select(User).order_by(User.name)))
+
+
+def test_what_one_reviewer_may_not_do_undoes_nothing_of_others(database: Database) -> None:
+    loop, elsewhere = add(database, "one"), add(database, "other")
+    with database.write() as session:
+        session.get_one(HumanLoop, elsewhere).flow_id = "other" * 6
+        session.get_one(HumanLoop, elsewhere).queue = None
+        session.get_one(HumanLoop, elsewhere).free_slots = 0
+    (ana, bob), desk = two_reviewers(database), desk_of(database)
+    changes = [
+        desk.next(ana, FLOW, 1), desk.open(bob, FLOW, loop), desk.open(bob, FLOW, elsewhere),
+        desk.draft(bob, FLOW, loop, SEVEN), desk.release(bob, FLOW, [loop]), desk.undo(bob, FLOW),
+    ]  # fmt: skip
+    with database.write() as session:
+        (held,), *refused = desk._take_steps(session, [change.step for change in changes])
+    assert held.name == "one"
+    said = []
+    for change, result in zip(changes[1:], refused, strict=True):
+        with pytest.raises(Refused) as caught:
+            change.answer(result)
+        said.append(caught.value.status)
+    assert said == [409, 404, 409, 404, 409]
+    with database.read() as session:
+        assert [each.worker for each in session.scalars(select(Assignment))] == ["ana"]
+
+
+@pytest.mark.parametrize("flow_id", ["\0", "g" * 32])
+def test_a_queue_that_is_not_there_is_not_found(database: Database, flow_id: str) -> None:
+    (ana, _bob), desk = two_reviewers(database), desk_of(database)
+    with pytest.raises(Refused, match="there is no such queue"):
+        desk.next(ana, flow_id, 1)
+
+
+def test_a_reviewers_calls_are_done_in_the_order_they_came(database: Database) -> None:
+    loop, (ana, bob), desk = add(database, "one"), two_reviewers(database), desk_of(database)
+
+    def together(*changes: Change) -> list[Any]:
+        with database.write() as session:
+            return desk._take_steps(session, [change.step for change in changes])
+
+    def state() -> str:
+        with database.read() as session:
+            return assignment(session, loop, "ana").state
+
+    take(database, "ana")
+    give_back, ask = desk.release(ana, FLOW, [loop]), desk.next(ana, FLOW, 1)
+    (_, (held,), others) = together(give_back, ask, desk.next(bob, FLOW, 1))
+    assert (held.name, others, state()) == ("one", [], "working")
+    ((held,), _) = together(ask, give_back)
+    assert (held.name, state()) == ("one", "lapsed")
 
 
 def test_skipped_items_come_back_when_they_are_asked_for(database: Database) -> None:

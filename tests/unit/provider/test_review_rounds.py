@@ -1,5 +1,6 @@
 """What the rounds of a review make of answers, beside what the engine decides."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from model_delivery.human_loops.review import Answers, Review, ReviewObjects
 from model_delivery_engine.review.answers import Answer
 from model_delivery_engine.review.consolidation import Method
 from model_delivery_engine.review.outputs import unit
-from model_delivery_engine.review.selection import ResultsLayout
+from model_delivery_engine.review.selection import ResultsLayout, SelectionCounts
 
 
 class Objects:
@@ -23,6 +24,9 @@ class Objects:
 
     def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
         self.kept[uri] = b"".join(chunks)
+
+    def write_bytes(self, uri: str, content: bytes) -> None:
+        self.kept[uri] = content
 
     def read(self, uri: str) -> Iterator[bytes]:
         yield self.kept[uri]
@@ -73,3 +77,35 @@ def test_who_gives_a_label_at_last_is_counted_for_it_alone() -> None:
     storage.put(found.objects.answers(0), ["a", "ann", None, 1.0])
     storage.put(found.objects.answers(1), ["a", "ann", {"": "7"}, 1.0])
     assert found.open([{"purpose": "review"}, {"purpose": "tie-break"}]) == []
+
+
+def test_agreement_is_of_the_answers_of_the_first_round() -> None:
+    storage = Objects()
+    found = review(storage)
+    results = [{"id": item} for item in ("same", "other")]
+    storage.put(found.results_uri, *results)
+    digest = hashlib.sha256(storage.kept[found.results_uri]).hexdigest()
+    storage.put(
+        found.objects.items,
+        *({"place": place, "item": each["id"], "model_answer": {"": "7"}, "sampled": False,
+           "whole": True} for place, each in enumerate(results)),
+    )  # fmt: skip
+    storage.put(
+        found.objects.answers(0),
+        ["same", "ann", {"": "7"}, 1.0], ["same", "bob", {"": "7"}, 1.0],
+        ["other", "ann", {"": "7"}, 1.0],
+    )  # fmt: skip
+    # A loop of the first round that failed, and was asked for again.
+    storage.put(found.objects.answers(1), ["other", "bob", {"": "1"}, 1.0])
+    storage.put(
+        found.objects.answers(2),
+        ["other", "cas", {"": "7", "note": "smudged"}, 1.0], ["other", "dan", {"": "7"}, 1.0],
+    )  # fmt: skip
+    storage.put(found.objects.answers(3), ["other", "lea", {"": "7"}, 1.0])
+    purposes = ("review", "review", "tie-break", "adjudication")
+    document = found.finish(
+        [{"purpose": each} for each in purposes], SelectionCounts(results=2, picked=2), digest
+    )
+    assert document["agreement"]["percent"]["value"] == 0.5
+    assert [pair["reviewers"] for pair in document["agreement"]["pairs"]] == [("ann", "bob")]
+    assert sorted(document["reviewers"]) == ["ann", "bob", "cas", "dan"]

@@ -117,10 +117,17 @@ def review_document(
     counts: SelectionCounts,
     outcomes: Mapping[str, Outcome],
     answers: Mapping[str, Sequence[Answer]],
+    independent: Mapping[str, Sequence[Answer]],
     decisions: Mapping[str, Decision],
     found: Estimate,
 ) -> dict[str, Any]:
-    """Return all figures of a review as JSON."""
+    """Return all figures of a review as JSON.
+
+    :param answers: of each unit, by reviewers but for adjudicators
+    :param independent: those of them that were asked for whatever others had answered, the first
+        round's. Agreement is over these alone: who is asked only where two differed agrees with one
+        of them as a rule, and where two agreed nobody is asked.
+    """
     statuses = [each.status for each in outcomes.values()]
     return {
         "counts": {
@@ -130,7 +137,7 @@ def review_document(
             "answers": sum(map(len, answers.values())),
         },
         "estimate": asdict(found),
-        "agreement": asdict(agreement(answers)),
+        "agreement": asdict(agreement(independent)),
         "reviewers": {
             who: asdict(figures) for who, figures in reviewer_figures(answers, decisions).items()
         },

@@ -28,7 +28,7 @@ from model_delivery_localcloud.store.human_loops import LAPSED, SKIPPED
 from model_delivery_localcloud.store.review_answers import Given, Taken
 from model_delivery_localcloud.store.review_heads import Heads
 from model_delivery_localcloud.store.review_slots import Held, Lease
-from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanLoop
+from model_delivery_localcloud.store.review_tables import FlowDefinition
 from model_delivery_localcloud.store.review_turns import Turn, take_turns
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role
@@ -42,7 +42,16 @@ class Refused(LocalcloudError):
         self.status = status
 
 
-Step = Turn | Callable[[Session], Any]
+@dataclass(frozen=True)
+class Step:
+    """What a reviewer does beside turns.
+
+    It returns why it cannot be done, and then has changed nothing: an error would undo what all
+    others did in the same transaction.
+    """
+
+    worker: str
+    do: Callable[[Session], Any]
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Change:
     show an item keeps no other reviewer waiting.
     """
 
-    step: Step
+    step: Turn | Step
     answer: Callable[[Any], dict[str, Any]]
 
 
@@ -105,11 +114,11 @@ class Desk:
         """Take one certain item, or keep it for longer."""
         flow = self.find_queue(user, flow_id)
 
-        def step(session: Session) -> list[Held]:
-            taken = queue.take(session, loop_id, user.name, now_ms(), self._lease(flow))
-            return [held_by(session, _or_refuse(taken, flow), user)]
+        def step(session: Session) -> list[Held] | Taken:
+            taken = queue.take(session, flow.id, loop_id, user.name, now_ms(), self._lease(flow))
+            return taken if isinstance(taken, Taken) else [held_by(session, taken, user)]
 
-        return self._showing(flow, step)
+        return self._showing(flow, Step(user.name, step))
 
     def answer(
         self,
@@ -133,11 +142,15 @@ class Desk:
         """Keep what has been entered so far."""
         self.find_queue(user, flow_id)
 
-        def step(session: Session) -> None:
-            if not queue.save_draft(session, loop_id, user.name, draft):
-                raise Refused(409, Taken.NOT_YOURS.value)
+        def step(session: Session) -> bool:
+            return queue.save_draft(session, loop_id, user.name, draft)
 
-        return Change(step, lambda _: {})
+        def answer(kept: bool) -> dict[str, Any]:
+            if not kept:
+                raise Refused(409, Taken.NOT_YOURS.value)
+            return {}
+
+        return Change(Step(user.name, step), answer)
 
     def skip(self, user: User, flow_id: str, loop_id: int, *, more: bool) -> Change:
         """Leave an item to others and, with `more`, take the next."""
@@ -148,45 +161,48 @@ class Desk:
             fault = queue.let_go(session, flow.id, [loop_id], user.name, SKIPPED)
             return fault or take_turns(session, [turn], now_ms(), self._heads)[0]
 
-        return self._showing(flow, step)
+        return self._showing(flow, Step(user.name, step))
 
     def release(self, user: User, flow_id: str, loop_ids: list[int]) -> Change:
         """Give items back that are not going to be answered now."""
         flow = self.find_queue(user, flow_id)
 
-        def step(session: Session) -> None:
-            fault = queue.let_go(session, flow.id, loop_ids, user.name, LAPSED)
+        def step(session: Session) -> Taken | None:
+            return queue.let_go(session, flow.id, loop_ids, user.name, LAPSED)
+
+        def answer(fault: Taken | None) -> dict[str, Any]:
             if fault is not None:
                 raise _refusal(fault)
-
-        def answer(_: None) -> dict[str, Any]:
             self._heads.forget(flow.id, user.name)
             return {}
 
-        return Change(step, answer)
+        return Change(Step(user.name, step), answer)
 
     def undo(self, user: User, flow_id: str) -> Change:
         """Take the newest answer back, to change it."""
         flow = self.find_queue(user, flow_id)
 
-        def step(session: Session) -> list[Held]:
+        def step(session: Session) -> list[Held] | Taken:
             last = queue.last_submitted(session, flow.id, user.name)
             if last is None:
-                raise Refused(409, "there is no answer of yours to undo")
+                return Taken.NOTHING_TO_UNDO
             taken = queue.undo(session, last.loop_id, user.name, now_ms(), self._lease(flow))
-            return [held_by(session, _or_refuse(taken, flow), user)]
+            return taken if isinstance(taken, Taken) else [held_by(session, taken, user)]
 
-        return self._showing(flow, step)
+        return self._showing(flow, Step(user.name, step))
 
     def recall(self, user: User, flow_id: str) -> Change:
         """Let skipped items come up again."""
         flow = self.find_queue(user, flow_id)
 
+        def step(session: Session) -> int:
+            return queue.recall_skipped(session, flow.id, user.name)
+
         def answer(recalled: int) -> dict[str, Any]:
             self._heads.forget(flow.id, user.name)
             return {"recalled": recalled}
 
-        return Change(lambda session: queue.recall_skipped(session, flow.id, user.name), answer)
+        return Change(Step(user.name, step), answer)
 
     def accept(self, user: User, flow_id: str, loop_ids: list[int], spent_ms: int) -> Change:
         """Answer many items as the model did, all or none; the time counts in equal parts."""
@@ -211,12 +227,18 @@ class Desk:
         with self._database.read() as session:
             return {"counts": queue.counts(session, flow, user.name, free)}
 
-    def _take_steps(self, session: Session, steps: Sequence[Step]) -> list[Any]:
-        """Take many people's steps in one transaction: turns together, others one by one."""
+    def _take_steps(self, session: Session, steps: Sequence[Turn | Step]) -> list[Any]:
+        """Take many people's steps in one transaction: turns together, others one by one.
+
+        Each person's in the order they came: who gives an item back and then asks for the next is
+        not shown what is given back.
+        """
+        return [done for each in _in_order(steps) for done in self._take_at_once(session, each)]
+
+    def _take_at_once(self, session: Session, steps: Sequence[Turn | Step]) -> list[Any]:
         turns = [step for step in steps if isinstance(step, Turn)]
         taken = iter(take_turns(session, turns, now_ms(), self._heads) if turns else [])
-        others = [step for step in steps if not isinstance(step, Turn)]
-        done = iter(one_by_one(session, others))
+        done = iter(one_by_one(session, [step.do for step in steps if isinstance(step, Step)]))
         return [next(taken if isinstance(step, Turn) else done) for step in steps]
 
     def _turn(
@@ -224,7 +246,7 @@ class Desk:
     ) -> Turn:
         return Turn(flow.id, user.name, self._lease(flow), given, count)
 
-    def _showing(self, flow: FlowDefinition, step: Step) -> Change:
+    def _showing(self, flow: FlowDefinition, step: Turn | Step) -> Change:
         return Change(step, partial(self._shown, flow))
 
     def _shown(self, flow: FlowDefinition, taken: list[Held] | Taken) -> dict[str, Any]:
@@ -234,6 +256,16 @@ class Desk:
         config = flow.request["HumanLoopConfig"]
         seconds = config.get("TaskTimeLimitInSeconds", DEFAULT_TIME_LIMIT)
         return Lease(seconds * 1000, self._undo_ms)
+
+
+def _in_order(steps: Sequence[Turn | Step]) -> list[list[Turn | Step]]:
+    """Cut steps into runs in none of which a person comes twice: mostly it is one."""
+    runs: list[list[Turn | Step]] = [[]]
+    for step in steps:
+        if any(step.worker == other.worker for other in runs[-1]):
+            runs.append([])
+        runs[-1].append(step)
+    return runs
 
 
 def _queue(flow: FlowDefinition) -> dict[str, Any]:
@@ -251,14 +283,6 @@ def _queue(flow: FlowDefinition) -> dict[str, Any]:
 def _or_raise(taken: list[Held] | Taken) -> list[Held]:
     if isinstance(taken, Taken):
         raise _refusal(taken)
-    return taken
-
-
-def _or_refuse(taken: HumanLoop | Taken, flow: FlowDefinition) -> HumanLoop:
-    if isinstance(taken, Taken):
-        raise _refusal(taken)
-    if taken.flow_id != flow.id:  # what was done to it is undone with the transaction
-        raise _refusal(Taken.NOT_YOURS)
     return taken
 
 

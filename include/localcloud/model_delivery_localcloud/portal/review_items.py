@@ -79,7 +79,11 @@ class Items:
             "loop": held.loop,
             "name": held.name,
             "input": shown.content if shown else None,
-            "model": {"answer": held.model_label, "confidence": held.confidence},
+            "model": {
+                "answer": held.model_label,
+                "confidence": held.confidence,
+                "acceptable": shown is not None and _model_answer(shown) is not None,
+            },
             "why": shown.why if shown else [],
             "view": shown.view if shown else _broken("it is gone"),
             "draft": held.draft,
@@ -93,15 +97,7 @@ class Items:
     def model_answer(self, flow: FlowDefinition, loop_id: int) -> dict[str, Any] | None:
         """Return the answer that accepting the model's would be, None where there is none."""
         shown = self._shown(flow, loop_id)
-        if shown is None or shown.view["kind"] != CLASSIFY or shown.model_label is None:
-            return None
-        name, known = shown.view["name"], shown.view["labels"]
-        if not shown.view["multiple"]:
-            label = shown.model_label
-            return {name: {"label": label}} if label in known else None
-        chosen = shown.content[MODEL_ANSWER]
-        labels = [str(each) for each in (chosen if isinstance(chosen, list) else [chosen])]
-        return {name: {"labels": labels}} if set(labels) <= set(known) else None
+        return None if shown is None else _model_answer(shown)
 
     def fault_of(self, flow: FlowDefinition, loop_id: int, answer: dict[str, Any]) -> str | None:
         """Tell what is wrong with an answer of one of the portal's own pages, None if nothing."""
@@ -167,6 +163,18 @@ class _TemplateOf:
         if ui is None:
             raise TemplateRefused("the human task UI is gone")
         return ui.content
+
+
+def _model_answer(shown: _Shown) -> dict[str, Any] | None:
+    if shown.view["kind"] != CLASSIFY or shown.model_label is None:
+        return None
+    name, known = shown.view["name"], shown.view["labels"]
+    if not shown.view["multiple"]:
+        label = shown.model_label
+        return {name: {"label": label}} if label in known else None
+    chosen = shown.content[MODEL_ANSWER]
+    labels = [str(each) for each in (chosen if isinstance(chosen, list) else [chosen])]
+    return {name: {"labels": labels}} if set(labels) <= set(known) else None
 
 
 def _content(session: Session, loop_id: int) -> Any:

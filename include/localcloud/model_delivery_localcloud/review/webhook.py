@@ -7,9 +7,9 @@ secret, in hex. An event comes at least once; `id` tells a repetition.
 
 import hashlib
 import hmac
+import http.client
 import json
 import logging
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -47,7 +47,7 @@ class Webhook:
         try:
             with _opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
                 return 200 <= int(answer.status) < 300
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             log.warning("webhook for human loop %s: %s; trying again", loop.name, error)
             return False
 

@@ -60,8 +60,13 @@ class HumanLoops:
         flow_name = name_in(flow_arn, call.caller, FLOW_DEFINITION, "FlowDefinitionArn")
         now = now_ms()
 
-        def work(session: Session) -> None:
+        def work(session: Session) -> str:
+            """Return the digest of what the loop was started with, now or before."""
             flow = _active(session, scope, flow_name)
+            # A retry starts thousands again: each that failed here would spoil what others started.
+            found = states.find_loop(session, scope, name)
+            if found is not None:
+                return found.input_digest
             config = flow.request["HumanLoopConfig"]
             seconds = config.get("TaskAvailabilityLifetimeInSeconds", DEFAULT_AVAILABILITY)
             loop = HumanLoop(
@@ -88,11 +93,19 @@ class HumanLoops:
             states.add_loop(session, loop, text, attributes)
             if facts.excluded:
                 queue.keep_from(session, loop, flow, facts.excluded, now)
+            return digest
 
         try:
-            self._commits.run(work)
-        except IntegrityError:
-            self._check_same(scope, name, digest)
+            started = self._commits.run(work)
+        except IntegrityError:  # another server was quicker
+            started = self._digest(scope, name)
+        if started != digest:
+            raise ServiceError(
+                "ConflictException",
+                f"A human loop {name} was started with another input, flow definition or data "
+                "attributes: choose another name.",
+                409,
+            )
         return {"HumanLoopArn": arn_of(call.caller, HUMAN_LOOP, name)}
 
     def describe(self, call: Call) -> dict[str, Any]:
@@ -147,16 +160,10 @@ class HumanLoops:
             states.delete_loop(session, _find(session, call))
         return {}
 
-    def _check_same(self, scope: tuple[str, str], name: str, digest: str) -> None:
+    def _digest(self, scope: tuple[str, str], name: str) -> str | None:
         with self._database.read() as session:
             loop = states.find_loop(session, scope, name)
-        if loop is None or loop.input_digest != digest:
-            raise ServiceError(
-                "ConflictException",
-                f"A human loop {name} was started with another input, flow definition or data "
-                "attributes: choose another name.",
-                409,
-            )
+        return loop.input_digest if loop else None
 
 
 def _facts(text: str) -> Facts:

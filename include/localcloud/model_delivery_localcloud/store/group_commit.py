@@ -6,8 +6,9 @@ writer, and on Postgres two of one process would only wait for each other's lock
 
 Where a piece of work fails, or two processes' transactions lock one another out, the work is done
 again in ever smaller parts; not where the connection was lost on the commit, since then all
-may be done already, and an undo that is done twice takes back two answers. Nobody is told of a
-success before the commit.
+may be done already, and an undo that is done twice takes back two answers; nor where no transaction
+could begin, as where another process keeps SQLite locked: each part would wait as long again.
+Nobody is told of a success before the commit.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,8 +35,10 @@ class _Entry(Generic[Work]):
 
 @dataclass(frozen=True)
 class _Failure:
+    """Why a batch was not committed; `final` where smaller parts of it are not tried."""
+
     error: BaseException
-    may_be_done: bool
+    final: bool
 
 
 def one_by_one(session: Session, works: Sequence[Callable[[Session], Result]]) -> Sequence[Result]:
@@ -98,7 +101,7 @@ class GroupCommit(Generic[Work]):
         failure = self._attempt(batch)
         if failure is None:
             return
-        if failure.may_be_done or again:
+        if failure.final or again:
             for entry in batch:  # nobody is told of a success that is not certain
                 entry.future.set_exception(failure.error)
         elif len(batch) == 1:
@@ -110,14 +113,15 @@ class GroupCommit(Generic[Work]):
 
     def _attempt(self, batch: Sequence[_Entry[Work]]) -> _Failure | None:
         """Do work in a transaction and tell its results, or return why none can be told."""
-        commits = False
+        begun = commits = False
         try:
             with self._database.write() as session:
+                begun = True
                 results = self._do(session, [entry.work for entry in batch])
                 commits = True
         except BaseException as error:  # the thread goes on, and so does whoever waits
             lost = isinstance(error, DBAPIError) and error.connection_invalidated
-            return _Failure(error, may_be_done=commits and lost)
+            return _Failure(error, final=not begun or (commits and lost))
         for entry, result in zip(batch, results, strict=True):
             entry.future.set_result(result)
         return None

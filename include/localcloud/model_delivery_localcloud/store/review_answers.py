@@ -22,6 +22,7 @@ class Taken(Enum):
     CLOSED = "this item is closed: it was stopped, it expired, or it is complete"
     ANSWERED_ALREADY = "you have answered this item already: undo that answer first"
     FOR_OTHERS = "you have answered this item in another round: this time it is for others"
+    NOTHING_TO_UNDO = "there is no answer of yours to undo"
     NO_SLOT = "your time for this item was over, and others hold or have answered it meanwhile"
 
 
@@ -124,8 +125,8 @@ def hand_in(connection: Connection, handed: Sequence[Handed], now: int) -> list[
         return [None] * len(handed)
     loops = {row.id: _Loop(**row._mapping) for row in connection.execute(_LOCK, {"loops": wanted})}
     # Read once the loops are locked: nobody else changes them from here on.
-    of = {"loops": wanted, "workers": sorted({each.worker for each in handed})}
-    parts = {(loop, worker): _Part(*part) for loop, worker, *part in connection.execute(_PARTS, of)}
+    rows = connection.execute(_PARTS, {"loops": wanted})
+    parts = {(loop, worker): _Part(*part) for loop, worker, *part in rows}
     faults: list[Taken | None] = []
     answers: list[dict[str, Any]] = []
     for each in handed:

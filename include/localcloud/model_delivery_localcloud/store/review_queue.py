@@ -2,14 +2,16 @@
 
 Two constraints hold whatever the code does: an assignment's key is loop and reviewer, so that
 nobody answers a loop twice, and a loop's free slots cannot fall below zero, so that nobody takes a
-slot that is taken. Whoever changes an assignment locks its loop first. Times come from the caller,
-and a clock that goes back never makes one earlier than what it follows.
+slot that is taken. Whoever takes or frees a slot locks the loop first and only then reads the
+assignment, whatever the session knows of it: another server may have changed it before the lock was
+had. Times come from the caller, and a clock that goes back never makes one earlier than what it
+follows.
 """
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import CursorResult, Update, func, select, update
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import (
@@ -30,24 +32,32 @@ from model_delivery_localcloud.store.users import users_of
 _LAPSE_AT_ONCE = 200
 
 
-def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
-    """Take a slot of one loop, a skipped or lapsed one too, or hold it for longer."""
+def take(
+    session: Session, flow_id: str, loop_id: int, worker: str, now: int, lease: Lease
+) -> HumanLoop | Taken:
+    """Take a slot of one loop, a skipped or lapsed one too, or hold it for longer.
+
+    Where it cannot be taken nothing is changed.
+    """
     loop = lock(session, loop_id)
-    if loop is None or loop.phase != OPEN:
+    if loop is None:
         return Taken.CLOSED
-    mine = session.get(Assignment, (loop_id, worker))
-    if mine is None:
-        mine = Assignment(
-            loop_id=loop.id, worker=worker, flow_id=loop.flow_id, accepted_at=now, state=LAPSED
-        )
-        session.add(mine)
-    if mine.state == SUBMITTED:
+    if loop.flow_id != flow_id:
+        return Taken.NOT_YOURS
+    if loop.phase != OPEN:
+        return Taken.CLOSED
+    mine = _part(session, loop_id, worker)
+    state = LAPSED if mine is None else mine.state
+    if state == SUBMITTED:
         return Taken.ANSWERED_ALREADY
-    if mine.state == EXCLUDED:
+    if state == EXCLUDED:
         return Taken.FOR_OTHERS
-    if mine.state != WORKING:
-        if loop.free_slots < 1:
-            return Taken.NO_SLOT
+    if state != WORKING and loop.free_slots < 1:
+        return Taken.NO_SLOT
+    if mine is None:
+        mine = Assignment(loop_id=loop.id, worker=worker, flow_id=loop.flow_id)
+        session.add(mine)
+    if state != WORKING:
         _occupy(loop)
         mine.accepted_at = now
     mine.state = WORKING
@@ -58,7 +68,7 @@ def take(session: Session, loop_id: int, worker: str, now: int, lease: Lease) ->
 def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
     """Take an answer back into the draft, until the loop's output is being written."""
     loop = lock(session, loop_id)
-    mine = session.get(Assignment, (loop_id, worker)) if loop else None
+    mine = _part(session, loop_id, worker) if loop else None
     if loop is None or mine is None or mine.state != SUBMITTED:
         return Taken.NOT_YOURS
     if loop.phase == ANSWERED and loop.attempts == 0:
@@ -85,8 +95,9 @@ def let_go(
     query = select(HumanLoop).where(HumanLoop.id.in_(loop_ids), HumanLoop.flow_id == flow_id)
     query = query.order_by(HumanLoop.id).with_for_update()
     loops = session.scalars(query.execution_options(populate_existing=True)).all()
-    theirs = Assignment.loop_id.in_(loop_ids), Assignment.worker == worker
-    mine = {each.loop_id: each for each in session.scalars(select(Assignment).where(*theirs))}
+    parts = select(Assignment).where(Assignment.loop_id.in_(loop_ids), Assignment.worker == worker)
+    parts = parts.execution_options(populate_existing=True)
+    mine = {each.loop_id: each for each in session.scalars(parts)}
     if any(number not in mine for number in loop_ids) or len(loops) < len(set(loop_ids)):
         return Taken.NOT_YOURS
     if any(each.state in (SUBMITTED, EXCLUDED) for each in mine.values()):
@@ -101,11 +112,9 @@ def let_go(
 
 def save_draft(session: Session, loop_id: int, worker: str, draft: dict[str, Any] | None) -> bool:
     """Keep what a reviewer has entered so far; False where there is no such open assignment."""
-    mine = session.get(Assignment, (loop_id, worker))
-    if mine is None or mine.state in (SUBMITTED, EXCLUDED):
-        return False
-    mine.draft = draft
-    return True
+    mine = Assignment.loop_id == loop_id, Assignment.worker == worker
+    is_open = Assignment.state.not_in((SUBMITTED, EXCLUDED))
+    return _change(session, update(Assignment).where(*mine, is_open).values(draft=draft)) > 0
 
 
 def keep_from(
@@ -131,10 +140,7 @@ def keep_from(
 def recall_skipped(session: Session, flow_id: str, worker: str) -> int:
     """Let a reviewer's skipped loops come up again; returns how many."""
     mine = Assignment.worker == worker, Assignment.flow_id == flow_id, Assignment.state == SKIPPED
-    found = list(session.scalars(select(Assignment).where(*mine)))
-    for each in found:
-        each.state = LAPSED
-    return len(found)
+    return _change(session, update(Assignment).where(*mine).values(state=LAPSED))
 
 
 def free_lapsed(session: Session, now: int) -> int:
@@ -158,6 +164,22 @@ def lock(session: Session, loop_id: int) -> HumanLoop | None:
     """Return a loop that nobody else can change until the transaction ends, or None."""
     query = select(HumanLoop).where(HumanLoop.id == loop_id).with_for_update()
     return session.scalars(query.execution_options(populate_existing=True)).first()
+
+
+def _part(session: Session, loop_id: int, worker: str) -> Assignment | None:
+    """Return a reviewer's part in a loop that is locked, as it is now, or None."""
+    return session.get(Assignment, (loop_id, worker), populate_existing=True)
+
+
+def _change(session: Session, statement: Update) -> int:
+    """Change assignments without their loops' locks; returns how many are changed.
+
+    In one statement, which looks at each row as it is when it is changed: what another server has
+    answered in between stays an answer.
+    """
+    result = session.execute(statement)
+    assert isinstance(result, CursorResult)
+    return result.rowcount
 
 
 def last_submitted(session: Session, flow_id: str, worker: str) -> Assignment | None:

@@ -7,7 +7,7 @@ let the constraints have the last word.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,19 +100,17 @@ _PARTS = select(_PART.c.loop_id, _PART.c.worker, _PART.c.state, _PART.c.draft).w
 )
 
 
-def _of_mine(column: Any) -> Any:
-    """Look a column of the reviewer's own row up by its key, one loop after the other.
-
-    Joined, a planner may well read all that the reviewer ever answered for each loop in the queue.
-    """
-    mine = _PART.c.loop_id == _LOOP.c.id, _PART.c.worker == bindparam("who")
-    return select(column).where(*mine).correlate(_LOOP).scalar_subquery()
-
-
-_STATE = _of_mine(_PART.c.state)
+# The reviewer's own row by its key, one loop after the other. Joined, a planner may well read all
+# that the reviewer ever answered for each loop in the queue.
+_STATE = (
+    select(_PART.c.state)
+    .where(_PART.c.loop_id == _LOOP.c.id, _PART.c.worker == bindparam("who"))
+    .correlate(_LOOP)
+    .scalar_subquery()
+)
 _FROM = tuple_(bindparam("priority", type_=Float(53)), bindparam("first", type_=BigInteger))
 _NEXT = (
-    select(*_ITEM, _STATE.label("state"), _of_mine(_PART.c.draft).label("draft"), _LOOP.c.priority)
+    select(*_ITEM, _LOOP.c.priority)
     .where(
         *_WAITS,
         tuple_(_LOOP.c.priority, _LOOP.c.id) >= _FROM,
@@ -153,15 +151,19 @@ class _Taking:
         """Tell whether a loop still has a free slot."""
         return bool(self._slots.get(item.id, item.free_slots))
 
-    def take(self, item: Any, asker: Asker, state: str | None, draft: Any) -> None:
-        """Give a loop's free slot to a reviewer who has no part in it or had one that lapsed."""
+    def take(self, item: Any, asker: Asker, lapsed: Any) -> None:
+        """Give a loop's free slot to a reviewer.
+
+        :param lapsed: their part in it that lapsed, None where they have none
+        """
         until = self._now + asker.lease.hold_ms
         self._slots[item.id] = self._slots.get(item.id, item.free_slots) - 1
         part = {"loop": item.id, "who": asker.worker, "now": self._now, "until": until}
-        if state is None:
+        if lapsed is None:
             self._new.append({**part, "flow": self._flow_id})
         else:
             self._lapsed.append(part)
+        draft = lapsed.draft if lapsed is not None else None
         held = Held(item.id, item.name, item.model_label, item.confidence, draft, until)
         asker.held.append(held)
 
@@ -196,15 +198,13 @@ def give_first(connection: Connection, flow_id: str, askers: Sequence[Asker], no
     found = connection.execute(_FIRST, {"flow": flow_id, "now": now, "count": count}).all()
     if not found:
         return
-    rows = connection.execute(_PARTS, {"loops": [item.id for item in found]})
-    parts = {(part.loop_id, part.worker): part for part in rows}
+    parts = _parts_in(connection, found)
     taking = _Taking(connection, flow_id, now)
     for asker in askers:
         for item in found:
             part = parts.get((item.id, asker.worker))
             if asker.missing and taking.free(item) and (part is None or part.state == LAPSED):
-                state, draft = (None, None) if part is None else (part.state, part.draft)
-                taking.take(item, asker, state, draft)
+                taking.take(item, asker, part)
     taking.write()
 
 
@@ -216,18 +216,37 @@ def give_next(
     :param heads: says where the queue begins for them, and is told (default: at its beginning)
     """
     start = heads.of(flow_id, asker.worker) if heads is not None else BEGINNING
-    began = time.monotonic()
-    found: Iterable[Any] = connection.execute(
-        _NEXT,
-        {
-            "who": asker.worker, "flow": flow_id, "now": now, "count": asker.missing,
-            "priority": start[0], "first": start[1],
-        },
-    ).all()  # fmt: skip
-    taking = _Taking(connection, flow_id, now)
-    for number, item in enumerate(found):
-        if number == 0 and heads is not None and start == BEGINNING:
-            place = item.priority, item.id
+    while asker.missing:
+        began = time.monotonic()
+        found = connection.execute(
+            _NEXT,
+            {
+                "who": asker.worker, "flow": flow_id, "now": now, "count": asker.missing,
+                "priority": start[0], "first": start[1],
+            },
+        ).all()  # fmt: skip
+        if not found:
+            return
+        if heads is not None and start == BEGINNING:
+            place = found[0].priority, found[0].id
             heads.note(flow_id, asker.worker, place, time.monotonic() - began)
-        taking.take(item, asker, item.state, item.draft)
-    taking.write()
+        parts = _parts_in(connection, found)
+        taking, passed = _Taking(connection, flow_id, now), False
+        for item in found:
+            part = parts.get((item.id, asker.worker))
+            if part is None or part.state == LAPSED:
+                taking.take(item, asker, part)
+            else:  # changed by another server during the walk; the next walk knows of it
+                passed = True
+        taking.write()
+        if not passed:
+            return
+
+
+def _parts_in(connection: Connection, items: Sequence[Any]) -> dict[tuple[int, str], Any]:
+    """Return everybody's parts in loops that are locked, by loop and reviewer.
+
+    What the statement that locked them saw of the parts may be older than the lock.
+    """
+    rows = connection.execute(_PARTS, {"loops": [item.id for item in items]})
+    return {(part.loop_id, part.worker): part for part in rows}

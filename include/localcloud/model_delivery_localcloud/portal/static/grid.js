@@ -14,7 +14,7 @@ const state = { items: [], unfit: [], out: new Set(), shownAt: 0, aside: 0 };
 
 async function load(said = "") {
   const { items } = await post("next", { count: PAGE + state.aside });
-  const fit = items.filter((item) => item.view.kind === "classify" && item.model.answer !== null);
+  const fit = items.filter((item) => item.model.acceptable);
   // What was left out before, or has no answer to accept, stays for the desk.
   state.items = fit.filter((item) => !state.out.has(item.loop)).slice(0, PAGE);
   state.unfit = items.filter((item) => !fit.includes(item)).map((item) => item.loop);
