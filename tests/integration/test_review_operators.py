@@ -616,16 +616,20 @@ def test_results_that_are_written_anew_are_not_joined_with_reviews_of_others(
     assert run(operator, task)["corrected"] == 5
 
 
-def test_a_batch_of_loops_is_started_once_waited_for_and_stopped(s3: S3, team: Team) -> None:
-    flow = team.flow(task_count=1)
-    inputs = put_lines(s3, f"{uuid4().hex}/inputs.jsonl", [
-        {"item": f"item-{n}", "content": {"item": f"item-{n}", "labels": LABELS, "taskObject": "x"}}
-        for n in range(250)
-    ])  # fmt: skip
-    start = StartHumanLoopsOperator(
-        task_id="start", flow_definition_arn=flow["flow_definition_arn"], inputs_uri=inputs,
+def start_operator(s3: S3, flow_definition_arn: str, count: int) -> StartHumanLoopsOperator:
+    content = {"labels": LABELS, "taskObject": "x"}
+    lines = [{"item": f"item-{n}", "content": {**content, "item": f"item-{n}"}}
+             for n in range(count)]  # fmt: skip
+    inputs = put_lines(s3, f"{uuid4().hex}/inputs.jsonl", lines)
+    return StartHumanLoopsOperator(
+        task_id="start", flow_definition_arn=flow_definition_arn, inputs_uri=inputs,
         manifest_uri=inputs.replace("inputs", "loops"),
     )  # fmt: skip
+
+
+def test_a_batch_of_loops_is_started_once_waited_for_and_stopped(s3: S3, team: Team) -> None:
+    flow = team.flow(task_count=1)
+    start = start_operator(s3, flow["flow_definition_arn"], 250)
     task = Task("start")
     started = start.execute(task.context)
     assert start.execute(task.context) == started
@@ -663,13 +667,7 @@ def test_waits_of_several_flows_share_one_request_rate_and_those_of_one_flow_its
     batches = []
     for flow in [team.flow(task_count=1), team.flow(task_count=1)]:
         for _ in range(2):
-            content = {"item": "x", "labels": LABELS, "taskObject": "x"}
-            lines = [{"item": str(n), "content": content} for n in range(5)]
-            start = StartHumanLoopsOperator(
-                task_id="start", flow_definition_arn=flow["flow_definition_arn"],
-                inputs_uri=put_lines(s3, f"{uuid4().hex}/inputs.jsonl", lines),
-                manifest_uri=f"s3://{BUCKET}/{uuid4().hex}/loops.jsonl",
-            )  # fmt: skip
+            start = start_operator(s3, flow["flow_definition_arn"], 5)
             batches.append(LoopBatch.read(start.execute(Task(uuid4().hex).context)))
 
     async def wait_for_all() -> list[dict[str, int]]:
@@ -779,17 +777,6 @@ def test_an_evicted_worker_leaves_its_loops_to_the_next_try(s3: S3, team: Team) 
     with pytest.raises(TaskDeferred):
         review(s3, arn, deferrable=True).execute(task.context)
     assert len(list(HumanLoopHook().list_loops(arn))) == 13
-
-
-def start_operator(s3: S3, flow_definition_arn: str, count: int) -> StartHumanLoopsOperator:
-    content = {"labels": LABELS, "taskObject": "x"}
-    lines = [{"item": f"item-{n}", "content": {**content, "item": f"item-{n}"}}
-             for n in range(count)]  # fmt: skip
-    inputs = put_lines(s3, f"{uuid4().hex}/inputs.jsonl", lines)
-    return StartHumanLoopsOperator(
-        task_id="start", flow_definition_arn=flow_definition_arn, inputs_uri=inputs,
-        manifest_uri=inputs.replace("inputs", "loops"),
-    )  # fmt: skip
 
 
 class Gate:

@@ -181,10 +181,11 @@ class Attempt:
         """Look until the job ended; times in seconds, the time-out's from the submission."""
         while description.state is JobState.RUNNING:
             self.require_alive()
-            # Of one that ended by itself just then the result counts.
-            why = f"it took over {timeout or 0:.0f} s"
-            if timeout is not None and self.age > timeout and self.stop(why) is not Stop.ENDED:
-                self.fail(why)
+            if timeout is not None and self.age > timeout:
+                why = f"it took over {timeout:.0f} s"
+                # Of one that ended by itself just then the result counts.
+                if self.stop(why) is not Stop.ENDED:
+                    self.fail(why)
             self._client.pause.sleep(interval)
             description = self.describe()
         return description

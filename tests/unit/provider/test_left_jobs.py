@@ -111,7 +111,7 @@ def test_a_plain_refusal_says_nothing_of_a_job_that_may_be_there(
 
 @pytest.mark.parametrize(("state", "status"), [("failed", "STOPPED"), ("running", "RUNNING")])
 def test_an_error_beside_a_kill_leaves_the_job_only_to_another_try(
-    nameless: Nameless, state: str, status: str
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, state: str, status: str
 ) -> None:
     nameless.submission().submit_once(REQUEST)
     operator = nameless.operator()
@@ -120,14 +120,16 @@ def test_an_error_beside_a_kill_leaves_the_job_only_to_another_try(
         operator.on_kill()
         raise DeliveryError("what was asked while the request is built was throttled once")
 
-    operator.build_request = cut_short  # type: ignore[method-assign]
+    monkeypatch.setattr(operator, "build_request", cut_short)
     context = {**nameless.context(), "ti": task(state, try_number=2)}
     with pytest.raises(DeliveryError, match="throttled once"):
         operator.execute(context)
     assert [job["status"] for job in nameless.all] == [status]
 
 
-def test_a_run_that_is_deleted_while_its_task_submits_leaves_no_job(nameless: Nameless) -> None:
+def test_a_run_that_is_deleted_while_its_task_submits_leaves_no_job(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keep = nameless.store.set
 
     def gone(key: str, value: Any, **options: Any) -> None:
@@ -135,7 +137,7 @@ def test_a_run_that_is_deleted_while_its_task_submits_leaves_no_job(nameless: Na
             raise AirflowRuntimeError(ErrorResponse(error=ErrorType.GENERIC_ERROR, detail={}))
         keep(key, value, **options)
 
-    nameless.store.set = gone  # type: ignore[method-assign]
+    monkeypatch.setattr(nameless.store, "set", gone)
     with pytest.raises(AirflowRuntimeError):
         nameless.operator().execute(nameless.context())
     assert [job["status"] for job in nameless.all] == ["STOPPED"]

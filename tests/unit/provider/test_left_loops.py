@@ -71,12 +71,12 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
 
 
 def operator(read: Read) -> StartHumanLoopsOperator:
-    made: Any = StartHumanLoopsOperator(
+    made = StartHumanLoopsOperator(
         task_id="t", flow_definition_arn="arn:f", inputs_uri="s3://b/i", manifest_uri="s3://b/m"
     )
     storage = SimpleNamespace(read=read, write_stream=lambda _uri, lines: list(lines))
-    made._storage = lambda: storage
-    return made  # type: ignore[no-any-return]
+    vars(made)["_storage"] = lambda: storage
+    return made
 
 
 def context(store: StateStore, **ti: Any) -> Any:

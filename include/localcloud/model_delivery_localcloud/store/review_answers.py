@@ -38,12 +38,15 @@ class Given:
 
 @dataclass(frozen=True)
 class Handed:
-    """What one reviewer hands in: answers to different loops of one flow definition."""
+    """What one reviewer hands in.
+
+    :param given: answers to different loops of the flow definition; all are kept or none
+    """
 
     flow_id: str
     worker: str
     lease: Lease
-    given: Sequence[Given]
+    given: Sequence[Given] = ()
 
 
 @dataclass

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Connection,
     Float,
     Integer,
-    and_,
     bindparam,
     func,
     insert,
@@ -131,7 +130,7 @@ _ASSIGN = insert(_PART).values(
 )  # fmt: skip
 _RESUME = (
     update(_PART)
-    .where(and_(_PART.c.loop_id == bindparam("loop"), _PART.c.worker == bindparam("who")))
+    .where(_PART.c.loop_id == bindparam("loop"), _PART.c.worker == bindparam("who"))
     .values(state=WORKING, accepted_at=bindparam("now"), lease_until=bindparam("until"))
 )
 

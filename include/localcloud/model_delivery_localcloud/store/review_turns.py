@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from model_delivery_localcloud.store.review_answers import Given, Handed, Taken, hand_in
+from model_delivery_localcloud.store.review_answers import Handed, Taken, hand_in
 from model_delivery_localcloud.store.review_heads import BEGINNING, Heads
 from model_delivery_localcloud.store.review_queue import free_lapsed
 from model_delivery_localcloud.store.review_slots import (
     Asker,
     Held,
-    Lease,
     give_first,
     give_held,
     give_next,
@@ -23,17 +22,12 @@ from model_delivery_localcloud.store.review_slots import (
 
 
 @dataclass(frozen=True)
-class Turn:
+class Turn(Handed):
     """What a reviewer does in one call: hands answers in, then takes so many items.
 
-    :param given: answers to different loops of the flow definition; all are kept or none
     :param count: what they hold already comes first, so that a reload gives the same item again
     """
 
-    flow_id: str
-    worker: str
-    lease: Lease
-    given: Sequence[Given] = ()
     count: int = 0
 
 
@@ -48,8 +42,7 @@ def take_turns(
     """
     session.flush()
     connection = session.connection()
-    handed = [Handed(turn.flow_id, turn.worker, turn.lease, turn.given) for turn in turns]
-    faults = hand_in(connection, handed, now)
+    faults = hand_in(connection, turns, now)
     askers: dict[tuple[str, str], Asker] = {}
     for turn, fault in zip(turns, faults, strict=True):
         if turn.count and fault is None:
