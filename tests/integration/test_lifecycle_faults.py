@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,22 @@ def test_what_a_user_ends_or_clears_stops_its_job_once(idle: World, kind: str) -
         faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[-1]["status"] == "STOPPED")
     assert "Asked to stop" in faulty.log(cases["worker", "fail"])
     assert "Asked to stop" in faulty.log(cases["deferred", "fail"])
+
+
+def test_a_clear_stops_the_job_though_the_next_try_cannot_even_start(idle: World) -> None:
+    faulty = idle
+    # Several at once: the next tries run when the triggerer asks what becomes of them.
+    names = [f"cleared wrongly {number}" for number in range(6)]
+    runs = {name: faulty.start("nameless_first_only", model=name) for name in names}
+    for run in runs.values():
+        faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
+        faulty.until(lambda run=run: faulty.taken_up(run))
+    with ThreadPoolExecutor(len(names)) as users:
+        list(users.map(faulty.clear, runs.values()))
+    for name, run in runs.items():
+        faulty.until_state(run, "failed")
+        faulty.until(lambda run=run, name=name: faulty.jobs(run, name)[0]["status"] == "STOPPED")
+        assert [job["stops"] for job in faulty.jobs(run, name)] == [1]
 
 
 def asking(world: World, operation: str, since: int) -> list[int]:

@@ -26,6 +26,7 @@ from model_delivery.jobs.faults import (
     MISSING_CODES,
     REFUSED_CODES,
     STATE_CODES,
+    cause,
     error_code,
     is_credential_fault,
     is_passing,
@@ -290,8 +291,11 @@ class HumanLoopWorker:
         )
 
     def _reopen(self) -> None:
-        # Of several threads each may do so: the last client stays, and all are good.
-        self._client = service_client(self._open_hook())
+        try:
+            # Of several threads each may do so: the last client stays, and all are good.
+            self._client = service_client(self._open_hook())
+        except Exception as error:  # Airflow may be away too: the client at hand is kept
+            log.warning("The connection cannot be looked up again: %s", cause(error))
 
 
 def _most_failures(error: Exception, refusals: Mapping[str, int]) -> int | None:

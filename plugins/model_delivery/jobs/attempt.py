@@ -206,9 +206,9 @@ class Attempt:
             self._log.info("%s is %s", self.label, description.status)
             return
         self.submission.end(Outcome.FAILED)
-        reason = description.reason or "the service gave no reason"
-        message = f"{self.label} ended {description.status}: {reason}"
         ours = self._stopping and self._client.service.may_be_our_stop(description)
+        unsaid = "this task asked for that" if ours else "the service gave no reason"
+        message = f"{self.label} ended {description.status}: {description.reason or unsaid}"
         raise (JobFailedError if description.retryable or ours else JobRefusedError)(message)
 
     def require_alive(self) -> None:
@@ -315,6 +315,7 @@ class Attempt:
             self.stop(GRACE if self.killed else "the task fails for good")
         except (DeliveryError, DeliveryRefusedError) as refusal:
             self._log.error("%s may still be running: %s", self.label, refusal)
+        self._stop_superseded()  # it may have failed before it came to that
 
     def _is_waited_for_after(self, error: BaseException) -> bool:
         if self.killed:

@@ -1,5 +1,6 @@
 """Runs a service's calls over a hook, synchronously in a worker, asynchronously in a triggerer."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -16,6 +17,7 @@ from model_delivery.jobs.faults import (
     DENIED_CODES,
     REFUSED_CODES,
     STATE_CODES,
+    cause,
     error_code,
     is_credential_fault,
     is_lasting,
@@ -34,6 +36,7 @@ from model_delivery.jobs.service import Call, Handle, Intent, JobDescription, Jo
 from model_delivery.jobs.status import JobState
 from model_delivery.jobs.stop import Stop
 
+log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
@@ -58,14 +61,22 @@ class JobClient:
         self._open_hook = open_hook
 
     @cached_property
-    def _hook(self) -> Any:
-        return self._open_hook()
+    def _opened(self) -> tuple[Any, Any]:
+        return self._open()
 
-    @cached_property
-    def _client(self) -> Any:
+    def _open(self) -> tuple[Any, Any]:
+        """Return a hook, and its client."""
+        hook = self._open_hook()
         # A hook that is no AwsBaseHook makes a client that retries nothing.
-        hook = self._hook
-        return service_client(hook) if hasattr(hook, "get_client_type") else hook.conn
+        return hook, service_client(hook) if hasattr(hook, "get_client_type") else hook.conn
+
+    @property
+    def _hook(self) -> Any:
+        return self._opened[0]
+
+    @property
+    def _client(self) -> Any:
+        return self._opened[1]
 
     def open(self) -> None:
         """Look the connection up, and make the client."""
@@ -74,7 +85,7 @@ class JobClient:
     @property
     def is_open(self) -> bool:
         """Whether the client is made."""
-        return "_client" in self.__dict__
+        return "_opened" in self.__dict__
 
     @property
     def place(self) -> str:
@@ -217,9 +228,11 @@ class JobClient:
         )
 
     def reopen(self) -> None:
-        """Look the connection up again before the next call: its key may have been replaced."""
-        for opened in ("_hook", "_client"):
-            self.__dict__.pop(opened, None)
+        """Look the connection up again: its key may have been replaced, or its endpoint."""
+        try:
+            self._opened = self._open()
+        except Exception as error:  # Airflow may be away too: the client at hand is kept
+            log.warning("The connection cannot be looked up again: %s", cause(error))
 
     def _most_failures(self, error: Exception, refusals: int, *, reopen: bool) -> int | None:
         code = error_code(error)

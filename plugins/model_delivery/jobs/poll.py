@@ -24,6 +24,7 @@ from model_delivery.jobs.faults import (
 from model_delivery.jobs.listing import ListReader
 from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.rate import backoff, interval
+from model_delivery.jobs.retries import REOPEN_AFTER
 from model_delivery.jobs.service import Call, Handle, JobService, ListedJob
 from model_delivery.jobs.waits import Bounds, WaitedJob, Waiter, Waits
 
@@ -45,7 +46,6 @@ STALLED_SECONDS = 1.0
 LIST_FAULTS = 3
 LIST_THROTTLINGS = 10
 LIST_REST_SECONDS = 60.0
-REOPEN_AFTER = 3
 LONGEST_UNDESCRIBED_SECONDS = 3600.0
 
 

@@ -18,6 +18,8 @@ OUTAGE_SECONDS = 900.0
 MAX_FAILURES = 16
 # A key that is being replaced is refused for seconds; one that is wrong shall not take minutes.
 CREDENTIAL_REFUSALS = 6
+# A connection is looked up again after so many failures in a row: its endpoint may be corrected.
+REOPEN_AFTER = 3
 # Right after a job was made, a service may not know it yet: believed when it says so this often.
 MISSING_ANSWERS = 3
 SLICE_SECONDS = 0.25
@@ -52,6 +54,10 @@ class Failures:
         self._outage = outage
         self._since = time.monotonic()
 
+    def may_need_a_new_client(self, error: Exception) -> bool:
+        """Tell, before a failure is counted, whether to look the connection up again."""
+        return is_credential_fault(error) or (self.count + 1) % REOPEN_AFTER == 0
+
     def are_enough(self, most: int | None) -> bool:
         """Count one more, and tell whether it shall be the last.
 
@@ -81,7 +87,7 @@ def until_answered(
         that passes as a rule.
     :param outage: how long such faults may go on, in seconds.
     :param explained: what is raised then.
-    :param reopen: looks the connection up again: its key was refused, and may have been replaced.
+    :param reopen: looks the connection up again: its key may have been replaced, or its endpoint.
     """
     failures = Failures(outage)
     while True:
@@ -90,7 +96,7 @@ def until_answered(
         except Exception as error:
             if not is_service_error(error):
                 raise
-            if is_credential_fault(error):
+            if failures.may_need_a_new_client(error):
                 reopen()
             if failures.are_enough(most_failures(error)) or pause.cut:
                 raise explained(error) from error

@@ -293,7 +293,7 @@ class Submission:
         taken = code in self._service.taken_codes
         if taken and (found := self._only(self._client.find(intent), intent)):
             return found
-        if is_credential_fault(error):
+        if failures.may_need_a_new_client(error):
             self._client.reopen()
         if code in REFUSED_CODES or code in self._service.missing_codes:
             text = str(error).rstrip(".")

@@ -6,8 +6,6 @@ from typing import Any
 NO_STATE = "none"
 DEFERRED = "deferred"
 RUNNING = "running"
-# A triggerer or a worker waits for the task's job.
-WAITED_FOR = frozenset({DEFERRED, RUNNING})
 # A user ended the task while it ran.
 USER_ENDED = frozenset({"failed", "success", "skipped", "removed"})
 # The task runs, or will: nobody ended it, and nobody cleared it while it ran.

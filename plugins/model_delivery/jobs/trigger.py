@@ -21,7 +21,7 @@ from model_delivery.jobs.registry import registry
 from model_delivery.jobs.retries import MISSING_ANSWERS, OUTAGE_SECONDS
 from model_delivery.jobs.service import Handle, JobService
 from model_delivery.jobs.stop import Stop
-from model_delivery.jobs.task_state import WAITED_FOR, task_state
+from model_delivery.jobs.task_state import ACTIVE, DEFERRED, RUNNING, task_state
 from model_delivery.jobs.waits import Bounds
 
 EVENT_VERSION = 1
@@ -90,6 +90,7 @@ class JobTrigger(BaseTrigger):
         self.botocore_config = botocore_config
         self._stopping: asyncio.Task[None] | None = None
         self._generation: str | None = None
+        self._ran_again = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and every argument."""
@@ -146,8 +147,7 @@ class JobTrigger(BaseTrigger):
         """Stop the job that the task made, once, when a user ends or clears the deferred task.
 
         Airflow also calls this when another triggerer took the task over from one that was
-        stalled: the task is deferred still, or runs again, and the job goes on. (A task that a
-        user cleared may run again too: it stops the job of before itself.)
+        stalled: then the task is deferred still, or runs again, and the job goes on.
         """
         if not self.owned:
             return
@@ -195,6 +195,8 @@ class JobTrigger(BaseTrigger):
         call = service.stop_call(handle)
         if call is None:
             return Stop.IMPOSSIBLE
+        if self._ran_again and await self._has_ended(service, handle):
+            return Stop.ENDED  # a deployment that a try saw to its end is not to be cancelled
         failures = missing = 0
         while True:
             try:
@@ -240,12 +242,28 @@ class JobTrigger(BaseTrigger):
             return False
 
     async def _is_waited_for(self) -> bool:
+        """Tell whether another triggerer waits for what this trigger waited for.
+
+        A task that runs may be the try that another triggerer's event resumed, which looks after
+        its job, or the next one after a clear, which may end before it has stopped the job of
+        before. What becomes of it tells: in both cases nothing is left to stop once it waits.
+        """
         from asgiref.sync import sync_to_async
 
         if self.task_instance is None:
             return False
-        try:
-            return await sync_to_async(task_state)(self.task_instance) in WAITED_FOR
-        except Exception as error:  # unknown: a kill is by far the likelier reason to be here
-            self.log.warning("The state of the task is not known: %s", cause(error))
-            return False
+        state, looks = None, 0
+        while True:
+            try:
+                state = await sync_to_async(task_state)(self.task_instance)
+            except Exception as error:  # unknown: a kill is by far the likelier reason to be here
+                self.log.warning("The state of the task is not known: %s", cause(error))
+            if state == DEFERRED:
+                return True
+            if state not in ACTIVE or not (self._ran_again or state == RUNNING):
+                return False
+            if not self._ran_again:
+                self.log.info("The task runs again: asking on, until it waits or has ended")
+            self._ran_again = True
+            looks += 1
+            await asyncio.sleep(backoff(looks))

@@ -58,6 +58,13 @@ with dag("nameless_changing"):
         task_id="task", deferrable=False, **{**NAMELESS, "seconds": "{{ 600 + ti.try_number }}"}
     )
 
+# A try after the first fails before any code of the operator runs, as after an edit gone wrong.
+with dag("nameless_first_only"):
+    NamelessJobOperator(
+        task_id="task", deferrable=True, retries=0,
+        **{**NAMELESS, "seconds": "{{ 600 if ti.try_number == 1 else missing.variable }}"},
+    )  # fmt: skip
+
 for mode, settings in {
     "poke": {"mode": "poke", "deferrable": False},
     "reschedule": {"mode": "reschedule", "deferrable": False},

@@ -139,18 +139,47 @@ async def test_a_kill_stops_the_job_once_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("state", "stops"),
-    [("deferred", 0), ("running", 0), (None, 1), ("queued", 1), ("failed", 1), ("success", 1)],
-)
+    ("states", "stops"),
+    [
+        (["deferred"], 0), ([None], 1), (["queued"], 1), (["failed"], 1), (["success"], 1),
+        # A try that another triggerer resumed, or the next after a clear: once it waits, the one
+        # looks after its job, and the other has stopped that of before.
+        (["running", "running", "deferred"], 0), (["running", "up_for_retry", "deferred"], 0),
+        (["running", None, "queued", "running", "deferred"], 0),
+        # A next try that ended before it came to that.
+        (["running", "failed"], 1), (["running", "up_for_retry", "running", "failed"], 1),
+        # Airflow did not tell in between.
+        (["running", TimeoutError(), "deferred"], 0), ([TimeoutError()], 1),
+    ],
+)  # fmt: skip
 async def test_a_kill_stops_no_job_that_is_waited_for_elsewhere(
-    service: CompilationService, task_instance: Any, state: str | None, stops: int
+    service: CompilationService, task_instance: Any, states: list[Any], stops: int
 ) -> None:
-    waiting, ti = trigger(), task_instance()
+    waiting, ti, left = trigger(), task_instance(), iter(states)
     del ti.task  # a trigger's has none
-    ti.get_task_states = lambda **_filters: {ti.run_id: {ti.task_id: state}}
+
+    def told(**_filters: Any) -> Any:
+        if isinstance(state := next(left), Exception):
+            raise state
+        return {ti.run_id: {ti.task_id: state}}
+
+    ti.get_task_states = told
     waiting.task_instance = ti
     await waiting.on_kill()
     assert service.stopped.total() == stops
+    assert not list(left)
+
+
+async def test_a_kill_stops_no_job_that_a_resumed_try_saw_to_its_end(
+    service: CompilationService, task_instance: Any
+) -> None:
+    waiting, ti, left = trigger(), task_instance(), iter(["running", "success"])
+    del ti.task  # a trigger's has none
+    ti.get_task_states = lambda **_filters: {ti.run_id: {ti.task_id: next(left)}}
+    waiting.task_instance = ti
+    service.end("job")
+    await waiting.on_kill()
+    assert service.asked["StopCompilationJob"] == 0
 
 
 @pytest.mark.parametrize("fault", [THROTTLED, BROKEN, Fault(reset=True)])

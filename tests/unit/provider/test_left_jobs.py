@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
+from botocore.exceptions import EndpointConnectionError
 from model_delivery.exceptions import (
     DeliveryError,
     InvalidRequestError,
@@ -17,6 +18,7 @@ from model_delivery.exceptions import (
     JobRefusedError,
 )
 from model_delivery.hooks.compilation import CompilationJobs
+from model_delivery.jobs import rate
 from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.submission import Submission
@@ -96,6 +98,62 @@ def test_a_try_that_fails_for_good_looks_for_what_an_earlier_one_made(
     with pytest.raises(InvalidRequestError), second.running():
         raise InvalidRequestError("the request cannot be built")
     assert len(lost.stops) == 1
+
+
+@pytest.mark.parametrize("ended_by", ["an error", "a user"])
+def test_a_try_after_a_clear_that_ends_early_stops_what_the_one_before_left(
+    nameless: Nameless, monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    nameless.submission().submit_once(REQUEST)  # that try got a SIGKILL
+    cleared = nameless.operator()
+
+    def cut_short() -> Any:
+        if ended_by == "a user":
+            cleared.on_kill()
+            raise DeliveryError("what was asked while the request is built was cut off")
+        raise InvalidRequestError("the request cannot be built")
+
+    monkeypatch.setattr(cleared, "build_request", cut_short)
+    state = "failed" if ended_by == "a user" else "running"
+    context = {**nameless.context(), "ti": task(state, try_number=2, max_tries=3)}
+    with pytest.raises((DeliveryError, InvalidRequestError)):
+        cleared.execute(context)
+    assert [job["status"] for job in nameless.all] == ["STOPPED"]
+
+
+class Away:
+    """A client whose endpoint is a closed port."""
+
+    def __getattr__(self, _operation: str) -> Any:
+        raise EndpointConnectionError(endpoint_url="http://closed")
+
+
+@pytest.mark.parametrize("airflow", ["tells", "is away"])
+def test_a_worker_looks_a_connection_up_again_whose_endpoint_was_corrected(
+    lost: SageMaker, monkeypatch: pytest.MonkeyPatch, airflow: str
+) -> None:
+    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
+    told: list[Any] = [Away(), lost] if airflow == "tells" else [Away(), None, lost]
+    left = iter(told)
+
+    def open_hook() -> Any:
+        if (client := next(left)) is None:
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.GENERIC_ERROR, detail={}))
+        return SimpleNamespace(conn=client, aws_conn_id="aws")
+
+    (name,) = lost.jobs
+    client = JobClient(CompilationJobs(), open_hook, 60.0)
+    assert client.describe({"name": name}).status == "INPROGRESS"
+    assert not list(left)
+
+
+def test_the_end_of_a_job_that_this_task_stopped_says_who_asked(nameless: Nameless) -> None:
+    waiting = nameless.attempt()
+    description = waiting.submit(REQUEST)
+    waiting.stop("a test")
+    description = waiting.wait(description, 0.05, None)
+    with pytest.raises(JobFailedError, match="STOPPED: this task asked for that"):
+        waiting.settle(description)
 
 
 def test_a_plain_refusal_says_nothing_of_a_job_that_may_be_there(

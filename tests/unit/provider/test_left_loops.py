@@ -117,15 +117,17 @@ def test_a_try_that_fails_for_good_before_its_first_loop_stops_those_of_the_trie
     assert set(started.loops.values()) == {"Stopping"}
 
 
+@pytest.mark.parametrize("next_try", [{"try_number": 2}, {"try_number": 2, "max_tries": 3}],
+                         ids=["retry", "clear"])  # fmt: skip
 def test_a_workflow_that_is_refused_stops_them_too(
-    started: Runtime, state_store: StateStore, monkeypatch: pytest.MonkeyPatch
+    started: Runtime, state_store: StateStore, monkeypatch: pytest.MonkeyPatch, next_try: Any
 ) -> None:
     def deny(*_flow: Any) -> Any:
         raise JobRefusedError("no right to describe it")
 
     monkeypatch.setattr(workflow, "describe_workflow", deny)
     with pytest.raises(JobRefusedError):
-        operator(good).execute(context(state_store, try_number=2))
+        operator(good).execute(context(state_store, **next_try))
     assert set(started.loops.values()) == {"Stopping"}
 
 
