@@ -98,8 +98,10 @@ def compile_model(
         disk_watched(Path(tempfile.gettempdir()), f"compiling {archive.name}"),
         tempfile.TemporaryDirectory(prefix="compile-") as name,
     ):
-        manifest = _compile(archive, bundle, request, options, settings, files, Path(name))
-    if cache:
+        manifest, evidence = _compile(
+            archive, bundle, request, options, settings, files, Path(name)
+        )
+    if cache and evidence.in_time:  # otherwise another try may prove more
         cache.keep(key, bundle)
     return manifest
 
@@ -141,7 +143,7 @@ def _compile(
     settings: CompilerSettings,
     files: Mapping[str, Path],
     work: Path,
-) -> Manifest:
+) -> tuple[Manifest, Evidence]:
     shapes = parse_data_input_config(request.data_input_config, request.framework)
     extract_archive(archive, work / "archive", max_bytes=settings.limits.archive_bytes)
     extra = {"signature_def_key": options.signature_def_key} if options.signature_def_key else {}
@@ -181,13 +183,14 @@ def _compile(
         format=options.format,
         inputs=specs,
     )
-    return write_bundle(
+    manifest = write_bundle(
         bundle,
         model=model,
         manifest=manifest,
         golden_inputs=evidence.golden,
         golden_outputs=outputs,
     )
+    return manifest, evidence
 
 
 def _choose(
