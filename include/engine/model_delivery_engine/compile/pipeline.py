@@ -12,7 +12,12 @@ from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import write_bundle
 from model_delivery_engine.compile.cache import CompileCache, cache_key
 from model_delivery_engine.compile.candidates import Trial, Workbench
-from model_delivery_engine.compile.contest import alone, holds_its_own, load_model
+from model_delivery_engine.compile.contest import (
+    alone,
+    holds_its_own,
+    load_model,
+    taking_turns,
+)
 from model_delivery_engine.compile.evidence import Evidence, answers_to, gather, own_files
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.compile.selection import (
@@ -95,6 +100,7 @@ def compile_model(
         return restored
     with (
         memory_bounded(settings.limits.memory_bytes),
+        taking_turns(settings.environments),
         disk_watched(Path(tempfile.gettempdir()), f"compiling {archive.name}"),
         tempfile.TemporaryDirectory(prefix="compile-") as name,
     ):
