@@ -282,6 +282,21 @@ def test_an_artifact_that_opens_here_is_held_to_the_source_model(
         bundle_of(model, other).execute(context)
 
 
+def test_an_artifact_may_be_called_as_its_source_is(
+    context: Any, cloud: Any, put: Any, archive: Any, artifact: Any, tmp_path: Path
+) -> None:
+    model, given = put(archive()), artifact({"compiled.so": b"\x7fELF"})
+    for number, name in enumerate(("digits.tar.gz", "source-digits.tar.gz")):
+        place = f"named/{uuid4().hex}/{name}"
+        copied = {"Bucket": BUCKET, "Key": given.removeprefix(f"s3://{BUCKET}/")}
+        cloud.store.client().copy_object(Bucket=BUCKET, Key=place, CopySource=copied)
+        made = bundle_of(model, f"s3://{BUCKET}/{place}").execute(context)
+        assert made["runtime"] == "neo"
+        (tmp_path / str(number)).mkdir()
+        bundle = opened(made["output_uri"], tmp_path / str(number))
+        assert bundle.model_path.read_bytes() == StorageHook().read_bytes(given)
+
+
 def test_what_is_no_artifact_is_refused(context: Any, put: Any, archive: Any) -> None:
     with pytest.raises(DeliveryRefusedError, match="corrupt or truncated"):
         bundle_of(put(archive()), put(b"no archive")).execute(context)

@@ -1,5 +1,6 @@
 """What becomes of a running job: stopped, out of time, its worker killed, its result whole."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_delivery_engine.compile.contest import alone, taking_turns
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.jobs import progress_of
 from model_delivery_localcloud.store.tables import CompilationJob
+from model_delivery_localcloud.workers.work import WAITING
 from model_delivery_localcloud.workers.worker import Worker
 from sqlalchemy import select
 
@@ -109,6 +112,33 @@ def test_a_job_past_its_runtime_is_ended(
     assert "MaxRuntimeInSeconds" in done["FailureReason"]
     assert outputs(cloud, request) == []
     assert list(disk.iterdir()) == []
+
+
+def test_waiting_for_another_jobs_figures_is_no_runtime_of_the_job(
+    cloud: Any, put: Any, archive: Any, job_request: Any, wait: Any, disk: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(cloud.local.env, "MODEL_DELIVERY_ENVIRONMENTS", str(tmp_path))
+    client = cloud.client("sagemaker")
+    limit = 15
+    request = job_request(put(archive(width=20)), StoppingCondition={"MaxRuntimeInSeconds": limit})
+    name = request["CompilationJobName"]
+    with contextlib.ExitStack() as turn, cloud.worker():
+        turn.enter_context(taking_turns(tmp_path))
+        turn.enter_context(alone())
+        client.create_compilation_job(**request)
+        eventually(lambda: any(disk.rglob(WAITING)))
+        time.sleep(limit + 1)
+        turn.close()
+        done = wait(client, name)
+    assert (done["CompilationJobStatus"], done["FailureReason"]) == ("COMPLETED", "")
+    database = Database(Settings.from_environment(cloud.local.env).database_url)
+    try:
+        with database.read() as session:
+            job = session.scalars(select(CompilationJob).where(CompilationJob.name == name)).one()
+            assert "s for another job's figures" in (job.log or "")
+    finally:
+        database.close()
 
 
 def test_what_a_workers_end_took_is_no_runtime_of_the_job(

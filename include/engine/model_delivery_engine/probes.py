@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model_delivery_engine.errors import EngineError, one_line
+from model_delivery_engine.errors import EngineError, TimeShortError, one_line
 from model_delivery_engine.golden import SEED, draw_inputs, refuse_strings
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -56,6 +56,7 @@ _RUNS, _LEAST_VALUES = 8, 64  # of a closed batch: more runs where one has few v
 _NARROW = " (whole numbers 0 and 1)"
 _WORDS = 100  # of a reason, letters
 SECONDS = 120.0  # for all that is drawn beyond the golden inputs
+NO_TIME = "there was no time for it"
 LABELLED = "samples"  # the user's, of which every answer is scored
 _COMPARED = 512  # of the user's samples, with their noise
 _COMPARED_BYTES = 2**29  # of answers to them: a segmentation of one image has tens of megabytes
@@ -96,7 +97,7 @@ def answer_probe(
     :returns: the probe, or why there is none
     """
     if time.monotonic() > until:
-        return "there was no time for it"
+        return NO_TIME
     kinds = {NUMPY_TYPES[spec.dtype].kind for spec in specs}
     narrowed = [False, True] if "f" in kinds and kinds & set("iu") else [False]
     why = ""
@@ -154,6 +155,8 @@ def answer_runs(runs: Sequence[dict[str, Array]], answer: Answer) -> tuple[Run, 
     for inputs in runs:
         try:
             expected = answer(inputs)
+        except TimeShortError as error:
+            return f"{NO_TIME}: {one_line(error, _WORDS)}"
         except EngineError as error:
             return one_line(error, _WORDS)
         except Exception as error:  # a framework refuses inputs in ways of its own

@@ -43,9 +43,9 @@ class Limits:
 class CompilerSettings:
     """What `compile_model` may do on this machine.
 
-    :param environments: folder of the frameworks' environments
-        (``MODEL_DELIVERY_ENVIRONMENTS``; default: ``model-delivery/environments`` in the user's
-        cache folder)
+    :param environments: folder of the frameworks' environments, and of the locks by which jobs
+        that have it in common are timed in turns (``MODEL_DELIVERY_ENVIRONMENTS``; default:
+        ``model-delivery/environments`` in the user's cache folder)
     :param cache: folder of finished compilations, None to keep none
         (``MODEL_DELIVERY_COMPILE_CACHE``, empty for none; default: none)
     :param cache_bytes: size that the cache is held to

@@ -105,14 +105,18 @@ class BundleModelOperator(BaseOperator):
         from model_delivery.hooks.storage import StorageHook
 
         storage = StorageHook(self.aws_conn_id, self.wasb_conn_id)
-        artifact = folder / self.artifact_uri.rpartition("/")[2]
+        # Messages name the files as the user does, who may give both one name.
+        compiled, source = folder / "compiled", folder / "source"
+        compiled.mkdir()
+        source.mkdir()
+        artifact = compiled / self.artifact_uri.rpartition("/")[2]
         storage.download(self.artifact_uri, artifact)
         if is_bundle(artifact):
             self.log.info("%s is a bundle already", self.artifact_uri)
             digest = digest_file(artifact)
             self._refuse_another(digest)
             return _result(self.artifact_uri, digest, ONNX_RUNTIME, wrapped=False)
-        archive = folder / f"source-{self.model_uri.rpartition('/')[2]}"
+        archive = source / self.model_uri.rpartition("/")[2]
         storage.download(self.model_uri, archive)
         bundle = folder / "bundle"
         manifest = wrap_artifact(archive, artifact, bundle, self._request(artifact.name))

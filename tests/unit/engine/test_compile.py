@@ -2,7 +2,6 @@ import dataclasses
 import gzip
 import os
 import tarfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,22 +154,6 @@ def test_a_slow_model_is_run_less_often(monkeypatch: pytest.MonkeyPatch) -> None
 
     assert contest._middle_look(look) == 1.5
     assert len(looks) == 1
-
-
-def test_jobs_are_timed_one_at_a_time() -> None:
-    done: list[str] = []
-
-    def time_it() -> None:
-        with contest.alone():
-            done.append("timed")
-
-    with contest.alone():
-        other = threading.Thread(target=time_it)
-        other.start()
-        other.join(0.3)
-        assert done == []
-    other.join(10)
-    assert done == ["timed"]
 
 
 def test_an_input_may_have_any_name(tmp_path: Path, compiled: Compiled) -> None:

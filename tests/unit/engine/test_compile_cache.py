@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from model_delivery_engine import latency
+from model_delivery_engine import latency, probes
 from model_delivery_engine.bundle import open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
 from model_delivery_engine.compile.cache import CompileCache, cache_key
@@ -53,6 +53,24 @@ def test_what_the_owner_allows_is_part_of_the_key(
     allowing = dataclasses.replace(settings, allow_code=True)
     keys = {cache_key(archive, request_, {}, each) for each in (settings, allowing)}
     assert len(keys) == 2
+
+
+def test_what_there_was_no_time_to_prove_is_not_kept(
+    tmp_path: Path,
+    archive: Path,
+    request_: CompilationRequest,
+    settings: CompilerSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(probes, "SECONDS", -1.0)
+        first = compile_model(archive, tmp_path / "a.tar.gz", request_, settings=settings)
+    assert first.parity is not None
+    assert f"signed: {probes.NO_TIME}" in first.parity.left_out
+    again = compile_model(archive, tmp_path / "b.tar.gz", request_, settings=settings)
+    assert again.parity is not None
+    assert again.parity.left_out == ()
+    assert "signed" in again.parity.proved
 
 
 @pytest.mark.parametrize(("options", "keys"), [(HOST, 2), (None, 1)])

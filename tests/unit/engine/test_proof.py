@@ -567,6 +567,7 @@ def test_labels_are_held_against_a_classifiers_own() -> None:
 
 SCORES = np.eye(4, dtype=np.float32)[np.arange(80) % 4]
 RIGHT = np.arange(80) % 4
+ALWAYS = np.tile(np.linspace(1, 0, 8, dtype=np.float32), (80, 1))  # the first class
 
 
 @pytest.mark.parametrize(
@@ -578,7 +579,12 @@ RIGHT = np.arange(80) % 4
         (SCORES, np.eye(4)[RIGHT], "accuracy", r"shape \[80, 4\], not one class a sample"),
         (SCORES, (RIGHT + 1) % 4, "accuracy", "reaches 0.0000 on 80 .* guessing 0.2500"),
         (SCORES[:, :1], RIGHT, "accuracy", "one score a sample, the labels are 0, 1, 2"),
-        (SCORES[:, :1], 1 - (RIGHT == 0), "accuracy", "guessing 0.5000"),
+        (SCORES[:, :1], 1 - (RIGHT == 0), "accuracy", "guessing 0.7500"),
+        (ALWAYS, np.arange(80) % 10 // 9, "accuracy", "reaches 0.9000 on 80 .* guessing 0.9000"),
+        (ALWAYS[:, 0], np.arange(80) % 10 > 0, "accuracy", "reaches 0.9000 on 80 .* guessing 0.9"),
+        (RIGHT * 0, np.arange(80) % 10 // 9, "accuracy", "reaches 0.9000 on 80 .* guessing 0.9000"),
+        (ALWAYS, RIGHT * 0, "accuracy", "reaches 1.0000 on 80 .* guessing 1.0000"),
+        (ALWAYS, np.arange(80) % 10 // 5, "top5", "reaches 1.0000 on 80 .* guessing 1.0000"),
         (SCORES[:, :1], RIGHT % 2, "accuracy", "a loss could not be seen"),
         (SCORES.reshape(80, 2, 2), RIGHT, "accuracy", "not one score a class"),
         (SCORES, RIGHT, "top5", "any of which is in the best 5"),

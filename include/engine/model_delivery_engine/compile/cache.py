@@ -6,7 +6,8 @@ archives run code, and the machine, whose figures the bundle carries: with its v
 where the model is compiled for them. The model's name and where it came from are no part of it:
 they are written anew.
 
-The cache saves time and is never needed: what goes wrong with it is a line in the log.
+The cache saves time and is never needed: what goes wrong with it is a line in the log. What lacks a
+proof for want of time is not kept, since it would come back for ever, on an idle machine too.
 """
 
 import contextlib

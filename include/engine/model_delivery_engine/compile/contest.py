@@ -4,11 +4,12 @@ Each comparison holds two sessions, and none longer than it needs them.
 """
 
 import contextlib
-import fcntl
+import logging
 import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 
 from model_delivery_engine.errors import (
@@ -28,9 +29,13 @@ from model_delivery_engine.latency import (
 )
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.tensors import Array
+from model_delivery_engine.waits import locked
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 0.02  # two figures this close are taken for equal
 _LOOKS = 3
+_folder: ContextVar[Path | None] = ContextVar("folder", default=None)  # of the locks, if any
 
 
 def load_model(path: Path, options: object, seconds: float | None = None) -> Model:
@@ -72,15 +77,37 @@ _OPERATOR = re.compile(
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Wait until no other job of this installation is timed, and have the others wait meanwhile.
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Have figures of the block taken in turns with other jobs that name the same folder.
 
     A worker does as many jobs at a time as there are cores: on every core at once two throughputs
-    would be each other's load. The lock is on a file that is there for all of them.
+    would be each other's load.
+
+    :param folder: for the locks, made where it is not there; nothing of it may be in a sandbox
     """
-    with Path(__file__).open("rb") as file:
-        with contextlib.suppress(OSError):  # not every file system has locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait for this job's turn to be timed, and have the others wait meanwhile.
+
+    Two locks, since whoever gives one up and wants it back is faster than those who wait for it:
+    one of them has the first lock already, and alone waits for the second.
+    """
+    folder = _folder.get()
+    with contextlib.ExitStack() as held:
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with locked(folder / ".timed-next.lock", "other jobs, which wait to be timed"):
+                    held.enter_context(locked(folder / ".timed.lock", "another job's figures"))
+            except OSError as error:  # a folder that is only read, a file system without locks
+                log.warning("this job is timed while others may be: %s", error)
         yield
 
 
@@ -108,11 +135,14 @@ def holds_its_own(source: Path, candidate: Path, inputs: Mapping[str, Array]) ->
     Of three looks the middle one counts: what won by luck has no luck in two of them. A model that
     is so slow that one look takes all the time has one.
     """
-    with alone():
-        if _middle_look(lambda: latency(source, candidate, inputs)[1]) < 1 / (1 + TOLERANCE):
-            return "latency"
-        if _middle_look(lambda: throughput(source, candidate, inputs)) < 1 / (1 + TOLERANCE):
-            return "throughput"
+    looks: dict[str, Callable[[], float]] = {
+        "latency": lambda: latency(source, candidate, inputs)[1],
+        "throughput": lambda: throughput(source, candidate, inputs),
+    }
+    for name, look in looks.items():
+        with alone():
+            if _middle_look(look) < 1 / (1 + TOLERANCE):
+                return name
     return None
 
 

@@ -82,6 +82,11 @@ class Evidence:
     metric: Metric | None = None
     ranking: Ranking | None = None
 
+    @property
+    def in_time(self) -> bool:
+        """Whether nothing was left out for want of time alone."""
+        return not any(probes.NO_TIME in why for why in self.left_out)
+
 
 def gather(
     source: Path,

@@ -12,7 +12,12 @@ from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import write_bundle
 from model_delivery_engine.compile.cache import CompileCache, cache_key
 from model_delivery_engine.compile.candidates import Trial, Workbench
-from model_delivery_engine.compile.contest import alone, holds_its_own, load_model
+from model_delivery_engine.compile.contest import (
+    alone,
+    holds_its_own,
+    load_model,
+    taking_turns,
+)
 from model_delivery_engine.compile.evidence import Evidence, answers_to, gather, own_files
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.compile.selection import (
@@ -95,11 +100,14 @@ def compile_model(
         return restored
     with (
         memory_bounded(settings.limits.memory_bytes),
+        taking_turns(settings.environments),
         disk_watched(Path(tempfile.gettempdir()), f"compiling {archive.name}"),
         tempfile.TemporaryDirectory(prefix="compile-") as name,
     ):
-        manifest = _compile(archive, bundle, request, options, settings, files, Path(name))
-    if cache:
+        manifest, evidence = _compile(
+            archive, bundle, request, options, settings, files, Path(name)
+        )
+    if cache and evidence.in_time:  # otherwise another try may prove more
         cache.keep(key, bundle)
     return manifest
 
@@ -141,7 +149,7 @@ def _compile(
     settings: CompilerSettings,
     files: Mapping[str, Path],
     work: Path,
-) -> Manifest:
+) -> tuple[Manifest, Evidence]:
     shapes = parse_data_input_config(request.data_input_config, request.framework)
     extract_archive(archive, work / "archive", max_bytes=settings.limits.archive_bytes)
     extra = {"signature_def_key": options.signature_def_key} if options.signature_def_key else {}
@@ -181,13 +189,14 @@ def _compile(
         format=options.format,
         inputs=specs,
     )
-    return write_bundle(
+    manifest = write_bundle(
         bundle,
         model=model,
         manifest=manifest,
         golden_inputs=evidence.golden,
         golden_outputs=outputs,
     )
+    return manifest, evidence
 
 
 def _choose(

@@ -36,7 +36,7 @@ from model_delivery_engine.frameworks.results import (
     strange,
 )
 from model_delivery_engine.frameworks.sandbox import Ended, run_sandboxed
-from model_delivery_engine.probes import SECONDS
+from model_delivery_engine.probes import NO_TIME, SECONDS
 from model_delivery_engine.settings import CompilerSettings
 from model_delivery_engine.shapes import Shapes
 
@@ -140,9 +140,14 @@ def to_onnx(
 
 def _fault_of(code: int | None) -> str | None:
     """Return the signal by which native code ended itself, None for any other end."""
-    # bubblewrap gives 128 and the signal's number, a process of ours the number below zero.
-    number = -code if code is not None and code < 0 else (code or 0) - 128
+    number = _signal_of(code)
     return next((each.name for each in _FAULTS if each == number), None)
+
+
+def _signal_of(code: int | None) -> int:
+    """Return the number of the signal that ended a process; below 1 for any other end."""
+    # bubblewrap gives 128 and the signal's number, a process of ours the number below zero.
+    return -code if code is not None and code < 0 else (code or 0) - 128
 
 
 def _framework(name: str) -> ModuleType:
@@ -216,7 +221,10 @@ def _check(framework: str, ended: Ended, result: Path, settings: CompilerSetting
     outcome = told or Outcome()
     if outcome.ok and (result / MODEL).is_file():
         # The model was converted; what ended is the framework, on inputs drawn for it.
-        ends = ["the framework ended or hung on it", "it was not asked any more"]
+        hung = ended.limit == "seconds" or _signal_of(ended.code) == signal.SIGALRM
+        ends = ["the framework ended on it", "it was not asked any more"]
+        if hung:
+            ends = [f"{NO_TIME}: the framework hung on it", f"{NO_TIME}: it was not asked any more"]
         pending = {name: ends[min(n, 1)] for n, name in enumerate(outcome.pending)}
         return dataclasses.replace(outcome, left_out={**outcome.left_out, **pending})
     limits = settings.limits

@@ -5,19 +5,17 @@ An environment's name holds the digest of its constraints and of the Python it i
 with new constraints makes a new one beside the old.
 """
 
-import fcntl
 import importlib.resources
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.errors import ToolchainError, one_line
+from model_delivery_engine.waits import locked, waiting
 
 NAMES = ("pytorch", "sklearn", "tensorflow", "xgboost")
 _COMPLETE = ".complete"
@@ -36,9 +34,11 @@ def environment_python(name: str, folder: Path) -> Path:
     python = place / "bin" / "python"
     if not (place / _COMPLETE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f".{place.name}.lock"):
+        what = f"the {name} environment, which is installed once"
+        with locked(folder / f".{place.name}.lock", what):
             if not (place / _COMPLETE).is_file():
-                _install(name, constraints, place)
+                with waiting(what):
+                    _install(name, constraints, place)
     return python
 
 
@@ -57,13 +57,6 @@ def environment_versions(name: str) -> dict[str, str]:
 def _constraints(name: str) -> str:
     files = importlib.resources.files("model_delivery_engine.frameworks")
     return (files / "environments" / f"{name}.txt").read_text()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _install(name: str, constraints: str, place: Path) -> None:

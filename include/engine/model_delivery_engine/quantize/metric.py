@@ -154,10 +154,8 @@ class _Accuracy:
         threshold = 0.5 if self.threshold is None else self.threshold
         return np.asarray((rows[:, 0] > threshold) == _binary(labels), np.float64)
 
-    def chance(self, outputs: Array, labels: Array) -> float:
-        if outputs.dtype.kind != "f":
-            return 1.0 / max(2, len(np.unique(_column(labels))))
-        return 1.0 / max(2, int(_rows(outputs).shape[1]))
+    def chance(self, labels: Array) -> float:
+        return _most_frequent(labels, 1)
 
 
 def _same(answers: Array, labels: Array) -> Array:
@@ -196,8 +194,14 @@ class _Top5:
         best = np.argsort(rows, axis=1)[:, -_TOP:]
         return np.asarray((best == wanted[:, None]).any(axis=1), np.float64)
 
-    def chance(self, outputs: Array, labels: Array) -> float:
-        return _TOP / float(_rows(outputs).shape[1])
+    def chance(self, labels: Array) -> float:
+        return _most_frequent(labels, _TOP)
+
+
+def _most_frequent(labels: Array, count: int) -> float:
+    """Return the share of the most frequent labels: what an answer of them alone always gets."""
+    times = np.unique(_column(labels), return_counts=True)[1]
+    return float(np.sort(times)[-count:].sum()) / len(labels)
 
 
 def _error(power: int) -> Score:
@@ -237,23 +241,23 @@ class Metric:
         """Return the metric as the reference's answers show that it is to be read.
 
         :raises OptionsError: labels that do not fit, or that the reference answers no better than
-            chance: whatever is lost against that is lost unseen
+            one who knows how frequent they are: whatever is lost against that is lost unseen
         """
         if not isinstance(self.score, (_Accuracy, _Top5)):
             return self
         try:
             fitted = dataclasses.replace(self, score=self.score.fit(outputs, labels))
-            chance = self.score.chance(outputs, labels)
+            chance = self.score.chance(labels)
         except _Misfit as error:
             raise self._unfit(str(error)) from error
         reached = float(fitted.scores(outputs, labels).mean())
         needed = chance + _Z95_ONE_SIDED * math.sqrt(chance * (1 - chance) / len(labels))
-        if reached <= min(needed, 1 - 1e-9):
+        if reached <= max(chance, min(needed, 1 - 1e-9)):
             raise OptionsError(
                 f"metric {self.name}: the model itself reaches {reached:.4f} on {len(labels)} "
-                f"labelled samples, and guessing {chance:.4f} (up to {needed:.4f} by luck): a loss "
-                f"could not be seen; check what the labels mean to output {self.output!r}, or "
-                "give more samples",
+                f"labelled samples, and guessing {chance:.4f} (up to {needed:.4f} by luck), since "
+                "that is the share of the most frequent labels: a loss could not be seen; check "
+                f"what the labels mean to output {self.output!r}, or give more samples",
                 reason=Reason.SAMPLES_INVALID,
             )
         return fitted

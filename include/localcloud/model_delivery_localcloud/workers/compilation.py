@@ -1,6 +1,7 @@
 """Compilation jobs: archive from the object store → engine → bundle to the object store."""
 
 import contextlib
+import functools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.jobs import Lease
 from model_delivery_localcloud.store.tables import CompilationJob
-from model_delivery_localcloud.workers.work import Outcome, Task, tell_progress
+from model_delivery_localcloud.workers.work import Outcome, Task, tell_progress, tell_waiting
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class CompilationWork:
     def begin(self, session: Session, lease: Lease) -> Task:
         """Mark the job INPROGRESS; its runtime counts from here.
 
-        What a worker's end took from it is not the job's: it begins anew.
+        What a worker's end took from it is not the job's: it begins anew. Nor is what it waits for
+        others.
         """
         job = _find(session, lease)
         if job.status == states.STARTING:
@@ -51,6 +53,7 @@ class CompilationWork:
         from model_delivery_engine.options import parse_compiler_options
         from model_delivery_engine.settings import CompilerSettings
         from model_delivery_engine.targets import resolve_target
+        from model_delivery_engine.waits import telling_waits
 
         logging.getLogger("model_delivery_engine").addHandler(_Progress(folder))
         request = params["request"]
@@ -63,20 +66,18 @@ class CompilationWork:
         log.info("downloaded %s, %d bytes", source["S3Uri"], archive.stat().st_size)
         options = output.get("CompilerOptions")
         files = _fetch(parse_compiler_options(options).uris, folder, objects)
-        manifest = compile_model(
-            archive,
-            folder / BUNDLE,
-            CompilationRequest(
-                framework=source["Framework"],
-                data_input_config=source.get("DataInputConfig"),
-                target=resolve_target(output.get("TargetDevice"), output.get("TargetPlatform")),
-                name=params["name"],
-                source_uri=source["S3Uri"],
-                compiler_options=options,
-            ),
-            settings=settings,
-            files=files,
+        asked = CompilationRequest(
+            framework=source["Framework"],
+            data_input_config=source.get("DataInputConfig"),
+            target=resolve_target(output.get("TargetDevice"), output.get("TargetPlatform")),
+            name=params["name"],
+            source_uri=source["S3Uri"],
+            compiler_options=options,
         )
+        with telling_waits(functools.partial(tell_waiting, folder)):
+            manifest = compile_model(
+                archive, folder / BUNDLE, asked, settings=settings, files=files
+            )
         log.info("compiled to a bundle of %d bytes", (folder / BUNDLE).stat().st_size)
         return {
             "manifest": json.loads(manifest.to_json()),

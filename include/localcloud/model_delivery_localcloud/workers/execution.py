@@ -13,10 +13,17 @@ from model_delivery_engine.process_tree import end_tree
 
 from model_delivery_localcloud.workers.child import OUTCOME
 from model_delivery_localcloud.workers.folders import TEMPORARY
-from model_delivery_localcloud.workers.work import CLIENT_ERROR, INTERNAL_ERROR, Outcome, Task
+from model_delivery_localcloud.workers.work import (
+    CLIENT_ERROR,
+    INTERNAL_ERROR,
+    WAITING,
+    Outcome,
+    Task,
+)
 
 TICK = 0.1
 LOG_TAIL = 16_384
+MOST_WAITING = 86_400.0  # seconds of one attempt: behind what hangs nobody is to wait for ever
 # How a process ends that a model led into a fault of a library's native code.
 _BROKEN = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 _COMMAND = [sys.executable, "-m", "model_delivery_localcloud.workers.child"]
@@ -25,17 +32,24 @@ _COMMAND = [sys.executable, "-m", "model_delivery_localcloud.workers.child"]
 def execute(task: Task, folder: Path, must_stop: Callable[[], bool]) -> Outcome | None:
     """Run the task in a child; None if it was killed because `must_stop` said so.
 
-    `must_stop` is asked about ten times a second; what it raises kills the child too.
+    `must_stop` is asked about ten times a second; what it raises kills the child too. What the
+    task says that it waits (`tell_waiting`) does not count as its time, up to a day.
     """
     log_path = folder / "log.txt"
-    deadline = time.monotonic() + task.max_seconds
+    started = looked = time.monotonic()
+    waited = 0.0
     with log_path.open("wb") as log, _start(task, folder, log.fileno()) as child:
         try:
             while child.poll() is None:
                 if must_stop():
                     return None
-                if time.monotonic() > deadline:
-                    return Outcome(CLIENT_ERROR, _too_long(task), log=_tail(log_path))
+                before, looked = looked, time.monotonic()
+                if (what := _waited_for(folder)) is not None:
+                    waited += looked - before
+                    if waited > MOST_WAITING:
+                        return Outcome(INTERNAL_ERROR, _too_patient(what), log=_tail(log_path))
+                if looked - started - waited > task.max_seconds:
+                    return Outcome(CLIENT_ERROR, _too_long(waited), log=_tail(log_path))
                 time.sleep(TICK)
         finally:
             _kill(child)
@@ -91,10 +105,25 @@ def _outcome(code: int, folder: Path, log: str) -> Outcome:
     return Outcome(INTERNAL_ERROR, reason, log=log, killed=code == -signal.SIGKILL)
 
 
-def _too_long(task: Task) -> str:
+def _too_long(waited: float) -> str:
+    aside = f", {waited:.0f} s of waiting not counted," if waited >= 1 else ""
     return (
-        "RUNTIME_EXCEEDED: the job ran longer than its StoppingCondition.MaxRuntimeInSeconds and "
-        "was ended; give it more time, or a smaller model"
+        "RUNTIME_EXCEEDED: the job ran longer than its StoppingCondition.MaxRuntimeInSeconds"
+        f"{aside} and was ended; give it more time, or a smaller model"
+    )
+
+
+def _waited_for(folder: Path) -> str | None:
+    try:
+        return (folder / WAITING).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _too_patient(what: str) -> str:
+    return (
+        f"WAIT_EXCEEDED: the job waited {MOST_WAITING / 3600:g} hours in all, at last for {what}; "
+        "see whether a process of the worker's machine hangs, then try it again"
     )
 
 

@@ -1,6 +1,7 @@
 """What a kind of job has to provide, and how a child process says how it went."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,13 +14,14 @@ from model_delivery_localcloud.store.jobs import Lease
 CLIENT_ERROR = "ClientError"
 INTERNAL_ERROR = "InternalServerError"
 PROGRESS = "progress.txt"
+WAITING = "waiting.txt"
 
 
 @dataclass(frozen=True)
 class Task:
     """What a child process is given: the job's kind and its parameters, all JSON.
 
-    `max_seconds` is how long it may still run.
+    `max_seconds` is how long it may run, without what it waits for others.
     """
 
     kind: str
@@ -52,6 +54,18 @@ def tell_progress(folder: Path, line: str) -> None:
     written = folder / f"{PROGRESS}.part"
     written.write_text(line)
     written.rename(folder / PROGRESS)
+
+
+@contextmanager
+def tell_waiting(folder: Path, what: str) -> Iterator[None]:
+    """Let the worker know, during the block, that the task waits, and for what."""
+    path = folder / WAITING
+    try:
+        with suppress(OSError):  # a full disk fails the job elsewhere
+            path.write_text(what)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 class Work(Protocol):
