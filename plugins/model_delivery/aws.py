@@ -4,7 +4,10 @@ The amazon provider's own base classes import boto3 when they are imported (0.36
 file would pay at each parse; these take the same four parameters and import the hook when used.
 """
 
+import json
 from abc import abstractmethod
+from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -70,6 +73,15 @@ class AwsConnected(BaseOperator):
     def open_hook(self) -> Any:
         """Open the hook anew: the connection is looked up again."""
         return open_hook(self.hook_path, self.connection_settings)
+
+
+def as_line(answer: Mapping[str, Any]) -> bytes:
+    """Return a part of a service's answer as a line of JSON, its times as ISO 8601."""
+    return json.dumps(answer, default=_as_text).encode() + b"\n"
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def open_hook(hook_path: str, settings: dict[str, Any]) -> Any:

@@ -42,26 +42,35 @@ _OPTIONAL = ("SKLEARN", "XGBOOST")
 def data_input_config(
     value: str | Mapping[str, Any] | Sequence[Any] | None, framework: str, device: str | None
 ) -> str | None:
-    """Return DataInputConfig as JSON text, None where there is none.
+    """Return DataInputConfig as JSON text, None where there is none (see `left_to_service`).
 
     :param value: JSON text, or what it stands for
     :param device: the TargetDevice: coreml takes forms of its own
     :raises InvalidRequestError: says the framework's rule
     """
     rule = RULES.get(framework, f"{framework} takes {_NCHW}")
-    if isinstance(value, str) and value.strip():
-        config = _parsed(value, "data_input_config", rule)
-    else:
-        config = value or None
-    if not config:
-        if framework in _OPTIONAL:
-            return None
-        raise InvalidRequestError(f"data_input_config names no input: {rule}")
+    text = value if isinstance(value, str) else _as_text(value, "data_input_config", rule)
+    config = _parsed(text, "data_input_config", rule) if text.strip() else None
+    if config in (None, {}, []):
+        return None
     if framework == "XGBOOST":
         raise InvalidRequestError(f"data_input_config is {json.dumps(config)[:100]}: {rule}")
     for name, shape in _inputs(config, framework, rule):
         _check_shape(name, shape, device, rule)
-    return value if isinstance(value, str) else json.dumps(config)
+    return text
+
+
+def left_to_service(text: str | None, framework: str) -> str | None:
+    """Return what to warn of where a request leaves the inputs' shapes to the service.
+
+    The API requires none, and does not say of which models Neo derives them.
+    """
+    if text or framework in _OPTIONAL:
+        return None
+    return (
+        "data_input_config is left to the service, which may derive it where the model says the "
+        f"shapes of its inputs; if the job fails for it, give it: {RULES.get(framework, framework)}"
+    )
 
 
 def doubtful_layouts(text: str | None, framework: str) -> list[str]:
@@ -134,21 +143,33 @@ def compiler_options(
                 '{"gpu-code": "sm_72", "trt-ver": "6.0.1", "cuda-ver": "10.1"} of its device'
             )
         return None
-    if isinstance(value, Mapping):
-        return json.dumps(dict(value))
     rule = 'it is a JSON object, for example {"dtype": "float32"}'
-    options = _parsed(value, "compiler_options", rule)
+    text = value if isinstance(value, str) else _as_text(value, "compiler_options", rule)
+    options = _parsed(text, "compiler_options", rule)
     if not isinstance(options, dict) and not (isinstance(options, str) and device in _NEURON):
-        raise InvalidRequestError(f"compiler_options is {value[:100]!r}: {rule}")
-    return value
+        raise InvalidRequestError(f"compiler_options is {text[:100]!r}: {rule}")
+    return text
 
 
 def _parsed(text: str, parameter: str, rule: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(
             f"{parameter} {text[:100]!r} is not JSON ({error}): {rule}"
+        ) from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"JSON has no {name}")
+
+
+def _as_text(value: Any, parameter: str, rule: str) -> str:
+    try:
+        return json.dumps(dict(value) if isinstance(value, Mapping) else value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"{parameter} {repr(value)[:100]} has no form in JSON ({error}): {rule}"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """SageMaker compilation jobs through boto3: real archives, real compiling, real refusals."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,23 @@ def with_input(**changes: Any) -> Change:
 
 def with_output(**changes: Any) -> Change:
     return lambda request: {**request, "OutputConfig": {**request["OutputConfig"], **changes}}
+
+
+@pytest.mark.parametrize("config", [None, "{}", " "])
+def test_shapes_that_are_not_given_are_derived(
+    cloud: Any, worker: None, put: Put, archive: Archive, job_request: JobRequest, wait: Wait,
+    config: str | None,
+) -> None:  # fmt: skip
+    client = cloud.client("sagemaker")
+    request = job_request(put(archive()))
+    del request["InputConfig"]["DataInputConfig"]
+    if config:
+        request["InputConfig"]["DataInputConfig"] = config
+    client.create_compilation_job(**request)
+    done = wait(client, request["CompilationJobName"])
+    assert done["CompilationJobStatus"] == "COMPLETED", done["FailureReason"]
+    derived = json.loads(done["DerivedInformation"]["DerivedDataInputConfig"])
+    assert derived == {"pixels": [-1, 8]}
 
 
 @pytest.mark.parametrize(

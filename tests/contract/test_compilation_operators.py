@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,6 +178,8 @@ def test_jobs_are_listed_to_storage_with_every_filter(context: Any) -> None:
     lines = StorageHook().read_bytes(uri).decode().splitlines()
     assert [json.loads(line)["CompilationJobName"] for line in lines] == listed["job_names"]
     assert {json.loads(line)["CompilationJobStatus"] for line in lines} == {"STOPPED"}
+    created = [json.loads(line)["CreationTime"] for line in lines]
+    assert all(time == datetime.fromisoformat(time).isoformat() for time in created), created
 
     # The iterator pages as it goes, and stops asking when no more is wanted.
     everything = [job["CompilationJobName"] for job in hook.list_jobs(page_size=2)]
@@ -192,6 +195,9 @@ def test_jobs_are_listed_to_storage_with_every_filter(context: Any) -> None:
         ListCompilationJobsOperator(task_id="list", status="MELTED").execute(context)
     with pytest.raises(DeliveryRefusedError, match="created_after is 'yesterday', not a time"):
         ListCompilationJobsOperator(task_id="list", created_after="yesterday").execute(context)
+    for limit in (0, -1, "few"):
+        with pytest.raises(DeliveryRefusedError, match=f"limit is {limit!r}: give a whole number"):
+            ListCompilationJobsOperator(task_id="list", limit=limit).execute(context)
 
 
 def bundle_of(model: str, artifact: str, **changes: Any) -> BundleModelOperator:

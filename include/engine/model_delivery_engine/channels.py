@@ -6,23 +6,30 @@ A channel is a place of the last dimension, or of the second; the first is of sa
 import math
 from collections.abc import Sequence
 
-VALUES = 16  # that show what a channel's values are
+Shapes = Sequence[tuple[int, ...]]  # of an output, run by run
+_VALUES = 16  # that show what a channel's values are
 
 
-def channel_axes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def channel_axes(shapes: Shapes) -> tuple[int, ...]:
     """Return the dimensions whose places are channels of 16 values or more.
 
-    :param shapes: an output's, run by run
-    :returns: of the second and the last those that every run has the same size of; none for an
-        output of fewer values or less than two dimensions, which is one channel then
+    :returns: none for an output of fewer values, which is one channel then
+    """
+    return tuple(axis for axis in even_axes(shapes) if are_enough(shapes, axis))
+
+
+def even_axes(shapes: Shapes) -> tuple[int, ...]:
+    """Return of the second and the last dimension those that every run has the same size of.
+
+    None for an output of less than two dimensions.
     """
     ranks = {len(shape) for shape in shapes}
     if len(ranks) != 1 or (rank := ranks.pop()) <= 1:
         return ()
-    values = sum(map(math.prod, shapes))
-    found = []
-    for axis in sorted({1, rank - 1}):
-        sizes = {shape[axis] for shape in shapes}
-        if len(sizes) == 1 and values >= VALUES * max(sizes):
-            found.append(axis)
-    return tuple(found)
+    return tuple(a for a in sorted({1, rank - 1}) if len({shape[a] for shape in shapes}) == 1)
+
+
+def are_enough(shapes: Shapes, axis: int | None) -> bool:
+    """Tell whether the places of a dimension have 16 values or more; for None an output's all."""
+    channels = 1 if axis is None else shapes[0][axis]
+    return sum(map(math.prod, shapes)) >= _VALUES * channels

@@ -12,7 +12,7 @@ from model_delivery_engine import weights
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.runtime import open_session, session_options
-from model_delivery_engine.shapes import Shapes, fix_shapes
+from model_delivery_engine.shapes import Shapes, fix_shapes, own_shapes
 from model_delivery_engine.soundness import refuse_unsound
 
 # The domains whose operators ONNX Runtime's published builds carry.
@@ -26,14 +26,13 @@ _MOST_CALLS = 32  # functions that call one another
 def prepare_graph(path: Path, shapes: Shapes, into: Path) -> None:
     """Write a model with its shapes fixed, every node named, its weights beside it, and checked.
 
-    :param shapes: from `parse_data_input_config`; empty leaves the model's own
+    :param shapes: from `parse_data_input_config`; empty takes the model's own
     :param into: the ONNX file to write, with its weights as `weights.save` lays them
     :raises CompilationError: a model that cannot be compiled; DataInputError where the shapes do
-        not fit
+        not fit, or the model does not say its own
     """
     graph = load_graph(path)
-    if shapes:
-        fix_shapes(graph, shapes)
+    fix_shapes(graph, shapes or own_shapes(graph))
     constants_to_weights(graph)
     refuse_unsound(graph, path.name)
     name_nodes(graph)

@@ -72,7 +72,7 @@ class Candidate:
     :param throughput: what it answers on every core while the source answers one, measured in turns
     :param snr_db: ratio of the fp32 answers' variance to the difference from them, decibels, of
         the output and channel where it is least; of an output that is no floats, all answers to
-        the unequal ones; None if equal
+        the unequal ones; None if equal. Of fp16 with each result rounded to half, if that is less
     :param metric: the user's metric, a mean over the samples; None where no samples were given
     :param drop: what the metric lost against the source, with its 95 % interval
     :param samples: how many samples metric and drop were taken on
@@ -104,7 +104,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator's time in one run, milliseconds, and its share of all operators' (0 to 1)."""
+    """An operator's own time in one run, milliseconds, and its share of all operators' (0 to 1).
+
+    One of a loop's or a branch's body is named after what holds it, ``holder/operator``, and counts
+    as often as it ran; the holder's own time is without its body's.
+    """
 
     name: str
     type: str

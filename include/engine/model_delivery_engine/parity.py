@@ -22,9 +22,24 @@ class Tolerance:
 # Single precision leaves about seven digits; sums in another order, and on another processor,
 # cost three of them.
 SINGLE = Tolerance(1e-4, 1e-3)
+# What sums lose of single precision at 1, about which golden inputs lie: eight of its last steps.
+# Beneath it a value may be what is left of larger ones that cancel.
+_LEAST = 2.0**-20
+_SHARE = 1e-2  # of an output: the most that this may be of it, so that zeros never pass
 # Of an output's largest value: what the last bits of lower precision may cost where another
 # processor rounds its sums another way.
 _LOWER = {"fp16": Tolerance(1e-2, 1e-2), "int8": Tolerance(5e-2, 2e-2)}
+
+
+def absolute_for(size: float) -> float:
+    """Return the absolute tolerance in single precision of an output, by its largest magnitude.
+
+    1e-4; of an output smaller than 1 a ten-thousandth of its size, though no less than sums lose.
+    One of zeros alone has no size, and 1e-4.
+    """
+    if not size:
+        return SINGLE.atol
+    return max(SINGLE.atol * min(size, 1.0), min(_LEAST, _SHARE * size))
 
 
 def tolerance_for(precision: str, outputs: Mapping[str, Array]) -> Tolerance:
@@ -37,7 +52,7 @@ def tolerance_for(precision: str, outputs: Mapping[str, Array]) -> Tolerance:
     if lower is None:
         return SINGLE
     scale = max((largest(array) for array in outputs.values()), default=0.0)
-    return Tolerance(max(SINGLE.atol, lower.atol * scale), lower.rtol)
+    return Tolerance(max(absolute_for(scale), lower.atol * scale), lower.rtol)
 
 
 def measure_parity(

@@ -4,6 +4,7 @@ What it is modelled on: the profile job's record of Qualcomm AI Hub. The process
 Runtime and nothing of the compiler, so that loading and memory are the model's.
 """
 
+import bisect
 import contextlib
 import json
 import os
@@ -12,7 +13,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +124,15 @@ def _operators(
     options.enable_profiling = True
     options.profile_file_prefix = str(Path(folder) / "trace")
     session, _ = _load(model, threads, options)
-    for _ in range(1 + _LEAST_RUNS):
+    runs = 1 + _LEAST_RUNS
+    for _ in range(runs):
         session.run(None, dict(inputs))
     events = json.loads(Path(session.end_profiling()).read_text())
-    spent: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            node = event["name"].removesuffix("_kernel_time")
-            spent[node, event["args"].get("op_name", "")].append(event["dur"] / 1000)
+    spent: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * runs)
+    for run, path, kind, ms in _kernel_times(events):
+        spent[path, kind][run] += ms
     # The first run of the session pays for allocations, so each operator counts by its median.
-    medians = {key: float(np.median(durations)) for key, durations in spent.items()}
+    medians = {key: float(np.median(times)) for key, times in spent.items()}
     total = sum(medians.values()) or 1.0
     ordered = sorted(medians.items(), key=lambda item: -item[1])
     listed = [
@@ -139,6 +140,46 @@ def _operators(
         for (name, kind), ms in ordered[:LISTED_OPERATORS]
     ]
     return listed, sum(ms for _, ms in ordered[LISTED_OPERATORS:])
+
+
+def _kernel_times(events: list[dict[str, Any]]) -> Iterator[tuple[int, str, str, float]]:
+    """Yield for each time that an operator ran its run, path, type and own time, milliseconds.
+
+    An operator of a loop's or a branch's body runs while the one that holds the body does: its path
+    is that one's and its name, and what the body takes is not the holder's own time.
+    """
+    kernels = [
+        event
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    inside: list[_Kernel] = []
+    for event in sorted(kernels, key=lambda each: (each["ts"], -each["dur"])):
+        while inside and event["ts"] >= inside[-1].end:
+            yield inside.pop().told()
+        name = event["name"].removesuffix("_kernel_time")
+        path = f"{inside[-1].path}/{name}" if inside else name
+        if inside:
+            inside[-1].own -= event["dur"]
+        run = bisect.bisect_right(starts, event["ts"]) - 1
+        end, kind = event["ts"] + event["dur"], event["args"].get("op_name", "")
+        inside.append(_Kernel(run, path, kind, end, event["dur"]))
+    yield from (each.told() for each in inside)
+
+
+@dataclass
+class _Kernel:
+    """An operator that ran; times in microseconds."""
+
+    run: int
+    path: str
+    kind: str
+    end: int
+    own: int
+
+    def told(self) -> tuple[int, str, str, float]:
+        return self.run, self.path, self.kind, max(self.own, 0) / 1000
 
 
 def _drop_from_page_cache(path: Path) -> None:

@@ -18,7 +18,7 @@ from model_delivery_engine.errors import (
     one_line,
 )
 from model_delivery_engine.manifest import ONNX_RUNTIME
-from model_delivery_engine.parity import SINGLE
+from model_delivery_engine.parity import absolute_for
 from model_delivery_engine.tensors import Array, TensorSpec, largest, spec_from_runtime
 
 _ERRORS_ONLY = 3  # severity: ONNX Runtime's own log, which goes to standard error
@@ -207,9 +207,10 @@ def check_golden(model: Model, bundle: Bundle) -> None:
     whole = max((largest(array) for array in expected.values()), default=0.0)
     failed = []
     for name, array in expected.items():
+        size = largest(array)
         # Lower precision has a share of the largest output; a smaller one has that share of itself.
-        share = 1.0 if exact or not whole else largest(array) / whole
-        atol = min(golden.atol, max(SINGLE.atol, golden.atol * share))
+        share = 0.0 if exact or not whole else golden.atol * size / whole
+        atol = min(golden.atol, max(absolute_for(size), share))
         found = compare_outputs(outputs, {name: array}, atol=atol, rtol=golden.rtol)
         failed += [each for each in found if not each.within]
     if failed:

@@ -2,11 +2,12 @@
 
 The forms are Neo's: a JSON object of input name to dimensions in order,
 ``{"image": [1, 3, 224, 224]}``; for PyTorch also a list of dimensions in order, whose inputs are
-called ``input0``, ``input1``, …; for XGBoost and scikit-learn, whose models know theirs, nothing.
--1 leaves the first (batch) dimension open.
+called ``input0``, ``input1``, …. Nothing, or no input, leaves them to the model, which has to say
+them then. -1 leaves the first (batch) dimension open.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model_delivery_engine.errors import DataInputError, Reason
@@ -15,18 +16,17 @@ Shapes = dict[str, tuple[int, ...]]
 MAX_ELEMENTS = 2**28  # a GiB of float32 in one tensor
 _NO_SYMBOL = ("", "?")  # an open dimension of no name; Paddle's exporter writes a question mark
 _LIST_FORM = ("PYTORCH",)
-OPTIONAL = ("SKLEARN", "XGBOOST")
 
 
 def parse_data_input_config(text: str | None, framework: str = "ONNX") -> Shapes:
     """Read a DataInputConfig.
 
-    :param text: the JSON; None or empty where the framework needs none
+    :param text: the JSON; None or empty where the model's own are taken
     :param framework: a Framework of CreateCompilationJob, which decides the form (default: ONNX)
     :returns: dimensions by input name, in order; empty where the model's own are taken
     :raises DataInputError: says what is wrong and shows the form
     """
-    if not (text or "").strip() and framework in OPTIONAL:
+    if not (text or "").strip():
         return {}
     try:
         config = json.loads(text or "", object_pairs_hook=_unique_names)
@@ -34,9 +34,7 @@ def parse_data_input_config(text: str | None, framework: str = "ONNX") -> Shapes
         raise DataInputError(f"DataInputConfig is not JSON ({error}); {_FORM}") from error
     if isinstance(config, list) and framework in _LIST_FORM:
         config = {f"input{number}": value for number, value in enumerate(config)}
-    if config == {} and framework in OPTIONAL:
-        return {}
-    if not isinstance(config, dict) or not config:
+    if not isinstance(config, dict):
         also = " or [[1, 64]]" if framework in _LIST_FORM else ""
         raise DataInputError(f"DataInputConfig names no input; {_FORM}{also}")
     return {name: _dimensions(name, value) for name, value in config.items()}
@@ -75,14 +73,61 @@ def _dimensions(name: str, value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
+def derive_shapes(own: Mapping[str, Sequence[Any] | None]) -> Shapes:
+    """Return the shapes that a model itself gives its inputs, where no DataInputConfig does.
+
+    :param own: each input's dimensions; what is no positive number is open, None for any shape
+    :raises DataInputError: more than the first (batch) dimension is open; says what to give
+    """
+    found: Shapes = {}
+    for name, shape in own.items():
+        sizes = [_size(size) for size in shape or ()]
+        if shape is None or -1 in sizes[1:]:
+            inputs = ", ".join(f"{name}: {_in_words(each)}" for name, each in own.items())
+            raise DataInputError(
+                f"the model does not say the shape of its input {name!r}, so DataInputConfig has "
+                f"to: give the dimensions of every input ({inputs}), of which only the first "
+                f"(batch) may be -1; {_FORM}"
+            )
+        found[name] = _dimensions(name, sizes)
+    return found
+
+
+def _size(size: Any) -> int:
+    return size if isinstance(size, int) and size > 0 else -1
+
+
+def _in_words(shape: Sequence[Any] | None) -> str:
+    if shape is None:
+        return "[any]"
+    return f"[{', '.join('?' if size in (None, -1, 0, '') else str(size) for size in shape)}]"
+
+
+def own_shapes(model: Any) -> Shapes:
+    """Return the shapes of an ``onnx.ModelProto``'s own inputs; DataInputError as `derive_shapes`.
+
+    One that is no tensor has none here; `fix_shapes` refuses it.
+    """
+    own: dict[str, list[Any] | None] = {}
+    for name, node in _inputs(model).items():
+        tensor = node.type.tensor_type
+        known = tensor.HasField("shape") or node.type.WhichOneof("value") != "tensor_type"
+        own[name] = [d.dim_value or d.dim_param for d in tensor.shape.dim] if known else None
+    return derive_shapes(own)
+
+
+def _inputs(model: Any) -> dict[str, Any]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return {node.name: node for node in model.graph.input if node.name not in constants}
+
+
 def fix_shapes(model: Any, shapes: Shapes) -> None:
     """Write the shapes into an ``onnx.ModelProto``'s inputs, and into all that shares a symbol.
 
     :raises DataInputError: an input that is missing, unknown, or whose shape does not fit; names
         the input, the model's shape and the given one
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {i.name: i for i in model.graph.input if i.name not in constants}
+    inputs = _inputs(model)
     faults = [f"{name!r} is no input of the model" for name in sorted(shapes.keys() - inputs)]
     faults += [f"input {name!r} is missing" for name in sorted(inputs.keys() - shapes)]
     if faults:

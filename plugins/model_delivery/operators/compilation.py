@@ -1,6 +1,5 @@
 """Compile a trained model for a device: SageMaker compilation jobs."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from typing import Any
 from airflow.sdk import Context
 
 from model_delivery import neo
-from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
+from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected, as_line
 from model_delivery.exceptions import DeliveryError, InvalidRequestError, JobRefusedError
 from model_delivery.jobs.operator import JobOperator
 from model_delivery.jobs.rate import check_intervals
@@ -42,7 +41,8 @@ class CreateCompilationJobOperator(JobOperator):
     :param framework: framework of the model: ONNX, PYTORCH, TENSORFLOW, KERAS, TFLITE, XGBOOST,
         SKLEARN, MXNET or DARKNET. Needed with an archive.
     :param data_input_config: shapes of the inputs, as JSON text or what it stands for: a dictionary
-        by name, for PYTORCH also a list, for XGBOOST none. (default: none)
+        by name, for PYTORCH also a list, for XGBOOST none. (default: none, and the service derives
+        them where the model says them)
     :param output_uri: `s3://` prefix for the artifact.
     :param output_kms_key_id: key that encrypts the artifact. (default: the bucket's)
     :param target_device: device to compile for; or
@@ -157,7 +157,8 @@ class CreateCompilationJobOperator(JobOperator):
             )
         neo.check_source(self.model_uri, self.framework, self.framework_version)
         config = neo.data_input_config(self.data_input_config, self.framework, self.target_device)
-        for doubt in neo.doubtful_layouts(config, self.framework):
+        left = neo.left_to_service(config, self.framework)
+        for doubt in (*neo.doubtful_layouts(config, self.framework), *([left] if left else ())):
             self.log.warning(doubt)
         return _given(
             {
@@ -276,7 +277,7 @@ class ListCompilationJobsOperator(AwsConnected):
     :param modified_before: last changed earlier.
     :param sort_by: Name, CreationTime or Status. (default: CreationTime)
     :param sort_order: Ascending or Descending. (default: Ascending)
-    :param limit: most jobs to list; None lists all. (default: None)
+    :param limit: most jobs to list, 1 or more; None lists all. (default: None)
     """
 
     template_fields: Sequence[str] = (
@@ -326,7 +327,7 @@ class ListCompilationJobsOperator(AwsConnected):
                 count += 1
                 if len(names) < PAGE_OF_NAMES:
                     names.append(job["CompilationJobName"])
-                write(json.dumps(job, default=str).encode() + b"\n")
+                write(as_line(job))
         self.log.info("%d compilation jobs", count)
         return {
             "version": VERSION,
@@ -340,7 +341,7 @@ class ListCompilationJobsOperator(AwsConnected):
         others = ("name_contains", "status", "sort_by", "sort_order")
         given = {name: getattr(self, name) or None for name in others}
         given |= {name: _moment(name, getattr(self, name)) for name in times}
-        return {**given, "limit": int(self.limit) if self.limit else None}
+        return {**given, "limit": _most(self.limit)}
 
 
 class DeleteCompilationJobOperator(AwsConnected):
@@ -398,6 +399,18 @@ def _lines(uri: str | None, aws_conn_id: str | None) -> Iterator[Callable[[bytes
 
     with StorageHook(aws_conn_id or "aws_default").writing(uri) as write:
         yield write
+
+
+def _most(limit: int | str | None) -> int | None:
+    if limit is None or limit == "":
+        return None
+    try:
+        most = int(limit)
+    except ValueError:
+        most = 0
+    if most < 1:
+        raise InvalidRequestError(f"limit is {limit!r}: give a whole number from 1, None for all")
+    return most
 
 
 def _moment(parameter: str, text: str | None) -> datetime | None:

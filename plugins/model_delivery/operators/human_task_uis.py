@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected
+from model_delivery.aws import AWS_TEMPLATE_FIELDS, AwsConnected, as_line
 from model_delivery.exceptions import InvalidRequestError, RequestDiffersError
 from model_delivery.service_errors import named_errors
 from model_delivery.storage_connected import AwsAndStorageConnected
@@ -238,7 +238,7 @@ class _ListOperator(AwsAndStorageConnected):
         with named_errors(about):
             for each in listed(**{name: value for name, value in filters.items() if value}):
                 names.append(each[self.name_member])
-                lines.append(json.dumps(each, default=str).encode() + b"\n")
+                lines.append(as_line(each))
         if self.output_uri:
             self._storage().write_stream(self.output_uri, lines)
         return {

@@ -86,7 +86,7 @@ def compiled(
 ) -> Callable[..., tuple[Manifest, Path]]:
     """Compile an ONNX file; returns the manifest and the bundle's archive."""
 
-    def _compile(model: Path, config: str) -> tuple[Manifest, Path]:
+    def _compile(model: Path, config: str | None) -> tuple[Manifest, Path]:
         bundle = tmp_path / "out" / "bundle.tar.gz"
         request = CompilationRequest("ONNX", config, target, "linear", "s3://bucket/model.tar.gz")
         return compile_model(pack(model), bundle, request), bundle

@@ -396,6 +396,7 @@ def _sklearn_kinds(folder: Path) -> None:
          np.c_[labels, labels > 0]),
     ):  # fmt: skip
         skops.io.dump(model.fit(features, wanted), folder / f"{name}.skops")
+    _sklearn_decisions(folder, features, labels > 0)
     kinds = np.c_[features[:, :4], rng.integers(0, 4, 400)]
     histogram = ensemble.HistGradientBoostingClassifier(max_iter=5, categorical_features=[4])
     skops.io.dump(histogram.fit(kinds, labels), folder / "kinds.skops")
@@ -409,6 +410,44 @@ def _sklearn_kinds(folder: Path) -> None:
     model = linear_model.LinearRegression().fit(times, times[:, 0] - 1.7e9)
     skops.io.dump(model, folder / "times.skops")
     np.savez(folder / "times.npz", input=times, labels=model.predict(times))
+
+
+def _sklearn_decisions(folder: Path, features: Any, labels: Any) -> None:
+    """Write classifiers of two classes that answer one decision, and the decisions."""
+    import numpy as np
+    import skops.io
+    from sklearn import linear_model, svm
+    from sklearn.discriminant_analysis import (
+        LinearDiscriminantAnalysis,
+        QuadraticDiscriminantAnalysis,
+    )
+    from sklearn.multiclass import OneVsOneClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    answers = {}
+    for name, model in (
+        ("vectors", svm.SVC()),
+        ("few_vectors", svm.NuSVC(nu=0.3)),
+        ("margins", svm.LinearSVC()),
+        ("descent", linear_model.SGDClassifier(random_state=0)),
+        ("perceptron", linear_model.Perceptron(random_state=0)),
+        ("aggressive", linear_model.PassiveAggressiveClassifier(random_state=0)),
+        ("ridge", linear_model.RidgeClassifier()),
+        ("one_to_one", OneVsOneClassifier(linear_model.LogisticRegression())),
+    ):
+        whole = make_pipeline(StandardScaler(), model).fit(features, labels.astype(int))
+        skops.io.dump(whole, folder / f"two_{name}.skops")
+        answers[name] = whole.decision_function(features)
+    for count in (2, 3):
+        classes = np.digitize(features[:, 3], [0, 40][: count - 1])
+        for name, analysis in (
+            ("linear", LinearDiscriminantAnalysis()),
+            ("quadratic", QuadraticDiscriminantAnalysis()),
+        ):
+            analysed = make_pipeline(StandardScaler(), analysis).fit(features, classes)
+            skops.io.dump(analysed, folder / f"{name}_analysis_{count}.skops")
+    np.savez(folder / "decisions.npz", input=features.astype(np.float32), **answers)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from model_delivery_engine.archive import extract_archive, pack_archive
 from model_delivery_engine.bundle import Bundle, Manifest, open_bundle, write_bundle
 from model_delivery_engine.digest import digest_bytes, digest_file
 from model_delivery_engine.errors import BundleError, InferenceError, ParityError
+from model_delivery_engine.parity import tolerance_for
 from model_delivery_engine.runtime import Model, check_golden
 
 from tests.unit.engine.conftest import linear, save_linear
@@ -132,6 +133,47 @@ def test_another_answer_than_the_golden_one_is_noticed(linear_bundle: Bundle, wr
     bundle = dataclasses.replace(linear_bundle, golden_outputs=outputs)
     with pytest.raises(ParityError, match=r"'linear' does not reproduce .* output 'scores'"):
         check_golden(Model.load(bundle), bundle)
+
+
+@pytest.mark.parametrize("size", [1e-3, 3e-5, 1e-8])
+@pytest.mark.parametrize("quantisation", ["none", "int8-dynamic"])
+def test_zeros_are_not_the_answers_however_small_these_are(
+    linear_bundle: Bundle, size: float, quantisation: str
+) -> None:
+    answers = linear_bundle.golden_outputs["scores"] * np.float32(size)
+    golden = linear_bundle.manifest.golden
+    if quantisation != "none":
+        tolerance = tolerance_for("int8", {"scores": answers})
+        golden = dataclasses.replace(golden, atol=tolerance.atol, rtol=tolerance.rtol)
+    manifest = dataclasses.replace(linear_bundle.manifest, golden=golden, quantisation=quantisation)
+    bundle = dataclasses.replace(
+        linear_bundle, manifest=manifest, golden_outputs={"scores": answers}
+    )
+    check_golden(_Answering(answers * np.float32(1.0005)), bundle)
+    with pytest.raises(ParityError, match="output 'scores'"):
+        check_golden(_Answering(np.zeros_like(answers)), bundle)
+
+
+def test_what_sums_lose_at_one_is_no_difference(linear_bundle: Bundle) -> None:
+    """Small differences of large numbers, and zeros, which have no size."""
+    answers = linear_bundle.golden_outputs["scores"]
+    for golden, lost in ((answers * np.float32(1e-3), 8e-7), (answers * 0, 2e-6)):
+        bundle = dataclasses.replace(linear_bundle, golden_outputs={"scores": golden})
+        check_golden(_Answering(golden + np.float32(lost)), bundle)
+        with pytest.raises(ParityError, match="output 'scores'"):
+            check_golden(_Answering(golden + np.float32(2e-4)), bundle)
+
+
+class _Answering:
+    """Stands for a device that answers so."""
+
+    name = "linear"
+
+    def __init__(self, scores: Any) -> None:
+        self._scores = scores
+
+    def run(self, inputs: Any) -> Any:
+        return {"scores": self._scores}
 
 
 @pytest.mark.parametrize(

@@ -288,10 +288,8 @@ def test_a_list_of_dictionaries_as_output_is_refused(tmp_path: Path, compiled: C
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ("", "not JSON"),
         ("{'features': [1, 4]}", "not JSON"),
         ("[1, 4]", "names no input"),
-        ("{}", "names no input"),
         ('{"features": [1, 4], "features": [2, 4]}', "'features' twice"),
         ('{"features": 4}', "not a list of whole numbers"),
         ('{"features": [1, 4.0]}', "not a list of whole numbers"),
@@ -313,6 +311,27 @@ def test_a_wrong_data_input_config_is_refused(
     with pytest.raises(DataInputError, match=why):
         compiled(model, config)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("config", [None, "", "{}"])
+def test_shapes_that_the_model_says_need_not_be_given(
+    tmp_path: Path, compiled: Compiled, config: str | None
+) -> None:
+    for name, batch, shape in (("open", "batch", (-1, 4)), ("fixed", 2, (2, 4))):
+        model = save_linear(tmp_path / name / "model.onnx", batch=batch)
+        manifest, _ = compiled(model, config)
+        assert [spec.shape for spec in manifest.inputs] == [shape]
+
+
+def test_shapes_that_the_model_leaves_open_have_to_be_given(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    node = helper.make_node("Relu", ["image"], ["y"])
+    image = (TensorProto.FLOAT, ["batch", 3, "height", 8])
+    model = save_graph(tmp_path / "m" / "model.onnx", [node], {"image": image}, {"y": image})
+    says = r"input 'image'.*DataInputConfig has to.*image: \[batch, 3, height, 8\]"
+    with pytest.raises(DataInputError, match=says):
+        compiled(model, None)
 
 
 def test_an_open_batch_needs_a_model_that_leaves_it_open(

@@ -123,6 +123,7 @@ def test_a_model_answers_as_in_its_framework(
     [
         ("PYTORCH", "pytorch", "state.pt", IMAGE, Reason.UNTRUSTED_CODE, "torch.jit.save"),
         ("PYTORCH", "pytorch", "traced.pt", '{"a": [1, 2]}', None, "PYTORCH model cannot be"),
+        ("PYTORCH", "pytorch", "traced.pt", None, Reason.DATA_INPUT_INVALID, "has to: give the"),
         ("TFLITE", "pytorch", "traced.pt", NHWC, Reason.MODEL_MISSING, "no .tflite file"),
         ("KERAS", "tensorflow", "lambda.keras", IMAGE, Reason.UNTRUSTED_CODE, "Lambda"),
         ("KERAS", "tensorflow", "model.keras", NHWC, Reason.SHAPE_MISMATCH, "NCHW"),
@@ -235,6 +236,62 @@ def test_a_booster_that_stopped_early_answers_as_its_predict(
         np.testing.assert_array_equal(got["label"], wanted)
     else:
         np.testing.assert_allclose(got["variable"][:, 0], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vectors", "few_vectors", "margins", "descent", "perceptron", "aggressive", "ridge",
+     "one_to_one"],
+)  # fmt: skip
+def test_two_classes_are_decided_in_one_column(
+    tmp_path: Path, made: Callable[[str], Path], compile_file: Compile, name: str
+) -> None:
+    """skl2onnx gives some a column for each class, and that of the first class two ways."""
+    manifest = compile_file("SKLEARN", "sklearn", f"two_{name}.skops", None)
+    assert manifest.conversion is not None
+    assert not [each for each in manifest.conversion.left_out if "no such answer" in each]
+    model = Model.load(open_bundle(tmp_path / "bundle.tar.gz", tmp_path / "opened"))
+    with np.load(made("sklearn") / "decisions.npz") as file:
+        got = model.run({"input": file["input"]})
+        np.testing.assert_allclose(got["probabilities"][:, 0], file[name], rtol=1e-3, atol=1e-3)
+    labels = got["label"].reshape(-1)  # of one against one they are a column
+    assert (labels == (got["probabilities"][:, 0] > 0)).mean() > 0.99
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("kind", ["linear", "quadratic"])
+def test_an_analysis_of_discriminants_answers_labels_and_probabilities(
+    compile_file: Compile, kind: str, classes: int
+) -> None:
+    name = f"{kind}_analysis_{classes}.skops"
+    manifest = compile_file("SKLEARN", "sklearn", name, None)
+    shapes = {spec.name: spec.shape for spec in manifest.outputs}
+    assert shapes == {"label": (-1,), "probabilities": (-1, classes)}
+
+
+@pytest.mark.parametrize(
+    ("framework", "environment", "name", "shapes"),
+    [
+        ("PYTORCH", "pytorch", "program.pt2", {"image": (-1, 3, 8, 8)}),
+        ("TENSORFLOW", "tensorflow", "saved", {"image": (-1, 8, 8, 3)}),
+        ("TENSORFLOW", "tensorflow", "frozen.pb", {"x": (-1, 4)}),
+        ("KERAS", "tensorflow", "model.keras", {"image": (-1, 3, 8, 8)}),
+        ("KERAS", "tensorflow", "channels_first.keras", {"image": (-1, 3, 8, 6)}),
+        ("KERAS", "tensorflow", "dictionary.keras", {"b": (-1, 3), "a": (-1, 4)}),
+        ("TFLITE", "tensorflow", "model.tflite", {"image": (-1, 8, 8, 3)}),
+    ],
+)
+def test_shapes_that_a_model_says_need_not_be_given(
+    compile_file: Compile,
+    framework: str,
+    environment: str,
+    name: str,
+    shapes: dict[str, tuple[int, ...]],
+) -> None:
+    manifest = compile_file(framework, environment, name, None)
+    assert {spec.name: spec.shape for spec in manifest.inputs} == shapes
+    assert manifest.conversion is not None
+    assert "unit" in manifest.conversion.proved
 
 
 def test_more_samples_than_are_compared(tmp_path: Path, compile_file: Compile) -> None:

@@ -85,9 +85,9 @@ def test_every_field_of_the_api_goes_into_the_request(request_of: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"data_input_config": None}, "ONNX takes a dictionary of input name to shape in NCHW"),
-        ({"data_input_config": "{}"}, "names no input"),
         ({"data_input_config": "not json"}, "is not JSON"),
+        ({"data_input_config": '{"data": [1, NaN]}'}, "is not JSON .JSON has no NaN"),
+        ({"data_input_config": {"data": object()}}, "data_input_config .* has no form in JSON"),
         ({"data_input_config": "[[1, 3]]"}, "ONNX takes a dictionary"),
         ({"data_input_config": "7"}, "ONNX takes a dictionary"),
         ({"data_input_config": {"data": 3}}, "not a shape"),
@@ -99,7 +99,7 @@ def test_every_field_of_the_api_goes_into_the_request(request_of: Any) -> None:
             "TENSORFLOW takes a dictionary of input name to shape in NHWC",
         ),
         (
-            {"framework": "KERAS", "data_input_config": None},
+            {"framework": "KERAS", "data_input_config": 7},
             "KERAS takes a dictionary .* in NCHW, .* though the model itself is saved in NHWC",
         ),
         ({"framework": "PYTORCH", "data_input_config": 7}, "or a list of the shapes in order"),
@@ -133,6 +133,9 @@ def test_every_field_of_the_api_goes_into_the_request(request_of: Any) -> None:
         ),
         ({"compiler_options": "--verbose"}, "compiler_options '--verbose' is not JSON"),
         ({"compiler_options": "[]"}, "it is a JSON object"),
+        ({"compiler_options": {"dtype": object()}}, "compiler_options .* has no form in JSON"),
+        ({"compiler_options": {"bound": float("nan")}}, "compiler_options .* has no form in JSON"),
+        ({"compiler_options": '{"bound": NaN}'}, "is not JSON .JSON has no NaN"),
         ({"compiler_options": {"x": "y" * 1100}}, "CompilerOptions has a length of 1109"),
         ({"max_runtime_seconds": 0}, "1 to 2419200"),
         ({"max_runtime_seconds": 2_419_201}, "28 days"),
@@ -166,6 +169,21 @@ def test_a_wrong_parameter_is_refused_before_any_call(
 )
 def test_the_forms_that_each_framework_takes(framework: str, value: Any, text: str | None) -> None:
     assert neo.data_input_config(value, framework, "ml_c5") == text
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "{}", {}, []])
+def test_shapes_may_be_left_to_the_service_which_is_warned_of(
+    request_of: Any, capsys: pytest.CaptureFixture[str], value: Any
+) -> None:
+    """The API requires none, and answers what was derived."""
+    request = request_of(framework="TENSORFLOW", data_input_config=value)
+    assert "DataInputConfig" not in request["InputConfig"]
+    told = capsys.readouterr().out
+    assert "left to the service" in told
+    assert neo.RULES["TENSORFLOW"] in told
+    for framework in ("XGBOOST", "SKLEARN"):
+        request_of(framework=framework, data_input_config=value)
+    assert "left to the service" not in capsys.readouterr().out
 
 
 def test_core_ml_has_forms_of_its_own() -> None:

@@ -12,7 +12,7 @@ from model_delivery_engine import weights
 from model_delivery_engine.agreement import REWRITTEN, agree
 from model_delivery_engine.compile.contest import alone, latency, throughput
 from model_delivery_engine.compile.evidence import Evidence, Judged
-from model_delivery_engine.compile.noise import Asked, Noise, ask, measure_noise
+from model_delivery_engine.compile.noise import Asked, Noise, ask, measure_noise, noisier
 from model_delivery_engine.compile.selection import SOURCE
 from model_delivery_engine.errors import (
     DiskFullError,
@@ -31,6 +31,7 @@ from model_delivery_engine.options import CompilerOptions
 from model_delivery_engine.parity import measure_parity
 from model_delivery_engine.quantize.bounded import Bounded, quantize_bounded
 from model_delivery_engine.quantize.floating import to_fp16
+from model_delivery_engine.quantize.halves import LARGEST, find_overflow, round_results
 from model_delivery_engine.quantize.integers import (
     PRODUCTS,
     WEIGHTED,
@@ -50,6 +51,8 @@ from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.targets import Target
 
 log = logging.getLogger(__name__)
+
+_ROUNDED = "rounded.onnx"  # what the model in halves answers where they are computed in halves
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class Workbench:
         half = into if into.suffix == ".onnx" else into.with_name("half.onnx")
         to_fp16(self._folded(), half)
         refuse_unchanged(self._folded(), half, "fp16")
+        round_results(self._folded(), half, self._folder / _ROUNDED)
         if half != into:
             optimise(half, into, "fold")
         return ()
@@ -311,8 +315,25 @@ class Workbench:
             self._hold(model)
         if record.name != SOURCE:
             noise = measure_noise(model, asked, held=exact)
+            if record.precision == "fp16":
+                # The same where halves are computed in halves, as they may not be here.
+                model = self._model(self._folder / _ROUNDED)
+                noise = noisier(noise, self._noise_of_halves(model, asked))
             record = dataclasses.replace(record, snr_db=noise.db)
         return self._with_metric(record, model), noise
+
+    def _noise_of_halves(self, model: Model, asked: list[Asked]) -> Noise:
+        try:
+            return measure_noise(model, asked)
+        except ParityError as error:
+            folded = self._folded()
+            runs = (each.inputs for each in asked)
+            found = find_overflow(folded, runs, folded.with_name("sizes.onnx"))
+            where = f"{found}, and halves end at {LARGEST:,.0f}" if found else "in half arithmetic"
+            raise ParityError(
+                f"{where}: {one_line(error, 120)}; scale the model's inputs or weights, or leave "
+                "fp16 out"
+            ) from error
 
     def _with_metric(self, record: Candidate, model: Model) -> Candidate:
         held_out = self._evidence.held_out

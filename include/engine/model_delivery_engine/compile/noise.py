@@ -17,8 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_delivery_engine import probes
-from model_delivery_engine.channels import VALUES
-from model_delivery_engine.compile.variation import Mean, Variation, by_channel, variation_of
+from model_delivery_engine.channels import are_enough
+from model_delivery_engine.compile.variation import (
+    Mean,
+    Variation,
+    by_channel,
+    channels_of,
+    variation_of,
+)
 from model_delivery_engine.errors import InferenceError, ParityError
 from model_delivery_engine.golden import SEED
 from model_delivery_engine.quantize.samples import Samples
@@ -68,10 +74,11 @@ def ask(source: Model, golden: Mapping[str, Array], samples: Samples | None) -> 
         kept = samples.first(max(SAMPLES, source.batch_size or 0)).batches(source.batch_size)
         return _until_enough(kept, source)
     asked = [Asked(dict(golden), source.run(golden))]
+    varying: set[str] = set()
     until = time.monotonic() + _SECONDS
     for number in range(_DRAWS):
         left = until - time.monotonic()
-        if left <= 0 or _told(asked):
+        if left <= 0 or _told(asked, varying):
             break
         inputs = probes.draw(_DRAWN[number % 2], source.inputs, seed=SEED + 1 + number)[0]
         try:
@@ -92,17 +99,21 @@ def _until_enough(batches: Iterable[dict[str, Array]], source: Model) -> list[As
     return asked
 
 
-def _told(asked: Sequence[Asked]) -> bool:
-    """Tell whether the answers show of each output, and of its channels, what it does."""
+def _told(asked: Sequence[Asked], varying: set[str]) -> bool:
+    """Tell whether the answers show of each output, and of its channels, what it does.
+
+    :param varying: outputs that were seen to vary, which is looked at once; it is added to
+    """
     for name, first in asked[0].expected.items():
         answers = [each.expected[name] for each in asked]
-        values = sum(each.size for each in answers)
+        shapes = [each.shape for each in answers]
         if first.dtype.kind == "f":
-            enough = values >= VALUES * (first.shape[-1] if first.ndim > 1 else 1)
+            enough = are_enough(shapes, channels_of(shapes))
         else:
-            enough = values >= _ANSWERS
-        if not enough or not _varies(answers):
+            enough = sum(each.size for each in answers) >= _ANSWERS
+        if not enough or not (name in varying or _varies(answers)):
             return False
+        varying.add(name)
     return True
 
 
@@ -143,11 +154,12 @@ def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -
                     f"{list(want.shape)}"
                 )
             measures[name].add(got[name], want)
-    return min((each.noise() for each in measures.values()), key=_decibels)
+    return noisier(*(each.noise() for each in measures.values()))
 
 
-def _decibels(noise: Noise) -> float:
-    return np.inf if noise.db is None else noise.db
+def noisier(*found: Noise) -> Noise:
+    """Return the one of several that is furthest from the source's."""
+    return min(found, key=lambda noise: np.inf if noise.db is None else noise.db)
 
 
 class _Floats:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_delivery_engine.channels import channel_axes
+from model_delivery_engine.channels import Shapes, are_enough, even_axes
 from model_delivery_engine.tensors import Array
 
 _FLOOR = 1e-2  # of the strongest's mean square: a tenth of what it varies by
@@ -48,14 +48,16 @@ class Variation:
         return f" (place {channel} of dimension {self.axis})" if len(self.signal) > 1 else ""
 
 
-def _channels_of(shapes: Sequence[tuple[int, ...]]) -> int | None:
+def channels_of(shapes: Shapes) -> int | None:
     """Return the dimension of an output's channels: the smaller one that may be of them.
+
+    Whether there are enough values to tell its channels apart is `channels.are_enough`'s to say.
 
     A map has fewer channels than columns, a detector's head fewer than boxes; and a column of
     pixels at an image's edge, held by itself, would refuse models that find every word. A second
     dimension of one is of channels in maps only: elsewhere it is of one box.
     """
-    axes = channel_axes(shapes)
+    axes = even_axes(shapes)
     if axes and len(shapes[0]) <= _BOXES_RANK:
         axes = tuple(axis for axis in axes if shapes[0][axis] > 1) or axes
     return min(axes, key=lambda axis: shapes[0][axis], default=None)
@@ -93,7 +95,10 @@ def variation_of(answers: Sequence[Array]) -> Variation:
 
     :param answers: the source's, run by run; what is NaN or infinite is left out
     """
-    axis = _channels_of([each.shape for each in answers])
+    shapes = [each.shape for each in answers]
+    axis = channels_of(shapes)
+    if not are_enough(shapes, axis):
+        axis = None
     mean, square, variance = Mean(), Mean(), Mean()
     for rows in (by_channel(each, axis) for each in answers):
         mean.add(rows)

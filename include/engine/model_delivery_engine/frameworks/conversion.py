@@ -4,12 +4,14 @@ Nothing here or in a framework's file imports a heavy package at module level: t
 files without the framework, the environment without the host's packages.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.shapes import derive_shapes
 
 OPSET = 18  # the newest that every converter here writes
 BATCH_NAME = "batch"
@@ -26,7 +28,7 @@ class Conversion:
     :param source: the model's file or folder
     :param into: the ONNX file to write
     :param shapes: DataInputConfig: input name to dimensions, in the framework's order; empty where
-        the framework's models know their own
+        the model's own are taken
     :param dtype: data type of the inputs, for a framework whose models do not say
     :param dtypes: the same by input, where they differ
     :param allow_code: whether formats that run code of the archive may be loaded
@@ -63,6 +65,15 @@ class Converted:
     quantised: bool = False
     exact_splits: bool = False
     knows_missing: bool = False
+
+
+def with_shapes(task: Conversion, own: Mapping[str, Sequence[Any] | None]) -> Conversion:
+    """Return a task with the model's own shapes where DataInputConfig gives none.
+
+    :param own: as `shapes.derive_shapes` takes them
+    :raises DataInputError: they are not given, and the model does not say them
+    """
+    return task if task.shapes else dataclasses.replace(task, shapes=derive_shapes(own))
 
 
 def only(files: Sequence[Path], folder: Path, what: str, how: str) -> Path:

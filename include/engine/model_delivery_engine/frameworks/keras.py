@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason, one_line
-from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
+from model_delivery_engine.frameworks.conversion import (
+    Conversion,
+    Converted,
+    only,
+    with_shapes,
+    with_suffix,
+)
 from model_delivery_engine.frameworks.tensorflow import (
     convert_with_tf2onnx,
     given_names,
@@ -33,6 +39,7 @@ def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
     model = _load(task)
     names = [tensor.name for tensor in model.inputs]
+    task = with_shapes(task, {tensor.name: _given(model, tensor) for tensor in model.inputs})
     images = _check_shapes(model, names, task.shapes)
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, format="tf_saved_model", verbose=False)
@@ -99,6 +106,15 @@ def _layouts(model: Any) -> list[tuple[int, ...]]:
     if formats == {"channels_first"}:
         return [as_it_is]
     return [_TO_NHWC] if formats == {"channels_last"} else [_TO_NHWC, as_it_is]
+
+
+def _given(model: Any, tensor: Any) -> list[int | None]:
+    """Return an input's own shape as DataInputConfig gives it: images in NCHW."""
+    shape = list(tensor.shape)
+    if len(shape) != _IMAGE_RANK:
+        return shape
+    axes = _layouts(model)[0]
+    return [shape[axes.index(axis)] for axis in range(_IMAGE_RANK)]
 
 
 def _fits(tensor: Any, given: tuple[int, ...]) -> bool:

@@ -17,6 +17,7 @@ from model_delivery_engine.frameworks.conversion import (
     Conversion,
     Converted,
     only,
+    with_shapes,
     with_suffix,
 )
 from model_delivery_engine.frameworks.pytorch_operators import register_operators
@@ -124,6 +125,7 @@ def _from_torchscript(torch: Any, task: Conversion) -> Converted:
     arguments = model._c._get_method("forward").schema.arguments[1:]
     own = [each.name.partition(".")[0] for each in arguments]
     needed = [n for n, each in zip(own, arguments, strict=True) if not each.has_default_value()]
+    task = with_shapes(task, dict.fromkeys(needed))  # TorchScript says the shape of none
     names = in_order(list(task.shapes), own if len(task.shapes) == len(own) else needed)
     types = [task.dtypes.get(name, task.dtype) for name in names]
     if unknown := sorted(set(task.dtypes) - set(names)):
@@ -224,7 +226,8 @@ def _refuse_mixed(
 def _from_program(torch: Any, task: Conversion) -> Converted:
     program = torch.export.load(str(task.source))
     own = list(program.graph_signature.user_inputs)
-    names = in_order(list(task.shapes), own)
+    # What is given none has its own, which the exporter writes.
+    names = in_order(list(task.shapes), own) if task.shapes else own
     exported = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, verbose=False)
     taken = [str(value.name) for value in exported.model.graph.inputs]
     if len(taken) != len(names):

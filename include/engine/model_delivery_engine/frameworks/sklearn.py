@@ -147,6 +147,9 @@ def convert(task: Conversion) -> Converted:
         ) from error
     if raw:
         sklearn_outputs.share_out(converted.graph)
+    sklearn_outputs.discriminate(converted.graph, _last(model))
+    sklearn_outputs.decide_once(converted.graph, model)
+    sklearn_outputs.flatten_labels(converted.graph, model, features)
     sklearn_outputs.part_sequences(converted.graph)
     sklearn_outputs.declare(converted, model, batch, features)
     onnx.save(converted, task.into)

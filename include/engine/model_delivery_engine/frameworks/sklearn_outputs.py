@@ -17,6 +17,7 @@ _METHODS = {
     "variable": ("predict", "transform"),
     "std": (),
 }
+_LABEL, _PROBABILITIES = "label", "probabilities"
 _TARGET = "_of_target_"  # between an output's name and the number of the target that it is of
 _ROWS = (2, 3)  # tried on: what differs between them is the batch
 
@@ -128,11 +129,9 @@ def share_out(graph: Any) -> None:
     """
     import onnx
 
-    name = "probabilities"
+    name = _PROBABILITIES
     scores, steps = f"{name}_scores", (f"{name}_negated", f"{name}_soft", f"{name}_logarithms")
-    for node in graph.node:
-        node.output[:] = [scores if each == name else each for each in node.output]
-        node.input[:] = [scores if each == name else each for each in node.input]
+    _rename(graph, name, scores)
     make = onnx.helper.make_node
     graph.node.extend(
         [
@@ -142,3 +141,68 @@ def share_out(graph: Any) -> None:
             make("Softmax", [steps[2]], [name], name, axis=1),
         ]
     )
+
+
+def decide_once(graph: Any, model: Any) -> None:
+    """Leave one column of a decision between two classes, as scikit-learn answers it.
+
+    It is above 0 for the second class. skl2onnx gives a column for each class, or only this one;
+    and of a support vector machine the first is it, since the library beneath decides for the first
+    class and scikit-learn turns that around.
+    """
+    import numpy as np
+    import onnx
+
+    decides = hasattr(model, "decision_function") and not hasattr(model, "predict_proba")
+    makers = {name: node for node in graph.node for name in node.output}
+    if not decides or len(getattr(model, "classes_", ())) != 2 or _PROBABILITIES not in makers:
+        return
+    maker = makers[_PROBABILITIES]
+    while maker.op_type in ("Cast", "Identity") and maker.input[0] in makers:
+        maker = makers[maker.input[0]]
+    column = np.array([0 if maker.op_type == "SVMClassifier" else -1])
+    both, place = f"{_PROBABILITIES}_of_both", f"{_PROBABILITIES}_column"
+    _rename(graph, _PROBABILITIES, both)
+    graph.initializer.append(onnx.numpy_helper.from_array(column, place))
+    node = onnx.helper.make_node("Gather", [both, place], [_PROBABILITIES], place, axis=1)
+    graph.node.append(node)
+
+
+def discriminate(graph: Any, model: Any) -> None:
+    """Take a discriminant analysis' probabilities of two classes as scikit-learn does.
+
+    They are the logistic function of its decision; skl2onnx takes the softmax of the decision and
+    its negative, which is that of twice the decision.
+    """
+    if type(model).__name__ != "LinearDiscriminantAnalysis" or len(model.classes_) != 2:
+        return
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "LinearClassifier" and attribute.name == "post_transform":
+                attribute.s = b"LOGISTIC"
+
+
+def flatten_labels(graph: Any, model: Any, features: int) -> None:
+    """Give one target's labels in a vector, as scikit-learn does; some forms have a row of them."""
+    import numpy as np
+    import onnx
+
+    labels = next((each for each in graph.output if each.name == _LABEL), None)
+    if labels is None or len(labels.type.tensor_type.shape.dim) != 2:
+        return
+    try:
+        if model.predict(np.zeros((2, features))).ndim != 1:
+            return
+    except Exception:  # an estimator that refuses zeros
+        return
+    rows, shape = f"{_LABEL}_rows", f"{_LABEL}_shape"
+    _rename(graph, _LABEL, rows)
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), shape))
+    graph.node.append(onnx.helper.make_node("Reshape", [rows, shape], [_LABEL], shape))
+    del labels.type.tensor_type.shape.dim[1:]
+
+
+def _rename(graph: Any, name: str, new: str) -> None:
+    for node in graph.node:
+        node.output[:] = [new if each == name else each for each in node.output]
+        node.input[:] = [new if each == name else each for each in node.input]

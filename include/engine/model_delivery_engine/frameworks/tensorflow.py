@@ -12,7 +12,9 @@ from model_delivery_engine.frameworks.conversion import (
     OPSET,
     Conversion,
     Converted,
+    Runner,
     only,
+    with_shapes,
     with_suffix,
 )
 
@@ -38,7 +40,7 @@ def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
     if task.source.is_dir():
         signature = task.options.get("signature_def_key", "serving_default")
-        run = _saved_model(task, signature)
+        task, run = _saved_model(task, signature)
         arguments = ["--saved-model", str(task.source), "--signature_def", signature]
         convert_with_tf2onnx(arguments, task)
         return Converted(run)
@@ -137,7 +139,8 @@ def _nodes(graph: Any) -> Any:
                 yield from _nodes(inner)
 
 
-def _saved_model(task: Conversion, signature: str) -> Any:
+def _saved_model(task: Conversion, signature: str) -> tuple[Conversion, Runner]:
+    """Return the task with its inputs' shapes, and what runs the model."""
     import tensorflow as tf
 
     try:
@@ -157,6 +160,7 @@ def _saved_model(task: Conversion, signature: str) -> Any:
     function = loaded.signatures[signature]
     signature_inputs = function.structured_input_signature[1]
     names = list(signature_inputs)
+    task = with_shapes(task, {name: _shape(each.shape) for name, each in signature_inputs.items()})
     _check_inputs({name: each.dtype for name, each in signature_inputs.items()}, task)
 
     def run(arrays: list[Any], keep: Any = loaded) -> list[Any]:
@@ -165,7 +169,12 @@ def _saved_model(task: Conversion, signature: str) -> Any:
         answers = function(**tensors)
         return [answers[_answer_name(name, answers)].numpy() for name in output_names(task)]
 
-    return run
+    return task, run
+
+
+def _shape(shape: Any) -> list[int | None] | None:
+    """Return a ``tf.TensorShape``'s dimensions, None for any."""
+    return None if shape.rank is None else shape.as_list()
 
 
 def _check_inputs(types: dict[str, Any], task: Conversion) -> None:
@@ -210,6 +219,14 @@ def _frozen(task: Conversion) -> Converted:
             f"{task.source.name} is no frozen TensorFlow graph ({one_line(error, 200)}); {_SAVE}",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
+    task = with_shapes(
+        task,
+        {
+            node.name: _shape(tf.TensorShape(node.attr["shape"].shape))
+            for node in definition.node
+            if node.op == "Placeholder"
+        },
+    )
     inputs, outputs = _frozen_ends(definition, task)
     shapes = [f"{name}[{','.join(map(str, task.shapes[given]))}]" for given, name in inputs.items()]
     arguments = ["--graphdef", str(task.source), "--inputs", ",".join(shapes)]

@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason
-from model_delivery_engine.frameworks.conversion import Conversion, Converted, only, with_suffix
+from model_delivery_engine.frameworks.conversion import (
+    Conversion,
+    Converted,
+    only,
+    with_shapes,
+    with_suffix,
+)
 from model_delivery_engine.frameworks.tensorflow import convert_with_tf2onnx, given_names
 
 ENVIRONMENT = "tensorflow"
@@ -29,8 +35,10 @@ def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
     import tensorflow as tf
 
-    convert_with_tf2onnx(["--tflite", str(task.source)], task)
     interpreter = tf.lite.Interpreter(model_path=str(task.source))
+    own = {_plain(each["name"]): _shape(each) for each in interpreter.get_input_details()}
+    task = with_shapes(task, own)
+    convert_with_tf2onnx(["--tflite", str(task.source)], task)
     tensors = interpreter.get_tensor_details()
     quantised = any(tensor["quantization_parameters"]["scales"].size for tensor in tensors)
     return Converted(_runner(task, interpreter), quantised=quantised)
@@ -54,9 +62,18 @@ def _runner(task: Conversion, interpreter: Any) -> Any:
     return run
 
 
+def _plain(name: str) -> str:
+    return name.partition(":")[0].removeprefix("serving_default_")
+
+
+def _shape(detail: dict[str, Any]) -> list[int]:
+    """Return an input's dimensions, -1 for an open one."""
+    return [int(size) for size in detail["shape_signature"]]
+
+
 def _for_tensor(name: str, given: dict[str, Any]) -> Any:
     plain = name.partition(":")[0]
-    for candidate in (name, plain, plain.removeprefix("serving_default_")):
+    for candidate in (name, plain, _plain(name)):
         if candidate in given:
             return given[candidate]
     raise ConversionError(

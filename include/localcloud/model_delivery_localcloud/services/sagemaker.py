@@ -6,7 +6,7 @@ from typing import Any
 
 from model_delivery_engine.errors import EngineError
 from model_delivery_engine.frameworks.versions import check_framework_version
-from model_delivery_engine.shapes import OPTIONAL
+from model_delivery_engine.shapes import parse_data_input_config
 from model_delivery_engine.targets import resolve_target
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -139,8 +139,6 @@ def _check_request(params: Mapping[str, Any]) -> None:
     source = params.get("InputConfig")
     if source is None:
         raise validation_error("InputConfig is required: name the model archive and framework.")
-    if not source.get("DataInputConfig") and source["Framework"] not in OPTIONAL:
-        raise validation_error("InputConfig.DataInputConfig is required: name each input's shape.")
     _check_framework_version(source)
     check_tags(params.get("Tags", []))
     for name, uri in (
@@ -218,7 +216,9 @@ def _description(job: CompilationJob, caller: Caller) -> dict[str, Any]:
     }
     if job.artifact_digest is not None:
         answer["ModelDigests"] = {"ArtifactDigest": job.artifact_digest}
-    if job.manifest is not None and not request["InputConfig"].get("DataInputConfig"):
+    source = request["InputConfig"]
+    given = source.get("DataInputConfig")
+    if job.manifest is not None and not parse_data_input_config(given, source["Framework"]):
         derived = {each["name"]: each["shape"] for each in job.manifest["inputs"]}
         answer["DerivedInformation"] = {"DerivedDataInputConfig": json.dumps(derived)}
     return answer
