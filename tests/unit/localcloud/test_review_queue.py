@@ -27,6 +27,7 @@ from model_delivery_localcloud.store import (
     review_figures,
     review_heads,
     review_slots,
+    review_turns,
 )
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store.database import Database, alembic_config
@@ -782,6 +783,103 @@ def test_who_is_ahead_of_others_does_not_walk_past_their_own_answers_each_time(
     assert next_of("ana") == ["late"]
     heads.forget(FLOW, "ana")
     assert heads.of(FLOW, "ana") == review_heads.BEGINNING
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whoever walked along a queue; each walk is one that is worth remembering."""
+    monkeypatch.setattr(review_heads, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(review_heads, "_TIMES", 1e6)
+    walked: list[str] = []
+    give_next = review_slots.give_next
+
+    def counted(connection: Any, flow_id: str, asker: Any, *given: Any) -> None:
+        walked.append(asker.worker)
+        give_next(connection, flow_id, asker, *given)
+
+    monkeypatch.setattr(review_turns, "give_next", counted)
+    return walked
+
+
+def test_who_has_had_all_items_walks_past_them_once_and_gets_what_comes(
+    database: Database, walks: list[str]
+) -> None:
+    heads = review_heads.Heads()
+
+    def next_of(worker: str, count: int = 1) -> list[str]:
+        with database.write() as session:
+            (held,) = take_turns(session, [turn(worker, count=count)], NOON, heads)
+        assert not isinstance(held, Taken)
+        return [each.name for each in held]
+
+    def answer(worker: str, *loops: int) -> None:
+        given = [Given(loop, SEVEN, "7", 0) for loop in loops]
+        assert take_turn(database, turn(worker, given)) == []
+
+    # More than are looked at for all who ask.
+    loops = [add(database, f"loop-{number}", 0.01 * number, tasks=3) for number in range(40)]
+    assert len(next_of("ana", 40)) == 40
+    answer("ana", *loops)
+    assert next_of("ana") == []
+    walks.clear()
+    assert [next_of("ana") for _ in range(5)] == [[]] * 5
+    assert walks == []
+    for name, priority in (("first", 0.0), ("middle", 0.255), ("last", 0.9)):
+        loop = add(database, name, priority, tasks=3)
+        assert next_of("ana") == [name]
+        answer("ana", loop)
+        assert next_of("ana") == []
+    # What gets free unseen, as in another server, comes up when its time is over.
+    loop = add(database, "more", 0.255)
+    assert "more" in next_of("bob", 50)
+    assert next_of("ana") == []
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, [loop], "bob", "lapsed") is None
+    assert next_of("ana") == []
+    newest, _until = heads._nothing[FLOW]["ana"]
+    heads._nothing[FLOW]["ana"] = newest, time.monotonic()
+    assert next_of("ana") == ["more"]
+
+
+def test_what_is_given_back_is_for_who_had_all_others(database: Database, walks: list[str]) -> None:
+    (ana, bob), desk = two_reviewers(database), desk_of(database)
+    # More than are looked at for all who ask.
+    had = [add(database, f"had-{number}", 0.001 * number, tasks=3) for number in range(60)]
+    for worker in ("ana", "bob"):
+        take_turn(database, turn(worker, count=60))
+        given = [Given(loop, SEVEN, "7", 0) for loop in had]
+        assert take_turn(database, turn(worker, given)) == []
+    loops = [add(database, f"loop-{number}", 0.5 + 0.01 * number) for number in range(10)]
+
+    def do(change: Change) -> Any:
+        with database.write() as session:
+            (result,) = desk._take_steps(session, [change.step])
+        return result
+
+    def gets(user: User) -> set[str]:
+        return {held.name for held in do(desk.next(user, FLOW, 10))}
+
+    take_turn(database, turn("ana", count=4))
+    held = gets(bob)
+    assert held == {f"loop-{number}" for number in range(4, 10)}
+    assert len(gets(ana)) == 4
+    walks.clear()
+    assert len(gets(ana)) == 4
+    assert walks == []
+    assert do(desk.release(bob, FLOW, loops[5:6])) is None
+    assert "loop-5" in gets(ana)
+    assert len(gets(ana)) == 5
+    do(desk.skip(bob, FLOW, loops[6], more=False))
+    assert "loop-6" in gets(ana)
+    do(desk.skip(ana, FLOW, loops[0], more=False))
+    assert "loop-0" not in gets(ana)
+    assert do(desk.recall(ana, FLOW)) == 1
+    assert "loop-0" in gets(ana)
+    assert len(gets(ana)) == 6
+    # A lease that is over is ended by who asks next.
+    with database.write() as session:
+        assignment(session, loops[7], "bob").lease_until = 1
+    assert "loop-7" in gets(ana)
 
 
 def test_a_queue_that_is_slow_to_count_is_counted_seldom(
