@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +27,7 @@ from stack.localcloud import LocalCloud
 from stack.object_store import BUCKET, object_store
 from stack.ports import free_ports
 from tests.local_cloud import REGION, Cloud, Store
+from tests.postgres import installed, postgres
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/compiler"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -44,15 +46,42 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield built
 
 
-@pytest.fixture(scope="session")
-def cloud(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    home = tmp_path_factory.mktemp("localcloud")
+@contextmanager
+def running(store: Store, home: Path, **env: str) -> Iterator[Cloud]:
+    """Run the API over a database of its own, SQLite where `env` names none."""
     local = LocalCloud(home, store.credentials, free_ports(1)[0], store.port)
     # A loop's last answer can be undone for a while, which no test here waits for.
-    local.env["LOCALCLOUD_REVIEW_UNDO_SECONDS"] = "0"
+    local.env.update({"LOCALCLOUD_REVIEW_UNDO_SECONDS": "0", **env})
     local.prepare()
     with local.api():
         yield Cloud(local, store)
+
+
+@pytest.fixture(scope="session")
+def cloud_over_sqlite(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with running(store, tmp_path_factory.mktemp("localcloud")) as built:
+        yield built
+
+
+@pytest.fixture(scope="session")
+def cloud(cloud_over_sqlite: Cloud) -> Cloud:
+    return cloud_over_sqlite
+
+
+@pytest.fixture(scope="module")
+def cloud_over_postgres(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    if not installed():
+        pytest.skip("Postgres is missing: `apt-get install postgresql`")
+    home = tmp_path_factory.mktemp("localcloud")
+    with postgres() as url, running(store, home, LOCALCLOUD_DATABASE_URL=url) as built:
+        yield built
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def cloud_over_each(request: pytest.FixtureRequest) -> Cloud:
+    """Return localcloud over each of its databases, for a module whose `cloud` is this."""
+    built: Cloud = request.getfixturevalue(f"cloud_over_{request.param}")
+    return built
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,26 @@
 """The runtime's five operations through boto3, and reviewers' answers through the portal."""
 
 import json
-import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from botocore.exceptions import ClientError
+from model_delivery_localcloud.settings import Settings
+from model_delivery_localcloud.store.database import Database
+from sqlalchemy import text
 
 from stack.credentials import ACCOUNT
 from tests.contract.review_world import LABELS, Flow, make_flow
 
 pytestmark = pytest.mark.usefixtures("worker")
+
+
+@pytest.fixture(scope="module")
+def cloud(cloud_over_each: Any) -> Any:
+    return cloud_over_each
 
 
 @pytest.fixture(scope="module")
@@ -268,12 +273,16 @@ def test_a_lead_sees_labels_of_any_kind(cloud: Any) -> None:
 
 def _change(cloud: Any, table: str, column: str, value: str, loop: str) -> None:
     """Write what an earlier version may have stored."""
-    with closing(sqlite3.connect(Path(cloud.home) / "localcloud.db")) as store, store:
-        store.execute(
-            f"UPDATE {table} SET {column} = ? "
-            "WHERE loop_id = (SELECT id FROM human_loops WHERE name = ?)",
-            (value, loop),
+    database = Database(Settings.from_environment(cloud.local.env).database_url)
+    with database.write() as session:
+        session.execute(
+            text(
+                f"UPDATE {table} SET {column} = :value "
+                "WHERE loop_id = (SELECT id FROM human_loops WHERE name = :name)"
+            ),
+            {"value": value, "name": loop},
         )
+    database.close()
 
 
 def test_an_item_that_cannot_be_read_blocks_neither_its_queue_nor_other_outputs(

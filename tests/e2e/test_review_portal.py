@@ -467,6 +467,49 @@ def test_who_looks_and_leaves_keeps_nobody_waiting(person: Any, portal: Portal) 
     del portal.flows["alone"]
 
 
+def test_an_answer_taken_back_is_shown_though_the_item_before_it_is_not_given_back(
+    person: Any, portal: Portal
+) -> None:
+    flow = make_flow(portal.cloud, TEXT_TEMPLATE)
+    for number in range(3):
+        flow.start(f"back-{number}", text="Good.", initialValue="Positive", confidence=number / 10)
+    portal.cloud.run(
+        "user", "add", "hal", "--role", "reviewer", "--group", flow.group, secret=PASSWORD
+    )
+    portal.flows["back"] = flow
+    page = person("hal").open("back")
+    for number in range(2):
+        expect(page.locator("#item-name")).to_have_text(f"back-{number}")
+        page.keyboard.press("Enter")
+    expect(page.locator("#item-name")).to_have_text("back-2")
+    page.route("**/release", lambda route: route.abort())
+    with page.expect_request("**/release"):
+        page.keyboard.press("u")
+    expect(page.locator("#item-name")).to_have_text("back-1")
+    expect(page.locator("#progress")).to_contain_text("1 answered")
+    expect(page.locator("#problem")).to_be_hidden()
+    page.keyboard.press("Enter")
+    expect(page.locator("#item-name")).to_have_text("back-2")
+    del portal.flows["back"]
+
+
+def test_the_grid_says_where_what_is_left_out_hides_the_rest(person: Any, portal: Portal) -> None:
+    flow = make_flow(portal.cloud, TEXT_TEMPLATE)
+    for number in range(100):
+        flow.start(f"unsaid-{number}", text="Good.", confidence=0.1)
+    flow.start("said", text="Good.", initialValue="Positive", confidence=0.9)
+    portal.cloud.run(
+        "user", "add", "ida", "--role", "reviewer", "--group", flow.group, secret=PASSWORD
+    )
+    portal.flows["hidden"] = flow
+    page = person("ida").open("hidden", "/grid")
+    expect(page.locator("#cards")).to_have_text("Nothing more can be accepted for now: review the "
+                                                "other 100 first.")  # fmt: skip
+    page.locator("#left").click()
+    expect(page.locator("#item-name")).to_have_text("unsaid-0")
+    del portal.flows["hidden"]
+
+
 def test_an_administrator_sees_teams_and_queues(person: Any, portal: Portal) -> None:
     portal.cloud.run("user", "add", "ada", "--role", "admin", secret=PASSWORD)
     ada = person("ada", {"width": 1400, "height": 1500})

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
@@ -30,7 +31,7 @@ from model_delivery_localcloud.services.solution_versions import read_registrati
 from model_delivery_localcloud.services.workteams import Workteams
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.access_keys import KnownKey, find_access_key
-from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.database import BUSY, Database, is_busy
 from model_delivery_localcloud.store.sealing import Sealer
 
 LARGEST_BODY = 16 * 1024 * 1024
@@ -42,7 +43,7 @@ def create_app(settings: Settings) -> Starlette:
 
     Raises StoreError unless the database answers and is migrated.
     """
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, settings.database_lock_seconds)
     database.check()
     objects = ObjectStore(settings)
     gateway = _gateway(settings, database, objects)
@@ -65,6 +66,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/{path:path}", partial(_aws, gateway), methods=["GET", "POST", "PUT", "DELETE"]),
         ],
         lifespan=lifespan,
+        exception_handlers={OperationalError: _busy},
     )
 
 
@@ -90,6 +92,12 @@ def _gateway(settings: Settings, database: Database, objects: ObjectStore) -> Ga
     }
     maxima = {TASK_COUNT: settings.review_most_tasks}
     return Gateway(checked_handlers(services), find_key, maxima)
+
+
+def _busy(_request: HttpRequest, error: Exception) -> HttpResponse:
+    if not is_busy(error):
+        raise error
+    return JSONResponse({"problem": BUSY}, 503, {"Retry-After": "1"})
 
 
 async def _healthz(database: Database, _request: HttpRequest) -> HttpResponse:

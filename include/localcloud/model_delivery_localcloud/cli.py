@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import uvicorn
 from model_delivery_engine.batch.recipes import Recipe
+from sqlalchemy.exc import OperationalError
 
 from model_delivery_localcloud.app import create_app
 from model_delivery_localcloud.edge.messages import THING_NAME
@@ -20,7 +21,7 @@ from model_delivery_localcloud.protocol.messages import Caller
 from model_delivery_localcloud.services.solution_versions import Registration, register
 from model_delivery_localcloud.settings import Settings
 from model_delivery_localcloud.store.access_keys import add_access_key
-from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.database import BUSY, Database, is_busy
 from model_delivery_localcloud.store.devices import make_registration_token
 from model_delivery_localcloud.store.sealing import Sealer
 from model_delivery_localcloud.store.users import Role, add_user, remove_user
@@ -48,9 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command(Settings.from_environment(), arguments)
     except LocalcloudError as error:
-        print(f"model-delivery-localcloud: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
+    except OperationalError as error:
+        if not is_busy(error):
+            raise
+        return _fail(BUSY)
     return 0
+
+
+def _fail(why: str) -> int:
+    print(f"model-delivery-localcloud: {why}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,7 +144,7 @@ def _group(
 
 
 def _migrate(settings: Settings, _arguments: argparse.Namespace) -> None:
-    print(f"database at revision {Database(settings.database_url).migrate()}")
+    print(f"database at revision {_database(settings).migrate()}")
 
 
 SWITCH_SECONDS = 0.0005
@@ -161,8 +170,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _work(settings: Settings, arguments: argparse.Namespace) -> None:
-    database = Database(settings.database_url)
-    database.check()
+    database = _migrated(settings)
     objects = ObjectStore(settings)
     worker = Worker(database, objects, arguments.concurrency, arguments.lease_seconds)
     reviews = ReviewKeeper(database, objects, settings)
@@ -226,9 +234,13 @@ def _check_account(account: str) -> None:
 
 
 def _migrated(settings: Settings) -> Database:
-    database = Database(settings.database_url)
+    database = _database(settings)
     database.check()
     return database
+
+
+def _database(settings: Settings) -> Database:
+    return Database(settings.database_url, settings.database_lock_seconds)
 
 
 def _secret(variable: str, what: str, shortest: int) -> str:

@@ -3,6 +3,7 @@
 LocalcloudError
 ├── SettingsError        a setting is missing or unusable: the process does not start
 ├── StoreError           the database cannot be used as it is
+├── NameTaken            a name that is to stay somebody else's
 ├── ServiceError         what a service answers its client: code, message, HTTP status
 ├── SignatureRefused     a request whose signature does not prove who sent it
 ├── ResponseShapeError   one of our own answers does not fit the service's model
@@ -26,6 +27,10 @@ class SettingsError(LocalcloudError):
 
 class StoreError(LocalcloudError):
     """The database cannot be used as it is; the message says what to run."""
+
+
+class NameTaken(LocalcloudError):
+    """A name that is to stay somebody else's; the message says whose."""
 
 
 class ServiceError(LocalcloudError):

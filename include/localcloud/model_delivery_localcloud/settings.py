@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_delivery_localcloud.errors import SettingsError
+from model_delivery_localcloud.store.database import LOCK_SECONDS
 
 SHORTEST_SECRET = 32
 
@@ -16,6 +17,8 @@ class Settings:
 
     `home`: folder of the default database (`LOCALCLOUD_HOME`, default `.local/localcloud`).
     `database_url`: SQLAlchemy URL (`LOCALCLOUD_DATABASE_URL`, default SQLite in `home`).
+    `database_lock_seconds`: how long a lock of another transaction is waited for before a call is
+    told that the database is busy (`LOCALCLOUD_DATABASE_LOCK_SECONDS`, default 10).
     `secret_key`: at least 32 characters (`LOCALCLOUD_SECRET_KEY`): signs sessions and encrypts
     the stored access keys. `s3_*`: the object store (`LOCALCLOUD_S3_ENDPOINT_URL`,
     `LOCALCLOUD_S3_ACCESS_KEY_ID`, `LOCALCLOUD_S3_SECRET_ACCESS_KEY`); unset means AWS S3 with
@@ -31,6 +34,7 @@ class Settings:
     home: Path
     database_url: str = field(repr=False)
     secret_key: str = field(repr=False)
+    database_lock_seconds: float = LOCK_SECONDS
     s3_endpoint_url: str | None = None
     s3_access_key_id: str | None = field(default=None, repr=False)
     s3_secret_access_key: str | None = field(default=None, repr=False)
@@ -69,6 +73,9 @@ class Settings:
             database_url=env.get("LOCALCLOUD_DATABASE_URL")
             or f"sqlite:///{home / 'localcloud.db'}",
             secret_key=secret_key,
+            database_lock_seconds=_number(
+                env, "LOCALCLOUD_DATABASE_LOCK_SECONDS", LOCK_SECONDS, 0.1, 3600
+            ),
             s3_endpoint_url=env.get("LOCALCLOUD_S3_ENDPOINT_URL") or None,
             s3_access_key_id=access_key,
             s3_secret_access_key=access_secret,

@@ -1,5 +1,6 @@
 """Majority, quorum, adjudicator, and Dawid and Skene on the data of their own paper."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from model_delivery_engine.review.consolidation import (
     open_items,
     quorum,
 )
-from model_delivery_engine.review.dawid_skene import dawid_skene
+from model_delivery_engine.review.dawid_skene import dawid_skene, has_classes
 from model_delivery_engine.review.reviewers import reviewer_figures
 
 # Table 1 of the paper: 45 patients; the first of five anaesthetists judged each three times.
@@ -147,6 +148,25 @@ def test_a_label_that_is_hardly_more_probable_is_not_decided() -> None:
     items = {**of(**{str(n): "xx" for n in range(5)}, torn="xy"), "far": [Answer("far", "cy", "x")]}
     found = consolidate(items, Method.DAWID_SKENE)["torn"]
     assert (found.label, round(found.support, 2)) == (None, 0.56)
+
+
+def test_free_texts_are_no_classes_and_cost_no_memory() -> None:
+    items = of(**{str(n): [f"text {n}", f"text {n}", f"txet {n}"] for n in range(3_000)})
+    items["open"] = answers("open", "this", "that", "neither")
+    tracemalloc.start()
+    decided = consolidate(items, Method.DAWID_SKENE)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 * 2**20
+    assert {each.method for each in decided.values()} == {Method.MAJORITY}
+    assert (decided["7"].label, decided["7"].support) == ("text 7", 2 / 3)
+    assert open_items(items, decided) == ["open"]
+
+
+def test_many_classes_are_classes() -> None:
+    items = of(**{str(n): [f"class {n % 1_000}"] * 3 for n in range(2_000)})
+    assert has_classes(items)
+    assert not has_classes(of(**{str(n): [f"text {n}"] * 3 for n in range(3_000)}))
 
 
 def test_what_cannot_be_consolidated_is_said() -> None:

@@ -6,6 +6,17 @@ from pathlib import Path
 import pytest
 from model_delivery_localcloud.store.database import Database
 
+from tests.postgres import installed, postgres
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Start a Postgres for the tests of a file and give its URL."""
+    if not installed():
+        pytest.skip("Postgres is missing: `apt-get install postgresql`")
+    with postgres() as url:
+        yield url
+
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:

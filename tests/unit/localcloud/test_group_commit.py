@@ -57,7 +57,7 @@ def test_what_may_be_committed_already_is_not_done_again(
     write = database.write
 
     @contextmanager
-    def lost_on_the_commit() -> Iterator[Session]:
+    def lost_on_the_commit(*, hasty: bool) -> Iterator[Session]:
         with write() as session:
             yield session
         raise OperationalError("COMMIT", None, OSError("lost"), connection_invalidated=True)
@@ -81,7 +81,7 @@ def test_a_locked_database_is_waited_for_once_and_not_for_each_piece_of_work(
     all_wait = Event()
 
     @contextmanager
-    def locked() -> Iterator[Session]:
+    def locked(*, hasty: bool) -> Iterator[Session]:
         attempts.append(len(attempts))
         assert all_wait.wait(10)
         raise OperationalError("BEGIN IMMEDIATE", None, OSError("database is locked"))

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 from alembic import command
-from model_delivery_localcloud.errors import ServiceError
+from model_delivery_localcloud.errors import NameTaken, ServiceError
 from model_delivery_localcloud.portal import queue_sizes
 from model_delivery_localcloud.portal.review_desk import Change, Desk, Refused
 from model_delivery_localcloud.protocol.messages import Call, Caller
@@ -28,6 +27,7 @@ from model_delivery_localcloud.store import (
     review_figures,
     review_heads,
     review_slots,
+    review_turns,
 )
 from model_delivery_localcloud.store import review_queue as queue
 from model_delivery_localcloud.store.database import Database, alembic_config
@@ -44,12 +44,12 @@ from model_delivery_localcloud.store.review_tables import (
 )
 from model_delivery_localcloud.store.review_turns import Turn, take_turns
 from model_delivery_localcloud.store.tables import User
-from model_delivery_localcloud.store.users import Role, add_user
+from model_delivery_localcloud.store.users import Role, add_user, remove_user
 from sqlalchemy import Select, Text, cast, event, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from tests.postgres import installed, postgres
+from tests.postgres import new_database
 
 FLOW = "f" * 32
 NOON = 1_800_000_000_000
@@ -57,14 +57,6 @@ MINUTE = 60_000
 LEASE = Lease(hold_ms=MINUTE, undo_ms=10_000)
 SEVEN = {"digit": {"label": "7"}}
 ONE = {"digit": {"label": "1"}}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    if not installed():
-        pytest.skip("Postgres is missing: `apt-get install postgresql`")
-    with postgres() as url:
-        yield url
 
 
 @pytest.fixture(params=["SQLite", "Postgres"])
@@ -86,13 +78,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         )  # fmt: skip
     yield built
     built.close()
-
-
-def new_database(url: str) -> str:
-    name = f"test_{uuid4().hex}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    return f"{url.rpartition('/')[0]}/{name}"
 
 
 def add(database: Database, name: str, priority: float = 0.5, tasks: int = 1) -> int:
@@ -154,18 +139,48 @@ def test_the_id_of_a_deleted_loop_is_not_used_again(database: Database) -> None:
     assert add(database, "second") > first
 
 
+def downgrade(database: Database, revision: str) -> None:
+    with database.engine.connect() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        if database.is_sqlite:
+            connection.connection.execute("PRAGMA foreign_keys=OFF")
+        command.downgrade(config, revision)
+        connection.commit()
+        if database.is_sqlite:
+            connection.connection.execute("PRAGMA foreign_keys=ON")
+
+
+def test_a_migration_counts_answers_that_were_taken_back_twice(database: Database) -> None:
+    none, some, both = (add(database, name, tasks=2) for name in ("none", "some", "both"))
+    for worker in ("ana", "bob"):
+        take_turn(database, turn(worker, count=3))
+        assert submit(database, both, worker) is None
+    assert submit(database, some, "ana") is None
+    downgrade(database, "0006")
+    with database.write() as session:
+        session.execute(text(f"UPDATE human_loops SET answers = -1 WHERE id IN ({none}, {some})"))
+        session.execute(text(f"UPDATE human_loops SET answers = 0, phase = 'open', due_at = "
+                             f"expires_at, answered_at = NULL WHERE id = {both}"))  # fmt: skip
+    database.migrate()
+    found = [one(database, loop) for loop in (none, some, both)]
+    assert [(loop.answers, loop.phase) for loop in found] == [
+        (0, "open"), (1, "open"), (2, "answered"),
+    ]  # fmt: skip
+    with database.write() as session:
+        (claimed,) = review_completion.claim_finished(session, NOON, 10)
+    assert claimed.id == both
+    with database.write() as session:
+        human_loops.delete_loop(session, session.get_one(HumanLoop, both))
+    assert add(database, "next") > both
+
+
 def test_a_migration_keeps_loops_with_their_inputs_and_answers(tmp_path: Path) -> None:
     built = Database(f"sqlite:///{tmp_path / 'store.db'}")
     built.migrate()
     loop = add(built, "one")
     assert take(built, "ana") == ["one"]
-    with built.engine.connect() as connection:
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        connection.connection.execute("PRAGMA foreign_keys=OFF")
-        command.downgrade(config, "0003")
-        connection.commit()
-        connection.connection.execute("PRAGMA foreign_keys=ON")
+    downgrade(built, "0003")
     built.migrate()
     with built.read() as session:
         assert assignment(session, loop, "ana").state == "working"
@@ -279,12 +294,29 @@ def test_the_database_itself_holds_slots_and_answers(database: Database) -> None
     refused = (
         f"UPDATE human_loops SET free_slots = -1 WHERE id = {loop}",
         f"UPDATE human_loops SET answers = 2 WHERE id = {loop}",
+        f"UPDATE human_loops SET answers = -1 WHERE id = {loop}",
         f"INSERT INTO review_assignments (loop_id, worker, flow_id, state, accepted_at, spent_ms) "
         f"VALUES ({loop}, 'ana', '{FLOW}', 'answered', 0, 0)",
     )
     for statement in refused:
         with pytest.raises(IntegrityError), database.write() as session:
             session.execute(text(statement))
+
+
+def test_a_loop_that_is_deleted_beside_its_stop_is_gone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(database, "one")
+    loops, caller = HumanLoops(database), Caller("0" * 12, "eu-west-1", "key")
+    find_loop = human_loops.find_loop
+
+    def and_delete(session: Session, *given: Any) -> HumanLoop | None:
+        found = find_loop(session, *given)
+        session.execute(text("DELETE FROM human_loops"))
+        return found
+
+    monkeypatch.setattr(human_loops, "find_loop", and_delete)
+    assert loops.stop(Call(caller, "StopHumanLoop", {"HumanLoopName": "one"})) == {}
 
 
 def test_a_writer_that_was_slow_does_not_complete_twice(database: Database) -> None:
@@ -472,6 +504,28 @@ def team_of(database: Database, *names: str) -> dict[str, str]:
             add_user(session, name, "correct-horse-battery", Role.REVIEWER, ["g"])
     with database.read() as session:
         return {user.name: user.worker_id for user in session.scalars(select(User))}
+
+
+def test_a_new_person_is_not_given_what_a_removed_one_of_the_name_did(database: Database) -> None:
+    team_of(database, "ana", "bob", "cyd")
+    answered, held = add(database, "one"), add(database, "two", tasks=2)
+    assert take(database, "ana") == ["one"]
+    assert submit(database, answered, "ana") is None
+    assert take(database, "bob") == ["two"]
+    with database.write() as session:
+        for name in ("ana", "bob", "cyd"):
+            assert remove_user(session, name)
+    for name in ("ana", "bob"):
+        with (
+            pytest.raises(NameTaken, match=f"'{name}' was somebody who is removed"),
+            database.write() as session,
+        ):
+            add_user(session, name, "correct-horse-battery", Role.REVIEWER, ["g"])
+    team_of(database, "cyd", "ana the second")
+    with database.write() as session:
+        for loop in (answered, held):
+            human_loops.delete_loop(session, session.get_one(HumanLoop, loop))
+    assert {"ana", "bob"} < team_of(database, "ana", "bob").keys()
 
 
 def keep_from(database: Database, loop: int, workers: list[str]) -> bool:
@@ -729,6 +783,103 @@ def test_who_is_ahead_of_others_does_not_walk_past_their_own_answers_each_time(
     assert next_of("ana") == ["late"]
     heads.forget(FLOW, "ana")
     assert heads.of(FLOW, "ana") == review_heads.BEGINNING
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whoever walked along a queue; each walk is one that is worth remembering."""
+    monkeypatch.setattr(review_heads, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(review_heads, "_TIMES", 1e6)
+    walked: list[str] = []
+    give_next = review_slots.give_next
+
+    def counted(connection: Any, flow_id: str, asker: Any, *given: Any) -> None:
+        walked.append(asker.worker)
+        give_next(connection, flow_id, asker, *given)
+
+    monkeypatch.setattr(review_turns, "give_next", counted)
+    return walked
+
+
+def test_who_has_had_all_items_walks_past_them_once_and_gets_what_comes(
+    database: Database, walks: list[str]
+) -> None:
+    heads = review_heads.Heads()
+
+    def next_of(worker: str, count: int = 1) -> list[str]:
+        with database.write() as session:
+            (held,) = take_turns(session, [turn(worker, count=count)], NOON, heads)
+        assert not isinstance(held, Taken)
+        return [each.name for each in held]
+
+    def answer(worker: str, *loops: int) -> None:
+        given = [Given(loop, SEVEN, "7", 0) for loop in loops]
+        assert take_turn(database, turn(worker, given)) == []
+
+    # More than are looked at for all who ask.
+    loops = [add(database, f"loop-{number}", 0.01 * number, tasks=3) for number in range(40)]
+    assert len(next_of("ana", 40)) == 40
+    answer("ana", *loops)
+    assert next_of("ana") == []
+    walks.clear()
+    assert [next_of("ana") for _ in range(5)] == [[]] * 5
+    assert walks == []
+    for name, priority in (("first", 0.0), ("middle", 0.255), ("last", 0.9)):
+        loop = add(database, name, priority, tasks=3)
+        assert next_of("ana") == [name]
+        answer("ana", loop)
+        assert next_of("ana") == []
+    # What gets free unseen, as in another server, comes up when its time is over.
+    loop = add(database, "more", 0.255)
+    assert "more" in next_of("bob", 50)
+    assert next_of("ana") == []
+    with database.write() as session:
+        assert queue.let_go(session, FLOW, [loop], "bob", "lapsed") is None
+    assert next_of("ana") == []
+    newest, _until = heads._nothing[FLOW]["ana"]
+    heads._nothing[FLOW]["ana"] = newest, time.monotonic()
+    assert next_of("ana") == ["more"]
+
+
+def test_what_is_given_back_is_for_who_had_all_others(database: Database, walks: list[str]) -> None:
+    (ana, bob), desk = two_reviewers(database), desk_of(database)
+    # More than are looked at for all who ask.
+    had = [add(database, f"had-{number}", 0.001 * number, tasks=3) for number in range(60)]
+    for worker in ("ana", "bob"):
+        take_turn(database, turn(worker, count=60))
+        given = [Given(loop, SEVEN, "7", 0) for loop in had]
+        assert take_turn(database, turn(worker, given)) == []
+    loops = [add(database, f"loop-{number}", 0.5 + 0.01 * number) for number in range(10)]
+
+    def do(change: Change) -> Any:
+        with database.write() as session:
+            (result,) = desk._take_steps(session, [change.step])
+        return result
+
+    def gets(user: User) -> set[str]:
+        return {held.name for held in do(desk.next(user, FLOW, 10))}
+
+    take_turn(database, turn("ana", count=4))
+    held = gets(bob)
+    assert held == {f"loop-{number}" for number in range(4, 10)}
+    assert len(gets(ana)) == 4
+    walks.clear()
+    assert len(gets(ana)) == 4
+    assert walks == []
+    assert do(desk.release(bob, FLOW, loops[5:6])) is None
+    assert "loop-5" in gets(ana)
+    assert len(gets(ana)) == 5
+    do(desk.skip(bob, FLOW, loops[6], more=False))
+    assert "loop-6" in gets(ana)
+    do(desk.skip(ana, FLOW, loops[0], more=False))
+    assert "loop-0" not in gets(ana)
+    assert do(desk.recall(ana, FLOW)) == 1
+    assert "loop-0" in gets(ana)
+    assert len(gets(ana)) == 6
+    # A lease that is over is ended by who asks next.
+    with database.write() as session:
+        assignment(session, loops[7], "bob").lease_until = 1
+    assert "loop-7" in gets(ana)
 
 
 def test_a_queue_that_is_slow_to_count_is_counted_seldom(

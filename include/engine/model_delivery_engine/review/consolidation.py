@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from model_delivery_engine.errors import ReviewError
 from model_delivery_engine.review.answers import Answer, votes
-from model_delivery_engine.review.dawid_skene import dawid_skene
+from model_delivery_engine.review.dawid_skene import dawid_skene, has_classes
 
 _FEWEST_REVIEWERS = 3
 # A label that is hardly more probable than another was not decided by anybody.
@@ -73,7 +73,8 @@ def consolidate(
     """Decide every item.
 
     Dawid and Skene's label must be probable by 0.9; of fewer than three reviewers' answers their
-    method decides only what they agree on.
+    method decides only what they agree on. Where labels are too many to be classes, as free texts
+    are, the majority decides instead.
 
     :param items: answers of each item, each reviewer's once
     :param quorum_size: equal answers that a quorum needs (default: 2)
@@ -81,7 +82,7 @@ def consolidate(
         (default: none)
     :raises ReviewError: a method that needs an adjudicator's answers, a quorum under 1
     """
-    if method is Method.MAJORITY:
+    if method is Method.MAJORITY or (method is Method.DAWID_SKENE and not has_classes(items)):
         return {item: majority(given, blank.get(item, 0)) for item, given in items.items()}
     if method is Method.QUORUM:
         if quorum_size < 1:

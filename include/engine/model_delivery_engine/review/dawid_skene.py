@@ -17,6 +17,8 @@ _ROUNDS = 200
 _CLOSE = 1e-8
 # A rate of nought would forbid for ever what nobody has answered yet.
 _SMALLEST = 1e-10
+# Of one array, 8 bytes each: 128 MiB, of which there are about four at a time.
+_MOST_CELLS = 2**24
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,22 @@ class Reliability:
         return self.labels[place], float(row[place])
 
 
+def has_classes(items: Mapping[str, Sequence[Answer]]) -> bool:
+    """Tell whether the labels are few enough for what is learnt of them to be held in memory.
+
+    A class of each reviewer's rates costs as many cells as there are classes, and one of the
+    items' probabilities as many as there are items; up to 2^24 cells each. Free texts, of which
+    nearly each is a label of its own, are no classes.
+    """
+    labels = len(classes(items))
+    reviewers = len({answer.reviewer for given in items.values() for answer in given})
+    return labels * max(reviewers * labels, len(items)) <= _MOST_CELLS
+
+
 def dawid_skene(items: Mapping[str, Sequence[Answer]]) -> Reliability:
     """Estimate classes and reliabilities in turns until neither changes.
+
+    Memory is by the square of the labels: `has_classes` tells whether it is bearable.
 
     :param items: answers of each item, each reviewer's once
     :raises ReviewError: there are no answers

@@ -159,6 +159,7 @@ class Desk:
 
         def step(session: Session) -> list[Held] | Taken:
             fault = queue.let_go(session, flow.id, [loop_id], user.name, SKIPPED)
+            self._heads.given_back(flow.id)
             return fault or take_turns(session, [turn], now_ms(), self._heads)[0]
 
         return self._showing(flow, Step(user.name, step))
@@ -168,12 +169,13 @@ class Desk:
         flow = self.find_queue(user, flow_id)
 
         def step(session: Session) -> Taken | None:
+            self._heads.forget(flow.id, user.name)
+            self._heads.given_back(flow.id)
             return queue.let_go(session, flow.id, loop_ids, user.name, LAPSED)
 
         def answer(fault: Taken | None) -> dict[str, Any]:
             if fault is not None:
                 raise _refusal(fault)
-            self._heads.forget(flow.id, user.name)
             return {}
 
         return Change(Step(user.name, step), answer)
@@ -196,10 +198,10 @@ class Desk:
         flow = self.find_queue(user, flow_id)
 
         def step(session: Session) -> int:
+            self._heads.forget(flow.id, user.name)
             return queue.recall_skipped(session, flow.id, user.name)
 
         def answer(recalled: int) -> dict[str, Any]:
-            self._heads.forget(flow.id, user.name)
             return {"recalled": recalled}
 
         return Change(Step(user.name, step), answer)

@@ -32,6 +32,7 @@ from model_delivery_localcloud.protocol.serialise import serialise, serialise_er
 from model_delivery_localcloud.protocol.sigv4 import verify
 from model_delivery_localcloud.protocol.validate import validate
 from model_delivery_localcloud.store.access_keys import KnownKey
+from model_delivery_localcloud.store.database import BUSY, is_busy
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +181,8 @@ def _signature_error(refused: SignatureRefused, service: Service) -> ServiceErro
 
 
 def _internal_error(problem: Exception, service: Service, request_id: str) -> ServiceError:
+    if is_busy(problem):
+        return ServiceError("ServiceUnavailable", f"{BUSY} (request {request_id})", 503)
     code = _INTERNAL.get(service.protocol, "InternalFailure")
     # Our own errors name the thing and the next step; others may hold anything.
     detail = str(problem) if isinstance(problem, LocalcloudError) else "see localcloud's log"

@@ -1,5 +1,6 @@
 """Connections and transactions, and the migrations that the package ships."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,12 +13,16 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.errors import StoreError
 
-BUSY_TIMEOUT_MS = 10_000
+LOCK_SECONDS = 10.0
+# For a lock where one has been waited for already.
+HASTY_MS = 50
+BUSY = "the database is busy: try again"
+_LOCK_NOT_AVAILABLE = "55P03"
 # Kept open, and at most: as many as a server has threads.
 CONNECTIONS = 12
 MOST_CONNECTIONS = 48
@@ -28,12 +33,15 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 class Database:
     """The store at a SQLAlchemy URL.
 
-    On SQLite: write-ahead log, a busy time-out of 10 s, and writers that begin IMMEDIATE, so that
-    two of them queue up and neither fails when it upgrades from reading to writing. Writers of one
-    process queue up at a lock: SQLite's own wait polls, which is slow and unfair among many.
+    On SQLite: write-ahead log, and writers that begin IMMEDIATE, so that two of them queue up and
+    neither fails when it upgrades from reading to writing. Writers of one process queue up at a
+    lock: SQLite's own wait polls, which is slow and unfair among many.
+
+    :param lock_seconds: how long another transaction's lock is waited for, of a row on Postgres, of
+        the file on SQLite; then the error is one that `is_busy` knows (default: 10)
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS) -> None:
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -53,9 +61,9 @@ class Database:
         self._writer: AbstractContextManager[Any] = nullcontext()
         if self.is_sqlite:
             self._writer = Lock()
-            _prepare_sqlite(self.engine)
+            _prepare_sqlite(self.engine, round(lock_seconds * 1000))
         else:
-            _prepare_postgres(self.engine)
+            _prepare_postgres(self.engine, round(lock_seconds * 1000))
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -70,10 +78,16 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """Give a session in one transaction: kept when the block ends, undone if it raises."""
+    def write(self, *, hasty: bool = False) -> Iterator[Session]:
+        """Give a session in one transaction: kept when the block ends, undone if it raises.
+
+        :param hasty: whether rows that are locked are waited for no longer than 50 ms; the file of
+            SQLite is waited for as ever (default: False)
+        """
         with self._writer, Session(self.engine, expire_on_commit=False) as session:
-            session.connection(execution_options={"localcloud_write": True})
+            connection = session.connection(execution_options={"localcloud_write": True})
+            if hasty and not self.is_sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {HASTY_MS}")
             yield session
             session.commit()
 
@@ -118,13 +132,23 @@ class Database:
         self.engine.dispose()
 
 
-def _prepare_sqlite(engine: Engine) -> None:
+def is_busy(error: BaseException) -> bool:
+    """Tell whether a lock of another transaction was waited for in vain."""
+    if not isinstance(error, OperationalError):
+        return False
+    if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+        return True
+    # The lowest byte: the others say more of how it is busy.
+    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _prepare_sqlite(engine: Engine, lock_ms: int) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         # The driver's own transaction handling begins late and DEFERRED; we begin ourselves.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        cursor.execute(f"PRAGMA busy_timeout={lock_ms}")
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
@@ -136,8 +160,8 @@ def _prepare_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _prepare_postgres(engine: Engine) -> None:
-    """Let queues be read in the order of their index, and rows by their keys.
+def _prepare_postgres(engine: Engine, lock_ms: int) -> None:
+    """Let locks end a wait, queues be read in the order of their index, and rows by their keys.
 
     A table that was filled a moment ago has no statistics yet. The planner then believes a queue of
     100,000 to be one of 200, and would for each item read it whole and sort it: 230 ms, not 0.1.
@@ -147,6 +171,7 @@ def _prepare_postgres(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET lock_timeout = {lock_ms}")
         connection.execute("SET enable_bitmapscan = off")
         connection.execute("SET random_page_cost = 1.0")
         connection.commit()

@@ -7,7 +7,8 @@ writer, and on Postgres two of one process would only wait for each other's lock
 Where a piece of work fails, or two processes' transactions lock one another out, the work is done
 again in ever smaller parts; not where the connection was lost on the commit, since then all
 may be done already, and an undo that is done twice takes back two answers; nor where no transaction
-could begin, as where another process keeps SQLite locked: each part would wait as long again.
+could begin, as where another process keeps SQLite locked: each part would wait as long again. A row
+that is locked elsewhere for long is waited for once: of the parts, only those that need it fail.
 Nobody is told of a success before the commit.
 """
 
@@ -20,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from model_delivery_localcloud.store.database import Database
+from model_delivery_localcloud.store.database import Database, is_busy
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -96,26 +97,29 @@ class GroupCommit(Generic[Work]):
                 return
             self._settle(batch)
 
-    def _settle(self, batch: Sequence[_Entry[Work]], *, again: bool = False) -> None:
+    def _settle(
+        self, batch: Sequence[_Entry[Work]], *, again: bool = False, hasty: bool = False
+    ) -> None:
         """Do work and tell what came of it; what fails is done again, in halves, at last alone."""
-        failure = self._attempt(batch)
+        failure = self._attempt(batch, hasty)
         if failure is None:
             return
+        hasty = hasty or is_busy(failure.error)
         if failure.final or again:
             for entry in batch:  # nobody is told of a success that is not certain
                 entry.future.set_exception(failure.error)
         elif len(batch) == 1:
-            self._settle(batch, again=True)
+            self._settle(batch, again=True, hasty=hasty)
         else:
             middle = len(batch) // 2
-            self._settle(batch[:middle])
-            self._settle(batch[middle:])
+            self._settle(batch[:middle], hasty=hasty)
+            self._settle(batch[middle:], hasty=hasty)
 
-    def _attempt(self, batch: Sequence[_Entry[Work]]) -> _Failure | None:
+    def _attempt(self, batch: Sequence[_Entry[Work]], hasty: bool) -> _Failure | None:
         """Do work in a transaction and tell its results, or return why none can be told."""
         begun = commits = False
         try:
-            with self._database.write() as session:
+            with self._database.write(hasty=hasty) as session:
                 begun = True
                 results = self._do(session, [entry.work for entry in batch])
                 commits = True

@@ -51,6 +51,15 @@ def find_loop(session: Session, scope: Scope, name: str) -> HumanLoop | None:
     ).first()
 
 
+def lock_loop(session: Session, loop_id: int) -> HumanLoop | None:
+    """Return a loop that nobody else can change until the transaction ends, None if it is gone.
+
+    As it is now, whatever the session knew of it.
+    """
+    query = select(HumanLoop).where(HumanLoop.id == loop_id).with_for_update()
+    return session.scalars(query.execution_options(populate_existing=True)).first()
+
+
 def add_loop(session: Session, loop: HumanLoop, content: str, attributes: dict[str, Any]) -> None:
     """Store a new loop with its input; raises IntegrityError where the name is taken."""
     session.add(loop)
@@ -88,7 +97,10 @@ def list_loops(
 
 
 def stop_loop(session: Session, loop: HumanLoop, now: int) -> bool:
-    """Stop a loop that is still open; False where its answers are all in, or it has ended."""
+    """Stop a loop that is still open.
+
+    False where its answers are all in, or it has ended or was deleted.
+    """
     if not _close(session, loop, STOPPED, now):
         return False
     _announce(session, loop, now)
@@ -96,7 +108,10 @@ def stop_loop(session: Session, loop: HumanLoop, now: int) -> bool:
 
 
 def expire_loop(session: Session, loop: HumanLoop, now: int) -> bool:
-    """Fail an open loop whose availability has ended; nobody's answer becomes a default."""
+    """Fail an open loop whose availability has ended; nobody's answer becomes a default.
+
+    False where it is not open any more.
+    """
     if not _close(session, loop, FAILED, now):
         return False
     loop.failure_code = EXPIRED
@@ -134,8 +149,8 @@ def arn_of_flow(loop: HumanLoop) -> str:
 
 
 def _close(session: Session, loop: HumanLoop, status: str, now: int) -> bool:
-    session.refresh(loop, with_for_update=True)
-    if loop.phase != OPEN:
+    found = lock_loop(session, loop.id)
+    if found is None or found.phase != OPEN:
         return False
     session.execute(
         update(Assignment)

@@ -22,6 +22,7 @@ from model_delivery_localcloud.store.human_loops import (
     SKIPPED,
     SUBMITTED,
     WORKING,
+    lock_loop,
 )
 from model_delivery_localcloud.store.review_answers import Taken
 from model_delivery_localcloud.store.review_resources import members_of
@@ -39,7 +40,7 @@ def take(
 
     Where it cannot be taken nothing is changed.
     """
-    loop = lock(session, loop_id)
+    loop = lock_loop(session, loop_id)
     if loop is None:
         return Taken.CLOSED
     if loop.flow_id != flow_id:
@@ -67,7 +68,7 @@ def take(
 
 def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
     """Take an answer back into the draft, until the loop's output is being written."""
-    loop = lock(session, loop_id)
+    loop = lock_loop(session, loop_id)
     mine = _part(session, loop_id, worker) if loop else None
     if loop is None or mine is None or mine.state != SUBMITTED:
         return Taken.NOT_YOURS
@@ -158,12 +159,6 @@ def free_lapsed(session: Session, now: int) -> int:
         assignment.lease_until = None
         _vacate(loop)
     return len(found)
-
-
-def lock(session: Session, loop_id: int) -> HumanLoop | None:
-    """Return a loop that nobody else can change until the transaction ends, or None."""
-    query = select(HumanLoop).where(HumanLoop.id == loop_id).with_for_update()
-    return session.scalars(query.execution_options(populate_existing=True)).first()
 
 
 def _part(session: Session, loop_id: int, worker: str) -> Assignment | None:

@@ -119,6 +119,7 @@ _NEXT = (
     .limit(_LIMIT)
     .with_for_update(of=_LOOP, skip_locked=True)
 )
+_NEWEST = select(func.coalesce(func.max(_LOOP.c.id), 0))
 _OCCUPY = (
     update(_LOOP)
     .where(_LOOP.c.id == bindparam("loop"))
@@ -240,6 +241,11 @@ def give_next(
         taking.write()
         if not passed:
             return
+
+
+def newest_loop(connection: Connection) -> int:
+    """Return the highest id of a loop, 0 where there is none."""
+    return int(connection.execute(_NEWEST).scalar_one())
 
 
 def _parts_in(connection: Connection, items: Sequence[Any]) -> dict[tuple[int, str], Any]:

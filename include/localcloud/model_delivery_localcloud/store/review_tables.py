@@ -94,7 +94,7 @@ class HumanLoop(Base):
     __tablename__ = "human_loops"
     __table_args__ = (
         CheckConstraint("free_slots >= 0", name="human_loops_free_slots"),
-        CheckConstraint("answers <= task_count", name="human_loops_answers"),
+        CheckConstraint("answers BETWEEN 0 AND task_count", name="human_loops_answers"),
         Index("human_loops_name", "account", "region", "name", unique=True),
         Index("human_loops_created", "flow_id", "created_at", "id"),
         Index("human_loops_queue", "queue", "priority", "id"),

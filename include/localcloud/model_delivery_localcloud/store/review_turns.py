@@ -4,9 +4,11 @@ Many reviewers' turns are taken at once, each statement for all of them: what a 
 Postgres is the wait for its statements, one after the other, and for the disk.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.review_answers import Handed, Taken, hand_in
@@ -18,6 +20,7 @@ from model_delivery_localcloud.store.review_slots import (
     give_first,
     give_held,
     give_next,
+    newest_loop,
 )
 
 
@@ -66,17 +69,34 @@ def _give(
     near = [asker for asker in askers if asker.missing and _begins(heads, asker)]
     if near:
         give_first(connection, flow_id, near, now)
-    for asker in askers:
-        if asker.missing:
-            give_next(connection, flow_id, asker, now, heads)
-        if asker.missing and heads is not None and not _begins(heads, asker):
-            heads.forget(flow_id, asker.worker)
-            give_next(connection, flow_id, asker, now)
     lacking = [asker for asker in askers if asker.missing]
+    if not lacking:
+        return
+    newest = newest_loop(connection)  # before the walks: what is started meanwhile is newer
+    for asker in lacking:
+        if heads is None or not heads.has_nothing(flow_id, asker.worker, newest):
+            _walk(connection, flow_id, asker, now, heads, newest)
+    lacking = [asker for asker in lacking if asker.missing]
     if lacking and free_lapsed(session, now):
         session.flush()
+        if heads is not None:
+            heads.given_back()
         for asker in lacking:
             give_next(connection, flow_id, asker, now)
+
+
+def _walk(
+    connection: Connection, flow_id: str, asker: Asker, now: int, heads: Heads | None, newest: int
+) -> None:
+    if heads is not None and not _begins(heads, asker):
+        give_next(connection, flow_id, asker, now, heads)
+        if not asker.missing:
+            return
+        heads.forget(flow_id, asker.worker)
+    began = time.monotonic()
+    give_next(connection, flow_id, asker, now, heads)
+    if asker.missing and heads is not None:
+        heads.note_nothing(flow_id, asker.worker, newest, time.monotonic() - began)
 
 
 def _begins(heads: Heads | None, asker: Asker) -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 from functools import cache
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms
+from model_delivery_localcloud.errors import NameTaken
 from model_delivery_localcloud.store.passwords import hash_password, is_outdated, verify_password
-from model_delivery_localcloud.store.review_tables import UserGroup
+from model_delivery_localcloud.store.review_tables import Assignment, UserGroup
 from model_delivery_localcloud.store.tables import PortalSession, SignInFailure, User
 
 # Wrong passwords within the window: of a name from one address, of a name from anywhere, of one
@@ -45,8 +46,16 @@ def add_user(
     """Store a user; of one that is there, replace the password, the role and the groups.
 
     Whoever is signed in by that name is signed out.
+
+    :raises NameTaken: somebody who was removed answered, holds or was kept from items by that name
     """
     user = session.get(User, name)
+    if user is None and session.scalar(select(exists().where(Assignment.worker == name))):
+        # Answers, drafts and leases are kept by name: they would be a new person's, to undo.
+        raise NameTaken(
+            f"{name!r} was somebody who is removed and whose part in reviews is kept under that "
+            "name: choose another name"
+        )
     if user is None:
         user = User(name=name, created_at=now_ms(), worker_id=secrets.token_hex(8))
         session.add(user)

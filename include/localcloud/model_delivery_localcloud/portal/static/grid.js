@@ -13,12 +13,17 @@ const left = document.getElementById("left");
 const state = { items: [], unfit: [], out: new Set(), shownAt: 0, aside: 0 };
 
 async function load(said = "") {
-  const { items } = await post("next", { count: PAGE + state.aside });
-  const fit = items.filter((item) => item.model.acceptable);
-  // What was left out before, or has no answer to accept, stays for the desk.
-  state.items = fit.filter((item) => !state.out.has(item.loop)).slice(0, PAGE);
-  state.unfit = items.filter((item) => !fit.includes(item)).map((item) => item.loop);
-  state.aside = items.length - state.items.length;
+  let items, count;
+  do {
+    count = PAGE + state.aside;
+    ({ items } = await post("next", { count }));
+    const fit = items.filter((item) => item.model.acceptable);
+    // What was left out before, or has no answer to accept, stays for the desk.
+    state.items = fit.filter((item) => !state.out.has(item.loop)).slice(0, PAGE);
+    state.unfit = items.filter((item) => !fit.includes(item)).map((item) => item.loop);
+    state.aside = items.length - state.items.length;
+    // A page's worth may lie behind; fewer than were asked for are all that one person may hold.
+  } while (state.items.length < PAGE && items.length === count);
   state.shownAt = performance.now();
   fill(cards, ...state.items.map(card));
   show(said);
@@ -53,8 +58,14 @@ function show(said) {
   const out = state.items.length - kept + state.aside;
   left.hidden = out === 0;
   left.textContent = `Review the other ${out} one by one`;
-  if (!state.items.length) fill(cards, h("p", { class: "note" }, "No item with an answer of the model is waiting."));
+  if (!state.items.length) fill(cards, h("p", { class: "note" }, nothing(out)));
   status.textContent = said;
+}
+
+/** Why no card is shown: behind as many as one person may hold there may be others. */
+function nothing(out) {
+  if (!out) return "No item with an answer of the model is waiting.";
+  return `Nothing more can be accepted for now: review the other ${out} first.`;
 }
 
 async function acceptAll() {
