@@ -1,10 +1,11 @@
 """The trigger of every external job: a row in the poll registry, and a stop when killed."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -30,6 +31,8 @@ LONGEST_POLL_INTERVAL = 30.0
 MOST_FAILED_WAITS = 3
 # One call of a stop, in seconds: of Airflow's 30 for an `on_kill`, some are left for another.
 STOP_CALL_SECONDS = 8.0
+# Questions of all triggers that ask on together: connections are looked up over the same thread.
+ASKED_A_SECOND = 5.0
 
 
 def handover_seconds() -> float:
@@ -60,6 +63,8 @@ class JobTrigger(BaseTrigger):
     :param doubted: the service's list told of this job's end before, and its description did not:
         the list alone shall not wake the task again. (default: False)
     """
+
+    _asking: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -280,7 +285,16 @@ class JobTrigger(BaseTrigger):
             if not looks:
                 self.log.info("The task runs again: asking on, until it waits or has ended")
             looks += 1
-            await asyncio.sleep(backoff(looks))
+            await self._pause(looks)
+
+    async def _pause(self, looks: int) -> None:
+        """Wait before the next question: the longer, the more triggers ask."""
+        JobTrigger._asking += 1
+        try:
+            share = JobTrigger._asking / ASKED_A_SECOND
+            await asyncio.sleep(max(backoff(looks), random.uniform(0.5, 1.5) * share))
+        finally:
+            JobTrigger._asking -= 1
 
 
 def _outcome(service: JobService, description: JobDescription, *, asked: bool) -> Stop | None:
