@@ -18,6 +18,9 @@ class DeploymentService:
     statuses: dict[str, str] = field(default_factory=dict)
     device: dict[str, str] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    cancelled: list[str] = field(default_factory=list)
+    # How many looks at a deployment are still refused.
+    throttled: int = 0
     # A device is a core device from its first report on.
     is_known: bool = True
     url: str = ""
@@ -27,6 +30,7 @@ class DeploymentService:
         app = web.Application()
         app.router.add_get(_DEPLOYMENT, self._get)
         app.router.add_get(_EFFECTIVE, self._list)
+        app.router.add_post(f"{_DEPLOYMENT}/cancel", self._cancel)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -35,9 +39,19 @@ class DeploymentService:
 
     async def _get(self, request: web.Request) -> web.Response:
         self.asked["GetDeployment"] += 1
+        if self.throttled:
+            self.throttled -= 1
+            headers = {"x-amzn-ErrorType": "ThrottlingException"}
+            return web.json_response({"message": "slow"}, status=429, headers=headers)
         identifier = request.match_info["id"]
         status = self.statuses[identifier]
         return web.json_response({"deploymentId": identifier, "deploymentStatus": status})
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        identifier = request.match_info["id"]
+        self.cancelled.append(identifier)
+        self.statuses[identifier] = "CANCELED"
+        return web.json_response({"message": "cancelled"})
 
     async def _list(self, request: web.Request) -> web.Response:
         assert request.match_info["thing"] == THING

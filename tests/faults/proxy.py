@@ -132,8 +132,10 @@ class FaultProxy:
         if answer is None:
             exchange.answer = await self._forwarded(request + body)
             exchange.moment = "after"
-            answer = await self._ruled(exchange) or exchange.answer
-        if not answer:
+            answer = await self._ruled(exchange)
+            if answer is None:
+                answer = exchange.answer
+        if not answer:  # a reset
             return False
         writer.write(answer)
         await writer.drain()

@@ -1,7 +1,7 @@
 """What a task that starts human loops shares: its worker, and what a kill stops."""
 
 from abc import abstractmethod
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
@@ -58,10 +58,7 @@ class StartsHumanLoops(AwsAndStorageConnected):
 
         state = LoopState(context)
         self._kill = LoopKill(
-            state,
-            lambda error: is_final(self, context, error),
-            partial(self._stop_open, state),
-            self.log,
+            state, lambda error: is_final(self, context, error), self._stop_open, self.log
         )
         self._kill.came = self._pause.cut  # a kill may be that early
         # What an earlier try started is open until this one gets as far.
@@ -69,12 +66,14 @@ class StartsHumanLoops(AwsAndStorageConnected):
             self._waiting = round_batch(state.rounds[-1])
         return state, self._kill
 
-    def _stop_open(self, state: "LoopState", reopen: bool) -> int:
-        mine = [] if self._waiting is None else [self._waiting]
-        # What a clear has superseded is stopped by now, but where this try ended before that.
-        return sum(
-            self._worker.stop(batch, reopen=reopen) for batch in (*mine, *state.superseded())
-        )
+    def _stop_open(self, reopen: bool) -> int:
+        return 0 if self._waiting is None else self._worker.stop(self._waiting, reopen=reopen)
+
+    def _stop_superseded(self, state: "LoopState") -> None:
+        """Stop what is open of the batches before a clear: no later try needs them."""
+        for batch in state.superseded():
+            self._worker.stop(batch)
+        state.forget_superseded()
 
     def on_kill(self) -> None:
         """Stop what is open when the task is killed in the worker, or runs out of time there."""

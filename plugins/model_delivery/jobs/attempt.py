@@ -73,6 +73,7 @@ class Attempt:
         """Surround what a kill may interrupt; a try that fails for good leaves no job running."""
         self._in_hand = True
         try:
+            self._stop_superseded()
             yield
             self._done = True
         except AirflowTaskTimeout:
@@ -98,7 +99,6 @@ class Attempt:
         """
         self._client.open()
         self.require_alive()
-        self._stop_superseded()
         made = self._submit(request, announce)
         description = self.describe()
         if not made and description.status in self._client.service.statuses.stopping:
@@ -315,7 +315,6 @@ class Attempt:
             self.stop(GRACE if self.killed else "the task fails for good")
         except (DeliveryError, DeliveryRefusedError) as refusal:
             self._log.error("%s may still be running: %s", self.label, refusal)
-        self._stop_superseded()  # it may have failed before it came to that
 
     def _is_waited_for_after(self, error: BaseException) -> bool:
         if self.killed:
@@ -342,7 +341,10 @@ class Attempt:
         return None
 
     def _stop_superseded(self) -> None:
-        """Stop what a submission before a clear left running, where nobody else could."""
+        """Stop what a submission before a clear left running, where nobody else could.
+
+        First of all: whatever this try fails at, no later one needs that job.
+        """
         for earlier in self.submission.superseded():
             try:
                 handle = earlier.abandoned()
@@ -355,7 +357,7 @@ class Attempt:
                 elif handle:
                     self._stop_if_running(earlier, handle)
                 earlier.end(Outcome.DONE)
-            except (DeliveryError, DeliveryRefusedError) as error:
+            except Exception as error:  # what this try fails at is for the task itself to find
                 self._log.warning("A job of before the clear may still be running: %s", error)
 
     def _stop_if_running(self, earlier: Submission, handle: Handle) -> None:

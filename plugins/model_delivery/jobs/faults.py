@@ -100,6 +100,17 @@ def is_passing(error: Exception) -> bool:
     return _never_answered(error)
 
 
+def was_never_sent(error: Exception) -> bool:
+    """Tell whether there was no connection over which a call could have been sent."""
+    from botocore.exceptions import (
+        ConnectTimeoutError,
+        EndpointConnectionError,
+        ProxyConnectionError,
+    )
+
+    return isinstance(error, (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError))
+
+
 def _never_answered(error: Exception) -> bool:
     from aiohttp import ClientError as TransportError
     from botocore.exceptions import ConnectionError as NoConnection

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from model_delivery.jobs.faults import is_credential_fault, is_service_error
+from model_delivery.jobs.faults import is_credential_fault, is_service_error, is_throttling
 from model_delivery.jobs.rate import backoff
 
 log = logging.getLogger(__name__)
@@ -49,14 +49,19 @@ class Failures:
     """
 
     def __init__(self, outage: float) -> None:
-        self.count = 0
+        self.count = self._unreached = 0
         self._of_kind: Counter[int] = Counter()
         self._outage = outage
         self._since = time.monotonic()
 
-    def may_need_a_new_client(self, error: Exception) -> bool:
-        """Tell, before a failure is counted, whether to look the connection up again."""
-        return is_credential_fault(error) or (self.count + 1) % REOPEN_AFTER == 0
+    def ask_for_a_new_client(self, error: Exception) -> bool:
+        """Count what the connection may be the reason of; tell whether to look it up again."""
+        if is_credential_fault(error):
+            return True
+        if is_throttling(error):
+            return False
+        self._unreached += 1
+        return self._unreached % REOPEN_AFTER == 0
 
     def are_enough(self, most: int | None) -> bool:
         """Count one more, and tell whether it shall be the last.
@@ -96,7 +101,7 @@ def until_answered(
         except Exception as error:
             if not is_service_error(error):
                 raise
-            if failures.may_need_a_new_client(error):
+            if failures.ask_for_a_new_client(error):
                 reopen()
             if failures.are_enough(most_failures(error)) or pause.cut:
                 raise explained(error) from error

@@ -32,6 +32,7 @@ from model_delivery.jobs.faults import (
     is_passing,
     is_service_error,
     reading,
+    was_never_sent,
 )
 from model_delivery.jobs.naming import job_name
 from model_delivery.jobs.rate import backoff
@@ -82,6 +83,7 @@ class Submission:
             self._number -= 1
         self.made: Handle | None = None
         self._called_at: datetime | None = None
+        self._may_be_made = False
 
     def _is_cleared(self, last: Record) -> bool:
         """Tell whether the task was cleared since its last submission."""
@@ -121,14 +123,14 @@ class Submission:
         if found is None:
             if self._client.pause.cut:
                 raise DeliveryError("nothing was submitted: the task was killed")
-            record = self._intend(named, record)
-            submitted = self._create(named, record)
+            submitted = self._intend_and_create(named, record)
         else:
             submitted = Submitted(self._attach(named, record, found), made=False)
         self.made = submitted.handle
         made_at = self._called_at.isoformat() if self._called_at else record.at
+        kept = self._load()
         self._save(
-            replace(record, handle=submitted.handle, made_at=made_at, place=self._client.place)
+            replace(kept, handle=submitted.handle, made_at=made_at, place=self._client.place)
         )
         return submitted
 
@@ -264,11 +266,23 @@ class Submission:
             "Stop those that nobody needs, then clear the task to submit anew"
         )
 
+    def _intend_and_create(self, request: Mapping[str, Any], before: Record) -> Submitted:
+        """Make the job; where it is certain that none was made, no intent is left."""
+        self._may_be_made = before.intent is not None
+        record = self._intend(request, before)
+        try:
+            return self._create(request, record)
+        except Exception:
+            if not self._may_be_made:
+                self._save(before)
+            raise
+
     def _create(self, request: Mapping[str, Any], record: Record) -> Submitted:
         call = self._service.submit_call(request)
         failures = Failures(self._client.outage)
         while True:
             self._called_at = datetime.now(UTC)
+            may_be_made, self._may_be_made = self._may_be_made, True
             try:
                 answer = self._client.run(call)
                 with reading(call.operation):
@@ -276,6 +290,7 @@ class Submission:
             except Exception as error:
                 if not is_service_error(error):
                     raise
+                self._may_be_made = may_be_made or self._may_have_made(error)
                 found = self._after_failure(error, request, record, failures)
             if found:
                 return Submitted(self._attach(request, record, found), made=False)
@@ -293,8 +308,8 @@ class Submission:
         taken = code in self._service.taken_codes
         if taken and (found := self._only(self._client.find(intent), intent)):
             return found
-        if failures.may_need_a_new_client(error):
-            self._client.reopen()
+        if failures.ask_for_a_new_client(error):
+            self._reopen(request)
         if code in REFUSED_CODES or code in self._service.missing_codes:
             text = str(error).rstrip(".")
             raise JobRefusedError(f"{label} was refused: {text}. Correct the request.") from error
@@ -309,7 +324,20 @@ class Submission:
         self._client.pause.sleep(backoff(failures.count))
         if self._service.unique_names or _certainly_not_made(error):
             return None
-        return self._settled(intent)
+        return self._settled(self._load().intent or intent)
+
+    def _reopen(self, request: Mapping[str, Any]) -> None:
+        """Look the connection up again; it may lead elsewhere only where no job was made yet."""
+        self._client.reopen()
+        record = self._load()
+        if self._may_be_made:
+            self._require_same_place_of_intent(request, record)
+        elif record.place != self._client.place:
+            self._intend(request, record)
+
+    def _may_have_made(self, error: Exception) -> bool:
+        taken = error_code(error) in self._service.taken_codes
+        return taken or not _certainly_not_made(error)
 
     def claim(self) -> Claim:
         """Ask whose the task is, while this try still runs.
@@ -357,5 +385,8 @@ class Submission:
 
 
 def _certainly_not_made(error: Exception) -> bool:
-    """Tell whether the service turned the call away; a fault of its own may follow the deed."""
-    return 400 <= http_status(error) < 500
+    """Tell whether the service turned the call away, or could not be reached.
+
+    A fault of its own may follow the deed.
+    """
+    return was_never_sent(error) or 400 <= http_status(error) < 500

@@ -1,10 +1,11 @@
 """The trigger of every external job: a row in the poll registry, and a stop when killed."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -19,7 +20,7 @@ from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.rate import backoff, check_intervals
 from model_delivery.jobs.registry import registry
 from model_delivery.jobs.retries import MISSING_ANSWERS, OUTAGE_SECONDS
-from model_delivery.jobs.service import Handle, JobService
+from model_delivery.jobs.service import Handle, JobDescription, JobService
 from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.task_state import ACTIVE, DEFERRED, RUNNING, task_state
 from model_delivery.jobs.waits import Bounds
@@ -30,6 +31,8 @@ LONGEST_POLL_INTERVAL = 30.0
 MOST_FAILED_WAITS = 3
 # One call of a stop, in seconds: of Airflow's 30 for an `on_kill`, some are left for another.
 STOP_CALL_SECONDS = 8.0
+# Questions of all triggers that ask on together: connections are looked up over the same thread.
+ASKED_A_SECOND = 5.0
 
 
 def handover_seconds() -> float:
@@ -61,6 +64,8 @@ class JobTrigger(BaseTrigger):
         the list alone shall not wake the task again. (default: False)
     """
 
+    _asking: ClassVar[int] = 0
+
     def __init__(
         self,
         *,
@@ -90,7 +95,6 @@ class JobTrigger(BaseTrigger):
         self.botocore_config = botocore_config
         self._stopping: asyncio.Task[None] | None = None
         self._generation: str | None = None
-        self._ran_again = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and every argument."""
@@ -175,35 +179,49 @@ class JobTrigger(BaseTrigger):
 
     async def _stop_job(self) -> None:
         service = await registry().service(self.service)
-        label = f"{service.noun} {self.handle.get('arn') or self.handle['name']}"
-        if await self._is_waited_for():
-            self.log.info("%s goes on: its task is waited for elsewhere", label)
-            return
+        label = self._label(service)
         try:
-            async with asyncio.timeout(OUTAGE_SECONDS):
-                await self._connection_now()
-                outcome = await self._stop(service, self.handle)
-            outcome.log(self.log, label, "its task was killed")
+            if await self._is_waited_for():
+                self.log.info("%s goes on: its task is waited for elsewhere", label)
+                return
+            await self._connection_now()
+            await self._stop_all(service)
         except asyncio.CancelledError:
             self.log.warning("%s may still be running: the triggerer ends", label)
             raise
         except Exception as error:
             self.log.warning("%s may still be running: %s", label, cause(error))
 
-    async def _stop(self, service: JobService, handle: Handle) -> Stop:
-        """Ask until there is an answer, over a client that was opened anew after a fault."""
+    def _label(self, service: JobService) -> str:
+        """Return what messages call that which is waited for."""
+        return f"{service.noun} {self.handle.get('arn') or self.handle['name']}"
+
+    async def _stop_all(self, service: JobService) -> None:
+        """Stop what was made, and say what came of it."""
+        async with asyncio.timeout(OUTAGE_SECONDS):
+            outcome = await self._stop(service, self.handle)
+        outcome.log(self.log, self._label(service), "its task was killed")
+
+    async def _stop(self, service: JobService, handle: Handle, *, look: bool = True) -> Stop:
+        """Ask until there is an answer, over a client that was opened anew after a fault.
+
+        :param look: look at the job first, as where a stop would undo what ended well: the try
+            that waited for a deployment may have seen it to its end.
+        """
         call = service.stop_call(handle)
         if call is None:
             return Stop.IMPOSSIBLE
-        if self._ran_again and await self._has_ended(service, handle):
-            return Stop.ENDED  # a deployment that a try saw to its end is not to be cancelled
+        asked = False
         failures = missing = 0
         while True:
             try:
                 async with self._client(service) as client:
-                    # A stop under way or done by now: it was the answer that was lost.
-                    if not (failures and await self._is_ending(service, handle, client)):
-                        await client.ask(call, STOP_CALL_SECONDS)
+                    if look or asked:
+                        description = await self._look(service, handle, client)
+                        if outcome := _outcome(service, description, asked=asked):
+                            return outcome
+                    asked = True
+                    await client.ask(call, STOP_CALL_SECONDS)
                     return Stop.ASKED
             except Exception as error:
                 if error_code(error) in service.missing_codes:
@@ -228,15 +246,17 @@ class JobTrigger(BaseTrigger):
     def _client(self, service: JobService) -> AbstractAsyncContextManager[PacedClient]:
         return registry().client(service, self._connection_settings, self._generation)
 
-    async def _is_ending(self, service: JobService, handle: Handle, client: PacedClient) -> bool:
+    async def _look(
+        self, service: JobService, handle: Handle, client: PacedClient
+    ) -> JobDescription:
         answers = await client.answers(service.describe_calls(handle), STOP_CALL_SECONDS)
-        return service.is_ending(service.description(handle, answers))
+        return service.description(handle, answers)
 
     async def _has_ended(self, service: JobService, handle: Handle) -> bool:
         """Tell whether a stop was refused because nothing is left to stop."""
         try:
             async with self._client(service) as client:
-                return await self._is_ending(service, handle, client)
+                return service.is_ending(await self._look(service, handle, client))
         except Exception as error:
             self.log.warning("It cannot be looked at: %s", cause(error))
             return False
@@ -260,10 +280,28 @@ class JobTrigger(BaseTrigger):
                 self.log.warning("The state of the task is not known: %s", cause(error))
             if state == DEFERRED:
                 return True
-            if state not in ACTIVE or not (self._ran_again or state == RUNNING):
+            if state not in ACTIVE or not (looks or state == RUNNING):
                 return False
-            if not self._ran_again:
+            if not looks:
                 self.log.info("The task runs again: asking on, until it waits or has ended")
-            self._ran_again = True
             looks += 1
-            await asyncio.sleep(backoff(looks))
+            await self._pause(looks)
+
+    async def _pause(self, looks: int) -> None:
+        """Wait before the next question: the longer, the more triggers ask."""
+        JobTrigger._asking += 1
+        try:
+            share = JobTrigger._asking / ASKED_A_SECOND
+            await asyncio.sleep(max(backoff(looks), random.uniform(0.5, 1.5) * share))
+        finally:
+            JobTrigger._asking -= 1
+
+
+def _outcome(service: JobService, description: JobDescription, *, asked: bool) -> Stop | None:
+    """Return what a look says of a stop; None where it is to be asked for.
+
+    :param asked: whether it was before: then it was the answer that was lost.
+    """
+    if description.state.terminal and not asked:
+        return Stop.ENDED
+    return Stop.ASKED if service.is_ending(description) else None

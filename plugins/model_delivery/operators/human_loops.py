@@ -61,6 +61,7 @@ class StartHumanLoopsOperator(StartsHumanLoops):
         """Start the loops, then write the manifest."""
         state, kill = self._taken_up(context)
         with kill.running():
+            self._stop_superseded(state)
             return self._start_all(context, state)
 
     def _start_all(self, context: Context, state: "LoopState") -> StartedHumanLoops:
@@ -73,9 +74,6 @@ class StartHumanLoopsOperator(StartsHumanLoops):
         )
         attributes = a2i.data_attributes(self.content_classifiers, workteam_of(flow))
         worker, storage = self._worker, self._storage()
-        for batch in state.superseded():
-            worker.stop(batch)
-        state.forget_superseded()
         prefix = state.loop_prefix()
         # Every line is read before the first loop is started, and a clear stops what a kill left.
         count = sum(1 for _ in read_inputs(storage, self.inputs_uri))

@@ -145,6 +145,7 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
         """Choose, start, and wait; a retry goes on where the try before it ended."""
         state, kill = self._taken_up(context)
         with kill.running():
+            self._stop_superseded(state)
             self._check()
             return self._review_all(context, state)
 
@@ -152,9 +153,6 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
         from model_delivery.human_loops.review import REVIEW
         from model_delivery.links.human_review import queue_url
 
-        for batch in state.superseded():
-            self._worker.stop(batch)
-        state.forget_superseded()
         url = queue_url(self.hook, self.flow_definition_arn)
         context["ti"].xcom_push(key=JOB_LINK_KEY, value=url)
         if state.get("counts") is None:

@@ -9,6 +9,7 @@ from model_delivery.human_loops.polls import wait_for_batch
 from model_delivery.jobs.faults import cause
 from model_delivery.jobs.registry import registry
 from model_delivery.jobs.retries import OUTAGE_SECONDS
+from model_delivery.jobs.service import JobService
 from model_delivery.jobs.stop import Stop
 from model_delivery.jobs.trigger import JobTrigger
 from model_delivery.jobs.waits import Bounds
@@ -32,15 +33,13 @@ class HumanLoopTrigger(JobTrigger):
         )
         return {"statuses": statuses}
 
-    async def _stop_job(self) -> None:
+    def _label(self, service: JobService) -> str:
+        return f"a batch of {len(read_handle(self.handle))} human loops"
+
+    async def _stop_all(self, service: JobService) -> None:
         """Stop what is open of the batch, as far as Airflow gives time for it."""
         from botocore.exceptions import ClientError
 
-        if await self._is_waited_for():
-            self.log.info("The human loops go on: their task is waited for elsewhere")
-            return
-        service = await registry().service(self.service)
-        await self._connection_now()
         batch = read_handle(self.handle)
         names, stopped = iter(batch), 0
         refused: list[Exception] = []
@@ -49,7 +48,8 @@ class HumanLoopTrigger(JobTrigger):
             nonlocal stopped
             for name in names:
                 try:
-                    stopped += await self._stop(service, {"name": name}) is Stop.ASKED
+                    outcome = await self._stop(service, {"name": name}, look=False)
+                    stopped += outcome is Stop.ASKED
                 except ClientError as error:  # of this loop: the others are stopped all the same
                     refused.append(error)
 

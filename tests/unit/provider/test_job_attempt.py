@@ -332,9 +332,14 @@ def test_a_changed_request_stops_the_job_of_the_earlier_try(nameless: Nameless) 
     assert [job["status"] for job in nameless.all] == ["STOPPED"]
 
 
+def submit_after_clear(attempt: Attempt) -> None:
+    with attempt.running():
+        attempt.submit(REQUEST)
+
+
 def test_a_clear_stops_what_the_cleared_try_left_running(nameless: Nameless) -> None:
     nameless.submission().submit_once(REQUEST)
-    nameless.attempt(try_number=2, max_tries=3).submit(REQUEST)
+    submit_after_clear(nameless.attempt(try_number=2, max_tries=3))
     assert [job["status"] for job in nameless.all] == ["STOPPED", "RUNNING"]
 
 
@@ -342,7 +347,7 @@ def test_a_clear_leaves_alone_what_was_not_to_be_waited_for(nameless: Nameless) 
     submission = nameless.submission()
     submission.submit_once(REQUEST)
     submission.end(Outcome.DONE)
-    nameless.attempt(try_number=2, max_tries=3).submit(REQUEST)
+    submit_after_clear(nameless.attempt(try_number=2, max_tries=3))
     assert [job["status"] for job in nameless.all] == ["RUNNING", "RUNNING"]
 
 
@@ -853,7 +858,7 @@ def test_a_clear_stops_what_was_left_to_a_try_that_never_came(nameless: Nameless
     attempt.submit(REQUEST)
     give_away(nameless, attempt, "up_for_retry")
     attempt.kill()
-    nameless.attempt(try_number=2, max_tries=3).submit(REQUEST)
+    submit_after_clear(nameless.attempt(try_number=2, max_tries=3))
     assert stops(nameless) == [("STOPPED", 1), ("RUNNING", 0)]
 
 
@@ -871,7 +876,7 @@ def test_a_job_that_cannot_be_stopped_is_waited_for_by_the_next_try(
         attempt.wait(description, 0.01, 0.0)
     assert nameless.attempt(try_number=2).submit(REQUEST).handle == description.handle
     assert stops(nameless) == [("RUNNING", 0)]
-    nameless.attempt(try_number=3, max_tries=5).submit(REQUEST)
+    submit_after_clear(nameless.attempt(try_number=3, max_tries=5))
     assert "goes on although the task was cleared" in capsys.readouterr().out
     assert len(nameless.all) == 2
 
@@ -921,7 +926,7 @@ def test_a_clear_does_not_take_a_job_elsewhere_for_ended(
     attempt = nameless.attempt(try_number=2, max_tries=3)
     told: list[str] = []
     monkeypatch.setattr(attempt._log, "warning", lambda text, *given: told.append(text % given))
-    attempt.submit(REQUEST)
+    submit_after_clear(attempt)
     assert any("of before the clear may still be running" in each for each in told)
 
 

@@ -182,6 +182,23 @@ async def test_a_kill_stops_no_job_that_a_resumed_try_saw_to_its_end(
     assert service.asked["StopCompilationJob"] == 0
 
 
+async def test_a_triggerer_that_ends_while_it_asks_on_says_so(
+    service: CompilationService, task_instance: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting, ti = trigger(), task_instance()
+    del ti.task  # a trigger's has none
+    ti.get_task_states = lambda **_filters: {ti.run_id: {ti.task_id: "running"}}
+    waiting.task_instance = ti
+    kill = asyncio.create_task(waiting.on_kill())
+    await wait_until(lambda: waiting._stopping is not None)
+    await asyncio.sleep(0.1)
+    assert waiting._stopping is not None
+    waiting._stopping.cancel()
+    with suppress(asyncio.CancelledError):
+        await kill
+    assert "may still be running: the triggerer ends" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("fault", [THROTTLED, BROKEN, Fault(reset=True)])
 async def test_a_kill_is_repeated_until_it_is_heard(
     service: CompilationService, fault: Fault

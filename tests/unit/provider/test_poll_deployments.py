@@ -4,9 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
-from model_delivery.jobs.registry import PollRegistry
+from model_delivery.jobs import rate
+from model_delivery.jobs.registry import PollRegistry, registry
+from model_delivery.jobs.trigger import JobTrigger
 from model_delivery.jobs.waits import Bounds
 
 from tests.deployment_service import THING, DeploymentService
@@ -96,3 +99,27 @@ async def test_what_is_in_effect_may_stand_on_any_page(service: DeploymentServic
     service.device["ours"] = "SUCCEEDED"
     async with waiting("ours") as task:
         assert await asyncio.wait_for(task, SOON) == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("states", "throttled"),
+    [(["running", "success"], 0), (["running", "failed"], 2), (["success"], 1)],
+)
+@pytest.mark.parametrize(("reached", "cancelled"), [("SUCCEEDED", []), ("IN_PROGRESS", ["ours"])])
+async def test_a_kill_cancels_no_deployment_that_a_try_saw_to_its_end(
+    service: DeploymentService, task_instance: Any, monkeypatch: pytest.MonkeyPatch,
+    states: list[str], throttled: int, reached: str, cancelled: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
+    service.statuses["ours"], service.device["ours"] = "ACTIVE", reached
+    service.throttled = throttled
+    handle = {"name": "ours", "id": "ours", "thing": THING}
+    trigger = JobTrigger(service=SERVICE, handle=handle, poll_interval=LOOK, **SETTINGS)
+    ti, left = task_instance(), iter(states)
+    del ti.task  # a trigger's has none
+    ti.get_task_states = lambda **_filters: {ti.run_id: {ti.task_id: next(left)}}
+    trigger.task_instance = ti
+    await trigger.on_kill()
+    assert service.cancelled == cancelled
+    while registry().open_clients:
+        await asyncio.sleep(0.01)
