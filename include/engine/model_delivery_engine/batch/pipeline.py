@@ -7,13 +7,13 @@ part a lane, however long the shard.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +276,7 @@ class _Run:
             self.header, options.input_fields, options.recommendations,
         )  # fmt: skip
 
-    @cached_property
+    @functools.cached_property
     def header(self) -> bytes:
         """A CSV object's first line; of other formats nothing."""
         if self.encoding.format != InputFormat.CSV:
@@ -344,7 +344,7 @@ class _Run:
         from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, row_end
 
         row = is_row(len(header_columns(self.header, self.job.shard["uri"])))
-        return lambda data, wanted: row_end(data, wanted, row), LONGEST_ROW_BYTES
+        return functools.partial(row_end, is_row=row), LONGEST_ROW_BYTES
 
     def _record_bytes(self) -> int | None:
         if self.encoding.format != InputFormat.RAW:
