@@ -89,15 +89,18 @@ class AzureBlobStore:
             return None
         except AzureError as error:
             raise self._explained(uri, error) from error
+        if _is_folder(properties):
+            return None
         return ObjectStat(uri, int(properties.size), _etag(properties))
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Yield the blobs below a prefix."""
+        """Yield the blobs below a prefix; of an account with a hierarchical namespace no folder."""
         base, container, blob = split(prefix)
         try:
             client = self._service.get_container_client(container)
-            for each in client.list_blobs(name_starts_with=blob):
-                yield ObjectStat(f"{base}/{each.name}", int(each.size), _etag(each))
+            for each in client.list_blobs(name_starts_with=blob, include=["metadata"]):
+                if not _is_folder(each):
+                    yield ObjectStat(f"{base}/{each.name}", int(each.size), _etag(each))
         except AzureError as error:
             raise self._explained(prefix, error) from error
 
@@ -110,6 +113,7 @@ class AzureBlobStore:
         length = None if end is None else end - start
         # Azure refuses a range of an empty blob; without an offset it answers with nothing.
         wanted: dict[str, Any] = {"offset": start, "length": length} if start or length else {}
+        wanted["decompress"] = False  # else a blob with a Content-Encoding comes as other bytes
         if etag is not None:
             wanted |= {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
         try:
@@ -153,6 +157,14 @@ class AzureBlobStore:
             step = str(error)
         kind = _KINDS.get(code, StorageError)
         return kind(f"{uri}: {step} (connection {self._connection!r})")
+
+
+def _is_folder(properties: Any) -> bool:
+    """Whether this is no blob, but a folder that an account of Data Lake Storage shows as one."""
+    metadata: dict[str, str] = properties.metadata or {}
+    return any(
+        name.lower() == "hdi_isfolder" and value == "true" for name, value in metadata.items()
+    )
 
 
 def _etag(properties: Any) -> str:
