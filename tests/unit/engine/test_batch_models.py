@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from model_delivery_engine.batch.compression import compress
+from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.batch.pipeline import ShardResult
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError
@@ -118,7 +120,7 @@ def test_an_output_without_a_batch_is_refused_before_anything_is_read(
     job = made(nodes, {"x": (FLOAT, shape)}, {"y": (FLOAT, declared)}, **more)
     with pytest.raises(BatchError, match=r"output 'y' has shape .* batch as first dimension"):
         job.run(lines([{"x": [1, 2, 3, 4]}]))
-    assert job.uri not in job.storage.read_bytes
+    assert job.storage.read_bytes[job.uri] == 4  # to see that it is text
 
 
 def test_an_output_of_unknown_rank_is_none_of_rank_0(made: Made) -> None:
@@ -149,6 +151,16 @@ def test_parquet_that_names_a_column_twice_is_refused(made: Made) -> None:
     table = pyarrow.Table.from_arrays(columns, names=["age", "income", "age"])
     with pytest.raises(BatchError, match="two columns of the name 'age'; name each once"):
         job.run(parquet(table))
+
+
+@pytest.mark.parametrize("uri", [URI, "mem://in.csv"])
+@pytest.mark.parametrize(("packed", "end"), [(Compression.GZIP, ".gz"), (Compression.ZSTD, ".zst")])
+def test_compressed_bytes_under_a_plain_name_are_refused(
+    made: Made, uri: str, packed: Compression, end: str
+) -> None:
+    job = table_model(made, uri, ["n", 1])
+    with pytest.raises(BatchError, match=rf"{uri} is {packed}, .* let it end in {end}, or"):
+        job.run(compress(b'{"age": 1, "income": 2}\n' * 99, packed))
 
 
 def test_nan_is_called_by_its_name(made: Made) -> None:
