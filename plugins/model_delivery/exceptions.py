@@ -3,7 +3,8 @@
     AirflowException
     ├── DeliveryError                what a retry may mend
     │   ├── StorageError             an object store said no, or said nothing
-    │   │   └── ContainerMissingError    its bucket or container does not exist
+    │   │   └── StorageRefusedError      it said no, and will again until somebody acts
+    │   │       └── ContainerMissingError    its bucket or container does not exist
     │   ├── JobError                 an external job
     │   │   ├── JobFailedError       it ended badly for a reason a new try may not meet
     │   │   ├── JobMissingError      the service does not know it (any more)
@@ -29,10 +30,21 @@ class DeliveryError(AirflowException):
 
 
 class StorageError(DeliveryError):
-    """An object store refused or did not answer."""
+    """An object store refused or did not answer.
+
+    ``lasting``: whether it is of no use to ask again at once.
+    """
+
+    lasting = False
 
 
-class ContainerMissingError(StorageError):
+class StorageRefusedError(StorageError):
+    """The object is not there, is another, or may not be read: asking again changes nothing."""
+
+    lasting = True
+
+
+class ContainerMissingError(StorageRefusedError):
     """A bucket or container does not exist."""
 
 
@@ -62,6 +74,8 @@ class DeliveryRefusedError(AirflowFailException):
 
 class InvalidRequestError(DeliveryRefusedError):
     """A parameter is wrong; nothing was called."""
+
+    lasting = True
 
 
 class RequestDiffersError(DeliveryRefusedError):

@@ -64,10 +64,10 @@ class BatchStorage:
         wanted = (start, None if end is None else end - 1) if start or end is not None else None
         yield from self._objects.read(uri, etag=etag, byte_range=wanted)
 
-    def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
-        """Put an object from chunks; it appears whole or not at all."""
+    def write_stream(self, uri: str, chunks: Iterable[bytes], *, size: int | None = None) -> None:
+        """Put an object from chunks, about `size` bytes of them; it appears whole or not at all."""
         stream = io.BufferedReader(cast("io.RawIOBase", ChunkReader(chunks)), BUFFER)
-        self._objects.upload_stream(stream, uri)
+        self._objects.upload_stream(stream, uri, size)
 
     def take(self, path: Path, uri: str) -> None:
         """Put a file and remove it."""

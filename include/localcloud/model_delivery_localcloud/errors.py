@@ -96,10 +96,12 @@ class ObjectError(LocalcloudError):
 class ObjectMissing(ObjectError):
     """A bucket or key does not exist, or these credentials may not read it."""
 
+    lasting = True  # the engine does not ask again
     reason = "OBJECT_MISSING"
 
 
 class ObjectChanged(ObjectError):
     """An object is no longer what was registered."""
 
+    lasting = True
     reason = "OBJECT_CHANGED"

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 256 * 1024
 PART = 32 * 1024 * 1024  # of a multipart upload, which has at most 10,000: objects up to 312 GiB
+MOST_PARTS = 8_000  # of one that says its size, which may be a little less than comes
 _ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 _DENIED = frozenset({"403", "AccessDenied"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
@@ -141,10 +142,14 @@ class ObjectStore:
         with path.open("rb") as file:
             self.upload_stream(file, uri)
 
-    def upload_stream(self, file: IO[bytes], uri: str) -> None:
-        """Publish what a file has to read, however long; readers never see part of it."""
+    def upload_stream(self, file: IO[bytes], uri: str, size: int | None = None) -> None:
+        """Publish what a file has to read; readers never see part of it.
+
+        :param size: about how many bytes that is (default: not known)
+        """
         bucket, key = split_uri(uri)
-        config = TransferConfig(use_threads=False, multipart_chunksize=PART)
+        part = max(PART, -(-(size or 0) // MOST_PARTS))
+        config = TransferConfig(use_threads=False, multipart_chunksize=part)
         try:
             self._client.upload_fileobj(file, bucket, key, Config=config)
         except Exception as error:

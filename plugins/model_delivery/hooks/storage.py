@@ -106,11 +106,14 @@ class StorageHook(BaseHook):
         """Return the object's file where the store is this machine's file system, else None."""
         return self.store(uri).local_path(uri)
 
-    def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
-        """Put an object from chunks, in bounded memory; it appears whole or not at all."""
+    def write_stream(self, uri: str, chunks: Iterable[bytes], *, size: int | None = None) -> None:
+        """Put an object from chunks, in bounded memory; it appears whole or not at all.
+
+        :param size: about how many bytes come. (default: up to 300 GiB)
+        """
         from model_delivery_engine.batch.storage import ChunkReader
 
-        self.store(uri).write(uri, io.BufferedReader(ChunkReader(chunks), _BUFFER_BYTES))
+        self.store(uri).write(uri, io.BufferedReader(ChunkReader(chunks), _BUFFER_BYTES), size)
 
     @contextlib.contextmanager
     def writing(self, uri: str) -> Iterator[Callable[[bytes], None]]:

@@ -78,7 +78,7 @@ class FileStorage:
                     self.failures -= 1
                     raise ConnectionResetError("the store hung up")
 
-    def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
+    def write_stream(self, uri: str, chunks: Iterable[bytes], *, size: int | None = None) -> None:
         path = self.path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}-{os.urandom(4).hex()}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from model_delivery_engine.batch.csv_lines import is_row
 from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, split_rows
-from model_delivery_engine.batch.formats import Compression
+from model_delivery_engine.batch.formats import SUFFIX, Compression
 from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult, shard_folder
 from model_delivery_engine.batch.planning import plan
@@ -110,6 +110,24 @@ def test_rows_of_several_lines_are_one_record_each(
 
 def _said(text: str) -> object:
     return text
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+@pytest.mark.parametrize("compression", [Compression.NONE, Compression.GZIP])
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_the_last_row_is_one_without_a_final_newline_too(
+    tmp_path: Path, linear_bundle: Bundle, compression: Compression, shards: int, end: bytes
+) -> None:
+    """It lies over the end that is wanted of the first part, and has lines like rows inside."""
+    from model_delivery_engine.batch.compression import compress
+
+    rows = [["1", "x\n" * 20_000, "[1,2,3,4]"], ["2", 'a,b,"[9,9,9,9]"\n' * 5_000, "[1,2,3,4]"]]
+    data = as_csv(rows).removesuffix(b"\n") + end
+    assert 40_100 < 65_536 < len(data)
+    job = Job(tmp_path / "job", linear_bundle, uri=f"mem://in.csv{SUFFIX[compression]}")
+    assert job.run(compress(data, compression), shards) == ShardResult(2, 2, 0)
+    job.publish()
+    assert [line["input"]["text"] for line in job.lines()] == [text for _, text, _ in rows]
 
 
 def test_a_cut_inside_quotes_is_said(job: Job) -> None:

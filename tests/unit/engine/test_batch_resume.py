@@ -91,10 +91,10 @@ def test_a_job_killed_at_any_write_ends_the_same(
 def test_the_journal_is_written_rarely_where_that_takes_long(job: Job) -> None:
     write, written = job.storage.write_stream, []
 
-    def slow_write(uri: str, chunks: object) -> None:
+    def slow_write(uri: str, chunks: object, **more: object) -> None:
         time.sleep(0.2)
         written.append(uri)
-        write(uri, chunks)  # type: ignore[arg-type]
+        write(uri, chunks, **more)  # type: ignore[arg-type]
 
     job.storage.write_stream = slow_write  # type: ignore[method-assign]
     assert job.run(lines(60_000)).records == 60_000

@@ -29,11 +29,12 @@ def split_rows(data: bytes, is_row: IsRow) -> list[bytes]:
     return list(_rows(lines, is_row))
 
 
-def row_end(data: bytes, wanted: int, is_row: IsRow) -> int | None:
+def row_end(data: bytes, wanted: int, is_row: IsRow, *, last: bool) -> int | None:
     """Return the first end of a row at or after a place; None where it lies beyond the data.
 
     :param data: begins where a row does, and goes on for `LONGEST_ROW_BYTES` after ``wanted`` or to
         the end of the object
+    :param last: whether they end where the object does: its last row may have no line's end
     """
     line = data.find(b"\n", max(wanted - 1, 0)) + 1
     if line and data.find(QUOTE, 0, line) < 0:
@@ -41,8 +42,10 @@ def row_end(data: bytes, wanted: int, is_row: IsRow) -> int | None:
     end = 0
     for row in split_rows(data, is_row):
         end += len(row) + 1
+        if end > len(data):
+            return len(data) if last else None
         if end >= wanted:
-            return end if end <= len(data) else None
+            return end
     return None
 
 

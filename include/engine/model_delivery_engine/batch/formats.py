@@ -32,6 +32,8 @@ class Compression(StrEnum):
 
 
 SUFFIX = {Compression.NONE: "", Compression.GZIP: ".gz", Compression.ZSTD: ".zst"}
+_MAGIC = {Compression.GZIP: b"\x1f\x8b", Compression.ZSTD: b"\x28\xb5\x2f\xfd"}
+MAGIC_BYTES = 4
 _SUFFIXES = {
     ".jsonl": InputFormat.JSONL, ".ndjson": InputFormat.JSONL, ".json": InputFormat.JSONL,
     ".csv": InputFormat.CSV, ".parquet": InputFormat.PARQUET, ".raw": InputFormat.RAW,
@@ -51,6 +53,20 @@ def compression_of(uri: str) -> Compression:
     """Tell an object's compression from its name."""
     found = (each for each, end in SUFFIX.items() if end and uri.endswith(end))
     return next(found, Compression.NONE)
+
+
+def check_plain(uri: str, beginning: bytes) -> None:
+    """Refuse an object of text that is compressed, and whose name does not say so.
+
+    :param beginning: the object's first `MAGIC_BYTES`, which no text begins with
+    :raises BatchError: it is gzip or zstd
+    """
+    for compression, magic in _MAGIC.items():
+        if beginning.startswith(magic):
+            raise BatchError(
+                f"{uri} is {compression}, and its name says plain text: let it end in "
+                f"{SUFFIX[compression]}, or store it uncompressed"
+            )
 
 
 def encoding_of(uri: str, given: str | None = None) -> Encoding:

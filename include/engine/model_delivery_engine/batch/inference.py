@@ -17,7 +17,7 @@ from model_delivery_engine.errors import (
     MemoryShortError,
     ShortageError,
 )
-from model_delivery_engine.tensors import Array, TensorSpec
+from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 Rows = dict[str, Array]
 _SHORT = (MemoryShortError, MemoryError)
@@ -55,6 +55,42 @@ def check_model(model: Runnable) -> None:
             f"model {model.name!r}: its inputs differ in their first dimension {sorted(sizes)}; "
             "compile it with one batch size for all"
         )
+    _check_outputs(model)
+
+
+def zeros(model: Runnable, size: int) -> Rows | None:
+    """Return a batch of zeros; None where open dimensions or texts leave open what one is."""
+    if any(-1 in spec.shape[1:] or spec.dtype == "BYTES" for spec in model.inputs):
+        return None
+    return {
+        spec.name: np.zeros((size, *spec.shape[1:]), NUMPY_TYPES[spec.dtype])
+        for spec in model.inputs
+    }
+
+
+def _check_outputs(model: Runnable) -> None:
+    """Refuse a model with an output that has no batch: no record could mend that.
+
+    An output is of rank 0 also where its rank is not known, and exporters err in what they declare.
+    So where that looks wrong, zeros are run: an output must have a row for each, or, of a model
+    that takes any batch, rows at all, since its records are run one by one then.
+    """
+    size = model.batch_size
+    if all(s.shape and (size is None or s.shape[0] in (-1, size)) for s in model.outputs):
+        return
+    given = zeros(model, size or 2)
+    if given is None:
+        return
+    try:
+        outputs = model.run(given)
+    except (InferenceError, MemoryError):
+        return  # they may not be what it takes
+    for name, array in outputs.items():
+        if not array.ndim or (size is not None and len(array) != size):
+            raise BatchError(
+                f"model {model.name!r}: output {name!r} has shape {list(array.shape)} for a batch "
+                f"of {size or 2}; export the model with the batch as first dimension"
+            )
 
 
 def answer(batch: Batch, model: Runnable) -> Answers:
@@ -135,7 +171,7 @@ def _one_by_one(
     if first is None:
         return {}, reasons
     spare = done[first] or {}
-    return {name: _joined([(rows or spare)[name] for rows in done]) for name in spare}, reasons
+    return _joined([rows or spare for rows in done]), reasons
 
 
 def _again(sample: Mapping[str, Array], other: Mapping[str, Array], model: Runnable) -> Rows | str:
@@ -150,30 +186,38 @@ def _again(sample: Mapping[str, Array], other: Mapping[str, Array], model: Runna
         return str(error) or "the model needs more memory than there is for this record"
 
 
-def _joined(arrays: Sequence[Array]) -> Array:
-    if len({array.shape for array in arrays}) == 1:
+def _joined(pieces: Sequence[Rows]) -> Rows:
+    """Put the rows of several runs together."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: _concatenated([rows[name] for rows in pieces]) for name in pieces[0]}
+
+
+def _concatenated(arrays: Sequence[Array]) -> Array:
+    if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
-    rows = np.empty(len(arrays), object)  # outputs of different shapes: an array each
-    for n, array in enumerate(arrays):
-        rows[n] = np.ascontiguousarray(array[0])
+    each = [row for array in arrays for row in array]
+    rows = np.empty(len(each), object)  # outputs of different shapes: an array each
+    for n, row in enumerate(each):
+        rows[n] = np.ascontiguousarray(row)
     return rows
 
 
 def _run(inputs: Mapping[str, Array], model: Runnable) -> Rows:
     count = len(next(iter(inputs.values())))
     size = model.batch_size or count
-    rows: Rows = {}
+    pieces: list[Rows] = []
     for at in range(0, count, size):
         piece = {name: _filled(array[at : at + size], size) for name, array in inputs.items()}
-        for name, array in model.run(piece).items():
+        outputs = model.run(piece)
+        for name, array in outputs.items():
             if not array.ndim or len(array) != (size if model.batch_size else count):
                 raise InferenceError(
                     f"output {name!r} has shape {list(array.shape)} for a batch of {size}; "
                     "export the model with the batch as first dimension"
                 )
-            part = array[: min(size, count - at)]
-            rows[name] = np.concatenate([rows[name], part]) if name in rows else part
-    return rows
+        pieces.append({name: array[: count - at] for name, array in outputs.items()})
+    return _joined(pieces)
 
 
 def _filled(array: Array, size: int) -> Array:
@@ -201,6 +245,6 @@ def _not_finite(rows: Rows) -> list[str | None]:
 
 
 def _is_finite(row: object) -> bool:
-    """Whether one of `_joined`'s rows is; a text is."""
+    """Whether one of `_concatenated`'s rows is; a text is."""
     ragged = isinstance(row, np.ndarray) and row.dtype.kind == "f"
     return not ragged or bool(np.isfinite(row).all())  # type: ignore[call-overload]

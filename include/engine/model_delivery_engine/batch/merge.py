@@ -205,13 +205,17 @@ def publish(
             answers += [(f"{home}/{each.name}", each) for each in part.answers]
             errors += [(f"{home}/{each.name}", each) for each in part.error_lines]
     error_lines = _Hashed(_joined(storage, errors, errors_uri))
-    storage.write_stream(errors_uri, error_lines)
+    storage.write_stream(errors_uri, error_lines, size=_size(errors))
     is_parquet = manifest.output_format == OutputFormat.PARQUET
     results = _Hashed(
         _joined_parquet(storage, answers) if is_parquet else _joined(storage, answers, results_uri)
     )
-    storage.write_stream(results_uri, results)
+    storage.write_stream(results_uri, results, size=_size(answers))
     return replace(manifest, results=results.published(), error_lines=error_lines.published())
+
+
+def _size(objects: Objects) -> int:
+    return sum(expected.size for _, expected in objects)
 
 
 class _Hashed:

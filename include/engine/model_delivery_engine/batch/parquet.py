@@ -20,7 +20,7 @@ from model_delivery_engine.batch.batch import (
 from model_delivery_engine.batch.json_lines import stack_samples
 from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.parts import FIRST_PART_BYTES, Part, PartData
-from model_delivery_engine.batch.records import Record, RecordParser
+from model_delivery_engine.batch.records import Record, RecordParser, takes_one
 from model_delivery_engine.batch.shards import Shard
 from model_delivery_engine.batch.storage import Storage, Version, check_state, read_bytes
 from model_delivery_engine.errors import BatchError
@@ -69,6 +69,8 @@ class RangeFile(io.RawIOBase):
 def open_parquet(storage: Storage, uri: str, etag: str | None = None) -> Any:
     """Open an object as a ``pyarrow.parquet.ParquetFile``; BatchError for anything else.
 
+    So is one that names a column twice: of a record's fields one would be lost.
+
     :param etag: the version to read, where the object is no file here (default: any)
     """
     import pyarrow
@@ -77,9 +79,13 @@ def open_parquet(storage: Storage, uri: str, etag: str | None = None) -> Any:
     source = storage.local_path(uri) or RangeFile(storage, uri, etag)
     try:
         # Buffered, a column is read as its rows are wanted, not a row group of it at once.
-        return pyarrow.parquet.ParquetFile(source, buffer_size=_READ_BYTES, pre_buffer=False)
+        file = pyarrow.parquet.ParquetFile(source, buffer_size=_READ_BYTES, pre_buffer=False)
     except pyarrow.ArrowInvalid as error:
         raise BatchError(f"{uri} is no Parquet file: {error}; put a sound one there") from error
+    names = file.schema_arrow.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BatchError(f"{uri} has two columns of the name {twice[0]!r}; name each once")
+    return file
 
 
 def rows_bytes(storage: Storage, shard: Shard, etag: str) -> int:
@@ -285,19 +291,21 @@ def _column(column: Any, dtype: np.dtype[Any], shape: Sequence[int]) -> Array | 
     import pyarrow
 
     array = column.combine_chunks()
-    if array.null_count or len(shape) > 1:
+    if array.null_count:
         return None
-    if shape:
-        if not (pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type)
-                or pyarrow.types.is_fixed_size_list(array.type)):  # fmt: skip
+    if (pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type)
+            or pyarrow.types.is_fixed_size_list(array.type)):  # fmt: skip
+        if len(shape) != 1:
             return None
         lengths = array.value_lengths().unique().to_pylist()
         flat = array.flatten()
         if len(lengths) != 1 or shape[0] not in (-1, lengths[0]) or flat.null_count:
             return None
         values = flat.to_numpy(zero_copy_only=False).reshape(len(array), lengths[0])
+    elif takes_one(shape):
+        values = array.to_numpy(zero_copy_only=False).reshape(len(array), *shape)
     else:
-        values = array.to_numpy(zero_copy_only=False)
+        return None
     if values.dtype.kind not in {"f": "fiu", "i": "i", "u": "u"}.get(dtype.kind, ""):
         return None
     with np.errstate(over="ignore"):

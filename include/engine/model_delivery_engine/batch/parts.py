@@ -79,10 +79,11 @@ def target_bytes(index: int, largest: int) -> int:
 class Cut(Protocol):
     """Where a part of an object may end, if not at any line's end."""
 
-    def __call__(self, data: bytes, wanted: int) -> int | None:
+    def __call__(self, data: bytes, wanted: int, *, last: bool) -> int | None:
         """Return the first record's end at or after a place; None where it lies beyond the data.
 
         :param data: begins where a record does
+        :param last: whether they end where the object does
         """
 
 
@@ -145,8 +146,8 @@ class LineSource:
         return PartData(part, path, 0, length, spooled=True)
 
     def _record_end(self, cut: Cut, start: int, wanted: int) -> int | None:
-        data = self._window.read(start, min(wanted + self._ahead, self._size))
-        found = cut(data, wanted - start)
+        end = min(wanted + self._ahead, self._size)
+        found = cut(self._window.read(start, end), wanted - start, last=end == self._size)
         return None if found is None else start + found
 
     def _within(self, found: int) -> int:
@@ -224,8 +225,10 @@ class CompressedSource:
                                  f"over {MAX_RECORD_BYTES} bytes; check that it is one record "
                                  "a line")  # fmt: skip
         if self._cut is not None and self._buffer:
-            self._fill(wanted + self._ahead)
-            cut = self._cut(bytes(self._buffer[: wanted + self._ahead]), wanted) or cut
+            seen = wanted + self._ahead
+            self._fill(seen + 1)
+            last = len(self._buffer) <= seen
+            cut = self._cut(bytes(self._buffer[:seen]), wanted, last=last) or cut
         data = bytes(self._buffer[: cut or len(self._buffer)])
         if not data:
             self._check_end()

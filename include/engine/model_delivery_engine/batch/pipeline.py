@@ -7,13 +7,13 @@ part a lane, however long the shard.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ import onnxruntime
 
 from model_delivery_engine.batch.budget import ErrorBudget, SharedBudget, Tallies
 from model_delivery_engine.batch.formats import (
+    MAGIC_BYTES,
     Compression,
     Encoding,
     InputFormat,
     OutputFormat,
+    check_plain,
     encoding_of,
 )
 from model_delivery_engine.batch.journal import (
@@ -182,12 +184,21 @@ def run_shard(
             budget.hold(counts["records"], counts["errors"], done=True)
             return ShardResult(**counts)
         tell(f"resuming {job.shard_folder} after {len(journal.parts)} parts")
+    _check_text(job.shard, storage, encoding, version)
     with tempfile.TemporaryDirectory(prefix="model-delivery-", ignore_cleanup_errors=True) as name:
         run = _Run(
             job, storage, encoding, version, Path(name), journal, identity, budget, writer, tell,
             stop,
         )  # fmt: skip
         return run.to_the_end()
+
+
+def _check_text(shard: Shard, storage: Storage, encoding: Encoding, version: Version) -> None:
+    """Refuse compressed bytes where the name says text: each line of them would be a bad record."""
+    binary = encoding.format in (InputFormat.PARQUET, InputFormat.RAW)
+    if not binary and encoding.compression == Compression.NONE:
+        end = min(MAGIC_BYTES, shard["end"])
+        check_plain(shard["uri"], read_bytes(storage, shard["uri"], 0, end, etag=version.etag))
 
 
 def _version(job: ShardJob, storage: Storage) -> Version:
@@ -276,7 +287,7 @@ class _Run:
             self.header, options.input_fields, options.recommendations,
         )  # fmt: skip
 
-    @cached_property
+    @functools.cached_property
     def header(self) -> bytes:
         """A CSV object's first line; of other formats nothing."""
         if self.encoding.format != InputFormat.CSV:
@@ -344,7 +355,7 @@ class _Run:
         from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, row_end
 
         row = is_row(len(header_columns(self.header, self.job.shard["uri"])))
-        return lambda data, wanted: row_end(data, wanted, row), LONGEST_ROW_BYTES
+        return functools.partial(row_end, is_row=row), LONGEST_ROW_BYTES
 
     def _record_bytes(self) -> int | None:
         if self.encoding.format != InputFormat.RAW:

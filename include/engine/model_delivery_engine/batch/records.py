@@ -93,16 +93,23 @@ class RecordParser:
         """Tell whether a field holds one text, also where it looks like a number."""
         if name in self._fields:
             spec = self._fields[name]
-            return spec.dtype == "BYTES" and len(spec.shape) == 1
+            return spec.dtype == "BYTES" and takes_one(spec.shape[1:])
         return any(
             fnmatch.fnmatchcase(name, pattern) and self._fields[pattern].dtype == "BYTES"
             for pattern in self._patterns
         )
 
 
+def takes_one(shape: Sequence[int]) -> bool:
+    """Tell whether a record of this shape is one value, which a field may hold as it is."""
+    return all(size == 1 for size in shape)
+
+
 def _sample(data: Mapping[str, Any], field: str, spec: TensorSpec, ordered: bool) -> Array:
     array = typed_array(_value(data, field, ordered), field, spec)
     wanted = spec.shape[1:]
+    if not array.ndim and takes_one(wanted):
+        return array.reshape(wanted)
     if not TensorSpec(spec.name, spec.dtype, wanted).accepts(array.shape):
         raise InferenceError(
             f"field {field!r} has shape {list(array.shape)}, input {spec.name!r} takes "
@@ -172,7 +179,7 @@ def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
     if dtype.kind in "iu" and not np.array_equal(typed, array):
         raise _out_of_range(field, spec)
     if dtype.kind == "f" and not np.isfinite(typed).all():
-        raise _out_of_range(field, spec)
+        raise _not_finite(field, spec, typed)
     return typed
 
 
@@ -196,6 +203,12 @@ def _is_mixed(value: Any) -> bool:
 
 def _out_of_range(field: str, spec: TensorSpec) -> InferenceError:
     return InferenceError(f"field {field!r} has a value outside the range of {spec.dtype}")
+
+
+def _not_finite(field: str, spec: TensorSpec, typed: Array) -> InferenceError:
+    if np.isnan(typed).any():
+        return InferenceError(f"field {field!r} holds NaN; put a number there")
+    return _out_of_range(field, spec)
 
 
 def _whole(value: Any, array: Array) -> Array:

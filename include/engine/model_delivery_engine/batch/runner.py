@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from model_delivery_engine.batch.answers import NO_LABELS, error_line
 from model_delivery_engine.batch.batch import Batch
 from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
-from model_delivery_engine.batch.inference import Runnable, answer, check_model
+from model_delivery_engine.batch.inference import Runnable, answer, check_model, zeros
 from model_delivery_engine.batch.parts import Part, PartData
 from model_delivery_engine.batch.recommend import (
     BATCH_SIZE as RECOMMENDER_BATCH,
@@ -35,7 +33,6 @@ from model_delivery_engine.errors import (
     one_line,
 )
 from model_delivery_engine.runtime import Model, open_session, session_options
-from model_delivery_engine.tensors import NUMPY_TYPES, Array
 
 BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
 _TRIAL_S = 0.05
@@ -224,12 +221,8 @@ def _reader(work: Work, model: Runnable) -> _Reader:
 
 def _rate(model: Runnable, size: int) -> float | None:
     """Return records a second at a batch size; None where zeros or open dimensions tell nothing."""
-    inputs: dict[str, Array] = {}
-    for spec in model.inputs:
-        if -1 in spec.shape[1:] or spec.dtype == "BYTES":
-            return None
-        inputs[spec.name] = np.zeros((size, *spec.shape[1:]), NUMPY_TYPES[spec.dtype])
-    return _timed(lambda: model.run(inputs), size)
+    inputs = zeros(model, size)
+    return None if inputs is None else _timed(lambda: model.run(inputs), size)
 
 
 def _timed(run: Callable[[], object], size: int) -> float | None:

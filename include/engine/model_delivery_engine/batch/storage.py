@@ -54,8 +54,12 @@ class Storage(Protocol):
             (default: whichever is there)
         """
 
-    def write_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
-        """Put an object from chunks, in bounded memory; it appears whole or not at all."""
+    def write_stream(self, uri: str, chunks: Iterable[bytes], *, size: int | None = None) -> None:
+        """Put an object from chunks, in bounded memory; it appears whole or not at all.
+
+        :param size: about how many bytes come, for stores that must know before that they are many
+            (default: not known)
+        """
 
     def take(self, path: Path, uri: str) -> None:
         """Put a file and remove it; the object appears whole or not at all."""
@@ -116,14 +120,17 @@ def read_steadily(
     *,
     etag: str | None = None,
 ) -> Iterator[bytes]:
-    """Read a range; a read that breaks off is taken up where it stopped, 3 times, with pauses."""
+    """Read a range; a read that breaks off is taken up where it stopped, 3 times, with pauses.
+
+    Not where the store's error has a true ``lasting``: then no other try would end otherwise.
+    """
     for pause in (*_PAUSES_S, None):
         try:
             for chunk in storage.read(uri, start, end, etag=etag):
                 start += len(chunk)
                 yield chunk
-        except Exception:  # the store's own error, whatever its type
-            if pause is None:
+        except Exception as error:  # the store's own error, whatever its type
+            if pause is None or getattr(error, "lasting", False):
                 raise
             time.sleep(pause)
         else:

@@ -32,8 +32,12 @@ class Store(Protocol):
     ) -> Iterator[bytes]:
         """Stream a byte range, of the version with this ETag if one is given."""
 
-    def write(self, uri: str, file: IO[bytes]) -> None:
-        """Put an object, atomically, from a stream that may have no end to seek to."""
+    def write(self, uri: str, file: IO[bytes], size: int | None = None) -> None:
+        """Put an object, atomically, from a stream that may have no end to seek to.
+
+        :param size: about how many bytes come, where that is known: some stores must know before
+            that they are many. (default: up to 300 GiB)
+        """
 
     def take(self, path: Path, uri: str) -> None:
         """Put a file and remove it, atomically."""

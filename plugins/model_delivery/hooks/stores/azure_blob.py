@@ -21,6 +21,7 @@ from model_delivery.exceptions import (
     ContainerMissingError,
     InvalidRequestError,
     StorageError,
+    StorageRefusedError,
 )
 from model_delivery.hooks.stores import CHANGED, ObjectStat
 
@@ -41,15 +42,17 @@ _KINDS: dict[str, type[StorageError | InvalidRequestError]] = {
 # An account that does not answer is given up within seconds: Azure's own defaults wait a minute,
 # and Airflow retries the task anyway. Each can be set in the connection's extra.
 _PATIENCE = {"connection_timeout": 5, "retry_total": 2, "initial_backoff": 1, "increment_base": 2}
+# Azure takes 50,000 blocks: of 32 MiB they hold 1.5 TiB, of the client's own 4 MiB 195 GiB.
+_BLOCKS = {"max_block_size": 32 << 20}
 
 
 class _WasbHook(WasbHook):
-    """The connection, with our patience where it does not state its own."""
+    """The connection, with our patience and size of blocks where it does not state its own."""
 
     @classmethod
     def get_connection(cls, conn_id: str) -> Any:
         connection = super().get_connection(conn_id)
-        connection.extra = json.dumps({**_PATIENCE, **connection.extra_dejson})
+        connection.extra = json.dumps({**_PATIENCE, **_BLOCKS, **connection.extra_dejson})
         return connection
 
 
@@ -89,15 +92,18 @@ class AzureBlobStore:
             return None
         except AzureError as error:
             raise self._explained(uri, error) from error
+        if _is_folder(properties):
+            return None
         return ObjectStat(uri, int(properties.size), _etag(properties))
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Yield the blobs below a prefix."""
+        """Yield the blobs below a prefix; of an account with a hierarchical namespace no folder."""
         base, container, blob = split(prefix)
         try:
             client = self._service.get_container_client(container)
-            for each in client.list_blobs(name_starts_with=blob):
-                yield ObjectStat(f"{base}/{each.name}", int(each.size), _etag(each))
+            for each in client.list_blobs(name_starts_with=blob, include=["metadata"]):
+                if not _is_folder(each):
+                    yield ObjectStat(f"{base}/{each.name}", int(each.size), _etag(each))
         except AzureError as error:
             raise self._explained(prefix, error) from error
 
@@ -110,6 +116,7 @@ class AzureBlobStore:
         length = None if end is None else end - start
         # Azure refuses a range of an empty blob; without an offset it answers with nothing.
         wanted: dict[str, Any] = {"offset": start, "length": length} if start or length else {}
+        wanted["decompress"] = False  # else a blob with a Content-Encoding comes as other bytes
         if etag is not None:
             wanted |= {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
         try:
@@ -117,7 +124,7 @@ class AzureBlobStore:
         except AzureError as error:
             raise self._explained(uri, error) from error
 
-    def write(self, uri: str, file: IO[bytes]) -> None:
+    def write(self, uri: str, file: IO[bytes], size: int | None = None) -> None:
         """Put a blob; its blocks become visible together."""
         try:
             self._blob(uri).upload_blob(file, overwrite=True)
@@ -151,8 +158,16 @@ class AzureBlobStore:
             step = _NEXT_STEPS.get(code, error.reason or str(error))
         else:
             step = str(error)
-        kind = _KINDS.get(code, StorageError)
+        kind = _KINDS.get(code, StorageRefusedError if code in _NEXT_STEPS else StorageError)
         return kind(f"{uri}: {step} (connection {self._connection!r})")
+
+
+def _is_folder(properties: Any) -> bool:
+    """Whether this is no blob, but a folder that an account of Data Lake Storage shows as one."""
+    metadata: dict[str, str] = properties.metadata or {}
+    return any(
+        name.lower() == "hdi_isfolder" and value == "true" for name, value in metadata.items()
+    )
 
 
 def _etag(properties: Any) -> str:

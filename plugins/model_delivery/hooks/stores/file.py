@@ -4,15 +4,16 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from model_delivery.exceptions import InvalidRequestError, StorageError
+from model_delivery.exceptions import InvalidRequestError, StorageError, StorageRefusedError
 from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class FileStore:
@@ -48,7 +49,7 @@ class FileStore:
         try:
             with _path(uri).open("rb") as file:
                 if etag is not None and _etag(os.fstat(file.fileno())) != etag:
-                    raise StorageError(f"{uri}: {CHANGED}")
+                    raise StorageRefusedError(f"{uri}: {CHANGED}")
                 file.seek(start)
                 left = (end if end is not None else os.fstat(file.fileno()).st_size) - start
                 while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
@@ -57,18 +58,19 @@ class FileStore:
         except OSError as error:
             raise _explained(uri, error) from error
 
-    def write(self, uri: str, file: IO[bytes]) -> None:
+    def write(self, uri: str, file: IO[bytes], size: int | None = None) -> None:
         """Write beside the target, then rename over it."""
         target = _path(uri)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
+            # Not by `tempfile`, whose files nobody else may read, whatever the umask says.
+            partial = target.with_name(f"{uuid.uuid4().hex}.part")
             try:
-                with os.fdopen(descriptor, "wb") as partial:
-                    shutil.copyfileobj(file, partial, CHUNK_BYTES)
-                Path(name).replace(target)
+                with partial.open("xb") as written:
+                    shutil.copyfileobj(file, written, CHUNK_BYTES)
+                partial.replace(target)
             finally:
-                Path(name).unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
         except OSError as error:
             raise _explained(uri, error) from error
 
@@ -111,4 +113,5 @@ def _etag(stat: os.stat_result) -> str:
 
 
 def _explained(uri: str, error: OSError) -> StorageError:
-    return StorageError(f"{uri}: {error.strerror or error}: check the path and its permissions")
+    kind = StorageRefusedError if isinstance(error, _LASTING) else StorageError
+    return kind(f"{uri}: {error.strerror or error}: check the path and its permissions")

@@ -12,11 +12,13 @@ from model_delivery.exceptions import (
     ContainerMissingError,
     InvalidRequestError,
     StorageError,
+    StorageRefusedError,
 )
 from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
 PART_BYTES = 32 << 20
+_MOST_PARTS = 8_000  # S3 takes 10,000; what is said of a size may be a little less than comes
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _NEXT_STEPS = {
     "NoSuchBucket": "the bucket does not exist: create it, or correct the URI",
@@ -96,14 +98,14 @@ class S3Store:
         except (ClientError, BotoCoreError) as error:
             raise self._explained(uri, error) from error
 
-    def write(self, uri: str, file: IO[bytes]) -> None:
+    def write(self, uri: str, file: IO[bytes], size: int | None = None) -> None:
         """Put an object; a large one in parts, which S3 shows only when they are complete."""
         from boto3.exceptions import S3UploadFailedError
         from boto3.s3.transfer import TransferConfig
 
         bucket, key = split(uri)
-        # S3 takes 10,000 parts: of 32 MiB they hold the results of 50 million records eight times.
-        config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=4)
+        part_bytes = max(PART_BYTES, -(-(size or 0) // _MOST_PARTS))
+        config = TransferConfig(multipart_chunksize=part_bytes, max_concurrency=4)
         try:
             self._client.upload_fileobj(file, bucket, key, Config=config)
         except (ClientError, BotoCoreError, S3UploadFailedError) as error:
@@ -131,11 +133,12 @@ class S3Store:
             return InvalidRequestError(f"{uri} can be no object's URI: {error}")
         # botocore's own errors have a response too, of None where there was none.
         code = (getattr(error, "response", None) or {}).get("Error", {}).get("Code")
+        kind = StorageRefusedError if code in _NEXT_STEPS else StorageError
         if code is None:
             step = f"no answer ({error}): check the endpoint of connection {self._connection!r}"
         else:
             step = _NEXT_STEPS.get(code, str(error))
-        return StorageError(f"{uri}: {step} (connection {self._connection!r})")
+        return kind(f"{uri}: {step} (connection {self._connection!r})")
 
 
 def split(uri: str) -> tuple[str, str]:
