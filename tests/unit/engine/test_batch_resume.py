@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from model_delivery_engine.batch.formats import Compression
 from model_delivery_engine.batch.journal import read_journal
+from model_delivery_engine.batch.pace import Pace
 from model_delivery_engine.batch.pipeline import (
     BatchOptions,
     ShardJob,
@@ -45,6 +46,12 @@ def lines(count: int, bad: bool = True) -> bytes:
     for n in range(7, count, 97) if bad else []:
         texts[n] = texts[n][:-4]
     return "\n".join(texts).encode()
+
+
+@pytest.fixture(autouse=True)
+def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every part noted, however long a note takes: writes are counted here."""
+    monkeypatch.setattr(Pace, "due", True)
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ def test_nothing_crashes_hangs_or_surprises() -> None:
     assert (found["crashed"], found["hung"], found["unexpected"]) == ([], [], [])
     assert sum(found["came"].values()) == INPUTS
     assert {"compiled", "ARCHIVE_INVALID", "MODEL_UNREADABLE"} <= set(found["came"])
-    # Half of the inputs are graphs that the checker knows nothing against until they are changed.
-    assert found["passed"]["run"] >= INPUTS // 4
+    # Half of the inputs are graphs that the checker knows nothing against until they are changed;
+    # some have a dimension that only DataInputConfig could say.
+    assert found["passed"]["run"] >= INPUTS // 5
     assert found["passed"]["rewritten"] >= INPUTS // 8
