@@ -48,7 +48,7 @@ def lines(count: int, bad: bool = True) -> bytes:
     return "\n".join(texts).encode()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every part noted, however long a note takes: writes are counted here."""
     monkeypatch.setattr(Pace, "due", True)
@@ -182,6 +182,7 @@ def test_a_run_that_outlives_its_successor_does_no_harm(job: Job, data: bytes) -
     assert URI not in job.storage.read_bytes
 
 
+@pytest.mark.usefixtures("noted_at_once")
 def test_a_resume_takes_the_journal_before_over(job: Job, data: bytes) -> None:
     job.storage.put(URI, data)
     for write in (3, 5, 7):
