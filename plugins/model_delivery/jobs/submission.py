@@ -42,11 +42,10 @@ from model_delivery.jobs.record import Outcome, Record, differences, differing_f
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Failures, Pause
 from model_delivery.jobs.service import Handle, Intent
 
+log = logging.getLogger(__name__)
+
 LOOK_SECONDS = 5.0
 STORE_KEY = "model_delivery.submissions"
-
-
-log = logging.getLogger(__name__)
 
 
 class StateStore(Protocol):
