@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Context
 
 from model_delivery.human_loops.batch import LoopBatch
+from model_delivery.jobs.attempt import SUPERSEDED_SECONDS
 from model_delivery.jobs.retries import OUTAGE_SECONDS, Pause
 from model_delivery.jobs.tries import is_final
 from model_delivery.storage_connected import AwsAndStorageConnected
@@ -70,10 +71,19 @@ class StartsHumanLoops(AwsAndStorageConnected):
         return 0 if self._waiting is None else self._worker.stop(self._waiting, reopen=reopen)
 
     def _stop_superseded(self, state: "LoopState") -> None:
-        """Stop what is open of the batches before a clear: no later try needs them."""
+        """Stop what is open of the batches before a clear: no later try needs them.
+
+        Not for long, and what cannot be stopped is told of: this try's own errors come first.
+        """
+        stopped = True
         for batch in state.superseded():
-            self._worker.stop(batch)
-        state.forget_superseded()
+            try:
+                self._worker.stop(batch, outage=SUPERSEDED_SECONDS)
+            except Exception as error:
+                stopped = False
+                self.log.warning("Human loops of before the clear may still be open: %s", error)
+        if stopped:
+            state.forget_superseded()
 
     def on_kill(self) -> None:
         """Stop what is open when the task is killed in the worker, or runs out of time there."""

@@ -193,9 +193,13 @@ class HumanLoopWorker:
             except StopIteration:
                 return
 
-    def stop(self, names: Iterable[str], *, reopen: bool = True) -> int:
+    def stop(
+        self, names: Iterable[str], *, reopen: bool = True, outage: float | None = None
+    ) -> int:
         """Stop loops; those that ended or are gone are left. Return how many were asked.
 
+        :param outage: how long the service may give no usable answer, in seconds.
+            (default: as for all calls)
         :param reopen: whether the connection may be looked up again: not in a signal handler,
             which must not talk to Airflow.
         """
@@ -205,7 +209,7 @@ class HumanLoopWorker:
             try:
                 call = Call("stop_human_loop", {"HumanLoopName": name})
                 # Not cut short by a kill, which is why it is asked.
-                self._ask(call, f"human loop {name}", Pause(), reopen=reopen)
+                self._ask(call, f"human loop {name}", Pause(), reopen=reopen, outage=outage)
             except Exception as error:
                 if not is_service_error(error):
                     raise  # the service is away, and would be for each of them
@@ -262,6 +266,7 @@ class HumanLoopWorker:
         *,
         reopen: bool = True,
         refusals: Mapping[str, int] | None = None,
+        outage: float | None = None,
     ) -> Any:
         """Ask until there is an answer.
 
@@ -285,7 +290,7 @@ class HumanLoopWorker:
             lambda: getattr(self._client, call.operation)(**call.parameters),
             pause or self.pause,
             most_failures=lambda error: _most_failures(error, refusals or {}),
-            outage=self._outage,
+            outage=self._outage if outage is None else outage,
             explained=explained,
             reopen=self._reopen if reopen else lambda: None,
         )

@@ -1,5 +1,6 @@
 """One try of a task at its job: submit, wait in the worker, stop. What `on_kill` needs is here."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ GRACE = "the task was killed"
 TIME_OUT = "its execution_timeout is over"
 # Between two looks at a job that is being stopped.
 STOPPING_SECONDS = 2.0
+# How long a service may be away that is asked for the jobs of before a clear.
+SUPERSEDED_SECONDS = 30.0
 
 
 class Attempt:
@@ -75,6 +78,7 @@ class Attempt:
         try:
             self._stop_superseded()
             yield
+            self._stop_superseded()  # the service may have been away before
             self._done = True
         except AirflowTaskTimeout:
             self._timed_out = True
@@ -116,6 +120,8 @@ class Attempt:
             return description
         self._log.info("%s is %s: submitting another", self.label, description.status)
         self.submission.end(Outcome.FAILED)
+        self.handle = self.submission.made = self._stopping = None
+        self._over = False
         self._submit(request, announce)
         return self.describe()
 
@@ -297,7 +303,7 @@ class Attempt:
             return self._stopping
         self._stopping = Stop.ASKED  # a signal handler may come in between
         try:
-            self._stopping = self._client.stop(self.handle, reopen=reopen)
+            self._stopping = self._client.stop(self.handle, reopen=reopen, look=not self._known)
         except BaseException:  # a time-out too may end it: then it is asked again
             self._stopping = None
             raise
@@ -315,6 +321,7 @@ class Attempt:
             self.stop(GRACE if self.killed else "the task fails for good")
         except (DeliveryError, DeliveryRefusedError) as refusal:
             self._log.error("%s may still be running: %s", self.label, refusal)
+        self._stop_superseded()
 
     def _is_waited_for_after(self, error: BaseException) -> bool:
         if self.killed:
@@ -341,24 +348,30 @@ class Attempt:
         return None
 
     def _stop_superseded(self) -> None:
-        """Stop what a submission before a clear left running, where nobody else could.
+        """Stop what submissions before a clear left running, where nobody else could.
 
-        First of all: whatever this try fails at, no later one needs that job.
+        First of all: whatever this try fails at, no later one needs those jobs. But not for long:
+        it may fail at something that its user can mend at once.
         """
+        until = time.monotonic() + SUPERSEDED_SECONDS
         for earlier in self.submission.superseded():
             try:
-                handle = earlier.abandoned()
-                if handle and earlier.is_guess:
-                    self._log.warning(
-                        "%s %s looks like the one of before the clear, and may be another's: stop "
-                        "it if nobody waits for it", self._client.service.noun,
-                        self._client.service.key(handle),
-                    )  # fmt: skip
-                elif handle:
-                    self._stop_if_running(earlier, handle)
-                earlier.end(Outcome.DONE)
+                with self._client.hurried(max(0.0, until - time.monotonic())):
+                    self._end_superseded(earlier)
             except Exception as error:  # what this try fails at is for the task itself to find
                 self._log.warning("A job of before the clear may still be running: %s", error)
+
+    def _end_superseded(self, earlier: Submission) -> None:
+        handle = earlier.abandoned()
+        if handle and earlier.is_guess:
+            self._log.warning(
+                "%s %s looks like the one of before the clear, and may be another's: stop "
+                "it if nobody waits for it", self._client.service.noun,
+                self._client.service.key(handle),
+            )  # fmt: skip
+        elif handle:
+            self._stop_if_running(earlier, handle)
+        earlier.end(Outcome.DONE)
 
     def _stop_if_running(self, earlier: Submission, handle: Handle) -> None:
         label = f"{self._client.service.noun} {self._client.service.key(handle)}"
@@ -366,8 +379,11 @@ class Attempt:
             description = self._client.describe(handle)
             if self._client.service.is_ending(description):
                 return  # as a rule, the kill of the cleared try has stopped it
-        except JobMissingError:
+        except JobMissingError as error:
             earlier.require_same_place(label)
+            if earlier.is_settling:
+                raise  # not known everywhere yet: asked again later
+            self._log.info("%s", error)
             return
         self._client.stop(handle).log(self._log, label, "the task was cleared")
 

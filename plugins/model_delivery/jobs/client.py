@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from model_delivery.jobs.faults import (
     is_credential_fault,
     is_lasting,
     is_passing,
+    is_unanswered,
     reading,
 )
 from model_delivery.jobs.retries import (
@@ -99,6 +101,18 @@ class JobClient:
         """Where the client's requests go: botocore's `ClientMeta`."""
         return self._client.meta
 
+    @contextmanager
+    def hurried(self, outage: float) -> Iterator[None]:
+        """Give up sooner in the block, where the service is away.
+
+        :param outage: how long it may give no usable answer, in seconds.
+        """
+        usual, self.outage = self.outage, min(outage, self.outage)
+        try:
+            yield
+        finally:
+            self.outage = usual
+
     def run(self, call: Call) -> Mapping[str, Any]:
         """Run one call once; the service's own error stays as it is."""
         try:
@@ -166,9 +180,11 @@ class JobClient:
         found = self.patiently(look, intent.search, pause)
         return [handle for handle in found if self.service.key(handle) not in intent.known]
 
-    def stop(self, handle: Handle, *, reopen: bool = True) -> Stop:
+    def stop(self, handle: Handle, *, reopen: bool = True, look: bool = False) -> Stop:
         """Ask the service to stop the job.
 
+        :param look: look at it first, since it may have ended well: not every service refuses to
+            stop what has.
         :param reopen: look the connection up again where its key is refused; not in a signal
             handler, which must not talk to Airflow.
         :raises DeliveryError: when the service did not take the request.
@@ -180,13 +196,8 @@ class JobClient:
 
         def ask() -> Stop:
             nonlocal asked
-            if asked:
-                description = self._look(handle)
-                ours = self.service.may_be_our_stop(description)
-                if description.state.terminal and not ours:
-                    return Stop.ENDED
-                if self.service.is_ending(description):
-                    return Stop.ASKED  # it was the answer that was lost
+            if (asked or look) and (found := self._stopped(handle, asked=asked)):
+                return found
             asked = True
             self.run(call)
             return Stop.ASKED
@@ -202,6 +213,22 @@ class JobClient:
             if looked.state.terminal:
                 return Stop.ENDED
             raise
+
+    def _stopped(self, handle: Handle, *, asked: bool) -> Stop | None:
+        """Return what a look says of a stop; None where it is to be asked for.
+
+        :param asked: whether it was before: then it was the answer that was lost.
+        """
+        try:
+            description = self._look(handle)
+        except Exception as error:
+            if asked or is_unanswered(error) or error_code(error) in self.service.missing_codes:
+                raise
+            log.warning("It is stopped without a look: %s", cause(error))
+            return None
+        if description.state.terminal and not (asked and self.service.may_be_our_stop(description)):
+            return Stop.ENDED
+        return Stop.ASKED if self.service.is_ending(description) else None
 
     def patiently(
         self,

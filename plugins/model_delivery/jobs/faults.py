@@ -101,14 +101,16 @@ def is_passing(error: Exception) -> bool:
 
 
 def was_never_sent(error: Exception) -> bool:
-    """Tell whether there was no connection over which a call could have been sent."""
-    from botocore.exceptions import (
-        ConnectTimeoutError,
-        EndpointConnectionError,
-        ProxyConnectionError,
-    )
+    """Tell whether a call was not sent: it is not a call, or there was no connection for it.
 
-    return isinstance(error, (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError))
+    Not of a proxy's error: botocore has one name for a proxy that is away and for one that cut a
+    call off which it had handed on.
+    """
+    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
+
+    unconnected = isinstance(error, ConnectTimeoutError | EndpointConnectionError)
+    keyless = is_credential_fault(error) and not http_status(error)
+    return unconnected or keyless or is_lasting(error)
 
 
 def _never_answered(error: Exception) -> bool:
@@ -138,6 +140,11 @@ def is_credential_fault(error: Exception) -> bool:
         PartialCredentialsError, SSOError, TokenRetrievalError,
     )  # fmt: skip
     return error_code(error) in CREDENTIAL_CODES or isinstance(error, kinds)
+
+
+def is_unanswered(error: Exception) -> bool:
+    """Tell whether it says nothing of what was asked for: another call may be answered."""
+    return is_passing(error) or is_credential_fault(error)
 
 
 def http_status(error: Exception) -> int:

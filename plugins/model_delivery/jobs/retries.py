@@ -6,7 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from model_delivery.jobs.faults import is_credential_fault, is_service_error, is_throttling
+from model_delivery.jobs.faults import (
+    is_credential_fault,
+    is_passing,
+    is_service_error,
+    is_throttling,
+)
 from model_delivery.jobs.rate import backoff
 
 log = logging.getLogger(__name__)
@@ -58,8 +63,8 @@ class Failures:
         """Count what the connection may be the reason of; tell whether to look it up again."""
         if is_credential_fault(error):
             return True
-        if is_throttling(error):
-            return False
+        if is_throttling(error) or not is_passing(error):
+            return False  # that is an answer
         self._unreached += 1
         return self._unreached % REOPEN_AFTER == 0
 

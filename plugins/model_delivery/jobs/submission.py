@@ -6,6 +6,7 @@ been made. Where names are unique it makes the call again, and "already exists" 
 job; elsewhere it looks before it calls. What it finds must have been made with our request.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import replace
@@ -25,6 +26,7 @@ from model_delivery.jobs.client import JobClient, lasting_error
 from model_delivery.jobs.eviction import Claim, claim_of
 from model_delivery.jobs.faults import (
     REFUSED_CODES,
+    cause,
     error_code,
     http_status,
     is_credential_fault,
@@ -39,6 +41,8 @@ from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Failures, Pause
 from model_delivery.jobs.service import Handle, Intent
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 STORE_KEY = "model_delivery.submissions"
@@ -188,6 +192,9 @@ class Submission:
         intent = record.intent
         if record.handle or record.outcome is not Outcome.OPEN or intent is None:
             return record.handle
+        if self._called_at and not self._may_be_made:
+            return None
+        self.require_same_place(f"{self._service.noun} {dict(intent.search)}")
         age = (datetime.now(UTC) - (self._called_at or intent.at)).total_seconds()
         return self._find(intent, self._service.settle_seconds - age, Pause())
 
@@ -195,7 +202,7 @@ class Submission:
         """Yield the submissions before a clear that are still open."""
         for number in range(self._number):
             earlier = copy(self)
-            earlier._number, earlier.made = number, None
+            earlier._number, earlier.made, earlier._called_at = number, None, None
             record = earlier._load()
             if record.at and record.outcome is Outcome.OPEN:
                 yield earlier
@@ -251,6 +258,8 @@ class Submission:
         """Look until the job is there, or can no longer appear."""
         while True:
             found = self._only(self._client.find(intent, pause), intent)
+            # A client that was opened anew may have looked elsewhere, at others' jobs.
+            self.require_same_place(f"{self._service.noun} {dict(intent.search)}")
             if found or settle <= 0 or pause.cut:
                 return found
             pause.sleep(min(LOOK_SECONDS, settle))
@@ -274,13 +283,20 @@ class Submission:
             return self._create(request, record)
         except Exception:
             if not self._may_be_made:
-                self._save(before)
+                self._withdraw(before)
             raise
+
+    def _withdraw(self, before: Record) -> None:
+        try:
+            self._save(before)
+        except Exception as error:  # what failed before is what the user needs
+            log.warning("The intent cannot be taken back: %s", cause(error))
 
     def _create(self, request: Mapping[str, Any], record: Record) -> Submitted:
         call = self._service.submit_call(request)
         failures = Failures(self._client.outage)
         while True:
+            self._follow_connection(request)
             self._called_at = datetime.now(UTC)
             may_be_made, self._may_be_made = self._may_be_made, True
             try:
@@ -299,17 +315,17 @@ class Submission:
         self, error: Exception, request: Mapping[str, Any], record: Record, failures: Failures
     ) -> Handle | None:
         """Return our job if it was made all the same; raise when trying again is no use."""
-        intent = record.intent
+        intent = self._load().intent
         assert intent is not None, "the intent is persisted before the call"
         code = error_code(error)
         label = f"{self._service.noun} {self._label(request)}"
         if is_lasting(error):
             raise lasting_error(label, error) from error
         taken = code in self._service.taken_codes
-        if taken and (found := self._only(self._client.find(intent), intent)):
+        if taken and (found := self._find(intent, 0.0, self._client.pause)):
             return found
         if failures.ask_for_a_new_client(error):
-            self._reopen(request)
+            self._client.reopen()
         if code in REFUSED_CODES or code in self._service.missing_codes:
             text = str(error).rstrip(".")
             raise JobRefusedError(f"{label} was refused: {text}. Correct the request.") from error
@@ -324,11 +340,13 @@ class Submission:
         self._client.pause.sleep(backoff(failures.count))
         if self._service.unique_names or _certainly_not_made(error):
             return None
-        return self._settled(self._load().intent or intent)
+        return self._settled(intent)
 
-    def _reopen(self, request: Mapping[str, Any]) -> None:
-        """Look the connection up again; it may lead elsewhere only where no job was made yet."""
-        self._client.reopen()
+    def _follow_connection(self, request: Mapping[str, Any]) -> None:
+        """Go where the connection leads now only as long as no job can have been made elsewhere.
+
+        Whatever was asked in between may have looked it up again.
+        """
         record = self._load()
         if self._may_be_made:
             self._require_same_place_of_intent(request, record)

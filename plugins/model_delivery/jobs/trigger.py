@@ -13,8 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from model_delivery.jobs.faults import (
     cause,
     error_code,
-    is_credential_fault,
-    is_passing,
+    is_unanswered,
 )
 from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.rate import backoff, check_intervals
@@ -217,8 +216,8 @@ class JobTrigger(BaseTrigger):
             try:
                 async with self._client(service) as client:
                     if look or asked:
-                        description = await self._look(service, handle, client)
-                        if outcome := _outcome(service, description, asked=asked):
+                        outcome = await self._stopped(service, handle, client, asked=asked)
+                        if outcome is not None:
                             return outcome
                     asked = True
                     await client.ask(call, STOP_CALL_SECONDS)
@@ -229,7 +228,7 @@ class JobTrigger(BaseTrigger):
                     missing += 1
                     if missing >= MISSING_ANSWERS:
                         return Stop.MISSING
-                elif not (is_passing(error) or is_credential_fault(error)):
+                elif not is_unanswered(error):
                     if await self._has_ended(service, handle):
                         return Stop.ENDED
                     raise
@@ -245,6 +244,24 @@ class JobTrigger(BaseTrigger):
 
     def _client(self, service: JobService) -> AbstractAsyncContextManager[PacedClient]:
         return registry().client(service, self._connection_settings, self._generation)
+
+    async def _stopped(
+        self, service: JobService, handle: Handle, client: PacedClient, *, asked: bool
+    ) -> Stop | None:
+        """Return what a look says of a stop; None where it is to be asked for.
+
+        :param asked: whether it was before: then it was the answer that was lost.
+        """
+        try:
+            description = await self._look(service, handle, client)
+        except Exception as error:
+            if asked or is_unanswered(error) or error_code(error) in service.missing_codes:
+                raise
+            self.log.warning("It is stopped without a look: %s", cause(error))
+            return None
+        if description.state.terminal and not asked:
+            return Stop.ENDED
+        return Stop.ASKED if service.is_ending(description) else None
 
     async def _look(
         self, service: JobService, handle: Handle, client: PacedClient
@@ -295,13 +312,3 @@ class JobTrigger(BaseTrigger):
             await asyncio.sleep(max(backoff(looks), random.uniform(0.5, 1.5) * share))
         finally:
             JobTrigger._asking -= 1
-
-
-def _outcome(service: JobService, description: JobDescription, *, asked: bool) -> Stop | None:
-    """Return what a look says of a stop; None where it is to be asked for.
-
-    :param asked: whether it was before: then it was the answer that was lost.
-    """
-    if description.state.terminal and not asked:
-        return Stop.ENDED
-    return Stop.ASKED if service.is_ending(description) else None

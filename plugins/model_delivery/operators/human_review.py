@@ -185,6 +185,7 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
             self.log.warning("The triggerer could not wait (%s): waiting %s", event["error"], where)
         state, kill = self._taken_up(context)
         with kill.running():
+            self._stop_superseded(state)
             return self._go_on(context, state, deferrable=deferrable)
 
     def resume_execution(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -158,6 +159,22 @@ def test_one_that_cannot_be_stopped_keeps_no_other_open(runtime: Runtime) -> Non
         worker.stop(list(runtime.loops))
     open_still = [name for name, status in runtime.loops.items() if status == "InProgress"]
     assert open_still == ["loop-0"]
+
+
+@pytest.mark.parametrize(("read", "error"), [(good, None), (bad_line, InvalidRequestError)])
+def test_one_of_before_a_clear_that_cannot_be_stopped_fails_no_try(
+    started: Runtime, state_store: StateStore, caplog: pytest.LogCaptureFixture,
+    read: Read, error: type[Exception] | None,
+) -> None:  # fmt: skip
+    before = sorted(started.loops)
+    started.denied = {before[0]}
+    cleared = operator(read)
+    with nullcontext() if error is None else pytest.raises(error):
+        cleared.execute(context(state_store, try_number=2, max_tries=3))
+    assert [started.loops[name] for name in before] == ["InProgress"] + ["Stopping"] * 4
+    started.denied = set()
+    operator(good).execute(context(state_store, try_number=3, max_tries=4))
+    assert {started.loops[name] for name in before} == {"Stopping"}
 
 
 def test_an_input_that_is_refused_before_any_loop_stops_nothing(

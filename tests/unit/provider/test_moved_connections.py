@@ -1,45 +1,87 @@
-"""A connection that is edited while a create call goes unanswered: one job, in one place."""
+"""Connections edited, refused or cut off while a job is submitted: one job, in one place."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import boto3
 import pytest
-from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
-from model_delivery.exceptions import DeliveryError
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowTaskTimeout, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
+from botocore.exceptions import (
+    EndpointConnectionError,
+    NoCredentialsError,
+    ProxyConnectionError,
+    ReadTimeoutError,
+)
+from model_delivery.exceptions import (
+    DeliveryError,
+    InvalidRequestError,
+    JobRefusedError,
+)
 from model_delivery.hooks.compilation import CompilationJobs
-from model_delivery.jobs import rate
+from model_delivery.hooks.edge import Deployments
+from model_delivery.jobs import rate, retries
 from model_delivery.jobs.attempt import Attempt
 from model_delivery.jobs.client import JobClient
-from model_delivery.jobs.submission import Submission
+from model_delivery.jobs.retries import Pause
+from model_delivery.jobs.service import JobService
+from model_delivery.jobs.submission import STORE_KEY, Submission
 
-from tests.unit.provider.conftest import SageMaker, StateStore, Worker, make_task_instance, refusal
+from tests.unit.provider.conftest import (
+    Greengrass,
+    KilledError,
+    SageMaker,
+    StateStore,
+    Worker,
+    make_task_instance,
+    refusal,
+)
 
 REQUEST = {"RoleArn": "arn:x", "OutputConfig": {"S3OutputLocation": "s3://b/o"}}
-LOST, CLOSED = "its answer is lost", "no connection"
+DEPLOYMENT = {"targetArn": "arn:aws:iot:us-east-1:000000000000:thing/edge-1", "components": {}}
+Fault = Callable[[Callable[..., Any], dict[str, Any]], Any]
+
+
+def lost(call: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """Do what is asked, and lose the answer."""
+    call(**given)
+    raise ReadTimeoutError(endpoint_url="http://a")
+
+
+def cut_by_proxy(call: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """Do what is asked, as a proxy that hands a call on and goes away."""
+    call(**given)
+    raise ProxyConnectionError(proxy_url="http://p")
+
+
+def stalled(_call: Callable[..., Any], _given: dict[str, Any]) -> Any:
+    raise ReadTimeoutError(endpoint_url="http://a")
+
+
+def closed(_call: Callable[..., Any], _given: dict[str, Any]) -> Any:
+    raise EndpointConnectionError(endpoint_url="http://a")
+
+
+def unknown(_call: Callable[..., Any], _given: dict[str, Any]) -> Any:
+    raise refusal("ResourceNotFound", "DescribeCompilationJob")
 
 
 class Region:
-    """A client of one region, whose create calls go wrong so often."""
+    """A client of one region; the first calls of an operation may go wrong."""
 
-    def __init__(self, service: SageMaker, region: str, fault: str = "", times: int = 0) -> None:
+    def __init__(self, service: Any, region: str, **faults: Iterable[Fault]) -> None:
         self.meta = SimpleNamespace(endpoint_url=f"http://{region}", region_name=region)
-        self._service, self._fault, self._left = service, fault, times
+        self._service = service
+        self._faults = {operation: iter(each) for operation, each in faults.items()}
 
     def __getattr__(self, operation: str) -> Any:
         call = getattr(self._service, operation)
 
         def run(**given: Any) -> Any:
-            if operation != "create_compilation_job" or not self._left:
-                return call(**given)
-            self._left -= 1
-            url = str(self.meta.endpoint_url)
-            if self._fault == CLOSED:
-                raise EndpointConnectionError(endpoint_url=url)
-            if not self._service.jobs:
-                call(**given)
-            raise ReadTimeoutError(endpoint_url=url)
+            fault = next(self._faults.get(operation, iter(())), None)
+            return call(**given) if fault is None else fault(call, given)
 
         return run
 
@@ -47,6 +89,7 @@ class Region:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(Deployments, "settle_seconds", 0.0)
 
 
 @pytest.fixture
@@ -59,78 +102,303 @@ def west() -> SageMaker:
     return SageMaker(Worker())
 
 
-def attempt(store: StateStore, regions: Iterator[Region], outage: float = 60.0) -> Attempt:
-    def open_hook() -> Any:
-        return SimpleNamespace(conn=next(regions), aws_conn_id="aws")
-
-    client = JobClient(CompilationJobs(), open_hook, outage)
-    submission = Submission(client, store, make_task_instance())
+def attempt(
+    store: StateStore,
+    regions: Iterable[Any],
+    service: JobService | None = None,
+    *,
+    outage: float = 60.0,
+    last: bool = False,
+    **ti: Any,
+) -> Attempt:
+    """Return a try whose connection leads to one region after the other, as it is looked up."""
+    opened = iter(regions)
+    client = JobClient(
+        service or CompilationJobs(),
+        lambda: SimpleNamespace(conn=next(opened), aws_conn_id="aws"),
+        outage,
+    )
     log: Any = logging.getLogger("task")
-    return Attempt(client, submission, log, lambda _error: False)
+    return Attempt(client, Submission(client, store, make_task_instance(**ti)), log, lambda _: last)
 
 
-def submit(made: Attempt) -> None:
+def submit(made: Attempt, request: Any = REQUEST) -> None:
     with made.running():
-        made.submit(REQUEST)
+        made.submit(request)
 
 
+def forever(service: Any, region: str, **faults: Fault) -> Iterator[Region]:
+    """Yield clients of a region of which these operations never work."""
+
+    def again(fault: Fault) -> Iterator[Fault]:
+        return iter(lambda: fault, None)
+
+    while True:
+        yield Region(service, region, **{name: again(each) for name, each in faults.items()})
+
+
+def once(east: SageMaker) -> Fault:
+    """Return a create call that makes the job at first, and never answers."""
+    return lambda call, given: stalled(call, given) if east.jobs else lost(call, given)
+
+
+def statuses(service: SageMaker) -> list[str]:
+    return [job["CompilationJobStatus"] for job in service.jobs.values()]
+
+
+@pytest.mark.parametrize("fault", [lost, cut_by_proxy])
 def test_a_job_that_may_be_made_is_not_made_again_elsewhere(
-    east: SageMaker, west: SageMaker, state_store: StateStore
+    east: SageMaker, west: SageMaker, state_store: StateStore, fault: Fault
 ) -> None:
-    regions = iter([Region(east, "east", LOST, 99), Region(west, "west")])
+    faults = [fault, stalled, stalled]
+    regions = [Region(east, "east", create_compilation_job=faults), Region(west, "west")]
     with pytest.raises(DeliveryError, match=r"submitted at http://east .* http://west"):
         submit(attempt(state_store, regions))
-    assert (len(east.jobs), len(west.jobs)) == (1, 0)
     with pytest.raises(DeliveryError, match="set region and connection back"):
-        submit(attempt(state_store, iter([Region(west, "west")])))
-    submit(attempt(state_store, iter([Region(east, "east")])))
+        submit(attempt(state_store, [Region(west, "west")]))
+    submit(attempt(state_store, [Region(east, "east")]))
+    assert (len(east.jobs), len(west.jobs)) == (1, 0)
+
+
+def test_nor_where_a_look_for_it_found_the_connection_moved(state_store: StateStore) -> None:
+    east, west = Greengrass(Worker()), Greengrass(Worker())
+    first = Region(east, "east", create_deployment=[lost], list_deployments=[stalled] * 3)
+    with pytest.raises(DeliveryError, match="set region and connection back"):
+        submit(attempt(state_store, [first, Region(west, "west")], Deployments()), DEPLOYMENT)
+    assert (len(east.jobs), len(west.jobs)) == (1, 0)
+
+
+def test_nor_where_a_retrys_first_look_did(state_store: StateStore) -> None:
+    east, west = Greengrass(Worker(kill_after_create=True)), Greengrass(Worker())
+    with pytest.raises(KilledError):
+        submit(attempt(state_store, [Region(east, "east")], Deployments()), DEPLOYMENT)
+    regions = [Region(east, "east", list_deployments=[stalled] * 3), Region(west, "west")]
+    with pytest.raises(DeliveryError, match="set region and connection back"):
+        submit(attempt(state_store, regions, Deployments(), try_number=2), DEPLOYMENT)
+    assert (len(east.jobs), len(west.jobs)) == (1, 0)
+
+
+def test_nor_where_the_name_is_taken_and_the_look_did(
+    east: SageMaker, west: SageMaker, state_store: StateStore
+) -> None:
+    first = Region(
+        east, "east", create_compilation_job=[lost], describe_compilation_job=[stalled] * 3
+    )
+    with pytest.raises(DeliveryError, match="set region and connection back"):
+        submit(attempt(state_store, [first, Region(west, "west")]))
     assert (len(east.jobs), len(west.jobs)) == (1, 0)
 
 
 def test_what_was_never_sent_goes_where_the_connection_leads_now(
     east: SageMaker, west: SageMaker, state_store: StateStore
 ) -> None:
-    submit(attempt(state_store, iter([Region(east, "east", CLOSED, 99), Region(west, "west")])))
-    assert (len(east.jobs), len(west.jobs)) == (0, 1)
-    submit(attempt(state_store, iter([Region(west, "west")])))
+    first = Region(east, "east", create_compilation_job=[closed] * 3)
+    submit(attempt(state_store, [first, Region(west, "west")]))
+    submit(attempt(state_store, [Region(west, "west")]))
     assert (len(east.jobs), len(west.jobs)) == (0, 1)
 
 
+@pytest.mark.parametrize("error", [EndpointConnectionError(endpoint_url="a"), NoCredentialsError()])
 def test_a_try_that_was_never_heard_leaves_no_intent(
-    east: SageMaker, west: SageMaker, state_store: StateStore
+    east: SageMaker, west: SageMaker, state_store: StateStore, error: Exception
 ) -> None:
-    closed = iter(lambda: Region(east, "east", CLOSED, 99), None)
+    def fail(_call: Any, _given: Any) -> Any:
+        raise error
+
     with pytest.raises(DeliveryError, match="was not taken"):
-        submit(attempt(state_store, closed, outage=0.1))
-    submit(attempt(state_store, iter([Region(west, "west")])))
+        submit(attempt(state_store, forever(east, "east", create_compilation_job=fail), outage=0.1))
+    submit(attempt(state_store, [Region(west, "west")], try_number=2))
     assert (len(east.jobs), len(west.jobs)) == (0, 1)
+
+
+def test_a_request_that_botocore_refuses_is_looked_for_nowhere(
+    east: SageMaker, state_store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(Pause, "sleep", lambda _pause, seconds: slept.append(seconds))
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    real = boto3.client("sagemaker", region_name="us-east-1", **keys)
+    client = SimpleNamespace(
+        meta=real.meta, create_compilation_job=real.create_compilation_job,
+        describe_compilation_job=east.describe_compilation_job,
+    )  # fmt: skip
+    stopping = {"StoppingCondition": {"MaxRuntimeInSeconds": 60}}
+    with pytest.raises(InvalidRequestError, match="RoleArn"):
+        submit(attempt(state_store, [client], last=True), {**REQUEST, **stopping, "RoleArn": "r"})
+    assert slept == []
+    assert state_store.values[STORE_KEY][-1]["at"] is None
+
+
+def test_a_refusal_is_told_though_airflow_takes_no_intent_back(
+    east: SageMaker, state_store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_call: Any, _given: Any) -> Any:
+        error = refusal("ValidationException", "CreateCompilationJob")
+        error.response["ResponseMetadata"] = {"HTTPStatusCode": 400}
+        raise error
+
+    keep = state_store.set
+
+    def set_some(key: str, value: Any, **options: Any) -> None:
+        if value[-1]["at"] is None:
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.GENERIC_ERROR, detail={}))
+        keep(key, value, **options)
+
+    monkeypatch.setattr(state_store, "set", set_some)
+    with pytest.raises(JobRefusedError):
+        submit(attempt(state_store, [Region(east, "east", create_compilation_job=[refused])]))
 
 
 def test_a_try_after_one_that_was_cut_off_does_not_forget_its_job(
     east: SageMaker, west: SageMaker, state_store: StateStore
 ) -> None:
-    lost = iter(lambda: Region(east, "east", LOST, 99), None)
-    with pytest.raises(DeliveryError, match="was not taken"):
-        submit(attempt(state_store, lost, outage=0.1))
-    closed = iter(lambda: Region(east, "east", CLOSED, 99), None)
-    with pytest.raises(DeliveryError):
-        submit(attempt(state_store, closed, outage=0.1))
+    for fault in (once(east), closed):
+        regions = forever(east, "east", create_compilation_job=fault)
+        with pytest.raises(DeliveryError):
+            submit(attempt(state_store, regions, outage=0.1))
     with pytest.raises(DeliveryError, match="set region and connection back"):
-        submit(attempt(state_store, iter([Region(west, "west")])))
+        submit(attempt(state_store, [Region(west, "west")]))
     assert (len(east.jobs), len(west.jobs)) == (1, 0)
 
 
+@pytest.mark.parametrize("fault", [lost, cut_by_proxy])
+def test_a_kill_in_a_call_that_a_proxy_cuts_off_stops_the_job(
+    east: SageMaker, state_store: StateStore, fault: Fault
+) -> None:
+    def killed(call: Any, given: Any) -> Any:
+        killing.kill()
+        return fault(call, given)
+
+    regions = [Region(east, "east", create_compilation_job=[killed]), Region(east, "east")]
+    killing = attempt(state_store, regions, last=True)
+    with pytest.raises(DeliveryError):
+        submit(killing)
+    assert statuses(east) == ["STOPPING"]
+
+
 def test_a_service_that_is_busy_costs_no_new_client(
+    east: SageMaker, state_store: StateStore
+) -> None:
+    def busy(_call: Any, _given: Any) -> Any:
+        raise refusal("ThrottlingException", "CreateCompilationJob")
+
+    submit(attempt(state_store, [Region(east, "east", create_compilation_job=[busy] * 9)]))
+    assert len(east.jobs) == 1
+
+
+@pytest.mark.parametrize("how", ["time-out", "kill", "last try"])
+def test_what_ends_a_try_that_makes_a_second_job_stops_that(
+    east: SageMaker, state_store: StateStore, how: str
+) -> None:
+    east.worker.kill_after_create = True
+    with pytest.raises(KilledError):
+        submit(attempt(state_store, [Region(east, "east")]))
+    east.worker.kill_after_create = False
+    (first,) = east.jobs
+    east.jobs[first]["CompilationJobStatus"] = "STOPPED"
+
+    def second(call: Any, given: Any) -> Any:
+        if given["CompilationJobName"] == first:
+            return call(**given)
+        if len(east.jobs) == 1:
+            call(**given)
+        if how == "time-out":
+            raise AirflowTaskTimeout("over")
+        if how == "kill":
+            made.kill()
+        raise ReadTimeoutError(endpoint_url="http://a")
+
+    regions = forever(east, "east", create_compilation_job=second)
+    made = attempt(state_store, regions, outage=0.2, last=how == "last try", try_number=2)
+    with pytest.raises((DeliveryError, AirflowTaskTimeout)):
+        submit(made)
+    if how == "time-out":
+        made.kill()  # as Airflow does
+    assert [each for each in statuses(east) if each != "STOPPED"] == ["STOPPING"]
+
+
+def test_a_job_of_before_a_clear_that_was_made_elsewhere_is_not_forgotten(
+    east: SageMaker, west: SageMaker, state_store: StateStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    east.worker.kill_after_create = True
+    with pytest.raises(KilledError):
+        submit(attempt(state_store, [Region(east, "east")]))
+    east.worker.kill_after_create = False
+    submit(attempt(state_store, [Region(west, "west")], try_number=2, max_tries=3))
+    assert "of before the clear may still be running" in caplog.text
+    assert "submitted at http://east" in caplog.text
+    submit(attempt(state_store, [Region(east, "east")], try_number=3, max_tries=4))
+    assert statuses(east) == ["STOPPING", "INPROGRESS"]
+
+
+def test_nor_one_that_is_so_young_that_it_is_not_found(
+    east: SageMaker, state_store: StateStore
+) -> None:
+    submit(attempt(state_store, [Region(east, "east")]))
+    young = Region(east, "east", describe_compilation_job=[unknown] * 3)
+    submit(attempt(state_store, [young], try_number=2, max_tries=3))
+    assert statuses(east) == ["STOPPING", "INPROGRESS"]
+
+
+def test_a_service_that_is_away_does_not_keep_the_users_own_error_for_long(
     east: SageMaker, state_store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, left = SageMaker.create_compilation_job, [None] * 9
+    clock = [0.0]
+    monkeypatch.setattr(retries.time, "monotonic", lambda: clock[0])
 
-    def busy(service: SageMaker, **request: Any) -> Any:
-        if left:
-            left.pop()
-            raise refusal("ThrottlingException", "CreateCompilationJob")
-        return create(service, **request)
+    def sleep(_pause: Pause, seconds: float) -> None:
+        clock[0] += max(seconds, 5.0)
 
-    monkeypatch.setattr(SageMaker, "create_compilation_job", busy)
-    submit(attempt(state_store, iter([Region(east, "east")])))
-    assert len(east.jobs) == 1
+    monkeypatch.setattr(Pause, "sleep", sleep)
+    submit(attempt(state_store, [Region(east, "east")]))
+    away = forever(east, "east", describe_compilation_job=stalled, stop_compilation_job=stalled)
+    with (
+        pytest.raises(InvalidRequestError),
+        attempt(state_store, away, outage=900.0, try_number=2, max_tries=3).running(),
+    ):
+        raise InvalidRequestError("the user's bad request")
+    assert clock[0] <= 60.0
+    submit(attempt(state_store, [Region(east, "east")], try_number=3, max_tries=4))
+    assert statuses(east)[0] == "STOPPING"
+
+
+def test_a_time_out_without_any_connection_looks_for_nothing(
+    east: SageMaker, state_store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    def sleep(_pause: Pause, seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 5:
+            raise AirflowTaskTimeout("over")
+
+    monkeypatch.setattr(Pause, "sleep", sleep)
+    regions = forever(east, "east", create_compilation_job=closed, describe_compilation_job=closed)
+    made = attempt(state_store, regions)
+    with pytest.raises(AirflowTaskTimeout):
+        submit(made)
+    made.kill()
+    assert len(slept) == 5
+
+
+class Succeeded(Greengrass):
+    """Deployments that each device has reached, and a service that cancels all the same."""
+
+    def list_effective_deployments(self, **_filters: Any) -> dict[str, Any]:
+        reached = {"coreDeviceExecutionStatus": "SUCCEEDED"}
+        return {"effectiveDeployments": [{"deploymentId": each, **reached} for each in self.jobs]}
+
+    def cancel_deployment(self, deploymentId: str) -> None:
+        raise AssertionError(f"{deploymentId} had ended well")
+
+
+def test_a_retry_that_is_refused_cancels_no_deployment_that_ended_well(
+    state_store: StateStore,
+) -> None:
+    service = Succeeded(Worker())
+    killed = attempt(state_store, [Region(service, "east")], Deployments())
+    killed._client.open()
+    killed.submission.submit_once(DEPLOYMENT)
+    retry = attempt(state_store, [Region(service, "east")], Deployments(), last=True, try_number=2)
+    with pytest.raises(InvalidRequestError), retry.running():
+        raise InvalidRequestError("an edited Variable")
