@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,10 @@ from model_delivery_localcloud.store.users import Role, add_user
 from sqlalchemy import insert, select
 
 from benchmarks.record import Measure, median_and_spread, write
-from stack.credentials import load_or_create
-from stack.localcloud import LocalCloud
-from stack.object_store import object_store
-from stack.ports import free_ports
 from stack.review_desk import Reviewer
 from tests.contract.review_world import LABELS, PASSWORD, Flow, make_flow
-from tests.local_cloud import Cloud, Store
-from tests.postgres import installed, postgres
+from tests.local_cloud import Cloud, cloud_over
+from tests.postgres import installed
 
 LOOPS = int(os.environ.get("REVIEW_LOOPS", "100000"))
 SECONDS = float(os.environ.get("REVIEW_SECONDS", "20"))
@@ -68,28 +64,18 @@ def main() -> Path:
     """Measure all of it and write the figures."""
     measures = []
     for name in DATABASES.split(","):
-        with cloud_over(name) as (cloud, database):
+        with started_over(name) as (cloud, database):
             measures += _answering_measures(name, answering(cloud, database))
     return write("review", measures, PACKAGES)
 
 
 @contextmanager
-def cloud_over(name: str) -> Iterator[tuple[Cloud, Database]]:
+def started_over(name: str) -> Iterator[tuple[Cloud, Database]]:
     """Start localcloud over a new database of that kind."""
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="review-bench-")))
-        port, store_port = free_ports(2)
-        store = Store(store_port, load_or_create(home / "secrets.json"))
-        stack.enter_context(object_store(home, store.credentials, store_port))
-        local = LocalCloud(home / "localcloud", store.credentials, port, store_port)
-        url = f"sqlite:///{local.home / 'localcloud.db'}"
-        if name == "Postgres":
-            url = stack.enter_context(postgres())
-            local.env["LOCALCLOUD_DATABASE_URL"] = url
-        local.prepare()
-        stack.enter_context(local.api())
-        stack.enter_context(local.worker("--concurrency", "1"))
-        yield Cloud(local, store), Database(url)
+    with cloud_over(name) as (cloud, url):
+        cloud.local.prepare()
+        with cloud.local.api(), cloud.local.worker("--concurrency", "1"):
+            yield cloud, Database(url)
 
 
 def answering(cloud: Cloud, database: Database) -> list[Round]:

@@ -1,5 +1,8 @@
 """A running localcloud and the store beneath it, as the tests talk to them."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,10 +10,12 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from stack.credentials import Credentials
+from stack.credentials import Credentials, load_or_create
 from stack.localcloud import LocalCloud
-from stack.object_store import s3_client
+from stack.object_store import object_store, s3_client
+from stack.ports import free_ports
 from stack.processes import Process
+from tests.postgres import postgres
 
 # Not the stack's own region: what a request says must be followed.
 REGION = "eu-west-1"
@@ -70,3 +75,24 @@ class Cloud:
 
     def worker(self) -> Process:
         return self.local.worker("--concurrency", "1", "--lease-seconds", "4")
+
+
+@contextmanager
+def cloud_over(database: str) -> Iterator[tuple[Cloud, str]]:
+    """Give a localcloud over a new database and object store, and the database's URL.
+
+    The caller prepares and starts it.
+
+    :param database: "SQLite" or "Postgres"
+    """
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="localcloud-over-")))
+        port, store_port = free_ports(2)
+        store = Store(store_port, load_or_create(home / "secrets.json"))
+        stack.enter_context(object_store(home, store.credentials, store_port))
+        local = LocalCloud(home / "localcloud", store.credentials, port, store_port)
+        url = f"sqlite:///{local.home / 'localcloud.db'}"
+        if database == "Postgres":
+            url = stack.enter_context(postgres())
+            local.env["LOCALCLOUD_DATABASE_URL"] = url
+        yield Cloud(local, store), url

@@ -16,6 +16,7 @@ import psycopg
 from stack.ports import LOOPBACK, free_ports
 
 USER = "localcloud"
+MISSING = "Postgres is missing: `apt-get install postgresql`"
 
 
 def installed() -> bool:

@@ -6,14 +6,12 @@ would take back another answer, so they look what they hold.
 """
 
 import random
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,15 +21,10 @@ from model_delivery_localcloud.store.review_tables import Assignment, HumanLoop
 from model_delivery_localcloud.store.users import Role, add_user
 from sqlalchemy import func, select
 
-from stack.credentials import load_or_create
-from stack.localcloud import LocalCloud
-from stack.object_store import object_store
-from stack.ports import free_ports
 from stack.processes import Process
 from stack.review_desk import Reviewer
 from tests.contract.review_world import PASSWORD, Flow, make_flow
-from tests.local_cloud import Cloud, Store
-from tests.postgres import postgres
+from tests.local_cloud import cloud_over
 
 LOOPS = 12
 REVIEWERS = 3
@@ -254,24 +247,17 @@ class Chaos:
 def chaos_over(database_name: str) -> Iterator[Chaos]:
     """Start localcloud over a new database, "SQLite" or "Postgres", with a flow and reviewers."""
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="review-chaos-")))
-        port, store_port = free_ports(2)
-        store = Store(store_port, load_or_create(home / "secrets.json"))
-        stack.enter_context(object_store(home, store.credentials, store_port))
-        local = LocalCloud(home / "localcloud", store.credentials, port, store_port)
+        cloud, url = stack.enter_context(cloud_over(database_name))
+        local = cloud.local
         # Long enough for an undo of a loop's last answer, now and then.
         local.env["LOCALCLOUD_REVIEW_UNDO_SECONDS"] = "0.2"
-        url = f"sqlite:///{local.home / 'localcloud.db'}"
-        if database_name == "Postgres":
-            url = stack.enter_context(postgres())
-            local.env["LOCALCLOUD_DATABASE_URL"] = url
         local.prepare()
         parts = {"api": local.api(), "worker": local.worker("--concurrency", "1")}
         stack.callback(lambda: [part.stop() for part in parts.values()])
         for part in parts.values():
             part.start()
         parts["api"].wait_healthy(30)
-        flow = make_flow(Cloud(local, store), config={"TaskCount": 2})
+        flow = make_flow(cloud, config={"TaskCount": 2})
         database = Database(url)
         stack.callback(database.close)
         with database.write() as session:

@@ -27,7 +27,7 @@ from stack.localcloud import LocalCloud
 from stack.object_store import BUCKET, object_store
 from stack.ports import free_ports
 from tests.local_cloud import REGION, Cloud, Store
-from tests.postgres import installed, postgres
+from tests.postgres import MISSING, installed, postgres
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/compiler"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def cloud(cloud_over_sqlite: Cloud) -> Cloud:
 @pytest.fixture(scope="module")
 def cloud_over_postgres(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     if not installed():
-        pytest.skip("Postgres is missing: `apt-get install postgresql`")
+        pytest.skip(MISSING)
     home = tmp_path_factory.mktemp("localcloud")
     with postgres() as url, running(store, home, LOCALCLOUD_DATABASE_URL=url) as built:
         yield built

@@ -4,14 +4,14 @@ import random
 
 import pytest
 
-from tests.postgres import installed
+from tests.postgres import MISSING, installed
 from tests.review_chaos import LOOPS, chaos_over, plan_of
 
 SEED = 7
 RUNS = 2
 
 
-@pytest.mark.skipif(not installed(), reason="Postgres is missing: `apt-get install postgresql`")
+@pytest.mark.skipif(not installed(), reason=MISSING)
 def test_kills_lose_no_answer_and_count_none_twice_on_postgres() -> None:
     generator = random.Random(SEED)
     with chaos_over("Postgres") as chaos:

@@ -11,6 +11,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from model_delivery_engine.batch.storage import part_bytes
 
 from model_delivery_localcloud.errors import ObjectChanged, ObjectError, ObjectMissing
 from model_delivery_localcloud.settings import Settings
@@ -18,8 +19,6 @@ from model_delivery_localcloud.settings import Settings
 log = logging.getLogger(__name__)
 
 CHUNK = 256 * 1024
-PART = 32 * 1024 * 1024  # of a multipart upload, which has at most 10,000: objects up to 312 GiB
-MOST_PARTS = 8_000  # of one that says its size, which may be a little less than comes
 _ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 _DENIED = frozenset({"403", "AccessDenied"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
@@ -116,8 +115,9 @@ class ObjectStore:
         published = False
         try:
             parts: list[Any] = []
+            part = part_bytes(path.stat().st_size)
             with path.open("rb") as file:
-                while data := file.read(PART):
+                while data := file.read(part):
                     number = len(parts) + 1
                     sent = self._client.upload_part(**place, PartNumber=number, Body=data)
                     parts.append({"PartNumber": number, "ETag": sent["ETag"]})
@@ -148,8 +148,7 @@ class ObjectStore:
         :param size: about how many bytes that is (default: not known)
         """
         bucket, key = split_uri(uri)
-        part = max(PART, -(-(size or 0) // MOST_PARTS))
-        config = TransferConfig(use_threads=False, multipart_chunksize=part)
+        config = TransferConfig(use_threads=False, multipart_chunksize=part_bytes(size))
         try:
             self._client.upload_fileobj(file, bucket, key, Config=config)
         except Exception as error:

@@ -105,9 +105,9 @@ def kill_at(job: Job, write: int) -> None:
             raise KilledError
         take(path, uri)
 
-    def dying_write(uri: str, chunks: object, **more: object) -> None:
+    def dying_write(uri: str, chunks: Any, **more: Any) -> None:
         if next(count, None) is None:
             raise KilledError
-        write_stream(uri, chunks, **more)  # type: ignore[arg-type]
+        write_stream(uri, chunks, **more)
 
     job.storage.take, job.storage.write_stream = dying_take, dying_write  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,10 +99,10 @@ def test_a_job_killed_at_any_write_ends_the_same(
 def test_the_journal_is_written_rarely_where_that_takes_long(job: Job) -> None:
     write, written = job.storage.write_stream, []
 
-    def slow_write(uri: str, chunks: object, **more: object) -> None:
+    def slow_write(uri: str, chunks: Any, **more: Any) -> None:
         time.sleep(0.2)
         written.append(uri)
-        write(uri, chunks, **more)  # type: ignore[arg-type]
+        write(uri, chunks, **more)
 
     job.storage.write_stream = slow_write  # type: ignore[method-assign]
     assert job.run(lines(60_000)).records == 60_000

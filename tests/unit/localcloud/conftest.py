@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from model_delivery_localcloud.store.database import Database
 
-from tests.postgres import installed, postgres
+from tests.postgres import MISSING, installed, postgres
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Start a Postgres for the tests of a file and give its URL."""
     if not installed():
-        pytest.skip("Postgres is missing: `apt-get install postgresql`")
+        pytest.skip(MISSING)
     with postgres() as url:
         yield url
 

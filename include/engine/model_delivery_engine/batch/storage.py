@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 from model_delivery_engine.errors import BatchError
 
 _PAUSES_S = (0.5, 1.0, 2.0)
+_PART_BYTES = 32 << 20
+_MOST_PARTS = 8_000  # S3 takes 10,000; what is said of a size may be a little less than comes
 
 
 class ObjectInfo(Protocol):
@@ -24,6 +26,14 @@ class ObjectInfo(Protocol):
 
     @property
     def etag(self) -> str: ...  # noqa: D102
+
+
+def part_bytes(size: int | None) -> int:
+    """Return how large the parts of an upload to S3 are, in bytes: 32 MiB, or larger ones.
+
+    :param size: about how many bytes come; None where that is not known, for up to 312 GiB
+    """
+    return max(_PART_BYTES, -(-(size or 0) // _MOST_PARTS))
 
 
 class Storage(Protocol):

@@ -17,8 +17,6 @@ from model_delivery.exceptions import (
 from model_delivery.hooks.stores import CHANGED, ObjectStat
 
 CHUNK_BYTES = 1 << 20
-PART_BYTES = 32 << 20
-_MOST_PARTS = 8_000  # S3 takes 10,000; what is said of a size may be a little less than comes
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _NEXT_STEPS = {
     "NoSuchBucket": "the bucket does not exist: create it, or correct the URI",
@@ -102,10 +100,10 @@ class S3Store:
         """Put an object; a large one in parts, which S3 shows only when they are complete."""
         from boto3.exceptions import S3UploadFailedError
         from boto3.s3.transfer import TransferConfig
+        from model_delivery_engine.batch.storage import part_bytes
 
         bucket, key = split(uri)
-        part_bytes = max(PART_BYTES, -(-(size or 0) // _MOST_PARTS))
-        config = TransferConfig(multipart_chunksize=part_bytes, max_concurrency=4)
+        config = TransferConfig(multipart_chunksize=part_bytes(size), max_concurrency=4)
         try:
             self._client.upload_fileobj(file, bucket, key, Config=config)
         except (ClientError, BotoCoreError, S3UploadFailedError) as error:
