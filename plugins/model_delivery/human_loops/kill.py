@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
 from model_delivery.exceptions import JobFailedError, UnknownStatusError
 from model_delivery.human_loops.state import LoopState
@@ -74,11 +74,9 @@ class LoopKill:
 
     def _ends_all(self, error: Exception) -> bool:
         # Of a status we do not know we cannot say that nobody is to answer any more.
-        final = isinstance(error, AirflowFailException) or self._is_final(error)
-        if not final or isinstance(error, UnknownStatusError):
+        if isinstance(error, UnknownStatusError):
             return False
-        # A try that Airflow has replaced without its knowing ends nothing of the other.
-        return self._eviction.claim() is not Claim.ANOTHERS
+        return not self._eviction.is_waited_for_after(error, final=self._is_final(error))
 
     def come(self) -> None:
         """Do a signal handler's part, or all of it where nothing runs any more."""

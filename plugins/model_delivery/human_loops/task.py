@@ -78,7 +78,7 @@ class StartsHumanLoops(AwsAndStorageConnected):
         stopped = True
         for batch in state.superseded():
             try:
-                self._worker.stop(batch, outage=SUPERSEDED_SECONDS)
+                self._worker.stop(batch, absence=min(SUPERSEDED_SECONDS, self.outage_timeout))
             except Exception as error:
                 stopped = False
                 self.log.warning("Human loops of before the clear may still be open: %s", error)

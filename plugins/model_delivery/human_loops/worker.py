@@ -194,11 +194,11 @@ class HumanLoopWorker:
                 return
 
     def stop(
-        self, names: Iterable[str], *, reopen: bool = True, outage: float | None = None
+        self, names: Iterable[str], *, reopen: bool = True, absence: float | None = None
     ) -> int:
         """Stop loops; those that ended or are gone are left. Return how many were asked.
 
-        :param outage: how long the service may give no usable answer, in seconds.
+        :param absence: how long the service may be away, in seconds; not how long it may be busy.
             (default: as for all calls)
         :param reopen: whether the connection may be looked up again: not in a signal handler,
             which must not talk to Airflow.
@@ -209,7 +209,7 @@ class HumanLoopWorker:
             try:
                 call = Call("stop_human_loop", {"HumanLoopName": name})
                 # Not cut short by a kill, which is why it is asked.
-                self._ask(call, f"human loop {name}", Pause(), reopen=reopen, outage=outage)
+                self._ask(call, f"human loop {name}", Pause(), reopen=reopen, absence=absence)
             except Exception as error:
                 if not is_service_error(error):
                     raise  # the service is away, and would be for each of them
@@ -266,7 +266,7 @@ class HumanLoopWorker:
         *,
         reopen: bool = True,
         refusals: Mapping[str, int] | None = None,
-        outage: float | None = None,
+        absence: float | None = None,
     ) -> Any:
         """Ask until there is an answer.
 
@@ -290,7 +290,8 @@ class HumanLoopWorker:
             lambda: getattr(self._client, call.operation)(**call.parameters),
             pause or self.pause,
             most_failures=lambda error: _most_failures(error, refusals or {}),
-            outage=self._outage if outage is None else outage,
+            outage=self._outage,
+            absence=absence,
             explained=explained,
             reopen=self._reopen if reopen else lambda: None,
         )

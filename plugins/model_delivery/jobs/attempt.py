@@ -7,12 +7,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import (
-    AirflowFailException,
-    AirflowRuntimeError,
-    AirflowTaskTimeout,
-    TaskDeferred,
-)
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
 from model_delivery.exceptions import (
     DeliveryError,
@@ -62,7 +57,8 @@ class Attempt:
         self._client = client
         self._log = log
         self._is_final = is_final
-        self._known = False
+        self._known = False  # the service has known it
+        self._fresh = False  # made by this try, and not looked at yet
         self._done = False
         self._timed_out = False
         self._over = False
@@ -78,8 +74,8 @@ class Attempt:
         try:
             self._stop_superseded()
             yield
-            self._stop_superseded()  # the service may have been away before
             self._done = True
+            self._stop_superseded()  # it may have been too young to be known everywhere
         except AirflowTaskTimeout:
             self._timed_out = True
             raise
@@ -135,13 +131,15 @@ class Attempt:
             raise
         self._log.info("%s %s", "Submitted" if made else "Attached to", self.label)
         self._over = self._known = False
+        self._fresh = made
         self._stopping = None
         self.require_alive()
         announce(self._taken)
+        self._stop_superseded()  # the service may have been away before
         return made
 
-    def resume(self, handle: Handle | None) -> None:
-        """Take up the job of this try after a wait: the store's word goes before the event's."""
+    def resume(self, handle: Handle | None) -> JobDescription:
+        """Look at the job of this try after a wait: the store's word goes before the event's."""
         self.handle = self.handle or handle
         self._known = True
         if self.handle is None:
@@ -149,6 +147,9 @@ class Attempt:
                 "neither Airflow's task state store nor the trigger's event says which job this "
                 "task submitted: clear the task to submit anew"
             )
+        description = self.describe()
+        self._stop_superseded()  # the service may have been away before
+        return description
 
     def describe(self) -> JobDescription:
         """Look at the job; one that is gone is forgotten, so that a retry makes another."""
@@ -159,7 +160,7 @@ class Attempt:
             self.submission.require_same_place(self.label)
             self.submission.end(Outcome.FAILED)
             raise
-        self._known = True
+        self._known, self._fresh = True, False
         self.handle = description.handle
         self._over = description.state.terminal
         return description
@@ -302,8 +303,10 @@ class Attempt:
         if self._stopping is not None:
             return self._stopping
         self._stopping = Stop.ASKED  # a signal handler may come in between
+        # It may have ended well since it was looked at, and not every host may know a fresh one.
+        look = not self._fresh and (reopen or not self._known)
         try:
-            self._stopping = self._client.stop(self.handle, reopen=reopen, look=not self._known)
+            self._stopping = self._client.stop(self.handle, reopen=reopen, look=look)
         except BaseException:  # a time-out too may end it: then it is asked again
             self._stopping = None
             raise
@@ -319,20 +322,14 @@ class Attempt:
             # The job may be made, and its handle not kept.
             self.handle = self.submission.made or self.handle or self._unkept(error)
             self.stop(GRACE if self.killed else "the task fails for good")
-        except (DeliveryError, DeliveryRefusedError) as refusal:
+        except Exception as refusal:  # what this try fails at is what its user needs
             self._log.error("%s may still be running: %s", self.label, refusal)
         self._stop_superseded()
 
     def _is_waited_for_after(self, error: BaseException) -> bool:
         if self.killed:
             return self._is_left()
-        final = isinstance(error, AirflowFailException) or self._is_final(error)
-        # Airflow refuses whatever a task asks for whose run is deleted.
-        if not final and not isinstance(error, AirflowRuntimeError):
-            return True
-        # A try that Airflow has replaced without its knowing ends no job of the other.
-        claim = self._eviction.claim()
-        return claim is Claim.ANOTHERS or not (final or claim is Claim.NOBODYS)
+        return self._eviction.is_waited_for_after(error, final=self._is_final(error))
 
     def _unkept(self, error: BaseException) -> Handle | None:
         """Return the job that a call made whose answer was lost, where a name tells which it is."""

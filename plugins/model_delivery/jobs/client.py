@@ -58,6 +58,7 @@ class JobClient:
     ) -> None:
         self.service = service
         self.outage = outage
+        self._absence: float | None = None
         # How it sleeps between attempts; cut short when the task is killed.
         self.pause = Pause()
         self._open_hook = open_hook
@@ -102,16 +103,16 @@ class JobClient:
         return self._client.meta
 
     @contextmanager
-    def hurried(self, outage: float) -> Iterator[None]:
-        """Give up sooner in the block, where the service is away.
+    def hurried(self, absence: float) -> Iterator[None]:
+        """Give up sooner in the block, where the service is away; not where it is only busy.
 
-        :param outage: how long it may give no usable answer, in seconds.
+        :param absence: how long it may be away, in seconds.
         """
-        usual, self.outage = self.outage, min(outage, self.outage)
+        self._absence = absence
         try:
             yield
         finally:
-            self.outage = usual
+            self._absence = None
 
     def run(self, call: Call) -> Mapping[str, Any]:
         """Run one call once; the service's own error stays as it is."""
@@ -215,10 +216,7 @@ class JobClient:
             raise
 
     def _stopped(self, handle: Handle, *, asked: bool) -> Stop | None:
-        """Return what a look says of a stop; None where it is to be asked for.
-
-        :param asked: whether it was before: then it was the answer that was lost.
-        """
+        """Look before a stop is asked for, or asked for again; see `JobService.stop_seen`."""
         try:
             description = self._look(handle)
         except Exception as error:
@@ -226,9 +224,7 @@ class JobClient:
                 raise
             log.warning("It is stopped without a look: %s", cause(error))
             return None
-        if description.state.terminal and not (asked and self.service.may_be_our_stop(description)):
-            return Stop.ENDED
-        return Stop.ASKED if self.service.is_ending(description) else None
+        return self.service.stop_seen(description, asked=asked)
 
     def patiently(
         self,
@@ -250,6 +246,7 @@ class JobClient:
             pause or self.pause,
             most_failures=lambda error: self._most_failures(error, refusals, reopen=reopen),
             outage=self.outage,
+            absence=self._absence,
             explained=lambda error: self._clear(error, about),
             reopen=self.reopen if reopen else lambda: None,
         )

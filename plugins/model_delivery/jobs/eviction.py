@@ -6,6 +6,8 @@ from enum import Enum
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
+
 from model_delivery.jobs.task_state import ACTIVE, DEFERRED, task_state
 
 if TYPE_CHECKING:
@@ -65,6 +67,19 @@ class Eviction:
             self._asking.start()
         self._asking.join(ASKING_SECONDS)
         return self._claims[0] if self._claims else None
+
+    def is_waited_for_after(self, error: BaseException, *, final: bool) -> bool:
+        """Tell whether another try waits for what one that fails has made.
+
+        :param final: whether Airflow lets no retry follow on the error.
+        """
+        final = final or isinstance(error, AirflowFailException)
+        # Airflow refuses whatever a task asks for whose run is deleted.
+        if not final and not isinstance(error, AirflowRuntimeError):
+            return True
+        # A try that Airflow has replaced without its knowing ends nothing of the other.
+        claim = self.claim()
+        return claim is Claim.ANOTHERS or not (final or claim is Claim.NOBODYS)
 
     def _answer(self) -> None:
         try:

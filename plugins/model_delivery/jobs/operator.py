@@ -183,8 +183,7 @@ class JobOperator(ReportsLineage, JobTask):
     def _resume(self, context: Context, handle: Any, error: Any, failed_waits: int) -> Any:
         attempt = self._begin(context)
         with attempt.running():
-            attempt.resume(dict(handle) if isinstance(handle, Mapping) else None)
-            description = attempt.describe()
+            description = attempt.resume(dict(handle) if isinstance(handle, Mapping) else None)
             self._open_page(description.handle)
             if not error:
                 return self._wait(context, attempt, description, woken=True)
@@ -215,8 +214,7 @@ class JobOperator(ReportsLineage, JobTask):
     def _time_out(self, context: Context) -> Any:
         attempt = self._begin(context)
         with attempt.running():
-            attempt.resume(None)
-            description = attempt.describe()
+            description = attempt.resume(None)
             if description.state is JobState.RUNNING:
                 attempt.fail(
                     f"its time is over (execution_timeout {self.execution_timeout}, job_timeout "

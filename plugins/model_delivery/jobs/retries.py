@@ -51,19 +51,23 @@ class Failures:
     """Failures in a row of one call.
 
     :param outage: how long those that pass as a rule may go on, in seconds.
+    :param absence: how long the service may be away, in seconds; one that asks for fewer requests
+        is there. (default: as long as an outage)
     """
 
-    def __init__(self, outage: float) -> None:
+    def __init__(self, outage: float, absence: float | None = None) -> None:
         self.count = self._unreached = 0
         self._of_kind: Counter[int] = Counter()
         self._outage = outage
-        self._since = time.monotonic()
+        self._absence = outage if absence is None else absence
+        self._since = self._away_since = time.monotonic()
 
     def ask_for_a_new_client(self, error: Exception) -> bool:
         """Count what the connection may be the reason of; tell whether to look it up again."""
         if is_credential_fault(error):
             return True
         if is_throttling(error) or not is_passing(error):
+            self._away_since = time.monotonic()
             return False  # that is an answer
         self._unreached += 1
         return self._unreached % REOPEN_AFTER == 0
@@ -78,7 +82,8 @@ class Failures:
             # By kind: one "not found" after two throttlings is the first of its kind.
             self._of_kind[most] += 1
             return self._of_kind[most] >= most
-        return time.monotonic() - self._since >= self._outage
+        now = time.monotonic()
+        return now - self._since >= self._outage or now - self._away_since >= self._absence
 
 
 def until_answered(
@@ -89,6 +94,7 @@ def until_answered(
     outage: float,
     explained: Callable[[Exception], Exception],
     reopen: Callable[[], None],
+    absence: float | None = None,
 ) -> Answer:
     """Ask until there is an answer, or until it fails too often.
 
@@ -96,10 +102,11 @@ def until_answered(
     :param most_failures: how many failures in a row end it, by the newest of them; None of a fault
         that passes as a rule.
     :param outage: how long such faults may go on, in seconds.
+    :param absence: how long the service may be away; see `Failures`.
     :param explained: what is raised then.
     :param reopen: looks the connection up again: its key may have been replaced, or its endpoint.
     """
-    failures = Failures(outage)
+    failures = Failures(outage, absence)
     while True:
         try:
             return ask()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from model_delivery.jobs.faults import MISSING_CODES, UnusableAnswerError, error_code, reading
 from model_delivery.jobs.status import JobState, StatusTable
+from model_delivery.jobs.stop import Stop
 
 # Identifies a job; JSON-ready, small, no secrets: it goes to XCom, triggers and the state store.
 Handle = dict[str, str]
@@ -182,6 +183,15 @@ class JobService(ABC):
     def is_ending(self, description: JobDescription) -> bool:
         """Tell whether there is nothing to stop: it ended, or is being stopped."""
         return description.state.terminal or description.status in self.statuses.stopping
+
+    def stop_seen(self, description: JobDescription, *, asked: bool) -> Stop | None:
+        """Return what a look says of a stop; None where it is to be asked for.
+
+        :param asked: whether it was before: then it was the answer that was lost.
+        """
+        if description.state.terminal and not (asked and self.may_be_our_stop(description)):
+            return Stop.ENDED
+        return Stop.ASKED if self.is_ending(description) else None
 
     def may_be_our_stop(self, description: JobDescription) -> bool:
         """Tell whether a stop that was asked for, rather than another event, ended the job so."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
+from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from model_delivery.exceptions import (
@@ -191,7 +192,7 @@ class Submission:
         record = self._load()
         intent = record.intent
         if record.handle or record.outcome is not Outcome.OPEN or intent is None:
-            return record.handle
+            return self.handle
         if self._called_at and not self._may_be_made:
             return None
         self.require_same_place(f"{self._service.noun} {dict(intent.search)}")
@@ -281,7 +282,7 @@ class Submission:
         record = self._intend(request, before)
         try:
             return self._create(request, record)
-        except Exception:
+        except (Exception, AirflowTaskTimeout):
             if not self._may_be_made:
                 self._withdraw(before)
             raise

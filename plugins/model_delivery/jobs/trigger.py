@@ -248,10 +248,7 @@ class JobTrigger(BaseTrigger):
     async def _stopped(
         self, service: JobService, handle: Handle, client: PacedClient, *, asked: bool
     ) -> Stop | None:
-        """Return what a look says of a stop; None where it is to be asked for.
-
-        :param asked: whether it was before: then it was the answer that was lost.
-        """
+        """Look before a stop is asked for, or asked for again; see `JobService.stop_seen`."""
         try:
             description = await self._look(service, handle, client)
         except Exception as error:
@@ -259,9 +256,7 @@ class JobTrigger(BaseTrigger):
                 raise
             self.log.warning("It is stopped without a look: %s", cause(error))
             return None
-        if description.state.terminal and not asked:
-            return Stop.ENDED
-        return Stop.ASKED if service.is_ending(description) else None
+        return service.stop_seen(description, asked=asked)
 
     async def _look(
         self, service: JobService, handle: Handle, client: PacedClient

@@ -241,6 +241,7 @@ class HumanReviewOperator(WaitingTask, StartsHumanLoops):
             ends = datetime.now(UTC) + timedelta(seconds=float(self.review_timeout or 0))
             deadline = ends.isoformat()
         state.keep_round(number, batch=batch.written(), deadline=deadline)
+        self._stop_superseded(state)  # the service may have been away before
         self.log.info("Round %d (%s): %d human loops", number, kept["purpose"], count)
         return batch
 

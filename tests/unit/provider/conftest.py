@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from botocore.exceptions import ClientError
+from model_delivery.hooks.edge import Deployments
+from model_delivery.jobs import rate, retries
+from model_delivery.jobs.retries import Pause
 
 ACCOUNT_ARN = "arn:aws:sagemaker:us-east-1:000000000000:compilation-job"
 
@@ -178,6 +181,36 @@ def worker() -> Worker:
 @pytest.fixture
 def sagemaker(worker: Worker) -> SageMaker:
     return SageMaker(worker)
+
+
+@pytest.fixture
+def east() -> SageMaker:
+    return SageMaker(Worker())
+
+
+@pytest.fixture
+def west() -> SageMaker:
+    return SageMaker(Worker())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be patient for milliseconds."""
+    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(Deployments, "settle_seconds", 0.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let only sleeping move the clock."""
+    now = [0.0]
+
+    def sleep(_pause: Pause, seconds: float) -> None:
+        now[0] += max(seconds, 5.0)
+
+    monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Pause, "sleep", sleep)
+    return now
 
 
 @pytest.fixture

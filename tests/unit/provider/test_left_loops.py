@@ -1,6 +1,7 @@
 """Human loops that an earlier try started, and a try that ends before it comes to them."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -8,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
 from botocore.exceptions import ClientError
 from model_delivery import a2i
 from model_delivery.exceptions import (
@@ -18,7 +21,9 @@ from model_delivery.exceptions import (
 )
 from model_delivery.human_loops import worker as loop_worker
 from model_delivery.human_loops import workflow
+from model_delivery.human_loops.kill import LoopKill
 from model_delivery.human_loops.worker import HumanLoopWorker
+from model_delivery.jobs.eviction import Claim
 from model_delivery.links import human_review as links
 from model_delivery.operators import human_loops
 from model_delivery.operators.human_loops import StartHumanLoopsOperator
@@ -183,3 +188,35 @@ def test_an_input_that_is_refused_before_any_loop_stops_nothing(
     with pytest.raises(InvalidRequestError):
         operator(bad_line).execute(context(state_store))
     assert runtime.loops == {}
+
+
+def test_loops_of_before_a_clear_are_asked_again_once_the_new_ones_are_started(
+    started: Runtime, state_store: StateStore
+) -> None:
+    before = set(started.loops)
+    started.denied = {min(before)}
+    again = operator(good)
+
+    def write(_uri: str, lines: Any) -> None:
+        list(lines)
+        started.denied.clear()  # somebody gives the right
+
+    vars(again)["_storage"] = lambda: SimpleNamespace(read=good, write_stream=write)
+    again.execute(context(state_store, try_number=2, max_tries=3))
+    assert {started.loops[name] for name in before} == {"Stopping"}
+
+
+def test_a_try_of_a_deleted_run_stops_its_loops() -> None:
+    stopped: list[bool] = []
+
+    def stop(reopen: bool) -> int:
+        stopped.append(reopen)
+        return 1
+
+    state: Any = SimpleNamespace(claim=lambda: Claim.NOBODYS)
+    log: Any = logging.getLogger("task")
+    kill = LoopKill(state, lambda _error: False, stop, log)
+    gone = ErrorResponse(error=ErrorType.GENERIC_ERROR, detail={})
+    with pytest.raises(AirflowRuntimeError), kill.running():
+        raise AirflowRuntimeError(gone)
+    assert stopped == [True]

@@ -1,7 +1,5 @@
 """Connections edited, refused or cut off while a job is submitted: one job, in one place."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +10,6 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 from botocore.exceptions import (
     EndpointConnectionError,
     NoCredentialsError,
-    ProxyConnectionError,
     ReadTimeoutError,
 )
 from model_delivery.exceptions import (
@@ -20,14 +17,9 @@ from model_delivery.exceptions import (
     InvalidRequestError,
     JobRefusedError,
 )
-from model_delivery.hooks.compilation import CompilationJobs
 from model_delivery.hooks.edge import Deployments
-from model_delivery.jobs import rate, retries
-from model_delivery.jobs.attempt import Attempt
-from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.retries import Pause
-from model_delivery.jobs.service import JobService
-from model_delivery.jobs.submission import STORE_KEY, Submission
+from model_delivery.jobs.submission import STORE_KEY
 
 from tests.unit.provider.conftest import (
     Greengrass,
@@ -35,115 +27,30 @@ from tests.unit.provider.conftest import (
     SageMaker,
     StateStore,
     Worker,
-    make_task_instance,
     refusal,
 )
+from tests.unit.provider.regions import (
+    DEPLOYMENT,
+    REQUEST,
+    Fault,
+    Region,
+    attempt,
+    closed,
+    cut_by_proxy,
+    forever,
+    lost,
+    stalled,
+    statuses,
+    submit,
+    unknown,
+)
 
-REQUEST = {"RoleArn": "arn:x", "OutputConfig": {"S3OutputLocation": "s3://b/o"}}
-DEPLOYMENT = {"targetArn": "arn:aws:iot:us-east-1:000000000000:thing/edge-1", "components": {}}
-Fault = Callable[[Callable[..., Any], dict[str, Any]], Any]
-
-
-def lost(call: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """Do what is asked, and lose the answer."""
-    call(**given)
-    raise ReadTimeoutError(endpoint_url="http://a")
-
-
-def cut_by_proxy(call: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """Do what is asked, as a proxy that hands a call on and goes away."""
-    call(**given)
-    raise ProxyConnectionError(proxy_url="http://p")
-
-
-def stalled(_call: Callable[..., Any], _given: dict[str, Any]) -> Any:
-    raise ReadTimeoutError(endpoint_url="http://a")
-
-
-def closed(_call: Callable[..., Any], _given: dict[str, Any]) -> Any:
-    raise EndpointConnectionError(endpoint_url="http://a")
-
-
-def unknown(_call: Callable[..., Any], _given: dict[str, Any]) -> Any:
-    raise refusal("ResourceNotFound", "DescribeCompilationJob")
-
-
-class Region:
-    """A client of one region; the first calls of an operation may go wrong."""
-
-    def __init__(self, service: Any, region: str, **faults: Iterable[Fault]) -> None:
-        self.meta = SimpleNamespace(endpoint_url=f"http://{region}", region_name=region)
-        self._service = service
-        self._faults = {operation: iter(each) for operation, each in faults.items()}
-
-    def __getattr__(self, operation: str) -> Any:
-        call = getattr(self._service, operation)
-
-        def run(**given: Any) -> Any:
-            fault = next(self._faults.get(operation, iter(())), None)
-            return call(**given) if fault is None else fault(call, given)
-
-        return run
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate, "FIRST_BACKOFF_SECONDS", 0.01)
-    monkeypatch.setattr(Deployments, "settle_seconds", 0.0)
-
-
-@pytest.fixture
-def east() -> SageMaker:
-    return SageMaker(Worker())
-
-
-@pytest.fixture
-def west() -> SageMaker:
-    return SageMaker(Worker())
-
-
-def attempt(
-    store: StateStore,
-    regions: Iterable[Any],
-    service: JobService | None = None,
-    *,
-    outage: float = 60.0,
-    last: bool = False,
-    **ti: Any,
-) -> Attempt:
-    """Return a try whose connection leads to one region after the other, as it is looked up."""
-    opened = iter(regions)
-    client = JobClient(
-        service or CompilationJobs(),
-        lambda: SimpleNamespace(conn=next(opened), aws_conn_id="aws"),
-        outage,
-    )
-    log: Any = logging.getLogger("task")
-    return Attempt(client, Submission(client, store, make_task_instance(**ti)), log, lambda _: last)
-
-
-def submit(made: Attempt, request: Any = REQUEST) -> None:
-    with made.running():
-        made.submit(request)
-
-
-def forever(service: Any, region: str, **faults: Fault) -> Iterator[Region]:
-    """Yield clients of a region of which these operations never work."""
-
-    def again(fault: Fault) -> Iterator[Fault]:
-        return iter(lambda: fault, None)
-
-    while True:
-        yield Region(service, region, **{name: again(each) for name, each in faults.items()})
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def once(east: SageMaker) -> Fault:
     """Return a create call that makes the job at first, and never answers."""
     return lambda call, given: stalled(call, given) if east.jobs else lost(call, given)
-
-
-def statuses(service: SageMaker) -> list[str]:
-    return [job["CompilationJobStatus"] for job in service.jobs.values()]
 
 
 @pytest.mark.parametrize("fault", [lost, cut_by_proxy])
@@ -338,67 +245,3 @@ def test_nor_one_that_is_so_young_that_it_is_not_found(
     young = Region(east, "east", describe_compilation_job=[unknown] * 3)
     submit(attempt(state_store, [young], try_number=2, max_tries=3))
     assert statuses(east) == ["STOPPING", "INPROGRESS"]
-
-
-def test_a_service_that_is_away_does_not_keep_the_users_own_error_for_long(
-    east: SageMaker, state_store: StateStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(retries.time, "monotonic", lambda: clock[0])
-
-    def sleep(_pause: Pause, seconds: float) -> None:
-        clock[0] += max(seconds, 5.0)
-
-    monkeypatch.setattr(Pause, "sleep", sleep)
-    submit(attempt(state_store, [Region(east, "east")]))
-    away = forever(east, "east", describe_compilation_job=stalled, stop_compilation_job=stalled)
-    with (
-        pytest.raises(InvalidRequestError),
-        attempt(state_store, away, outage=900.0, try_number=2, max_tries=3).running(),
-    ):
-        raise InvalidRequestError("the user's bad request")
-    assert clock[0] <= 60.0
-    submit(attempt(state_store, [Region(east, "east")], try_number=3, max_tries=4))
-    assert statuses(east)[0] == "STOPPING"
-
-
-def test_a_time_out_without_any_connection_looks_for_nothing(
-    east: SageMaker, state_store: StateStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slept: list[float] = []
-
-    def sleep(_pause: Pause, seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 5:
-            raise AirflowTaskTimeout("over")
-
-    monkeypatch.setattr(Pause, "sleep", sleep)
-    regions = forever(east, "east", create_compilation_job=closed, describe_compilation_job=closed)
-    made = attempt(state_store, regions)
-    with pytest.raises(AirflowTaskTimeout):
-        submit(made)
-    made.kill()
-    assert len(slept) == 5
-
-
-class Succeeded(Greengrass):
-    """Deployments that each device has reached, and a service that cancels all the same."""
-
-    def list_effective_deployments(self, **_filters: Any) -> dict[str, Any]:
-        reached = {"coreDeviceExecutionStatus": "SUCCEEDED"}
-        return {"effectiveDeployments": [{"deploymentId": each, **reached} for each in self.jobs]}
-
-    def cancel_deployment(self, deploymentId: str) -> None:
-        raise AssertionError(f"{deploymentId} had ended well")
-
-
-def test_a_retry_that_is_refused_cancels_no_deployment_that_ended_well(
-    state_store: StateStore,
-) -> None:
-    service = Succeeded(Worker())
-    killed = attempt(state_store, [Region(service, "east")], Deployments())
-    killed._client.open()
-    killed.submission.submit_once(DEPLOYMENT)
-    retry = attempt(state_store, [Region(service, "east")], Deployments(), last=True, try_number=2)
-    with pytest.raises(InvalidRequestError), retry.running():
-        raise InvalidRequestError("an edited Variable")
