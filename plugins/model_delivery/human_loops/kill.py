@@ -39,6 +39,7 @@ class LoopKill:
         log: "Logger",
     ) -> None:
         self.came = False
+        self._state = state
         self._eviction = Eviction(state.claim, log)
         self._is_final = is_final
         self._stop = stop
@@ -97,14 +98,16 @@ class LoopKill:
             self._left = not self._timed_out and is_left(self._eviction.claim(), last=last)
             if self._left:
                 self._log.warning("The human loops go on: they are waited for elsewhere")
-        if not self._left:
-            self._stop_for(GRACE, reopen=reopen)
+        if not self._left and self._stop_for(GRACE, reopen=reopen) and self._timed_out:
+            self._state.forget_names()  # or the retry would take the stopped ones for its own
 
-    def _stop_for(self, why: str, *, reopen: bool) -> None:
+    def _stop_for(self, why: str, *, reopen: bool) -> bool:
+        """Stop what is open; tell whether nothing is."""
         try:
             stopped = self._stop(reopen)
         except Exception as error:
             self._log.error("Human loops may still be open: %s", error)
-            return
+            return False
         if stopped:
             self._log.info("Asked to stop %d human loops: %s", stopped, why)
+        return True

@@ -64,6 +64,11 @@ class LoopState:
         number = len(self._records) - 1
         return loop_prefix(self._ti, number, round_number, str(self._record["salt"]))
 
+    def forget_names(self) -> None:
+        """Give new names to what is started from here on: what was started before is stopped."""
+        if self._record.pop("salt", None):
+            self.save()
+
     @property
     def rounds(self) -> list[dict[str, Any]]:
         """The rounds of reviews so far, each with its `batch`."""

@@ -75,7 +75,7 @@ class Attempt:
             self._stop_superseded()
             yield
             self._done = True
-            self._stop_superseded()  # it may have been too young to be known everywhere
+            self._stop_superseded(again=True)  # it may have been too young to be known everywhere
         except AirflowTaskTimeout:
             self._timed_out = True
             raise
@@ -135,7 +135,8 @@ class Attempt:
         self._stopping = None
         self.require_alive()
         announce(self._taken)
-        self._stop_superseded()  # the service may have been away before
+        self._stop_superseded(again=True)  # the service may have been away before
+        self.require_alive()
         return made
 
     def resume(self, handle: Handle | None) -> JobDescription:
@@ -148,7 +149,7 @@ class Attempt:
                 "task submitted: clear the task to submit anew"
             )
         description = self.describe()
-        self._stop_superseded()  # the service may have been away before
+        self._stop_superseded(again=True)  # the service may have been away before
         return description
 
     def describe(self) -> JobDescription:
@@ -304,7 +305,8 @@ class Attempt:
             return self._stopping
         self._stopping = Stop.ASKED  # a signal handler may come in between
         # It may have ended well since it was looked at, and not every host may know a fresh one.
-        look = not self._fresh and (reopen or not self._known)
+        fresh = self._fresh and self.submission.is_settling
+        look = not fresh and (reopen or not self._known)
         try:
             self._stopping = self._client.stop(self.handle, reopen=reopen, look=look)
         except BaseException:  # a time-out too may end it: then it is asked again
@@ -324,7 +326,7 @@ class Attempt:
             self.stop(GRACE if self.killed else "the task fails for good")
         except Exception as refusal:  # what this try fails at is what its user needs
             self._log.error("%s may still be running: %s", self.label, refusal)
-        self._stop_superseded()
+        self._stop_superseded(again=True)
 
     def _is_waited_for_after(self, error: BaseException) -> bool:
         if self.killed:
@@ -344,16 +346,20 @@ class Attempt:
             )
         return None
 
-    def _stop_superseded(self) -> None:
+    def _stop_superseded(self, *, again: bool = False) -> None:
         """Stop what submissions before a clear left running, where nobody else could.
 
         First of all: whatever this try fails at, no later one needs those jobs. But not for long:
         it may fail at something that its user can mend at once.
+
+        :param again: the second chance of what was asked for in vain: a service that is only busy
+            gets no longer than one that is away.
         """
         until = time.monotonic() + SUPERSEDED_SECONDS
         for earlier in self.submission.superseded():
             try:
-                with self._client.hurried(max(0.0, until - time.monotonic())):
+                left = max(0.0, until - time.monotonic())
+                with self._client.hurried(left, left if again else None):
                     self._end_superseded(earlier)
             except Exception as error:  # what this try fails at is for the task itself to find
                 self._log.warning("A job of before the clear may still be running: %s", error)
@@ -382,7 +388,8 @@ class Attempt:
                 raise  # not known everywhere yet: asked again later
             self._log.info("%s", error)
             return
-        self._client.stop(handle).log(self._log, label, "the task was cleared")
+        stopped = self._client.stop(handle, pause=self._client.pause)
+        stopped.log(self._log, label, "the task was cleared")
 
     @property
     def label(self) -> str:

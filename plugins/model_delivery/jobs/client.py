@@ -103,16 +103,18 @@ class JobClient:
         return self._client.meta
 
     @contextmanager
-    def hurried(self, absence: float) -> Iterator[None]:
-        """Give up sooner in the block, where the service is away; not where it is only busy.
+    def hurried(self, absence: float, outage: float | None = None) -> Iterator[None]:
+        """Give up sooner in the block.
 
-        :param absence: how long it may be away, in seconds.
+        :param absence: how long the service may be away, in seconds.
+        :param outage: how long it may be away or busy. (default: as long as anywhere else)
         """
+        usual, self.outage = self.outage, self.outage if outage is None else outage
         self._absence = absence
         try:
             yield
         finally:
-            self._absence = None
+            self.outage, self._absence = usual, None
 
     def run(self, call: Call) -> Mapping[str, Any]:
         """Run one call once; the service's own error stays as it is."""
@@ -181,13 +183,22 @@ class JobClient:
         found = self.patiently(look, intent.search, pause)
         return [handle for handle in found if self.service.key(handle) not in intent.known]
 
-    def stop(self, handle: Handle, *, reopen: bool = True, look: bool = False) -> Stop:
+    def stop(
+        self,
+        handle: Handle,
+        *,
+        reopen: bool = True,
+        look: bool = False,
+        pause: Pause | None = None,
+    ) -> Stop:
         """Ask the service to stop the job.
 
         :param look: look at it first, since it may have ended well: not every service refuses to
             stop what has.
         :param reopen: look the connection up again where its key is refused; not in a signal
             handler, which must not talk to Airflow.
+        :param pause: sleeps between attempts. (default: one that no kill cuts short, since a kill
+            is why it is asked)
         :raises DeliveryError: when the service did not take the request.
         """
         call = self.service.stop_call(handle)
@@ -204,8 +215,7 @@ class JobClient:
             return Stop.ASKED
 
         try:
-            # Not cut short by a kill, which is why it is asked.
-            return self.patiently(ask, handle, Pause(), refusals=1, reopen=reopen)
+            return self.patiently(ask, handle, pause or Pause(), refusals=1, reopen=reopen)
         except JobMissingError:
             return Stop.MISSING
         except (DeliveryError, JobRefusedError):

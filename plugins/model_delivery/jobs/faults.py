@@ -82,12 +82,17 @@ def is_service_error(error: Exception) -> bool:
     return isinstance(error, kinds)
 
 
+def is_busy(error: Exception) -> bool:
+    """Tell whether the service is there, and says that it was asked too much."""
+    return error_code(error) in THROTTLING_CODES or http_status(error) == TOO_MANY_REQUESTS
+
+
 def is_throttling(error: Exception) -> bool:
-    """Tell whether the service asks for fewer requests."""
-    return error_code(error) in THROTTLING_CODES or http_status(error) in {
-        TOO_MANY_REQUESTS,
-        SERVICE_UNAVAILABLE,
-    }
+    """Tell whether fewer requests may help.
+
+    A 503 without a code may be of what stands before a service that is away.
+    """
+    return is_busy(error) or http_status(error) == SERVICE_UNAVAILABLE
 
 
 def is_passing(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from model_delivery.jobs.faults import (
+    is_busy,
     is_credential_fault,
     is_passing,
     is_service_error,
@@ -60,14 +61,18 @@ class Failures:
         self._of_kind: Counter[int] = Counter()
         self._outage = outage
         self._absence = outage if absence is None else absence
-        self._since = self._away_since = time.monotonic()
+        self._since = time.monotonic()
+        self._away_since: float | None = self._since
 
     def ask_for_a_new_client(self, error: Exception) -> bool:
         """Count what the connection may be the reason of; tell whether to look it up again."""
+        if is_busy(error) or not is_passing(error):
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = time.monotonic()
         if is_credential_fault(error):
             return True
         if is_throttling(error) or not is_passing(error):
-            self._away_since = time.monotonic()
             return False  # that is an answer
         self._unreached += 1
         return self._unreached % REOPEN_AFTER == 0
@@ -83,7 +88,8 @@ class Failures:
             self._of_kind[most] += 1
             return self._of_kind[most] >= most
         now = time.monotonic()
-        return now - self._since >= self._outage or now - self._away_since >= self._absence
+        is_away = self._away_since is not None and now - self._away_since >= self._absence
+        return is_away or now - self._since >= self._outage
 
 
 def until_answered(

@@ -89,8 +89,8 @@ class StartHumanLoopsOperator(StartsHumanLoops):
         storage.write_stream(self.manifest_uri, lines)
         batch = started_batch(worker, self.flow_definition_arn, prefix, len(lines))
         state.keep_round(0, batch=batch.written())
-        self._stop_superseded(state)  # the service may have been away before
         self._waiting = None  # they are the next task's now
+        self._stop_superseded(state)  # the service may have been away before
         self.log.info("%d human loops are started", len(batch))
         return {
             "version": VERSION,

@@ -35,8 +35,12 @@ class Worker:
             raise KilledError
 
 
-def refusal(code: str, operation: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": f"{code} by the test"}}, operation)
+def refusal(code: str, operation: str, status: int = 0) -> ClientError:
+    answer: Any = {
+        "Error": {"Code": code, "Message": f"{code} by the test"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(answer, operation)
 
 
 @dataclass

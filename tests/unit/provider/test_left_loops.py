@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowTaskTimeout, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 from botocore.exceptions import ClientError
 from model_delivery import a2i
@@ -220,3 +220,22 @@ def test_a_try_of_a_deleted_run_stops_its_loops() -> None:
     with pytest.raises(AirflowRuntimeError), kill.running():
         raise AirflowRuntimeError(gone)
     assert stopped == [True]
+
+
+def test_a_retry_after_a_time_out_starts_loops_of_its_own(
+    runtime: Runtime, state_store: StateStore
+) -> None:
+    def over(_uri: str, lines: Any) -> None:
+        list(lines)
+        raise AirflowTaskTimeout("over")
+
+    first = operator(good)
+    vars(first)["_storage"] = lambda: SimpleNamespace(read=good, write_stream=over)
+    with pytest.raises(AirflowTaskTimeout):
+        first.execute(context(state_store))
+    first.on_kill()
+    assert set(runtime.loops.values()) == {"Stopping"}
+    stopped = set(runtime.loops)
+    operator(good).execute(context(state_store, try_number=2))
+    assert {runtime.loops[name] for name in runtime.loops.keys() - stopped} == {"InProgress"}
+    assert len(runtime.loops) == 2 * len(stopped)

@@ -140,8 +140,11 @@ def test_a_service_that_is_busy_is_there(clock: list[float]) -> None:
 
     busy, away = refusal("ThrottlingException", "Stop"), ReadTimeoutError(endpoint_url="http://a")
     assert not any(is_enough(busy, 10.0) for _ in range(20))
-    assert [is_enough(away, 10.0) for _ in range(3)] == [False, False, True]
-    assert is_enough(busy, 700.0)
+    assert [is_enough(away, 10.0) for _ in range(4)] == [False, False, False, True]
+    assert not is_enough(busy, 100.0)
+    gateway = refusal("", "Stop", status=503)
+    assert [is_enough(gateway, 20.0) for _ in range(3)] == [False, False, True]
+    assert is_enough(busy, 600.0)
 
 
 class Ending(Succeeded):
@@ -157,7 +160,7 @@ class Ending(Succeeded):
         return {"effectiveDeployments": []}
 
 
-@pytest.mark.parametrize("step", ["wait", "resume"])
+@pytest.mark.parametrize("step", ["submit", "wait", "resume"])
 def test_a_try_that_gives_up_on_a_long_absence_cancels_no_deployment_that_ended_well(
     state_store: StateStore, clock: list[float], step: str
 ) -> None:
@@ -170,14 +173,22 @@ def test_a_try_that_gives_up_on_a_long_absence_cancels_no_deployment_that_ended_
 
     regions = forever(service, "east", get_deployment=until_back)
     made = attempt(state_store, regions, Deployments(), outage=900.0, last=True)
-    description = made.submit(DEPLOYMENT)
-    service.ended = True
+    if step == "submit":
+        service.ended = True
+    else:
+        description = made.submit(DEPLOYMENT)
+        service.ended = True
     if step == "resume":
         made = attempt(state_store, regions, Deployments(), outage=900.0, last=True)
 
     def go_on() -> None:
         with made.running():
-            made.resume(None) if step == "resume" else made.wait(description, 5.0, None)
+            if step == "submit":
+                made.submit(DEPLOYMENT)
+            elif step == "resume":
+                made.resume(None)
+            else:
+                made.wait(description, 5.0, None)
 
     with pytest.raises(DeliveryError, match="no answer"):
         go_on()
@@ -242,3 +253,39 @@ def test_a_time_out_after_a_job_is_done_makes_no_second_one(
         run()
     made.kill()
     assert state_store.values[STORE_KEY][-1]["outcome"] == "done"
+
+
+def throttled(_call: Callable[..., Any], _given: dict[str, Any]) -> Any:
+    raise refusal("ThrottlingException", "StopCompilationJob")
+
+
+def test_a_second_chance_of_a_busy_service_is_short(
+    east: SageMaker, state_store: StateStore, clock: list[float]
+) -> None:
+    submit(attempt(state_store, [Region(east, "east")]))
+    regions = forever(east, "east", stop_compilation_job=throttled)
+    made = attempt(state_store, regions, outage=900.0, try_number=2, max_tries=3)
+    with made.running():
+        began = clock[0]
+        made.submit(REQUEST)
+        assert clock[0] - began <= 60.0
+
+
+def test_a_kill_while_the_job_of_before_cannot_be_stopped_stops_the_new_one_at_once(
+    east: SageMaker, state_store: StateStore, clock: list[float]
+) -> None:
+    submit(attempt(state_store, [Region(east, "east")]))
+    (old,) = east.jobs
+
+    def killing(call: Callable[..., Any], given: dict[str, Any]) -> Any:
+        if given["CompilationJobName"] != old:
+            return call(**given)
+        if len(east.jobs) == 2:
+            made._client.pause.cut = True  # the handler, where Airflow has not answered yet
+        return stalled(call, given)
+
+    regions = forever(east, "east", stop_compilation_job=killing)
+    made = attempt(state_store, regions, outage=900.0, last=True, try_number=2, max_tries=3)
+    with pytest.raises(JobFailedError, match="was stopped"):
+        submit(made)
+    assert statuses(east) == ["INPROGRESS", "STOPPING"]
