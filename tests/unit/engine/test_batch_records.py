@@ -253,6 +253,8 @@ def envelope(record: Any = None, **error: Any) -> str:
         envelope(offset=True),
         envelope(uri={"a": 1}),
         envelope(reason=None),
+        envelope(columns=3),
+        envelope(columns=["a", 3]),
         '{"input": ' + nested(1000) + ', "output": null, "error": '
         '{"reason": "", "uri": "", "offset": 0}}',
         '{"features": [1, 2, 3, 4], "deep": ' + nested(1010) + "}",
@@ -288,6 +290,17 @@ def test_fields_of_a_pattern_are_taken_by_their_numbers(job: Job) -> None:
     expected = linear([[1, 2, 3, 4]] * 3)
     np.testing.assert_allclose([each["output"]["scores"] for each in lines[:3]], expected, 1e-4)
     assert "the fields of 'f*' have no order in JSON" in lines[3]["error"]["reason"]
+
+
+def test_a_retry_takes_fields_in_the_batchs_order(job: Job) -> None:
+    """An error line of JSON has no order either, whoever wrote the record's fields in which."""
+    fields = {"f1": 1, "f10": 4, "f2": 2, "f9": "oops"}
+    order = {"f*": "features"}
+    job.answers(json.dumps(fields).encode(), input_fields=order)
+    corrected = job.storage.get(ERRORS).replace(b'"oops"', b"3")
+    _, lines = Job(job.storage.root / "again", job.bundle).answers(corrected, input_fields=order)
+    expected = linear([[1, 2, 3, 4]])
+    np.testing.assert_allclose([each["output"]["scores"] for each in lines], expected, 1e-4)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_record(job: Job) -> None:

@@ -29,6 +29,8 @@ class Fault:
     :param uri: the object
     :param offset: the record's byte offset there; its row number in Parquet
     :param record: JSON text of the whole record, so that the error line can be input again
+    :param columns: the names of a table's columns, in order, where that tells what a value is of;
+        JSON text of a record has none
     """
 
     reason: str
@@ -36,11 +38,16 @@ class Fault:
     offset: int
     record: bytes
     base64: str | None = None
+    columns: Sequence[str] | None = None
 
     def error(self) -> dict[str, Any]:
         """Return the line's ``error``."""
         error: dict[str, Any] = {"reason": self.reason, "uri": self.uri, "offset": self.offset}
-        return error if self.base64 is None else {**error, "base64": self.base64}
+        if self.base64 is not None:
+            error["base64"] = self.base64
+        if self.columns is not None:
+            error["columns"] = list(self.columns)
+        return error
 
 
 @dataclass

@@ -216,16 +216,19 @@ class ParquetRows(PartReader):
                 good.append(record)
                 echoes.append(json_record(record.fields or {}))
             else:
-                faults[place] = Fault(record.reason, self._uri, start + place, json_record(plain))
+                faults[place] = self._fault(record.reason, start + place, plain)
         tensors = stack_samples([record.tensors for record in good])
         return Batch(rows.num_rows, echoes, tensors, self._fault_of(rows, start), faults)
 
     def _fault_of(self, rows: Any, start: int) -> Callable[[int, str], Fault]:
         def fault_of(place: int, reason: str) -> Fault:
-            text = json_record(next(_plain_rows(rows.slice(place, 1))))
-            return Fault(reason, self._uri, start + place, text)
+            return self._fault(reason, start + place, next(_plain_rows(rows.slice(place, 1))))
 
         return fault_of
+
+    def _fault(self, reason: str, row: int, plain: Mapping[str, Any]) -> Fault:
+        columns = self._parser.ordering(tuple(plain))
+        return Fault(reason, self._uri, row, json_record(plain), columns=columns)
 
 
 def _plain_rows(rows: Any) -> Iterator[dict[str, Any]]:

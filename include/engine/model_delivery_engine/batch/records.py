@@ -52,16 +52,20 @@ class RecordParser:
         self._fields = {field: specs[name] for field, name in fields.items()}
         self._patterns = [field for field in self._fields if "*" in field]
 
+    def ordering(self, columns: Sequence[str]) -> Sequence[str] | None:
+        """Return a table's columns where their order tells what a value is of, else None."""
+        return tuple(columns) if self._patterns else None
+
     @property
     def fields(self) -> Mapping[str, TensorSpec]:
         """The model's inputs by record field; a ``*`` in a name stands for several fields."""
         return self._fields
 
-    def parse(self, offset: int, line: bytes, *, ordered: bool = False) -> Record:
+    def parse(self, offset: int, line: bytes, *, columns: Sequence[str] | None = None) -> Record:
         """Read one line of JSON; a bad one becomes a record with its reason.
 
-        :param ordered: whether its fields have an order, as in an error line of a table's row
-            (default: no, as JSON has it)
+        :param columns: of a table's row, the table's columns in order (default: it is none, and its
+            fields have no order, as JSON has it)
         """
         try:
             data = read_json(line)
@@ -69,7 +73,14 @@ class RecordParser:
             return Record(offset, None, {}, f"not JSON: {error}")
         if not isinstance(data, dict):
             return Record(offset, None, {}, "not a JSON object")
-        return self.parse_fields(offset, data, ordered=ordered)
+        if columns is None:
+            return self.parse_fields(offset, data, ordered=False)
+        new = [name for name in data if name not in columns and name not in self._fields]
+        if placeless := next(filter(self.is_input, new), None):
+            reason = f"field {placeless!r} is no column of its table, and has no place among them"
+            return Record(offset, None, {}, reason)
+        row = {name: data[name] for name in columns if name in data}
+        return self.parse_fields(offset, {**row, **data})
 
     def parse_fields(self, offset: int, data: Mapping[str, Any], *, ordered: bool = True) -> Record:
         """Turn fields into tensors; a bad value becomes a record with its reason.
