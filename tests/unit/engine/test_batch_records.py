@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+from model_delivery_engine.batch.answers import error_line
 from model_delivery_engine.batch.formats import OutputFormat
 from model_delivery_engine.batch.json_lines import JsonLines
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
@@ -278,6 +279,21 @@ def test_an_error_line_without_a_record_is_one_again(job: Job) -> None:
     _, lines = job.answers(envelope(base64="//4=").encode() + b"\n" + envelope().encode())
     assert [each["error"]["uri"] for each in lines] == ["mem://first"] * 2
     assert lines[0]["error"]["base64"] == "//4="
+
+
+def test_an_error_line_is_opened_though_it_could_be_a_record_itself() -> None:
+    """As of a model whose input has the name of a line's own field, and takes any text."""
+    reader = JsonLines(RecordParser([TensorSpec("input", "BYTES", (-1, 1))], None), URI)
+    lines = [b'{"input":"good"}', b'{"input":"a text that is cut o']
+    batch, _ = reader.read(lines, 0)
+    again, _ = reader.read([error_line(batch.faults[1]).strip()], 0)
+    assert (again.echoes, len(again.faults)) == ([], 1)
+    assert again.faults[0].record == batch.faults[1].record
+    numbers = JsonLines(RecordParser([TensorSpec("input", "FP32", (-1, 2))], None), URI)
+    resembling = envelope([1, 2]).encode()  # no error line holds a list: alone, or beside a bad one
+    for beside in ([], [b"bad"]):
+        batch, _ = numbers.read([resembling, *beside], 0)
+        assert 0 not in batch.faults
 
 
 def test_fields_of_a_pattern_are_taken_by_their_numbers(job: Job) -> None:
