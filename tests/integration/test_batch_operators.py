@@ -182,6 +182,28 @@ def test_failed_records_are_run_again(prefix: str, bundle: Path, connections: No
     assert left["error"]["uri"] == uri  # where it came from at first
 
 
+@pytest.mark.parametrize("name", ["out/errors.jsonl", "elsewhere.jsonl"])
+def test_a_retry_replaces_no_results_of_its_batch(
+    prefixes: dict[str, str], bundle: Path, connections: None, name: str
+) -> None:
+    prefix = prefixes["file"]
+    uri = put(prefix, bundle, lines(500))
+    merged = merge(prefix, [infer(prefix, shard) for shard in plan(uri, 1)])
+    hook, before = StorageHook(), digests(prefix)
+    hook.write_bytes(f"{prefix}/{name}", hook.read_bytes(merged["errors_uri"]))
+
+    def retry(output: str) -> Any:
+        return RetryFailedRecordsOperator(
+            task_id="retry", errors_uri=f"{prefix}/{name}", output_uri=f"{prefix}/{output}",
+            bundle_uri=f"{prefix}/bundle.tar.gz",
+        ).execute({})  # fmt: skip
+
+    with pytest.raises(InvalidRequestError, match="would replace: give an output_uri of its own"):
+        retry("out")
+    assert digests(prefix) == before
+    assert retry("again") == retry("again")  # nothing corrected: the same error lines once more
+
+
 def test_an_input_changed_under_the_job_is_refused(
     prefix: str, bundle: Path, connections: None
 ) -> None:

@@ -315,7 +315,8 @@ class RetryFailedRecordsOperator(_Asking):
     """Runs the records of an error file again, perhaps after a correction of it, and publishes.
 
     Records that fail again name the object and offset that they came from at first. The results lie
-    below an `output_uri` of their own.
+    below an `output_uri` of their own: one that has the error file below it, or the results that
+    the file is of, is refused.
 
     :param errors_uri: `errors.jsonl` of a batch.
     :param input_format: images where the batch was one of images. (default: jsonl)
@@ -330,9 +331,14 @@ class RetryFailedRecordsOperator(_Asking):
 
     def execute(self, context: Context) -> MergedResults:
         """Run all of it as one shard."""
-        from model_delivery.hooks.batch_results import publish_results
+        from model_delivery.hooks.batch_results import are_results_of, publish_results
 
         storage = self._storage()
+        if are_results_of(storage, self.output_uri, self.errors_uri):
+            raise InvalidRequestError(
+                f"{self.errors_uri} is of the batch whose results are below {self.output_uri}, "
+                "which the few that are retried would replace: give an output_uri of its own"
+            )
         stat = storage.stat(self.errors_uri)
         shard = {"index": 0, "uri": self.errors_uri, "start": 0, "end": stat.size,
                  "etag": stat.etag, "input_format": self.input_format, "shards": 1}  # fmt: skip
