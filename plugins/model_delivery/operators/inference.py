@@ -113,6 +113,8 @@ class _Asking(StorageConnected):
     :param output_uri: prefix of the results.
     :param batch_size: records in one run of the model. (default: measured once a shard)
     :param input_fields: model input by record field. (default: fields are named as inputs)
+    :param missing: what null, an empty cell, NaN and texts for them are to an input of floats: nan,
+        or an error of the record. (default: nan for a model of XGBoost, else an error)
     :param num_results: recommendations a record, for a recommender's bundle, 1 to 500. (default:
         25; of a ranking the whole list)
     :param output_format: jsonl or parquet. (default: jsonl)
@@ -140,6 +142,7 @@ class _Asking(StorageConnected):
         output_uri: str,
         batch_size: int | str | None = None,
         input_fields: Mapping[str, str] | None = None,
+        missing: str | None = None,
         num_results: int | str | None = None,
         output_format: str = "jsonl",
         output_compression: str = "none",
@@ -155,6 +158,7 @@ class _Asking(StorageConnected):
         self.output_uri = output_uri
         self.batch_size = batch_size
         self.input_fields = input_fields
+        self.missing = missing
         self.num_results = num_results
         self.output_format = output_format
         self.output_compression = output_compression
@@ -174,6 +178,7 @@ class _Asking(StorageConnected):
         from model_delivery_engine.batch.pipeline import BatchOptions
         from model_delivery_engine.batch.recipes import is_recommender
         from model_delivery_engine.batch.recommend import Recommendations
+        from model_delivery_engine.batch.records import Missing
 
         results = whole_number("num_results", self.num_results)
         recommends = results is not None or is_recommender(manifest)
@@ -181,6 +186,7 @@ class _Asking(StorageConnected):
             batch_size=whole_number("batch_size", self.batch_size),
             input_format=input_format,
             input_fields=self.input_fields,
+            missing=None if self.missing is None else word("missing", self.missing, Missing),
             output_format=word("output_format", self.output_format, OutputFormat),
             output_compression=word("output_compression", self.output_compression, Compression),
             recommendations=Recommendations(results) if recommends else None,

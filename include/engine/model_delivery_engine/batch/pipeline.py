@@ -53,6 +53,7 @@ from model_delivery_engine.batch.parts import (
 from model_delivery_engine.batch.pool import Pool, open_pool
 from model_delivery_engine.batch.progress import EVERY_S, Progress
 from model_delivery_engine.batch.recommend import Recommendations
+from model_delivery_engine.batch.records import Missing
 from model_delivery_engine.batch.runner import Work
 from model_delivery_engine.batch.shards import Shard, next_line
 from model_delivery_engine.batch.sinks import PartFile, numbered, part_suffix
@@ -74,6 +75,8 @@ class BatchOptions:
     :param batch_size: records in one run of the model (default: measured, then kept in the journal)
     :param input_format: where the input's name does not say it
     :param input_fields: record field to input name (default: fields are named as the inputs)
+    :param missing: what a missing value of a float input is (default: NaN for a model of XGBoost,
+        whose own predictions take it for one; else an error of its record)
     :param output_format: jsonl or parquet (default: jsonl)
     :param output_compression: of jsonl: none, gzip or zstd (default: none)
     :param recommendations: what to ask of a recommender (default: the model is none)
@@ -82,6 +85,7 @@ class BatchOptions:
     batch_size: int | None = None
     input_format: str | None = None
     input_fields: Mapping[str, str] | None = None
+    missing: Missing | None = None
     output_format: OutputFormat = OutputFormat.JSONL
     output_compression: Compression = Compression.NONE
     recommendations: Recommendations | None = None
@@ -138,6 +142,14 @@ class ShardJob:
     def lanes(self) -> int:
         """Processes that run at a time, if there is enough to do."""
         return len(os.sched_getaffinity(0)) if self.processes is None else self.processes
+
+    @property
+    def missing(self) -> Missing:
+        """What a missing value is to this model."""
+        if self.options.missing is not None:
+            return self.options.missing
+        of_xgboost = self.bundle.manifest.source.framework == "XGBOOST"
+        return Missing.NAN if of_xgboost else Missing.ERROR
 
     def check(self) -> None:
         """Refuse what makes no sense, with a BatchError."""
@@ -284,7 +296,7 @@ class _Run:
         return Work(
             job.bundle.model_path, job.bundle.manifest.name, job.shard["uri"],
             self.encoding.format, options.output_format, options.output_compression, self.spool,
-            self.header, options.input_fields, options.recommendations,
+            self.header, options.input_fields, options.recommendations, job.missing,
         )  # fmt: skip
 
     @functools.cached_property
