@@ -40,6 +40,7 @@ from model_delivery_engine.batch.journal import (
 from model_delivery_engine.batch.manifest import check_parts
 from model_delivery_engine.batch.pace import Pace
 from model_delivery_engine.batch.parts import (
+    FIRST_PART_BYTES,
     LARGEST_PART_BYTES,
     CompressedSource,
     Cut,
@@ -50,7 +51,7 @@ from model_delivery_engine.batch.parts import (
     last_member,
     part_bytes,
 )
-from model_delivery_engine.batch.pool import Pool, open_pool
+from model_delivery_engine.batch.pool import Growing, Pool, open_pool
 from model_delivery_engine.batch.progress import EVERY_S, Progress
 from model_delivery_engine.batch.recommend import Recommendations
 from model_delivery_engine.batch.records import Missing
@@ -65,7 +66,7 @@ from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
 from model_delivery_engine.tensors import TensorSpec
 
 _LOOK_S = 0.2  # between two looks at whether to stop
-_BYTES_A_PROCESS = 4 * 1024 * 1024  # below that, its start takes longer than its work
+_BYTES_A_PROCESS = 4 * 1024 * 1024  # of any model's; below that, its start may not be worth it
 
 
 @dataclass(frozen=True)
@@ -287,9 +288,20 @@ class _Run:
 
     def _pool(self) -> Pool:
         size = self.job.shard["end"] - self.job.shard["start"]
+        lanes, work = self.job.lanes, self._work()
         if self.encoding.format in (InputFormat.PARQUET, InputFormat.IMAGES):
-            size = 1 << 62  # rows and names tell nothing of the work behind them
-        return open_pool(self._work(), min(self.job.lanes, max(size // _BYTES_A_PROCESS, 1)))
+            return open_pool(work, lanes)
+        plain = self.encoding.compression == Compression.NONE
+        if plain:
+            lanes = min(lanes, size // FIRST_PART_BYTES + 1)
+        if lanes == 1 or self.job.processes is not None or size >= lanes * _BYTES_A_PROCESS:
+            return open_pool(work, lanes)
+        return Growing(work, lanes, size - self._done() if plain else None)
+
+    def _done(self) -> int:
+        """Return how many positions runs before have done."""
+        parts = self.journal.parts if self.journal else {}
+        return sum(part.end - part.start for part in parts.values())
 
     def _work(self) -> Work:
         job, options = self.job, self.job.options
