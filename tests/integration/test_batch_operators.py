@@ -1,6 +1,7 @@
 """The operators of a batch over files, a real S3 and a real Azure Blob, also killed and retried."""
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -15,6 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import pyarrow
+import pyarrow.parquet
 import pytest
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
 from model_delivery.hooks.storage import StorageHook
@@ -180,6 +183,14 @@ def test_failed_records_are_run_again(prefix: str, bundle: Path, connections: No
     assert (again["records"], again["ok"], again["errors"]) == (6, 5, 1)
     [left] = [json.loads(line) for line in hook.read_bytes(again["errors_uri"]).splitlines()]
     assert left["error"]["uri"] == uri  # where it came from at first
+
+
+def test_a_table_of_no_rows_is_refused(prefixes: dict[str, str], bundle: Path) -> None:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"x": pyarrow.array([], pyarrow.float32())}), file)
+    uri = put(prefixes["file"], bundle, file.getvalue(), "in/none.parquet")
+    with pytest.raises(InvalidRequestError, match="has no records: there is nothing to infer"):
+        plan(uri, 4)
 
 
 @pytest.mark.parametrize("name", ["out/errors.jsonl", "elsewhere.jsonl"])

@@ -73,6 +73,8 @@ class PlanShardsOperator(StorageConnected):
             shards = plan(storage, uri, count, input_format=self.input_format, record_bytes=size)
         except EngineError as error:
             raise InvalidRequestError(str(error)) from error
+        if not shards:  # Parquet of no rows
+            raise InvalidRequestError(f"{uri} has no records: there is nothing to infer")
         self.log.info("%s: %d bytes in %d shards", uri, stat.size, len(shards))
         form, etag = str(encoding.format), stat.etag
         return [

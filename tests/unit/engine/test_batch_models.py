@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from model_delivery_engine.batch.compression import compress
-from model_delivery_engine.batch.formats import Compression
+from model_delivery_engine.batch.formats import Compression, OutputFormat
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
 from model_delivery_engine.batch.records import Missing
 from model_delivery_engine.bundle import Bundle
@@ -227,3 +227,17 @@ def test_nan_is_called_by_its_name(made: Made) -> None:
         "field 'age' holds NaN; put a number there, or say missing='nan' where the model takes NaN"
     )
     assert "outside the range of FP32" in reasons[1]
+
+
+def test_parquet_has_outputs_as_the_model_declares_them(made: Made) -> None:
+    job = made(
+        [node("Reshape", ["x", "shape"], ["y"])], {"x": (FLOAT, ["n", 4])}, {"y": (FLOAT, ["n"])},
+        shape=np.array([-1, 4]),
+    )  # fmt: skip
+    data = lines([{"x": [1, 2, 3, 4]}] * 3)
+    job.options = BatchOptions(batch_size=64, output_format=OutputFormat.PARQUET)
+    with pytest.raises(BatchError, match=r"output 'y' is not the float a record that .*='jsonl'"):
+        job.run(data)
+    job.forget()
+    job.options = BatchOptions(batch_size=64)
+    assert job.run(data) == ShardResult(3, 3, 0)

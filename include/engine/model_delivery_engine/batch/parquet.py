@@ -340,7 +340,7 @@ class ParquetAnswers:
         for name, kind in self._types.items():
             rows = answers.outputs.get(name)
             values = [] if rows is None else self._values(name, rows)
-            columns.append(pyarrow.array(values, kind).take(indices))
+            columns.append(_as_declared(name, values, kind).take(indices))
         errors = [faults[p].error() if p in faults else None for p in range(answers.count)]
         columns.append(pyarrow.array(errors, error_type()))
         self._tables.append(pyarrow.table(columns, schema=self._schema()))
@@ -366,6 +366,19 @@ class ParquetAnswers:
         tables = self._tables or [self._schema().empty_table()]
         pyarrow.parquet.write_table(pyarrow.concat_tables(tables), path, compression="zstd")
         self._tables, self.size = [], 0
+
+
+def _as_declared(name: str, values: Sequence[Any], kind: Any) -> Any:
+    """Return an output's column; BatchError for one that is not what its model declares."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values, kind)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise BatchError(
+            f"output {name!r} is not the {kind} a record that the model declares ({error}): ask "
+            "for output_format='jsonl', or export the model with the shape that it answers"
+        ) from error
 
 
 def error_type() -> Any:
