@@ -149,10 +149,12 @@ class JsonLines(PartReader):
         return Batch(len(pairs), echoes, tensors, fault_of, faults), len(lines) - len(pairs)
 
     def _parse(self, offset: int, line: bytes) -> Record:
-        # Few lines are error lines: the others are parsed once.
-        if b'"error"' in line and (origin := open_envelope(line)):
+        record = self._parser.parse(offset, line)
+        # Few lines may be error lines, though they be read as records: the others are parsed once.
+        may_be_one = record.reason is not None or "error" in (record.fields or ())
+        if may_be_one and (origin := open_envelope(line)):
             return self._parser.parse(offset, origin.record, columns=origin.columns)
-        return self._parser.parse(offset, line)
+        return record
 
 
 def records_of(lines: Sequence[bytes], offset: int) -> list[tuple[int, bytes]]:
