@@ -1,6 +1,7 @@
 """The operators of a batch over files, a real S3 and a real Azure Blob, also killed and retried."""
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -15,6 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import pyarrow
+import pyarrow.parquet
 import pytest
 from model_delivery.exceptions import DeliveryRefusedError, InvalidRequestError
 from model_delivery.hooks.storage import StorageHook
@@ -180,6 +183,36 @@ def test_failed_records_are_run_again(prefix: str, bundle: Path, connections: No
     assert (again["records"], again["ok"], again["errors"]) == (6, 5, 1)
     [left] = [json.loads(line) for line in hook.read_bytes(again["errors_uri"]).splitlines()]
     assert left["error"]["uri"] == uri  # where it came from at first
+
+
+def test_a_table_of_no_rows_is_refused(prefixes: dict[str, str], bundle: Path) -> None:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"x": pyarrow.array([], pyarrow.float32())}), file)
+    uri = put(prefixes["file"], bundle, file.getvalue(), "in/none.parquet")
+    with pytest.raises(InvalidRequestError, match="has no records: there is nothing to infer"):
+        plan(uri, 4)
+
+
+@pytest.mark.parametrize("name", ["out/errors.jsonl", "elsewhere.jsonl"])
+def test_a_retry_replaces_no_results_of_its_batch(
+    prefixes: dict[str, str], bundle: Path, connections: None, name: str
+) -> None:
+    prefix = prefixes["file"]
+    uri = put(prefix, bundle, lines(500))
+    merged = merge(prefix, [infer(prefix, shard) for shard in plan(uri, 1)])
+    hook, before = StorageHook(), digests(prefix)
+    hook.write_bytes(f"{prefix}/{name}", hook.read_bytes(merged["errors_uri"]))
+
+    def retry(output: str) -> Any:
+        return RetryFailedRecordsOperator(
+            task_id="retry", errors_uri=f"{prefix}/{name}", output_uri=f"{prefix}/{output}",
+            bundle_uri=f"{prefix}/bundle.tar.gz",
+        ).execute({})  # fmt: skip
+
+    with pytest.raises(InvalidRequestError, match="would replace: give an output_uri of its own"):
+        retry("out")
+    assert digests(prefix) == before
+    assert retry("again") == retry("again")  # nothing corrected: the same error lines once more
 
 
 def test_an_input_changed_under_the_job_is_refused(

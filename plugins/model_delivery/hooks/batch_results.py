@@ -7,6 +7,7 @@ from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.formats import Compression, OutputFormat
 from model_delivery_engine.batch.merge import (
     Destination,
+    are_error_lines_of,
     delete_parts,
     publish_once,
 )
@@ -16,6 +17,14 @@ from model_delivery.exceptions import DeliveryRefusedError
 from model_delivery.hooks.storage import StorageHook
 from model_delivery.templated import word
 from model_delivery.xcom import VERSION, MergedResults
+
+
+def are_results_of(storage: StorageHook, output_uri: str, errors_uri: str) -> bool:
+    """Whether error lines lie below a batch's output, or are those of the results there."""
+    prefix = output_uri.rstrip("/")
+    return errors_uri.startswith(f"{prefix}/") or are_error_lines_of(
+        storage, errors_uri, f"{prefix}/manifest.json"
+    )
 
 
 def publish_results(

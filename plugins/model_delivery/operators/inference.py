@@ -73,6 +73,8 @@ class PlanShardsOperator(StorageConnected):
             shards = plan(storage, uri, count, input_format=self.input_format, record_bytes=size)
         except EngineError as error:
             raise InvalidRequestError(str(error)) from error
+        if not shards:  # Parquet of no rows
+            raise InvalidRequestError(f"{uri} has no records: there is nothing to infer")
         self.log.info("%s: %d bytes in %d shards", uri, stat.size, len(shards))
         form, etag = str(encoding.format), stat.etag
         return [
@@ -113,6 +115,8 @@ class _Asking(StorageConnected):
     :param output_uri: prefix of the results.
     :param batch_size: records in one run of the model. (default: measured once a shard)
     :param input_fields: model input by record field. (default: fields are named as inputs)
+    :param missing: what null, an empty cell, NaN and texts for them are to an input of floats: nan,
+        or an error of the record. (default: nan for a model of XGBoost, else an error)
     :param num_results: recommendations a record, for a recommender's bundle, 1 to 500. (default:
         25; of a ranking the whole list)
     :param output_format: jsonl or parquet. (default: jsonl)
@@ -140,6 +144,7 @@ class _Asking(StorageConnected):
         output_uri: str,
         batch_size: int | str | None = None,
         input_fields: Mapping[str, str] | None = None,
+        missing: str | None = None,
         num_results: int | str | None = None,
         output_format: str = "jsonl",
         output_compression: str = "none",
@@ -155,6 +160,7 @@ class _Asking(StorageConnected):
         self.output_uri = output_uri
         self.batch_size = batch_size
         self.input_fields = input_fields
+        self.missing = missing
         self.num_results = num_results
         self.output_format = output_format
         self.output_compression = output_compression
@@ -174,6 +180,7 @@ class _Asking(StorageConnected):
         from model_delivery_engine.batch.pipeline import BatchOptions
         from model_delivery_engine.batch.recipes import is_recommender
         from model_delivery_engine.batch.recommend import Recommendations
+        from model_delivery_engine.batch.records import Missing
 
         results = whole_number("num_results", self.num_results)
         recommends = results is not None or is_recommender(manifest)
@@ -181,6 +188,7 @@ class _Asking(StorageConnected):
             batch_size=whole_number("batch_size", self.batch_size),
             input_format=input_format,
             input_fields=self.input_fields,
+            missing=None if self.missing is None else word("missing", self.missing, Missing),
             output_format=word("output_format", self.output_format, OutputFormat),
             output_compression=word("output_compression", self.output_compression, Compression),
             recommendations=Recommendations(results) if recommends else None,
@@ -315,7 +323,8 @@ class RetryFailedRecordsOperator(_Asking):
     """Runs the records of an error file again, perhaps after a correction of it, and publishes.
 
     Records that fail again name the object and offset that they came from at first. The results lie
-    below an `output_uri` of their own.
+    below an `output_uri` of their own: one that has the error file below it, or the results that
+    the file is of, is refused.
 
     :param errors_uri: `errors.jsonl` of a batch.
     :param input_format: images where the batch was one of images. (default: jsonl)
@@ -330,9 +339,14 @@ class RetryFailedRecordsOperator(_Asking):
 
     def execute(self, context: Context) -> MergedResults:
         """Run all of it as one shard."""
-        from model_delivery.hooks.batch_results import publish_results
+        from model_delivery.hooks.batch_results import are_results_of, publish_results
 
         storage = self._storage()
+        if are_results_of(storage, self.output_uri, self.errors_uri):
+            raise InvalidRequestError(
+                f"{self.errors_uri} is of the batch whose results are below {self.output_uri}, "
+                "which the few that are retried would replace: give an output_uri of its own"
+            )
         stat = storage.stat(self.errors_uri)
         shard = {"index": 0, "uri": self.errors_uri, "start": 0, "end": stat.size,
                  "etag": stat.etag, "input_format": self.input_format, "shards": 1}  # fmt: skip

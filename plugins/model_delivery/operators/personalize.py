@@ -323,14 +323,15 @@ def batch_inference_result(description: JobDescription) -> BatchInferenceJobResu
     """Read a description as the XCom of operator and sensor."""
     detail = description.detail
     source = detail["jobInput"]["s3DataSource"]["path"]
-    folder = detail["jobOutput"]["s3DataDestination"]["path"]
+    folder = detail["jobOutput"]["s3DataDestination"]["path"].rstrip("/")
+    name = source.rpartition("/")[2]  # of a folder as input none: its objects have a result each
     return {
         "version": VERSION,
         "job_arn": description.handle["arn"],
         "job_name": description.handle["name"],
         "status": description.status,
         "solution_version_arn": description.handle["solution_version_arn"],
-        "output_uri": f"{folder.rstrip('/')}/{source.rpartition('/')[2]}.out",
+        "output_uri": f"{folder}/{name}.out" if name else f"{folder}/",
     }
 
 

@@ -36,7 +36,7 @@ class Job:
         self.bundle = bundle
         self.uri = uri
         self.budget = ErrorBudget()
-        self.processes = 1
+        self.processes: int | None = 1
         self.options = BatchOptions(batch_size=64)
         self.told: list[str] = []
 

@@ -3,10 +3,16 @@
 import csv
 import io
 import itertools
+import json
+import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from model_delivery_engine.batch.csv_lines import is_row
 from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, split_rows
@@ -224,17 +230,43 @@ def test_a_resume_of_the_last_part_reads_little_else(job: Job) -> None:
     assert job.storage.read_bytes[job.uri] <= last.end - last.start + 70_000  # and the header
 
 
+def as_is(line: dict[str, Any]) -> None:
+    pass
+
+
+def sorted_keys(line: dict[str, Any]) -> None:
+    line["input"] = dict(sorted(line["input"].items()))
+
+
+def of_the_first_release(line: dict[str, Any]) -> None:
+    del line["error"]["columns"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("change", [as_is, sorted_keys, of_the_first_release])
 def test_columns_of_a_pattern_keep_their_order_in_error_lines(
-    tmp_path: Path, linear_bundle: Bundle
+    tmp_path: Path, linear_bundle: Bundle, suffix: str, change: Callable[[dict[str, Any]], None]
 ) -> None:
-    """JSON has no order of fields; a row's error line is still the row."""
-    job = Job(tmp_path / "job", linear_bundle, uri="mem://in.csv")
+    """JSON has no order of fields; a row's error line tells its table's."""
+    sink = io.BytesIO()
+    rows = {"f_d": [4.0, 4.0], "f_a": [1.0, math.inf], "f_c": [3.0, 3.0], "f_b": [2.0, 2.0]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), sink)
+    data = {".csv": b"f_d,f_a,f_c,f_b\n4,1,3,2\n4,oops,3,2\n", ".parquet": sink.getvalue()}
+    job = Job(tmp_path / "job", linear_bundle, uri=f"mem://in{suffix}")
     job.options = BatchOptions(batch_size=64, input_fields={"f_*": "features"})
-    assert job.run(b"f_d,f_a,f_c,f_b\n4,1,3,2\n4,oops,3,2\n") == ShardResult(2, 1, 1)
+    assert job.run(data[suffix]) == ShardResult(2, 1, 1)
     job.publish()
-    good = job.lines()[0]["output"]
+    (error,) = job.lines(ERRORS)
+    change(error)
+    error["input"]["f_a"] = 1
     again = Job(tmp_path / "again", linear_bundle)
     again.options = job.options
-    assert again.run(job.storage.get(ERRORS).replace(b'"oops"', b"1")) == ShardResult(1, 1, 0)
+    assert again.run(json.dumps(error).encode()) == ShardResult(1, 1, 0)
     again.publish()
-    assert again.lines()[0]["output"] == good
+    assert again.lines()[0]["output"] == job.lines()[0]["output"]
+    error["input"]["f_0"] = error["input"].pop("f_a")
+    if change is not of_the_first_release:
+        again.forget()
+        assert again.run(json.dumps(error).encode()) == ShardResult(1, 0, 1)
+        again.publish()
+        assert "'f_0' is no column of its table" in again.lines()[0]["error"]["reason"]

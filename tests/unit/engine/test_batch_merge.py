@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ import pyarrow.parquet
 import pytest
 from model_delivery_engine.batch.budget import ErrorBudget
 from model_delivery_engine.batch.formats import Compression, OutputFormat
-from model_delivery_engine.batch.journal import Journal, read_journal
+from model_delivery_engine.batch.journal import Journal, is_journal, read_journal
 from model_delivery_engine.batch.merge import Destination, delete_parts, publish_once
 from model_delivery_engine.batch.pipeline import BatchOptions, shard_folder
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.errors import BatchError
 
-from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job
+from tests.unit.engine.batch_job import ERRORS, FOLDER, RESULTS, URI, Job, KilledError
 from tests.unit.engine.file_storage import FileStorage
 
 PLACES = Destination(RESULTS, ERRORS, "mem://manifest.json")
@@ -65,6 +66,48 @@ def test_a_retry_after_the_parts_are_gone_believes_the_results_alone(job: Job) -
     assert publish(job) == published
     alter(job.storage, RESULTS)
     with pytest.raises(FileNotFoundError):
+        publish(job)
+
+
+def test_a_merge_that_ended_at_any_delete_is_finished_by_the_next(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.run(LINES, shards=3)
+    saved = {each.uri: job.storage.get(each.uri) for each in job.storage.list(f"{FOLDER}/")}
+    published = publish(job)
+    for dies_at in range(len(saved)):
+        for uri, content in saved.items():
+            job.storage.put(uri, content)
+        left = iter(range(dies_at))
+
+        def delete(uri: str, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KilledError
+            FileStorage.delete(job.storage, uri)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(job.storage, "delete", delete)
+            with pytest.raises(KilledError):
+                delete_parts(job.storage, FOLDER)
+        assert publish(job) == published
+        delete_parts(job.storage, FOLDER)
+        assert not list(job.storage.list(f"{FOLDER}/"))
+
+
+def test_shards_that_are_yet_to_run_are_not_what_was_published_before(job: Job) -> None:
+    """Before parts or journals of theirs are there, the manifest is still the old one."""
+    job.run(LINES, shards=3)
+    publish(job)
+    job.forget(0)
+    with pytest.raises(BatchError, match="shard-00000 has no journal; run that shard first"):
+        publish(job)
+    delete_parts(job.storage, FOLDER)
+    job.options = BatchOptions(batch_size=32)
+    job.run_one(1)
+    for each in [*job.storage.list(f"{FOLDER}/")]:
+        if not is_journal(each.uri):
+            job.storage.delete(each.uri)
+    with pytest.raises(BatchError, match="shard-00000 has no journal; run that shard first"):
         publish(job)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from model_delivery_engine.batch.compression import compress
-from model_delivery_engine.batch.formats import Compression
-from model_delivery_engine.batch.pipeline import ShardResult
+from model_delivery_engine.batch.formats import Compression, OutputFormat
+from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
+from model_delivery_engine.batch.records import Missing
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError
 from onnx import TensorProto, helper
 
-from tests.unit.engine.batch_job import URI, Job
+from tests.unit.engine.batch_job import ERRORS, URI, Job
 from tests.unit.engine.conftest import Dims, save_graph
 
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
@@ -163,11 +165,79 @@ def test_compressed_bytes_under_a_plain_name_are_refused(
         job.run(compress(b'{"age": 1, "income": 2}\n' * 99, packed))
 
 
+NAN = float("nan")
+VALUES = pyarrow.table({"x": [2.0, None, NAN, math.inf]})
+LISTS = pyarrow.table({"x": [[2.0], [None], [NAN], [math.inf]]})
+GAPS = {  # a value, two or more that are missing, one that is wrong
+    "json": (URI, b'{"x":2}\n{"x":null}\n{"x":"NaN"}\n{"x":[2,3]}\n'),
+    "json-list": (URI, b'{"x":[2]}\n{"x":[null]}\n{"x":["NA"]}\n{"x":[[null]]}\n'),
+    "csv": ("mem://in.csv", b"id,x\n1,2\n2,\n3,NaN\n4,n.a.\n"),
+    "csv-list": ("mem://in.csv", b"id,x\n1,[2]\n2,[null]\n3,n/a\n4,[true]\n"),
+    "parquet": ("mem://in.parquet", parquet(VALUES)),
+    "parquet-whole": ("mem://in.parquet", parquet(VALUES.slice(0, 3))),
+    "parquet-list": ("mem://in.parquet", parquet(LISTS)),
+    "parquet-list-whole": ("mem://in.parquet", parquet(LISTS.slice(0, 3))),
+    "raw": ("mem://in.raw", np.array([2, NAN, -NAN, math.inf], "<f4").tobytes()),
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "framework", "taken"),
+    [
+        (None, "ONNX", False), (None, "XGBOOST", True), (Missing.NAN, "SKLEARN", True),
+        (Missing.ERROR, "XGBOOST", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", GAPS)
+def test_a_missing_value_is_nan_to_a_model_that_takes_it(
+    made: Made, name: str, asked: Missing | None, framework: str, taken: bool
+) -> None:
+    uri, data = GAPS[name]
+    job = made(
+        [node("IsNaN", ["x"], ["gap"]), node("Where", ["gap", "instead", "x"], ["y"])],
+        {"x": (FLOAT, ["n", 1])}, {"y": (FLOAT, ["n", 1])}, uri=uri,
+        instead=np.array([-1], np.float32),
+    )  # fmt: skip
+    manifest = job.bundle.manifest
+    source = replace(manifest.source, framework=framework)
+    job.bundle = replace(job.bundle, manifest=replace(manifest, source=source))
+    job.options = BatchOptions(batch_size=64, missing=asked)
+    job.run(data, record_bytes=4)
+    job.publish()
+    expected = [2.0, -1.0, -1.0, None] if taken else [2.0, None, None, None]
+    found = [line["output"] and line["output"]["y"][0] for line in job.lines()]
+    assert found == expected[: len(found)]
+    if not taken:
+        assert "missing='nan'" in job.lines()[1]["error"]["reason"]
+        again = Job(job.storage.root / "again", job.bundle)
+        again.options = BatchOptions(batch_size=64, missing=Missing.NAN)
+        again.run(job.storage.get(ERRORS))
+        again.publish()
+        found = [line["output"] for line in again.lines()]
+        assert found == [{"y": [-1.0]}, {"y": [-1.0]}, None][: len(found)]
+
+
 def test_nan_is_called_by_its_name(made: Made) -> None:
     job = table_model(made, "mem://in.parquet", ["n", 1])
     table = pyarrow.table({"age": [1.0, float("nan"), 1e39], "income": [1.0, 2.0, 3.0]})
     assert job.run(parquet(table)) == ShardResult(3, 1, 2)
     job.publish()
     reasons = [line["error"]["reason"] for line in job.lines() if line["error"]]
-    assert reasons[0] == "field 'age' holds NaN; put a number there"
+    assert reasons[0] == (
+        "field 'age' holds NaN; put a number there, or say missing='nan' where the model takes NaN"
+    )
     assert "outside the range of FP32" in reasons[1]
+
+
+def test_parquet_has_outputs_as_the_model_declares_them(made: Made) -> None:
+    job = made(
+        [node("Reshape", ["x", "shape"], ["y"])], {"x": (FLOAT, ["n", 4])}, {"y": (FLOAT, ["n"])},
+        shape=np.array([-1, 4]),
+    )  # fmt: skip
+    data = lines([{"x": [1, 2, 3, 4]}] * 3)
+    job.options = BatchOptions(batch_size=64, output_format=OutputFormat.PARQUET)
+    with pytest.raises(BatchError, match=r"output 'y' is not the float a record that .*='jsonl'"):
+        job.run(data)
+    job.forget()
+    job.options = BatchOptions(batch_size=64)
+    assert job.run(data) == ShardResult(3, 3, 0)

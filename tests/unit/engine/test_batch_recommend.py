@@ -37,7 +37,8 @@ def job_of(tmp_path: Path, recipe: Recipe, **asked: Any) -> Job:
     path = tmp_path / f"{recipe}.onnx"
     write_recommender(path, recipe=recipe, users=USERS, items=ITEMS, user_factors=USER_FACTORS,
                       item_factors=ITEM_FACTORS)  # fmt: skip
-    manifest = SimpleNamespace(name="films", model_digest="sha256:0", inputs=())
+    source = SimpleNamespace(framework="ONNX")
+    manifest = SimpleNamespace(name="films", model_digest="sha256:0", inputs=(), source=source)
     job = Job(tmp_path / "job", SimpleNamespace(model_path=path, manifest=manifest))  # type: ignore[arg-type]
     job.options = BatchOptions(batch_size=32, recommendations=Recommendations(**asked))
     return job

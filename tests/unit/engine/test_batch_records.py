@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+from model_delivery_engine.batch.answers import error_line
 from model_delivery_engine.batch.formats import OutputFormat
 from model_delivery_engine.batch.json_lines import JsonLines
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
@@ -253,6 +254,8 @@ def envelope(record: Any = None, **error: Any) -> str:
         envelope(offset=True),
         envelope(uri={"a": 1}),
         envelope(reason=None),
+        envelope(columns=3),
+        envelope(columns=["a", 3]),
         '{"input": ' + nested(1000) + ', "output": null, "error": '
         '{"reason": "", "uri": "", "offset": 0}}',
         '{"features": [1, 2, 3, 4], "deep": ' + nested(1010) + "}",
@@ -278,6 +281,21 @@ def test_an_error_line_without_a_record_is_one_again(job: Job) -> None:
     assert lines[0]["error"]["base64"] == "//4="
 
 
+def test_an_error_line_is_opened_though_it_could_be_a_record_itself() -> None:
+    """As of a model whose input has the name of a line's own field, and takes any text."""
+    reader = JsonLines(RecordParser([TensorSpec("input", "BYTES", (-1, 1))], None), URI)
+    lines = [b'{"input":"good"}', b'{"input":"a text that is cut o']
+    batch, _ = reader.read(lines, 0)
+    again, _ = reader.read([error_line(batch.faults[1]).strip()], 0)
+    assert (again.echoes, len(again.faults)) == ([], 1)
+    assert again.faults[0].record == batch.faults[1].record
+    numbers = JsonLines(RecordParser([TensorSpec("input", "FP32", (-1, 2))], None), URI)
+    resembling = envelope([1, 2]).encode()  # no error line holds a list: alone, or beside a bad one
+    for beside in ([], [b"bad"]):
+        batch, _ = numbers.read([resembling, *beside], 0)
+        assert 0 not in batch.faults
+
+
 def test_fields_of_a_pattern_are_taken_by_their_numbers(job: Job) -> None:
     fields = {"f1": 1, "f10": 4, "f2": 2, "f9": 3}
     orders = [list(fields), list(reversed(fields)), sorted(fields)]
@@ -288,6 +306,17 @@ def test_fields_of_a_pattern_are_taken_by_their_numbers(job: Job) -> None:
     expected = linear([[1, 2, 3, 4]] * 3)
     np.testing.assert_allclose([each["output"]["scores"] for each in lines[:3]], expected, 1e-4)
     assert "the fields of 'f*' have no order in JSON" in lines[3]["error"]["reason"]
+
+
+def test_a_retry_takes_fields_in_the_batchs_order(job: Job) -> None:
+    """An error line of JSON has no order either, whoever wrote the record's fields in which."""
+    fields = {"f1": 1, "f10": 4, "f2": 2, "f9": "oops"}
+    order = {"f*": "features"}
+    job.answers(json.dumps(fields).encode(), input_fields=order)
+    corrected = job.storage.get(ERRORS).replace(b'"oops"', b"3")
+    _, lines = Job(job.storage.root / "again", job.bundle).answers(corrected, input_fields=order)
+    expected = linear([[1, 2, 3, 4]])
+    np.testing.assert_allclose([each["output"]["scores"] for each in lines], expected, 1e-4)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_record(job: Job) -> None:

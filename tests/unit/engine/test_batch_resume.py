@@ -345,6 +345,35 @@ def open_pool_of(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return seen
 
 
+@pytest.mark.parametrize(
+    ("count", "suffix", "processes", "start_s", "started"),
+    [
+        (20_000, "", None, 0.001, 2),  # what is left is worth a start, however few bytes it is
+        (20_000, ".gz", None, 0.001, 2),
+        (20_000, "", None, 60.0, 0),
+        (20_000, ".gz", None, 60.0, 0),
+        (20_000, "", 2, 60.0, 2),  # asked for
+        (20_000, "", 1, 0.001, 0),
+        (50, "", None, 0.0001, 0),  # of one part, nothing is left
+    ],
+)
+def test_a_small_input_has_processes_where_its_work_is_worth_them(
+    tmp_path: Path, linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch,
+    count: int, suffix: str, processes: int | None, start_s: float, started: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("model_delivery_engine.batch.pool._START_S", start_s)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    data = gzip.compress(lines(count, bad=False)) if suffix else lines(count, bad=False)
+    alone = Job(tmp_path / "alone", linear_bundle, uri=f"{URI}{suffix}")
+    assert alone.run(data).ok == count
+    job = Job(tmp_path / "job", linear_bundle, uri=f"{URI}{suffix}")
+    job.processes, pool = processes, open_pool_of(monkeypatch)
+    assert job.run(data).ok == count
+    assert pool.started == started
+    assert all(process.poll() is not None for process in pool.processes)
+    assert published(job) == published(alone)
+
+
 CHILD = """
 import sys
 from pathlib import Path

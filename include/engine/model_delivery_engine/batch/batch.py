@@ -1,6 +1,8 @@
 """What passes between the stages of a worker: a batch of records, and its answers."""
 
+import base64
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +11,8 @@ import orjson
 
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.tensors import Array
+
+_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 class PartReader:
@@ -29,6 +33,8 @@ class Fault:
     :param uri: the object
     :param offset: the record's byte offset there; its row number in Parquet
     :param record: JSON text of the whole record, so that the error line can be input again
+    :param columns: the names of a table's columns, in order, where that tells what a value is of;
+        JSON text of a record has none
     """
 
     reason: str
@@ -36,11 +42,16 @@ class Fault:
     offset: int
     record: bytes
     base64: str | None = None
+    columns: Sequence[str] | None = None
 
     def error(self) -> dict[str, Any]:
         """Return the line's ``error``."""
         error: dict[str, Any] = {"reason": self.reason, "uri": self.uri, "offset": self.offset}
-        return error if self.base64 is None else {**error, "base64": self.base64}
+        if self.base64 is not None:
+            error["base64"] = self.base64
+        if self.columns is not None:
+            error["columns"] = list(self.columns)
+        return error
 
 
 @dataclass
@@ -107,9 +118,20 @@ def record_text(line: bytes) -> tuple[bytes, str | None]:
     try:
         return orjson.dumps(line.decode()), None
     except UnicodeDecodeError:
-        import base64
-
         return b"null", base64.b64encode(line).decode()
+
+
+def spelled(value: Any) -> Any:
+    """Return a value as JSON can spell it: bytes as base64, NaN and infinity by their names."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NAMES.get(value, "NaN")
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, list | tuple):
+        return [spelled(each) for each in value]
+    if isinstance(value, dict):
+        return {name: spelled(each) for name, each in value.items()}
+    return value
 
 
 def json_record(fields: Mapping[str, object]) -> bytes:

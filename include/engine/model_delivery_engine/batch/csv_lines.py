@@ -31,6 +31,7 @@ class CsvLines(PartReader):
         self._parser = parser
         self._uri = uri
         self._columns = header_columns(header, uri)
+        self._ordering = parser.ordering(self._columns)
         self._is_row = is_row(len(self._columns))
         self._readers = [_as_text if parser.is_text(name) else _cell for name in self._columns]
         self._names = [orjson.dumps(name) + b":" for name in self._columns]
@@ -64,7 +65,7 @@ class CsvLines(PartReader):
 
         def fault_of(place: int, reason: str) -> Fault:
             at, row = records_of(rows, start)[place]
-            return Fault(reason, self._uri, at, self._text(self._cells(parse_row(row))))
+            return self._fault(reason, at, self._text(self._cells(parse_row(row))))
 
         return Batch(count, echoes, tensors, fault_of, faults), len(rows) - count
 
@@ -75,16 +76,19 @@ class CsvLines(PartReader):
             hint = ""
             if QUOTE in row and ends_open(row):
                 hint = "; a line break inside quotes must leave a row of as many cells as columns"
-            return Fault(f"not a CSV row: {error}{hint}", self._uri, offset, *record_text(row))
+            return self._fault(f"not a CSV row: {error}{hint}", offset, *record_text(row))
         if len(texts) != len(self._columns):
             reason = f"{len(texts)} cells in a row of {len(self._columns)} columns"
-            return Fault(reason, self._uri, offset, *record_text(row))
+            return self._fault(reason, offset, *record_text(row))
         cells = self._cells(texts)
         values = {name: value for name, (value, _) in zip(self._columns, cells, strict=True)}
         parsed = self._parser.parse_fields(offset, values)
         if parsed.reason is None:
             return parsed, self._text(cells, parsed.fields or {})
-        return Fault(parsed.reason, self._uri, offset, self._text(cells))
+        return self._fault(parsed.reason, offset, self._text(cells))
+
+    def _fault(self, reason: str, offset: int, text: bytes, encoded: str | None = None) -> Fault:
+        return Fault(reason, self._uri, offset, text, encoded, self._ordering)
 
     def _cells(self, texts: Sequence[str]) -> list[tuple[Any, bytes]]:
         return [read(text) for read, text in zip(self._readers, texts, strict=True)]

@@ -69,6 +69,12 @@ def check_plain(uri: str, beginning: bytes) -> None:
             )
 
 
+def format_of(uri: str) -> InputFormat | None:
+    """Tell an input's format from its name; None where that says nothing."""
+    stem = uri.rpartition("/")[2].removesuffix(SUFFIX[compression_of(uri)])
+    return next((form for end, form in _SUFFIXES.items() if stem.endswith(end)), None)
+
+
 def encoding_of(uri: str, given: str | None = None) -> Encoding:
     """Tell an input's encoding from its name.
 
@@ -76,10 +82,9 @@ def encoding_of(uri: str, given: str | None = None) -> Encoding:
     :raises BatchError: a name that says nothing, an unknown format, a compression that the format
         does not take
     """
-    name, compression = uri.rpartition("/")[2], compression_of(uri)
-    stem = name.removesuffix(SUFFIX[compression])
+    compression = compression_of(uri)
     if given is None:
-        found = next((f for end, f in _SUFFIXES.items() if stem.endswith(end)), None)
+        found = format_of(uri)
         if found is None:
             raise BatchError(
                 f"{uri}: its name tells no format; name it {', '.join(_SUFFIXES)} or say the "

@@ -3,7 +3,7 @@
 import base64
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from model_delivery_engine.batch.batch import (
     record_text,
 )
 from model_delivery_engine.batch.exact_json import read_json, write_json
+from model_delivery_engine.batch.formats import InputFormat, format_of
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -149,8 +150,10 @@ class JsonLines(PartReader):
 
     def _parse(self, offset: int, line: bytes) -> Record:
         record = self._parser.parse(offset, line)
-        if record.reason is not None and (origin := open_envelope(line)):
-            record = self._parser.parse(offset, origin[0], ordered=True)
+        # Few lines may be error lines, though they be read as records: the others are parsed once.
+        may_be_one = record.reason is not None or "error" in (record.fields or ())
+        if may_be_one and (origin := open_envelope(line)):
+            return self._parser.parse(offset, origin.record, columns=origin.columns)
         return record
 
 
@@ -172,14 +175,27 @@ def line_faults(lines: Sequence[bytes], offset: int, uri: str) -> Callable[[int,
 
 def line_fault(line: bytes, reason: str, uri: str, offset: int) -> Fault:
     """Return the fault of a line; of an error line's record, where that came from at first."""
+    columns = None
     if origin := open_envelope(line):
-        line, uri, offset = origin
+        line, uri, offset, columns = origin
     text, encoded = record_text(line)
-    return Fault(reason, uri, offset, text, encoded)
+    return Fault(reason, uri, offset, text, encoded, columns)
 
 
-def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
-    """Return the record inside an error line, its object and its offset there.
+class Origin(NamedTuple):
+    """The record inside an error line, and where it came from: its object and its offset there.
+
+    :param columns: of a table's row, the table's columns in order; None where the line tells none
+    """
+
+    record: bytes
+    uri: str
+    offset: int
+    columns: Sequence[str] | None
+
+
+def open_envelope(line: bytes) -> Origin | None:
+    """Return what is inside an error line.
 
     None for any other line, also one that only resembles an error line: it is a record itself.
     """
@@ -188,7 +204,7 @@ def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
         if not isinstance(data, dict) or data.keys() != _ENVELOPE or data["output"] is not None:
             return None
         error, record = data["error"], data["input"]
-        if not _is_origin(error):
+        if not _is_origin(error) or not isinstance(record, dict | str | None):
             return None
         if error.get("base64"):
             record = base64.b64decode(error["base64"], validate=True)
@@ -198,7 +214,20 @@ def open_envelope(line: bytes) -> tuple[bytes, str, int] | None:
             record = write_json(record)
     except ValueError:
         return None
-    return record, error["uri"], error["offset"]
+    return Origin(record, error["uri"], error["offset"], _columns(data))
+
+
+def _columns(envelope: Mapping[str, Any]) -> Sequence[str] | None:
+    """Return the columns that an error line tells.
+
+    Lines of the first release told none: of an object whose name says that it is a table, they have
+    the fields in the columns' order.
+    """
+    error, record = envelope["error"], envelope["input"]
+    if "columns" in error:
+        return tuple(error["columns"])
+    table = format_of(error["uri"]) in (InputFormat.CSV, InputFormat.PARQUET)
+    return tuple(record) if table and isinstance(record, dict) else None
 
 
 def _is_origin(error: Any) -> bool:
@@ -210,6 +239,8 @@ def _is_origin(error: Any) -> bool:
         and type(error.get("offset")) is int
         and 0 <= error["offset"] < _OFFSETS
         and isinstance(error.get("base64"), str | None)
+        and isinstance(columns := error.get("columns", []), list)
+        and all(isinstance(name, str) for name in columns)
     )
 
 

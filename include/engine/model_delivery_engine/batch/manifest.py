@@ -93,7 +93,7 @@ def merge_journals(
     ordered = sorted(journals, key=lambda journal: int(journal.shard["index"]))
     _same(ordered, "input")
     _check_cover([_shard(journal) for journal in ordered], input_uri, input_size)
-    counts = [_count(journal) for journal in ordered]
+    counts = [count_of(journal) for journal in ordered]
     parts = [part for journal in ordered for part in parts_in_order(journal)]
     return ResultsManifest(
         input_uri=input_uri,
@@ -146,7 +146,8 @@ def _lacking(journal: Journal, position: int) -> BatchError:
     )
 
 
-def _count(journal: Journal) -> ShardCount:
+def count_of(journal: Journal) -> ShardCount:
+    """Return what a manifest says of a shard; BatchError for one that is not complete."""
     shard = _shard(journal)
     if not journal.complete:
         raise BatchError(

@@ -1,11 +1,12 @@
 """Publish a job's results: its parts put together, in order, each proven, then the manifest."""
 
+import dataclasses
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from model_delivery_engine.batch.budget import ErrorBudget
@@ -15,6 +16,7 @@ from model_delivery_engine.batch.journal import Journal, JournalObject, is_journ
 from model_delivery_engine.batch.manifest import (
     Published,
     ResultsManifest,
+    count_of,
     merge_journals,
     parts_in_order,
 )
@@ -67,8 +69,8 @@ def publish_once(
     """Publish a job's shards, and the manifest last; return what it holds.
 
     Publishing again finds what was published, also when the parts are deleted already: the
-    journals tell what the manifest must say; where they are gone too, its presence does. What is
-    found is held to the manifest's digests, and written again where it is not that.
+    journals tell what the manifest must say; where they are gone too, all or some, its presence
+    does. What is found is held to the manifest's digests, and written again where it is not that.
 
     :param count: the job's shards
     :param output_format: what the caller expects the shards to have written (default: whatever)
@@ -77,8 +79,7 @@ def publish_once(
         that wrote something else than was expected
     """
     found = _found_manifest(storage, destination.manifest_uri)
-    has_parts = next(iter(storage.list(f"{folder}/")), None) is not None
-    if not has_parts and found is not None:
+    if found is not None and _is_deleted(storage, folder, count, found):
         return _published(storage, destination, found, input_uri)
     journals = read_journals(storage, folder, count)
     size = positions(storage, input_uri, input_format)
@@ -126,6 +127,29 @@ def _found_manifest(storage: Storage, uri: str) -> Mapping[str, Any] | None:
     return found
 
 
+def _is_deleted(storage: Storage, folder: str, count: int, found: Mapping[str, Any]) -> bool:
+    """Whether `delete_parts` was at the journals of what a manifest is of, and perhaps ended there.
+
+    Then nothing else is left, and some of these are gone. A shard that is yet to be run has no
+    journal either, but those that were run have their parts.
+    """
+    if not all(is_journal(each.uri) for each in storage.list(f"{folder}/")):
+        return False
+    journals = [read_journal(storage, shard_folder(folder, index)) for index in range(count)]
+    left = [each for each in journals if each is not None]
+    return len(left) < count and all(_has_shard(found, journal) for journal in left)
+
+
+def _has_shard(found: Mapping[str, Any], journal: Journal) -> bool:
+    """Whether a manifest's results have those of a shard."""
+    of_model = (found.get("model_digest"), found.get("configuration_digest"))
+    if not journal.complete or of_model != (
+        journal.identity["model"], journal.identity["configuration"],
+    ):  # fmt: skip
+        return False
+    return dataclasses.asdict(count_of(journal)) in found["shards"]
+
+
 def _published(
     storage: Storage, destination: Destination, found: Mapping[str, Any], input_uri: str
 ) -> Mapping[str, Any]:
@@ -161,6 +185,17 @@ def _is_there(storage: Storage, uri: str, expected: Published) -> bool:
     for _ in content:
         pass
     return content.published() == expected
+
+
+def are_error_lines_of(storage: Storage, uri: str, manifest_uri: str) -> bool:
+    """Whether an object has the error lines of the results that a manifest is of.
+
+    Those of its own retry may be the same, where no record is answered then either.
+    """
+    found = _found_manifest(storage, manifest_uri)
+    if not found or found.get("input_uri") == uri:
+        return False
+    return _is_there(storage, uri, Published(**found["error_lines"]))
 
 
 def read_journals(storage: Storage, folder: str, count: int) -> list[Journal]:
@@ -211,7 +246,9 @@ def publish(
         _joined_parquet(storage, answers) if is_parquet else _joined(storage, answers, results_uri)
     )
     storage.write_stream(results_uri, results, size=_size(answers))
-    return replace(manifest, results=results.published(), error_lines=error_lines.published())
+    return dataclasses.replace(
+        manifest, results=results.published(), error_lines=error_lines.published()
+    )
 
 
 def _size(objects: Objects) -> int:

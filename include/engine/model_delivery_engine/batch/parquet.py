@@ -1,8 +1,6 @@
 """Parquet in and out. Records are rows, a record's position is its row number."""
 
-import base64
 import io
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,18 @@ from model_delivery_engine.batch.batch import (
     PartReader,
     even_cuts,
     json_record,
+    spelled,
 )
 from model_delivery_engine.batch.json_lines import stack_samples
 from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.parts import FIRST_PART_BYTES, Part, PartData
-from model_delivery_engine.batch.records import Record, RecordParser, takes_one
+from model_delivery_engine.batch.records import Missing, Record, RecordParser, takes_one
 from model_delivery_engine.batch.shards import Shard
 from model_delivery_engine.batch.storage import Storage, Version, check_state, read_bytes
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array
 
 _READ_BYTES = 1024 * 1024
-_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 class RangeFile(io.RawIOBase):
@@ -196,7 +194,9 @@ class ParquetRows(PartReader):
         for field, spec in fields.items():
             if field not in rows.column_names or spec.dtype == "BYTES":
                 return None
-            array = _column(rows.column(field), NUMPY_TYPES[spec.dtype], spec.shape[1:])
+            dtype = NUMPY_TYPES[spec.dtype]
+            gaps = dtype.kind == "f" and self._parser.missing == Missing.NAN
+            array = _column(rows.column(field), dtype, spec.shape[1:], gaps=gaps)
             if array is None:
                 return None
             tensors[spec.name] = array
@@ -216,16 +216,19 @@ class ParquetRows(PartReader):
                 good.append(record)
                 echoes.append(json_record(record.fields or {}))
             else:
-                faults[place] = Fault(record.reason, self._uri, start + place, json_record(plain))
+                faults[place] = self._fault(record.reason, start + place, plain)
         tensors = stack_samples([record.tensors for record in good])
         return Batch(rows.num_rows, echoes, tensors, self._fault_of(rows, start), faults)
 
     def _fault_of(self, rows: Any, start: int) -> Callable[[int, str], Fault]:
         def fault_of(place: int, reason: str) -> Fault:
-            text = json_record(next(_plain_rows(rows.slice(place, 1))))
-            return Fault(reason, self._uri, start + place, text)
+            return self._fault(reason, start + place, next(_plain_rows(rows.slice(place, 1))))
 
         return fault_of
+
+    def _fault(self, reason: str, row: int, plain: Mapping[str, Any]) -> Fault:
+        columns = self._parser.ordering(tuple(plain))
+        return Fault(reason, self._uri, row, json_record(plain), columns=columns)
 
 
 def _plain_rows(rows: Any) -> Iterator[dict[str, Any]]:
@@ -237,7 +240,7 @@ def _plain_rows(rows: Any) -> Iterator[dict[str, Any]]:
     columns = []
     for column in rows.columns:
         values = _values(column)
-        columns.append(list(map(_plain, values)) if _unspellable(column.type) else values)
+        columns.append(list(map(spelled, values)) if _unspellable(column.type) else values)
     yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
@@ -274,43 +277,39 @@ def _unspellable(kind: Any) -> bool:
     return not fields or any(_unspellable(kind.field(n).type) for n in fields)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else _NAMES.get(value, "NaN")
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    return value
+def _column(column: Any, dtype: np.dtype[Any], shape: Sequence[int], *, gaps: bool) -> Array | None:
+    """Return a column as an array of the same kind of number, or None.
 
-
-def _column(column: Any, dtype: np.dtype[Any], shape: Sequence[int]) -> Array | None:
-    """Return a column without gaps as an array of the same kind of number, or None."""
+    :param gaps: whether values may be missing, which are NaN then
+    """
     import pyarrow
 
     array = column.combine_chunks()
-    if array.null_count:
-        return None
+    rows: tuple[int, ...]
     if (pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type)
             or pyarrow.types.is_fixed_size_list(array.type)):  # fmt: skip
-        if len(shape) != 1:
+        if len(shape) != 1 or array.null_count:
             return None
         lengths = array.value_lengths().unique().to_pylist()
         flat = array.flatten()
-        if len(lengths) != 1 or shape[0] not in (-1, lengths[0]) or flat.null_count:
+        if len(lengths) != 1 or shape[0] not in (-1, lengths[0]):
             return None
-        values = flat.to_numpy(zero_copy_only=False).reshape(len(array), lengths[0])
+        rows = (len(array), lengths[0])
     elif takes_one(shape):
-        values = array.to_numpy(zero_copy_only=False).reshape(len(array), *shape)
+        flat, rows = array, (len(array), *shape)
     else:
         return None
+    if flat.null_count and not gaps:
+        return None
+    values = flat.to_numpy(zero_copy_only=False).reshape(rows)
     if values.dtype.kind not in {"f": "fiu", "i": "i", "u": "u"}.get(dtype.kind, ""):
         return None
     with np.errstate(over="ignore"):
         typed = values.astype(dtype)
-    exact = np.isfinite(typed).all() if dtype.kind == "f" else np.array_equal(typed, values)
+    if dtype.kind != "f":
+        exact = np.array_equal(typed, values)
+    else:
+        exact = not np.isinf(typed).any() if gaps else np.isfinite(typed).all()
     return typed if exact else None
 
 
@@ -341,7 +340,7 @@ class ParquetAnswers:
         for name, kind in self._types.items():
             rows = answers.outputs.get(name)
             values = [] if rows is None else self._values(name, rows)
-            columns.append(pyarrow.array(values, kind).take(indices))
+            columns.append(_as_declared(name, values, kind).take(indices))
         errors = [faults[p].error() if p in faults else None for p in range(answers.count)]
         columns.append(pyarrow.array(errors, error_type()))
         self._tables.append(pyarrow.table(columns, schema=self._schema()))
@@ -367,6 +366,19 @@ class ParquetAnswers:
         tables = self._tables or [self._schema().empty_table()]
         pyarrow.parquet.write_table(pyarrow.concat_tables(tables), path, compression="zstd")
         self._tables, self.size = [], 0
+
+
+def _as_declared(name: str, values: Sequence[Any], kind: Any) -> Any:
+    """Return an output's column; BatchError for one that is not what its model declares."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values, kind)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise BatchError(
+            f"output {name!r} is not the {kind} a record that the model declares ({error}): ask "
+            "for output_format='jsonl', or export the model with the shape that it answers"
+        ) from error
 
 
 def error_type() -> Any:

@@ -40,6 +40,7 @@ from model_delivery_engine.batch.journal import (
 from model_delivery_engine.batch.manifest import check_parts
 from model_delivery_engine.batch.pace import Pace
 from model_delivery_engine.batch.parts import (
+    FIRST_PART_BYTES,
     LARGEST_PART_BYTES,
     CompressedSource,
     Cut,
@@ -50,9 +51,10 @@ from model_delivery_engine.batch.parts import (
     last_member,
     part_bytes,
 )
-from model_delivery_engine.batch.pool import Pool, open_pool
+from model_delivery_engine.batch.pool import Growing, Pool, open_pool
 from model_delivery_engine.batch.progress import EVERY_S, Progress
 from model_delivery_engine.batch.recommend import Recommendations
+from model_delivery_engine.batch.records import Missing
 from model_delivery_engine.batch.runner import Work
 from model_delivery_engine.batch.shards import Shard, next_line
 from model_delivery_engine.batch.sinks import PartFile, numbered, part_suffix
@@ -64,7 +66,7 @@ from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
 from model_delivery_engine.tensors import TensorSpec
 
 _LOOK_S = 0.2  # between two looks at whether to stop
-_BYTES_A_PROCESS = 4 * 1024 * 1024  # below that, its start takes longer than its work
+_BYTES_A_PROCESS = 4 * 1024 * 1024  # of any model's; below that, its start may not be worth it
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class BatchOptions:
     :param batch_size: records in one run of the model (default: measured, then kept in the journal)
     :param input_format: where the input's name does not say it
     :param input_fields: record field to input name (default: fields are named as the inputs)
+    :param missing: what a missing value of a float input is (default: NaN for a model of XGBoost,
+        whose own predictions take it for one; else an error of its record)
     :param output_format: jsonl or parquet (default: jsonl)
     :param output_compression: of jsonl: none, gzip or zstd (default: none)
     :param recommendations: what to ask of a recommender (default: the model is none)
@@ -82,6 +86,7 @@ class BatchOptions:
     batch_size: int | None = None
     input_format: str | None = None
     input_fields: Mapping[str, str] | None = None
+    missing: Missing | None = None
     output_format: OutputFormat = OutputFormat.JSONL
     output_compression: Compression = Compression.NONE
     recommendations: Recommendations | None = None
@@ -138,6 +143,14 @@ class ShardJob:
     def lanes(self) -> int:
         """Processes that run at a time, if there is enough to do."""
         return len(os.sched_getaffinity(0)) if self.processes is None else self.processes
+
+    @property
+    def missing(self) -> Missing:
+        """What a missing value is to this model."""
+        if self.options.missing is not None:
+            return self.options.missing
+        of_xgboost = self.bundle.manifest.source.framework == "XGBOOST"
+        return Missing.NAN if of_xgboost else Missing.ERROR
 
     def check(self) -> None:
         """Refuse what makes no sense, with a BatchError."""
@@ -275,16 +288,27 @@ class _Run:
 
     def _pool(self) -> Pool:
         size = self.job.shard["end"] - self.job.shard["start"]
+        lanes, work = self.job.lanes, self._work()
         if self.encoding.format in (InputFormat.PARQUET, InputFormat.IMAGES):
-            size = 1 << 62  # rows and names tell nothing of the work behind them
-        return open_pool(self._work(), min(self.job.lanes, max(size // _BYTES_A_PROCESS, 1)))
+            return open_pool(work, lanes)
+        plain = self.encoding.compression == Compression.NONE
+        if plain:
+            lanes = min(lanes, size // FIRST_PART_BYTES + 1)
+        if lanes == 1 or self.job.processes is not None or size >= lanes * _BYTES_A_PROCESS:
+            return open_pool(work, lanes)
+        return Growing(work, lanes, size - self._done() if plain else None)
+
+    def _done(self) -> int:
+        """Return how many positions runs before have done."""
+        parts = self.journal.parts if self.journal else {}
+        return sum(part.end - part.start for part in parts.values())
 
     def _work(self) -> Work:
         job, options = self.job, self.job.options
         return Work(
             job.bundle.model_path, job.bundle.manifest.name, job.shard["uri"],
             self.encoding.format, options.output_format, options.output_compression, self.spool,
-            self.header, options.input_fields, options.recommendations,
+            self.header, options.input_fields, options.recommendations, job.missing,
         )  # fmt: skip
 
     @functools.cached_property

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from model_delivery_engine.batch.sinks import HandOver
 from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
 
 _END_S = 10.0
+_START_S = 1.0  # of a process, until it runs its first part
 # glibc's allocator keeps what a part frees for the next part, instead of giving it back to the
 # kernel and faulting it in again, page by page. Other allocators do not read these.
 _KEEP_MEMORY = {
@@ -71,6 +73,70 @@ class InProcess:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+class Growing:
+    """Begins in this process, and goes on in others once what is left is worth their start.
+
+    Bytes tell nothing of the work behind them, but the first parts do.
+
+    :param most: processes at most
+    :param positions: what there is to run; None where nobody knows: then it is worth it when as
+        much as a start has gone by
+    """
+
+    def __init__(self, work: Work, most: int, positions: int | None) -> None:
+        self._work, self._most, self._positions = work, most, positions
+        self._here: InProcess | None = InProcess(work)
+        self._there: Processes | None = None
+        self._ran, self._took = 0, 0.0
+        self._turn = threading.Lock()
+        self._stopping = threading.Lock()
+        self._stopped = False
+
+    def fastest_batch_size(self) -> int:
+        """Measure it here."""
+        assert self._here is not None  # no part was run yet
+        return self._here.fastest_batch_size()
+
+    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
+        """Run a part, here or in another process."""
+        with self._turn:
+            if self._stopped:
+                raise StoppedError(f"{self._work.uri}: stopped")
+            if self._there is None and self._here is not None:
+                started = time.monotonic()
+                outcome = self._here.run(data, batch_size, hand_over)
+                self._took += time.monotonic() - started
+                self._ran += data.part.end - data.part.start
+                self._grow()
+                return outcome
+        assert self._there is not None
+        return self._there.run(data, batch_size, hand_over)
+
+    def _grow(self) -> None:
+        count = min(self._most, int(self._left_s() / _START_S))
+        with self._stopping:
+            if count > 1 and not self._stopped:
+                self._there, self._here = Processes(self._work, count), None
+
+    def _left_s(self) -> float:
+        """Return the seconds that the rest would take here; many where nobody knows."""
+        if self._positions is None:
+            return self._most * _START_S if self._took > _START_S else 0.0
+        return self._took / max(self._ran, 1) * (self._positions - self._ran)
+
+    def stop(self) -> None:
+        """End what runs in other processes; a part that runs here comes to its end."""
+        with self._stopping:
+            self._stopped = True
+            if self._there is not None:
+                self._there.stop()
+
+    def close(self) -> None:
+        """End the processes, if any."""
+        if self._there is not None:
+            self._there.close()
 
 
 class WorkerDiedError(Exception):

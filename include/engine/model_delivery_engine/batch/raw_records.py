@@ -12,8 +12,10 @@ from model_delivery_engine.batch.batch import (
     PartReader,
     even_cuts,
     json_record,
+    spelled,
 )
-from model_delivery_engine.errors import BatchError
+from model_delivery_engine.batch.records import Missing, typed_array
+from model_delivery_engine.errors import BatchError, InferenceError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 
@@ -35,8 +37,9 @@ def record_bytes(inputs: Sequence[TensorSpec], name: str) -> int:
 class RawRecords(PartReader):
     """Reads batches of fixed-size records. A last one that is cut short is a fault."""
 
-    def __init__(self, spec: TensorSpec, uri: str) -> None:
+    def __init__(self, spec: TensorSpec, uri: str, missing: Missing = Missing.ERROR) -> None:
         self._spec = spec
+        self._missing = missing
         self._uri = uri
         self._dtype = NUMPY_TYPES[spec.dtype].newbyteorder("<")
         self._size = record_bytes([spec], spec.name)
@@ -59,9 +62,27 @@ class RawRecords(PartReader):
             faults[whole] = Fault(reason, self._uri, offset + whole * self._size, text)
 
         def fault_of(place: int, reason: str) -> Fault:
-            text = json_record({self._spec.name: rows[place]})
+            values = rows[place] if np.isfinite(rows[place]).all() else rows[place].tolist()
+            text = json_record({self._spec.name: spelled(values)})
             return Fault(reason, self._uri, offset + place * self._size, text)
 
+        count, good = whole + len(faults), rows
+        if reasons := self._reasons(rows):
+            faults |= {place: fault_of(place, reason) for place, reason in reasons.items()}
+            kept = [place for place in range(whole) if place not in reasons]
+            echoes, good = [echoes[place] for place in kept], rows[kept]
         tensors: dict[str, Array] | list[dict[str, Array]]
-        tensors = {self._spec.name: rows} if whole else []
-        return Batch(whole + len(faults), echoes, tensors, fault_of, faults)
+        tensors = {self._spec.name: good} if len(good) else []
+        return Batch(count, echoes, tensors, fault_of, faults)
+
+    def _reasons(self, rows: Array) -> dict[int, str]:
+        """Return what is wrong with rows of floats, by their places: as of any other record."""
+        reasons: dict[int, str] = {}
+        if self._dtype.kind == "f" and not np.isfinite(rows).all():
+            sound = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+            for place in np.flatnonzero(~sound).tolist():
+                try:
+                    typed_array(rows[place], self._spec.name, self._spec, self._missing)
+                except InferenceError as error:
+                    reasons[place] = str(error)
+        return reasons

@@ -2,9 +2,11 @@
 
 import fnmatch
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,17 @@ import numpy as np
 from model_delivery_engine.batch.exact_json import read_json
 from model_delivery_engine.errors import InferenceError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
+
+
+class Missing(StrEnum):
+    """What a missing value of a float input is: null, an empty cell, NaN, or a text for them."""
+
+    ERROR = "error"  # its record has no answer
+    NAN = "nan"  # NaN, to a model that takes it for one
+
+
+# Texts for a missing value, as pandas reads and writes them.
+_MISSING_TEXTS = {"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"}
 
 
 @dataclass
@@ -36,11 +49,15 @@ class RecordParser:
 
     :param inputs: the model's inputs; the first dimension is the batch
     :param input_fields: record field to input name (default: fields are named as the inputs)
+    :param missing: what a missing value of a float input is
     :raises InferenceError: a field for an unknown input, or an input without a field
     """
 
     def __init__(
-        self, inputs: Sequence[TensorSpec], input_fields: Mapping[str, str] | None
+        self,
+        inputs: Sequence[TensorSpec],
+        input_fields: Mapping[str, str] | None,
+        missing: Missing = Missing.ERROR,
     ) -> None:
         fields = dict(input_fields or {spec.name: spec.name for spec in inputs})
         specs = {spec.name: spec for spec in inputs}
@@ -50,18 +67,23 @@ class RecordParser:
                 f"the model's inputs are {', '.join(specs)}"
             )
         self._fields = {field: specs[name] for field, name in fields.items()}
+        self.missing = missing
         self._patterns = [field for field in self._fields if "*" in field]
+
+    def ordering(self, columns: Sequence[str]) -> Sequence[str] | None:
+        """Return a table's columns where their order tells what a value is of, else None."""
+        return tuple(columns) if self._patterns else None
 
     @property
     def fields(self) -> Mapping[str, TensorSpec]:
         """The model's inputs by record field; a ``*`` in a name stands for several fields."""
         return self._fields
 
-    def parse(self, offset: int, line: bytes, *, ordered: bool = False) -> Record:
+    def parse(self, offset: int, line: bytes, *, columns: Sequence[str] | None = None) -> Record:
         """Read one line of JSON; a bad one becomes a record with its reason.
 
-        :param ordered: whether its fields have an order, as in an error line of a table's row
-            (default: no, as JSON has it)
+        :param columns: of a table's row, the table's columns in order (default: it is none, and its
+            fields have no order, as JSON has it)
         """
         try:
             data = read_json(line)
@@ -69,7 +91,14 @@ class RecordParser:
             return Record(offset, None, {}, f"not JSON: {error}")
         if not isinstance(data, dict):
             return Record(offset, None, {}, "not a JSON object")
-        return self.parse_fields(offset, data, ordered=ordered)
+        if columns is None:
+            return self.parse_fields(offset, data, ordered=False)
+        new = [name for name in data if name not in columns and name not in self._fields]
+        if placeless := next(filter(self.is_input, new), None):
+            reason = f"field {placeless!r} is no column of its table, and has no place among them"
+            return Record(offset, None, {}, reason)
+        row = {name: data[name] for name in columns if name in data}
+        return self.parse_fields(offset, {**row, **data})
 
     def parse_fields(self, offset: int, data: Mapping[str, Any], *, ordered: bool = True) -> Record:
         """Turn fields into tensors; a bad value becomes a record with its reason.
@@ -79,7 +108,8 @@ class RecordParser:
         rest = {name: value for name, value in data.items() if not self.is_input(name)}
         try:
             tensors = {
-                s.name: _sample(data, field, s, ordered) for field, s in self._fields.items()
+                s.name: _sample(_value(data, field, ordered), field, s, self.missing)
+                for field, s in self._fields.items()
             }
         except InferenceError as error:
             return Record(offset, rest, {}, str(error))
@@ -105,8 +135,8 @@ def takes_one(shape: Sequence[int]) -> bool:
     return all(size == 1 for size in shape)
 
 
-def _sample(data: Mapping[str, Any], field: str, spec: TensorSpec, ordered: bool) -> Array:
-    array = typed_array(_value(data, field, ordered), field, spec)
+def _sample(value: Any, field: str, spec: TensorSpec, missing: Missing) -> Array:
+    array = typed_array(value, field, spec, missing)
     wanted = spec.shape[1:]
     if not array.ndim and takes_one(wanted):
         return array.reshape(wanted)
@@ -152,7 +182,9 @@ _DIGITS = re.compile("[0-9]+")
 _KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
 
 
-def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
+def typed_array(
+    value: Any, field: str, spec: TensorSpec, missing: Missing = Missing.ERROR
+) -> Array:
     """Convert without loss: no text to number, no fraction to integer, no overflow."""
     dtype = NUMPY_TYPES[spec.dtype]
     if dtype.kind == "O":
@@ -163,15 +195,15 @@ def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
         array = np.asarray(value)  # in what type it comes: text does not become a number
     except (ValueError, OverflowError) as error:
         raise InferenceError(f"field {field!r} is not a regular array: {error}") from error
-    if array.dtype.kind == "O" and dtype.kind == "f":
-        array = _floats(array)
+    if array.dtype.kind in "OU" and dtype.kind == "f":
+        array = _floats(value, array, missing)
     if array.dtype.kind in "fO" and dtype.kind in "iu":
         try:
             array = _whole(value, array)
         except OverflowError as error:
             raise _out_of_range(field, spec) from error
     if array.dtype.kind not in _KINDS[dtype.kind]:
-        raise InferenceError(f"field {field!r} does not hold {spec.dtype} values")
+        raise _wrong_kind(value, field, spec)
     with np.errstate(over="ignore"):
         # By way of a double, as the parser of arrays reads them: a record's values must not depend
         # on whether others of its batch are bad.
@@ -179,7 +211,7 @@ def typed_array(value: Any, field: str, spec: TensorSpec) -> Array:
     if dtype.kind in "iu" and not np.array_equal(typed, array):
         raise _out_of_range(field, spec)
     if dtype.kind == "f" and not np.isfinite(typed).all():
-        raise _not_finite(field, spec, typed)
+        _check_missing(typed, field, spec, missing)
     return typed
 
 
@@ -205,10 +237,29 @@ def _out_of_range(field: str, spec: TensorSpec) -> InferenceError:
     return InferenceError(f"field {field!r} has a value outside the range of {spec.dtype}")
 
 
-def _not_finite(field: str, spec: TensorSpec, typed: Array) -> InferenceError:
-    if np.isnan(typed).any():
-        return InferenceError(f"field {field!r} holds NaN; put a number there")
-    return _out_of_range(field, spec)
+def _wrong_kind(value: Any, field: str, spec: TensorSpec) -> InferenceError:
+    floats = NUMPY_TYPES[spec.dtype].kind == "f"
+    if floats and any(map(_is_missing, np.asarray(value, object).flat)):
+        return InferenceError(
+            f"field {field!r} does not hold {spec.dtype} values: one is missing; put a number "
+            f"there, {_OR_NAN}"
+        )
+    return InferenceError(f"field {field!r} does not hold {spec.dtype} values")
+
+
+def _check_missing(typed: Array, field: str, spec: TensorSpec, missing: Missing) -> None:
+    """Raise an InferenceError for floats some of which are not finite, unless those are missing."""
+    if np.isinf(typed).any():
+        raise _out_of_range(field, spec)
+    if missing != Missing.NAN:
+        raise InferenceError(f"field {field!r} holds NaN; put a number there, {_OR_NAN}")
+
+
+_OR_NAN = "or say missing='nan' where the model takes NaN"
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (type(value) is str and value.strip().lower() in _MISSING_TEXTS)
 
 
 def _whole(value: Any, array: Array) -> Array:
@@ -219,6 +270,14 @@ def _whole(value: Any, array: Array) -> Array:
     return numbers.astype(np.int64 if min(numbers.flat, default=0) < 0 else np.uint64)
 
 
-def _floats(array: Array) -> Array:
-    """Return floats for numbers some of which are whole and beyond 64 bits; else what is given."""
-    return array.astype(np.float64) if all(type(n) in (int, float) for n in array.flat) else array
+def _floats(value: Any, array: Array, missing: Missing) -> Array:
+    """Return floats for numbers some of which numpy has no type for, else its array.
+
+    These are whole and beyond 64 bits, or missing.
+    """
+    numbers = list(np.asarray(value, object).flat)
+    if missing == Missing.NAN:
+        numbers = [math.nan if _is_missing(each) else each for each in numbers]
+    if not all(type(each) in (int, float) for each in numbers):
+        return array
+    return np.array(numbers, np.float64).reshape(array.shape)

@@ -21,7 +21,7 @@ from model_delivery_engine.batch.recommend import (
     RecommenderLines,
     service_error_line,
 )
-from model_delivery_engine.batch.records import RecordParser
+from model_delivery_engine.batch.records import Missing, RecordParser
 from model_delivery_engine.batch.sinks import HandOver, PartFile, Sink, open_sink
 from model_delivery_engine.batch.storage import check_state
 from model_delivery_engine.disk import disk_watched
@@ -48,6 +48,7 @@ class Work:
     :param header: a CSV object's first line
     :param input_fields: record field to input name; None: fields are named as the inputs
     :param recommendations: what to ask of a recommender; None: the model is none
+    :param missing: what a missing value of a float input is
     :param spool: folder for what a part leaves
     """
 
@@ -61,6 +62,7 @@ class Work:
     header: bytes = b""
     input_fields: Mapping[str, str] | None = None
     recommendations: Recommendations | None = None
+    missing: Missing = Missing.ERROR
 
 
 @dataclass(frozen=True)
@@ -197,13 +199,13 @@ def _reader(work: Work, model: Runnable) -> _Reader:
     if work.input_format == InputFormat.RAW:
         from model_delivery_engine.batch.raw_records import RawRecords
 
-        return RawRecords(model.inputs[0], work.uri)
+        return RawRecords(model.inputs[0], work.uri, work.missing)
     if work.input_format == InputFormat.IMAGES:
         from model_delivery_engine.batch.images import Images
 
         return Images(model.inputs[0], work.uri)
     try:
-        parser = RecordParser(model.inputs, work.input_fields)
+        parser = RecordParser(model.inputs, work.input_fields, work.missing)
     except InferenceError as error:
         raise BatchError(f"model {model.name!r}: {error}") from error
     if work.input_format == InputFormat.CSV:
