@@ -29,7 +29,10 @@ def even_axes(shapes: Shapes) -> tuple[int, ...]:
     return tuple(a for a in sorted({1, rank - 1}) if len({shape[a] for shape in shapes}) == 1)
 
 
-def are_enough(shapes: Shapes, axis: int | None) -> bool:
-    """Tell whether the places of a dimension have 16 values or more; for None an output's all."""
+def are_enough(shapes: Shapes, axis: int | None, values: int = _VALUES) -> bool:
+    """Tell whether the places of a dimension have as many values; for None an output's all.
+
+    :param values: how many each has to have (default: 16)
+    """
     channels = 1 if axis is None else shapes[0][axis]
-    return sum(map(math.prod, shapes)) >= _VALUES * channels
+    return sum(map(math.prod, shapes)) >= values * channels

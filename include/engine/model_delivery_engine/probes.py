@@ -20,6 +20,7 @@ from model_delivery_engine.golden import SEED, draw_inputs, refuse_strings
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 Answer = Callable[[dict[str, Array]], dict[str, Array]]
+Categories = Mapping[int, Sequence[float]]
 
 UNIT = "unit"
 # Name, then what floats and what wide integers are drawn from.
@@ -84,7 +85,11 @@ class Probe:
 
 
 def answer_probe(
-    name: str, specs: Sequence[TensorSpec], answer: Answer, until: float = float("inf")
+    name: str,
+    specs: Sequence[TensorSpec],
+    answer: Answer,
+    until: float = float("inf"),
+    categories: Categories | None = None,
 ) -> Probe | str:
     """Draw a distribution and have the model to match answer it.
 
@@ -94,6 +99,7 @@ def answer_probe(
     :param name: one of `DISTRIBUTIONS`, or ``missing``
     :param answer: runs the model
     :param until: the `time.monotonic` past which no more is asked
+    :param categories: as `draw` takes them
     :returns: the probe, or why there is none
     """
     if time.monotonic() > until:
@@ -102,7 +108,7 @@ def answer_probe(
     narrowed = [False, True] if "f" in kinds and kinds & set("iu") else [False]
     why = ""
     for narrow in narrowed:
-        runs = draw(name, specs, narrow=narrow)
+        runs = draw(name, specs, narrow=narrow, categories=categories)
         found = answer_runs(runs, answer)
         if not isinstance(found, str):
             label = f"{name}{_NARROW}" if narrow and name != UNIT else name
@@ -220,19 +226,31 @@ def _apart(got: Array, want: Array) -> Array:
 
 
 def draw(
-    name: str, specs: Sequence[TensorSpec], *, narrow: bool = False, seed: int = SEED
+    name: str,
+    specs: Sequence[TensorSpec],
+    *,
+    narrow: bool = False,
+    seed: int = SEED,
+    categories: Categories | None = None,
 ) -> list[dict[str, Array]]:
     """Draw the runs of a distribution; the same seed draws the same.
 
     :param narrow: 0 and 1 for whole numbers, whatever the distribution
+    :param categories: by column of the one input, what is drawn there instead (default: none)
     """
-    if name == UNIT:
-        return [draw_inputs(specs, seed=seed)]
     rng = np.random.default_rng([seed, *name.encode()])
-    rows, runs = _sizes(specs)
-    return [
-        {spec.name: _drawn(rng, name, spec, rows, narrow) for spec in specs} for _ in range(runs)
-    ]
+    if name == UNIT:
+        drawn = [draw_inputs(specs, seed=seed)]
+    else:
+        rows, runs = _sizes(specs)
+        drawn = [
+            {spec.name: _drawn(rng, name, spec, rows, narrow) for spec in specs}
+            for _ in range(runs)
+        ]
+    for place, values in (categories or {}).items():
+        for table in (run[specs[0].name] for run in drawn):
+            table[:, place] = rng.choice(values, len(table))
+    return drawn
 
 
 def _sizes(specs: Sequence[TensorSpec]) -> tuple[int, int]:

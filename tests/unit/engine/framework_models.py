@@ -224,11 +224,47 @@ def tensorflow(folder: Path) -> None:
     pooled = keras.layers.GlobalAveragePooling2D(data_format="channels_first")(hidden)
     keras.Model(pixels, keras.layers.Dense(2)(pooled)).save(folder / "channels_first.keras")
 
+    picture = keras.layers.Input((8, 8, 3), name="image")
+    turned = keras.layers.RandomRotation(0.2)(keras.layers.RandomFlip()(picture))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(turned))
+    keras.Model(picture, keras.layers.Dense(2)(pooled)).save(folder / "augmented.keras")
+    _keras_2(folder)
+
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     images = np.random.default_rng(0).random((20, 1, 8, 8, 3)).astype(np.float32)
     converter.representative_dataset = lambda: ([image] for image in images)
     (folder / "integers.tflite").write_bytes(converter.convert())
+
+
+def _keras_2(folder: Path) -> None:
+    """Write convolutions with the arguments that Keras 2 wrote of them, in a file of its form."""
+    import json
+
+    import h5py
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="image"),
+            layers.DepthwiseConv2D(3),
+            layers.Conv2DTranspose(4, 3),
+            layers.SeparableConv2D(4, 3),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    kernel = {"kernel_initializer": None, "kernel_regularizer": None, "kernel_constraint": None}
+    for name, groups in (("keras_2.h5", 1), ("grouped.h5", 3)):
+        model.save(folder / name)
+        with h5py.File(folder / name, "r+") as file:
+            written = json.loads(file.attrs["model_config"])
+            for layer in written["config"]["layers"]:
+                if "Conv" in layer["class_name"]:
+                    layer["config"]["groups"] = groups
+                if layer["class_name"] == "SeparableConv2D":
+                    layer["config"] |= kernel
+            file.attrs["model_config"] = json.dumps(written)
 
 
 def xgboost(folder: Path) -> None:
@@ -397,6 +433,7 @@ def _sklearn_kinds(folder: Path) -> None:
     ):  # fmt: skip
         skops.io.dump(model.fit(features, wanted), folder / f"{name}.skops")
     _sklearn_decisions(folder, features, labels > 0)
+    _sklearn_tables(folder)
     kinds = np.c_[features[:, :4], rng.integers(0, 4, 400)]
     histogram = ensemble.HistGradientBoostingClassifier(max_iter=5, categorical_features=[4])
     skops.io.dump(histogram.fit(kinds, labels), folder / "kinds.skops")
@@ -410,6 +447,63 @@ def _sklearn_kinds(folder: Path) -> None:
     model = linear_model.LinearRegression().fit(times, times[:, 0] - 1.7e9)
     skops.io.dump(model, folder / "times.skops")
     np.savez(folder / "times.npz", input=times, labels=model.predict(times))
+
+
+def _sklearn_tables(folder: Path) -> None:
+    """Write what tables are learnt with: encoders of categories, columns by name, searches."""
+    import numpy as np
+    import skops.io
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import GridSearchCV, KFold, RandomizedSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+
+    rng = np.random.default_rng(0)
+    kinds = np.c_[rng.integers(2, 7, 400), rng.integers(100, 104, 400)].astype(float)
+    table = np.c_[rng.normal(size=(400, 2)), kinds]
+    labels = ((kinds[:, 0] > 4) ^ (table[:, 0] > 0)).astype(int)
+    texts = np.array(["a", "b"], object)[labels]
+
+    def encoded(encoder: Any, last: Any) -> Any:
+        columns = [("kinds", encoder, [2, 3])]
+        return make_pipeline(ColumnTransformer(columns, remainder="passthrough"), last)
+
+    named = ColumnTransformer([("one", StandardScaler(), [3, 0]), ("all", "passthrough", [1, 2])])
+    scored = LogisticRegression().fit(named.fit_transform(table), labels)
+    # What a data frame leaves: the columns' names, and their order.
+    named.feature_names_in_ = np.array(["age", "income", "kind", "place"], object)
+    named.transformers_ = [
+        (name, step, named.feature_names_in_[columns].tolist())
+        for name, step, columns in named.transformers_
+    ]
+    skops.io.dump(make_pipeline(named, scored), folder / "named_columns.skops")
+    scores = {"C": [0.1, 1.0]}
+    forest = RandomForestClassifier(5, random_state=0)
+    for name, model in (
+        ("one_hot", encoded(OneHotEncoder(), LogisticRegression())),
+        ("one_hot_of_some",
+         encoded(make_pipeline(SimpleImputer(), OneHotEncoder(handle_unknown="ignore")),
+                 LogisticRegression())),
+        ("ordinal", encoded(OrdinalEncoder(), forest)),
+        ("search", GridSearchCV(LogisticRegression(), scores, scoring="accuracy")),
+        ("search_in_a_pipeline",
+         make_pipeline(StandardScaler(), GridSearchCV(LogisticRegression(), scores))),
+        ("search_of_pipelines",
+         RandomizedSearchCV(make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": [1, 2]},
+                            n_iter=2, cv=KFold(3), random_state=0)),
+        ("own_search", GridSearchCV(LogisticRegression(), scores, scoring=own_score)),
+    ):  # fmt: skip
+        skops.io.dump(model.fit(table, labels), folder / f"{name}.skops")
+    words = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(texts[:, None], labels)
+    skops.io.dump(words, folder / "words.skops")
+
+
+def own_score(model: Any, features: Any, labels: Any) -> float:
+    """Return the share that is right, by a function that is none of scikit-learn's."""
+    return float((model.predict(features) == labels).mean())
 
 
 def _sklearn_decisions(folder: Path, features: Any, labels: Any) -> None:

@@ -15,6 +15,7 @@ from model_delivery_engine.archive import pack_archive
 from model_delivery_engine.bundle import Manifest, open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model
 from model_delivery_engine.errors import ConversionError, EngineError, Reason, ToolchainError
+from model_delivery_engine.frameworks import xgboost
 from model_delivery_engine.frameworks.environment import environment_python
 from model_delivery_engine.frameworks.versions import check_framework_version
 from model_delivery_engine.probes import NO_TIME
@@ -145,9 +146,12 @@ def test_a_model_answers_as_in_its_framework(
             Reason.DATA_INPUT_INVALID,
             "names sizes; the signature's inputs are lengths",
         ),
+        ("KERAS", "tensorflow", "grouped.h5", IMAGE, Reason.MODEL_UNREADABLE, "'groups': 3"),
         ("SKLEARN", "sklearn", "forest.joblib", None, Reason.UNTRUSTED_CODE, "ALLOW_CODE"),
         ("SKLEARN", "sklearn", "code.skops", None, None, "FunctionTransformer"),
         ("SKLEARN", "sklearn", "kinds.skops", None, Reason.OPERATOR_UNSUPPORTED, "categorical"),
+        ("SKLEARN", "sklearn", "words.skops", None, Reason.TENSOR_UNSUPPORTED, "of texts"),
+        ("SKLEARN", "sklearn", "own_search.skops", None, None, "search.best_estimator_"),
         (
             "PYTORCH",
             "pytorch",
@@ -197,6 +201,8 @@ SIX = '{"x": [-1, 6]}'
         ("KERAS", "tensorflow", "gelu.keras", '{"x": [-1, 4]}'),
         ("KERAS", "tensorflow", "dictionary.keras", '{"a": [-1, 4], "b": [-1, 3]}'),
         ("KERAS", "tensorflow", "channels_first.keras", '{"image": [-1, 3, 8, 6]}'),
+        ("KERAS", "tensorflow", "augmented.keras", IMAGE),
+        ("KERAS", "tensorflow", "keras_2.h5", IMAGE),
         *(("XGBOOST", "xgboost", f"{name}.ubj", None)
           for name in ("rank", "cox", "logistic", "hinge", "raw", "quantile", "poisson", "tweedie",
                        "both", "vector", "dart", "linear", "forest", "truths")),
@@ -204,7 +210,8 @@ SIX = '{"x": [-1, 6]}'
           for name in ("mlp", "mlp_regressor", "histogram", "histogram_regressor", "boosting",
                        "clusters", "outliers", "vectors", "neighbours", "names", "holes",
                        "forest_of_many", "margins", "one_each", "voters", "stack", "two_targets",
-                       "two_labels", "two_classifiers")),
+                       "two_labels", "two_classifiers", "one_hot", "one_hot_of_some", "ordinal",
+                       "named_columns", "search", "search_in_a_pipeline", "search_of_pipelines")),
     ],
 )  # fmt: skip
 def test_a_common_model_is_right_on_inputs_of_every_kind(
@@ -217,6 +224,23 @@ def test_a_common_model_is_right_on_inputs_of_every_kind(
     if framework == "XGBOOST":
         assert "missing" in conversion.proved
         assert ("splits" in conversion.proved) == (name != "linear.ubj")
+
+
+@pytest.mark.parametrize("name", ["one_hot", "one_hot_of_some", "ordinal"])
+def test_a_column_of_categories_is_drawn_from_them(
+    tmp_path: Path, compile_file: Compile, name: str
+) -> None:
+    compile_file("SKLEARN", "sklearn", f"{name}.skops", None)
+    bundle = open_bundle(tmp_path / "bundle.tar.gz", tmp_path / "opened")
+    (table,) = bundle.golden_inputs.values()
+    assert set(table[:, 2]) <= {2, 3, 4, 5, 6}
+    assert set(table[:, 3]) <= {100, 101, 102, 103}
+    assert ((table[:, :2] >= 0) & (table[:, :2] < 1)).all()
+
+
+def test_the_model_of_sagemakers_own_container_is_found(tmp_path: Path) -> None:
+    (tmp_path / "xgboost-model").write_bytes(b"{")
+    assert xgboost.find(tmp_path).name == "xgboost-model"
 
 
 @pytest.mark.parametrize("name", ["two", "three", "dart", "linear"])

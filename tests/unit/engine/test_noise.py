@@ -11,11 +11,13 @@ import pytest
 from model_delivery_engine.bundle import open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model, noise
 from model_delivery_engine.compile.noise import ask, measure_noise
-from model_delivery_engine.compile.variation import variation_of
+from model_delivery_engine.compile.variation import variations_of
 from model_delivery_engine.errors import ParityError
 from model_delivery_engine.golden import draw_inputs
 from model_delivery_engine.measurements import Candidate
 from model_delivery_engine.parity import tolerance_for
+from model_delivery_engine.quantize.integers import quantize_dynamic, scheme_for
+from model_delivery_engine.quantize.samples import Samples
 from model_delivery_engine.runtime import Model, check_golden, open_session, session_options
 from model_delivery_engine.targets import Target
 from onnx import TensorProto, helper
@@ -210,17 +212,17 @@ def test_an_output_is_looked_at_until_it_varies_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of a batch of one: 16 runs show its channels, and whether they vary is told once."""
-    shape = (TensorProto.FLOAT, [1, 40, 4])
+    shape = (TensorProto.FLOAT, [1, 40, 16])
     node = helper.make_node("Softmax", ["features"], ["y"], axis=1)
     source = opened(save_graph(tmp_path / "m.onnx", [node], {"features": shape}, {"y": shape}))
     looks: list[int] = []
 
     def counted(answers: Any) -> Any:
         looks.append(len(answers))
-        return variation_of(answers)
+        return variations_of(answers)
 
-    monkeypatch.setattr(noise, "variation_of", counted)
-    assert len(ask(source, draw_inputs(source.inputs), None)) == 1, "160 values, of 4 channels"
+    monkeypatch.setattr(noise, "variations_of", counted)
+    assert len(ask(source, draw_inputs(source.inputs), None)) == 1, "16 values in each place"
     assert looks == [1]
     few = (TensorProto.FLOAT, [1, 40])
     source = opened(save_graph(tmp_path / "n.onnx", [node], {"features": few}, {"y": few}))
@@ -263,32 +265,77 @@ def answers(*spreads: float, offset: float = 0.0) -> Any:
         pytest.param(answers(200.0, 0.3), [200.0, 0.3], id="two units"),
         pytest.param(answers(0.4, 1e-4, offset=0.5), [0.4, 0.04], id="a class nobody asked for"),
         pytest.param(answers(4.0, 1.0, 0.2), [4.0, 1.0, 0.4], id="one unit"),
-        pytest.param(answers(100.0, 5.0, 0.4), [100.0, 10.0, 10.0], id="no gap between them"),
+        pytest.param(answers(100.0, 5.0, 0.4), [100.0, 10.0, 0.4], id="one between two units"),
         pytest.param(answers(4.0, 0.0), [4.0, 0.4], id="zeros beside what varies"),
     ],
 )
 def test_channels_count_as_varying_beside_their_unit(source: Any, counted: list[float]) -> None:
     """A uniform distribution's mean square is a third of its bound's."""
-    found = variation_of(source)
+    (found,) = variations_of(source)
     assert found.varies
     assert np.sqrt(3 * found.signal) == pytest.approx(counted, rel=0.15)
 
 
 def test_a_constant_vector_varies_not_and_is_held_to_its_magnitude() -> None:
-    found = variation_of(answers(0.0, 0.0, offset=3.0))
+    (found,) = variations_of(answers(0.0, 0.0, offset=3.0))
     assert not found.varies
     assert found.signal == pytest.approx([9.0, 9.0])
-    few = variation_of([np.zeros((1, 100), np.float32)] * 4)
-    assert few.axis is None
 
 
 @pytest.mark.parametrize(
-    ("shape", "axis"),
+    ("shape", "axes"),
     [
-        ((64, 5), 1), ((1, 84, 8400), 1), ((1, 300, 84), 2), ((64, 1, 5), 2), ((1, 1, 32, 48), 1),
-        ((1, 32, 48, 3), 3), ((64,), None),
+        ((64, 5), [1]), ((1, 84, 8400), [1, 2]), ((1, 300, 84), [1, 2]), ((64, 1, 5), [2]),
+        ((1, 84, 20, 20), [1, 3]), ((1, 3, 20, 20, 85), [1, 4]), ((64, 3, 8), [1, 2]),
+        ((1, 1, 32, 48), [1]), ((1, 32, 48, 1), [3]), ((64, 1), [1]), ((64,), [None]),
+        ((3, 100), [None]),
     ],
 )  # fmt: skip
-def test_channels_are_the_fewer_places(shape: tuple[int, ...], axis: int | None) -> None:
-    """A column of pixels is no channel, and one box has as many as many boxes."""
-    assert variation_of([np.zeros(shape, np.float32)]).axis == axis
+def test_places_of_each_dimension_that_may_be_of_channels_are_held(
+    shape: tuple[int, ...], axes: list[int | None]
+) -> None:
+    """A column of a single map is no channel, and three values show nothing of one."""
+    found = variations_of([np.zeros(shape, np.float32)])
+    assert [each.axis for each in found] == axes
+
+
+def test_channels_are_held_where_a_map_has_fewer_columns(tmp_path: Path) -> None:
+    """A head of four distances in pixels and 20 scores, which a common step takes away."""
+    scales = np.array([50] * 4 + [1] * 20, np.float32).reshape(1, 24, 1, 1)
+
+    def head(name: str, step: float) -> Model:
+        nodes = [
+            helper.make_node("Mul", ["features", "scales"], ["raw"]),
+            helper.make_node("Div", ["raw", "step"], ["steps"]),
+            helper.make_node("Round", ["steps"], ["whole"]),
+            helper.make_node("Mul", ["whole", "step"], ["y"]),
+        ]
+        tensor = (TensorProto.FLOAT, ["n", 24, 8, 8])
+        constants = {"scales": scales, "step": np.float32(step)}
+        return opened(save_graph(tmp_path / name, nodes, {"features": tensor}, {"y": tensor},
+                                 constants))  # fmt: skip
+
+    source = head("source.onnx", 1e-3)
+    rng = np.random.default_rng(0)
+    samples = Samples({"features": rng.normal(size=(32, 24, 8, 8)).astype(np.float32)})
+    found = measure_noise(head("rounded.onnx", 4.0), ask(source, {}, samples))
+    assert found.db is not None
+    assert found.db < 1, "the scores are all zero"
+    assert "of dimension 1" in found.channel
+
+
+@pytest.mark.parametrize("count", [3, 4, 8, 15])
+def test_few_samples_hide_no_channel(count: int, tmp_path: Path) -> None:
+    """A score beside four edges in pixels is a constant in 8 bits."""
+    source = opened(boxes_and_score(tmp_path / "m.onnx"))
+    quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx", scheme_for("X86_64", False))
+    rows = np.random.default_rng(0).normal(size=(count, FEATURES)).astype(np.float32)
+    asked = ask(source, {}, Samples({"features": rows}))
+    if count < 4:
+        with pytest.raises(ParityError, match=r"too few values .* give more samples"):
+            measure_noise(opened(tmp_path / "q.onnx"), asked)
+        return
+    found = measure_noise(opened(tmp_path / "q.onnx"), asked)
+    assert found.db is not None
+    assert found.db < 10
+    assert "place 4 of" in found.channel

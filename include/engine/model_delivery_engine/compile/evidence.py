@@ -30,7 +30,6 @@ from model_delivery_engine.errors import (
 )
 from model_delivery_engine.frameworks import Imported
 from model_delivery_engine.frameworks.results import Answers, refuse_other_inputs
-from model_delivery_engine.golden import draw_inputs
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.options import COUNTED, CompilerOptions
@@ -104,17 +103,19 @@ def gather(
     :raises OptionsError: samples or labels that do not fit the model
     """
     reference = load_model(source, unoptimised_options(), seconds)
-    golden = draw_inputs(reference.inputs)
+    answers = imported.reference
+    if answers is not None:
+        refuse_other_inputs(answers, reference.inputs)
+    categories = answers.categories if answers else {}
+    golden = probes.draw(probes.UNIT, reference.inputs, categories=categories)[0]
     expected = answers_to(reference, golden, request)
     refuse_nan(expected)
-    answers = imported.reference
     own = _load_own(reference, options, files, answers is not None and answers.missing)
     ranking = ranking_of(source, seconds)
     conversion = None
     if answers is None:
         asked, left_out = answer_itself(reference, own)
     else:
-        refuse_other_inputs(answers, reference.inputs)
         asked, left_out = _with_inputs(answers, own, reference), answers.left_out
         enough = sum(map(len, own.values())) >= ENOUGH_SAMPLES
         proof = _Proof(reference, answers, request.framework, ranking)

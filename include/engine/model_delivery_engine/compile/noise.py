@@ -22,8 +22,9 @@ from model_delivery_engine.compile.variation import (
     Mean,
     Variation,
     by_channel,
-    channels_of,
-    variation_of,
+    dimensions_of,
+    show_channels,
+    variations_of,
 )
 from model_delivery_engine.errors import InferenceError, ParityError
 from model_delivery_engine.golden import SEED
@@ -108,7 +109,7 @@ def _told(asked: Sequence[Asked], varying: set[str]) -> bool:
         answers = [each.expected[name] for each in asked]
         shapes = [each.shape for each in answers]
         if first.dtype.kind == "f":
-            enough = are_enough(shapes, channels_of(shapes))
+            enough = all(are_enough(shapes, axis) for axis in dimensions_of(shapes) or (None,))
         else:
             enough = sum(each.size for each in answers) >= _ANSWERS
         if not enough or not (name in varying or _varies(answers)):
@@ -120,7 +121,7 @@ def _told(asked: Sequence[Asked], varying: set[str]) -> bool:
 def _varies(answers: Sequence[Array]) -> bool:
     """Tell whether an output, or a channel of it, ever answers two values."""
     if answers[0].dtype.kind == "f":
-        return variation_of(answers).varies
+        return any(each.varies for each in variations_of(answers))
     values = [each.reshape(-1) for each in answers if each.size]
     return bool(values) and any((each != values[0][0]).any() for each in values)
 
@@ -130,7 +131,8 @@ def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -
 
     :param held: it was held to the source's answers elsewhere, value by value
     :raises ParityError: an answer of another shape, NaN or infinite where the source's is not; or
-        the source's own answers never differ, so that nothing can be told of the model
+        the source's own answers never differ, or are too few to show what a channel of an output
+        does, so that nothing can be told of the model
     """
     names = list(asked[0].expected)
     if not held and not any(_varies([each.expected[name] for each in asked]) for name in names):
@@ -139,8 +141,10 @@ def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -
             'of it; give samples that it tells apart: "calibration" or "samples", the URI of an '
             ".npz"
         )
+    if not held:
+        _refuse_few(asked)
     measures = {
-        name: _Floats(name, variation_of([each.expected[name] for each in asked]))
+        name: _Floats(name, variations_of([each.expected[name] for each in asked]))
         if asked[0].expected[name].dtype.kind == "f"
         else _Others(name)
         for name in names
@@ -157,6 +161,17 @@ def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -
     return noisier(*(each.noise() for each in measures.values()))
 
 
+def _refuse_few(asked: Sequence[Asked]) -> None:
+    for name, first in asked[0].expected.items():
+        shapes = [each.expected[name].shape for each in asked]
+        if first.dtype.kind == "f" and not show_channels(shapes):
+            raise ParityError(
+                f"output {name!r} has the shapes {sorted(set(shapes))} in {len(asked)} runs, too "
+                "few values to tell whether each of its channels is kept; give more samples to "
+                "calibrate on, 16 or better 64"
+            )
+
+
 def noisier(*found: Noise) -> Noise:
     """Return the one of several that is furthest from the source's."""
     return min(found, key=lambda noise: np.inf if noise.db is None else noise.db)
@@ -165,8 +180,9 @@ def noisier(*found: Noise) -> Noise:
 class _Floats:
     """An output of floats: noise by channel, against what the source's answers vary by."""
 
-    def __init__(self, name: str, variation: Variation) -> None:
-        self._name, self._variation, self._mean = name, variation, Mean()
+    def __init__(self, name: str, variations: Sequence[Variation]) -> None:
+        self._name = name
+        self._means = [(variation, Mean()) for variation in variations]
 
     def add(self, got: Array, want: Array) -> None:
         """Compare a run; ParityError for NaN or infinity where the source has a number."""
@@ -178,20 +194,23 @@ class _Floats:
                 "way round"
             )
         got, want = np.where(known, got, 0.0), np.where(known, want, np.nan)
-        axis = self._variation.axis
-        self._mean.add((by_channel(got, axis) - by_channel(want, axis)) ** 2)
+        for variation, mean in self._means:
+            axis = variation.axis
+            mean.add((by_channel(got, axis) - by_channel(want, axis)) ** 2)
 
     def noise(self) -> Noise:
         """Return that of the channel that has most."""
-        noise = self._mean.value
+        return noisier(*(self._along(variation, mean.value) for variation, mean in self._means))
+
+    def _along(self, variation: Variation, noise: Array) -> Noise:
         noisy = noise > 0
         if not noisy.any():
             return Noise(None)
         ratios = np.full(noisy.shape, np.inf)
-        signal = np.maximum(self._variation.signal[noisy], _LEAST)
+        signal = np.maximum(variation.signal[noisy], _LEAST)
         ratios[noisy] = 10 * np.log10(signal / noise[noisy])
         channel = int(ratios.argmin())
-        return Noise(float(ratios[channel]), self._name, self._variation.words(channel))
+        return Noise(float(ratios[channel]), self._name, variation.words(channel))
 
 
 class _Others:

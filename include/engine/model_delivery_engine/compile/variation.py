@@ -2,16 +2,17 @@
 
 Only what varies is signal. A regressor around 1000 that answers 1000 whatever is asked is 50 dB
 from its source by energy, and has lost all of it. So each channel's mean over all runs is taken
-away, and each channel is held by itself, since boxes in pixels hide their scores.
+away, and each channel is held by itself, since boxes in pixels hide their scores. Where either of
+two dimensions may be of channels, the places of both are held: a shape does not say which it is.
 
 Noise that is nothing beside the other channels is no fault: a class that nobody asked for hardly
 varies, and would refuse every model in 8 bits. So a channel counts as varying by a tenth of the
 strongest of its unit at least. Of one unit are
 
 - channels whose values are all in [0, 1]: probabilities, of which one class is as much as another;
-- others, sorted by mean square, where each is within 30 dB of the next. Those 30 dB are the 20 of
+- others, sorted by mean square, that are within 30 dB of the strongest. Those 30 dB are the 20 of
   that tenth and the 10 of the usual bound: a channel that is lost is within them of the strongest
-  and seen, or beyond and a unit by itself.
+  and seen, or beyond and of a unit that does not hide it.
 
 A channel that is constant but for single precision's rounding is held to its own magnitude.
 """
@@ -25,7 +26,10 @@ from model_delivery_engine.channels import Shapes, are_enough, even_axes
 from model_delivery_engine.tensors import Array
 
 _FLOOR = 1e-2  # of the strongest's mean square: a tenth of what it varies by
-_GAP = 1e-3  # between mean squares of channels in different units
+_UNIT = 1e-3  # of the strongest's mean square: what is of its unit
+# Of a channel, for its mean square to say anything. A channel that is lost shows from two on; with
+# fewer than these, one that is not may look alike.
+_FEW = 4
 _BOXES_RANK = 3
 _ROUNDING = 1e-6  # of a channel's magnitude: single precision's last bits
 
@@ -48,19 +52,19 @@ class Variation:
         return f" (place {channel} of dimension {self.axis})" if len(self.signal) > 1 else ""
 
 
-def channels_of(shapes: Shapes) -> int | None:
-    """Return the dimension of an output's channels: the smaller one that may be of them.
+def dimensions_of(shapes: Shapes) -> tuple[int, ...]:
+    """Return the dimensions of an output whose places may be channels: the second, the last.
 
     Whether there are enough values to tell its channels apart is `channels.are_enough`'s to say.
 
-    A map has fewer channels than columns, a detector's head fewer than boxes; and a column of
-    pixels at an image's edge, held by itself, would refuse models that find every word. A second
-    dimension of one is of channels in maps only: elsewhere it is of one box.
+    A dimension of one is that of channels in maps: a column of pixels at an image's edge, held by
+    itself, would refuse models that find every word. Elsewhere it is of one box.
     """
     axes = even_axes(shapes)
-    if axes and len(shapes[0]) <= _BOXES_RANK:
-        axes = tuple(axis for axis in axes if shapes[0][axis] > 1) or axes
-    return min(axes, key=lambda axis: shapes[0][axis], default=None)
+    single = tuple(axis for axis in axes if shapes[0][axis] == 1)
+    if axes and len(shapes[0]) > _BOXES_RANK:
+        return single[:1] or axes
+    return tuple(axis for axis in axes if axis not in single) or single[:1]
 
 
 @dataclass
@@ -90,15 +94,27 @@ def by_channel(array: Array, axis: int | None) -> Array:
     return np.moveaxis(values, axis, -1).reshape(-1, array.shape[axis])
 
 
-def variation_of(answers: Sequence[Array]) -> Variation:
-    """Return what an output of floats varies by.
+def variations_of(answers: Sequence[Array]) -> tuple[Variation, ...]:
+    """Return what an output of floats varies by, along each dimension that may be of channels.
 
     :param answers: the source's, run by run; what is NaN or infinite is left out
+    :returns: one; more where a shape does not say which dimension it is. Where the answers are too
+        few to show anything of a channel (`show_channels`), that of all values together.
     """
-    shapes = [each.shape for each in answers]
-    axis = channels_of(shapes)
-    if not are_enough(shapes, axis):
-        axis = None
+    told = _told([each.shape for each in answers])
+    return tuple(_variation(answers, axis) for axis in told or (None,))
+
+
+def show_channels(shapes: Shapes) -> bool:
+    """Tell whether answers of these shapes show what the channels of an output do, if any."""
+    return not dimensions_of(shapes) or bool(_told(shapes))
+
+
+def _told(shapes: Shapes) -> tuple[int, ...]:
+    return tuple(axis for axis in dimensions_of(shapes) if are_enough(shapes, axis, _FEW))
+
+
+def _variation(answers: Sequence[Array], axis: int | None) -> Variation:
     mean, square, variance = Mean(), Mean(), Mean()
     for rows in (by_channel(each, axis) for each in answers):
         mean.add(rows)
@@ -120,8 +136,12 @@ def variation_of(answers: Sequence[Array]) -> Variation:
 
 
 def _units(signal: Array, chosen: Array) -> list[Array]:
-    """Return the places of channels, parted where their mean squares leave a gap."""
+    """Return the places of channels, parted where one is too far below its unit's strongest."""
     places = np.flatnonzero(chosen)
     places = places[np.argsort(-signal[places])]
-    sizes = signal[places]
-    return np.split(places, np.flatnonzero(sizes[1:] < _GAP * sizes[:-1]) + 1)
+    units = []
+    while places.size:
+        near = signal[places] >= _UNIT * signal[places[0]]
+        units.append(places[near])
+        places = places[~near]
+    return units

@@ -134,6 +134,7 @@ def to_onnx(
         outcome.quantised and getattr(module, "EIGHT_BITS", False),
         getattr(module, "MISSING", False),
         () if outcome.knows_missing else getattr(module, "OPTIONAL", ()),
+        outcome.categories if getattr(module, "CATEGORIES", False) else {},
     )
     return Imported(result / MODEL, answers, environment_versions(module.ENVIRONMENT))
 

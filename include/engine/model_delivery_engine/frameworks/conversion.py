@@ -58,6 +58,8 @@ class Converted:
     :param quantised: the model computes in 8 bits itself
     :param exact_splits: the trees' split points were carried over bit by bit
     :param knows_missing: it was trained on missing values, so that none of them is optional
+    :param categories: by column of the one input, what it was trained on and takes there; the rest
+        is drawn as for any model
     """
 
     run: Runner
@@ -65,6 +67,7 @@ class Converted:
     quantised: bool = False
     exact_splits: bool = False
     knows_missing: bool = False
+    categories: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
 
 def with_shapes(task: Conversion, own: Mapping[str, Sequence[Any] | None]) -> Conversion:

@@ -26,6 +26,14 @@ from model_delivery_engine.frameworks.tensorflow import (
 ENVIRONMENT = "tensorflow"
 _SAVE = "save the whole model with model.save('model.keras') and pack that one file"
 _IMAGE_RANK = 4
+_READ, _ENDS = 10_000, 200  # letters of a reason: read, and shown at either end
+_KERNEL = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+# Layers by what is before and behind their rank, and what Keras 2 wrote of them beside their own.
+_OF_KERAS_2 = (
+    ("DepthwiseConv", "", (1, 2), ("groups",)),
+    ("Conv", "Transpose", (1, 2, 3), ("groups",)),
+    ("SeparableConv", "", (1, 2), ("groups", *_KERNEL)),
+)
 _TO_NHWC = (0, 2, 3, 1)
 
 
@@ -42,7 +50,7 @@ def convert(task: Conversion) -> Converted:
     task = with_shapes(task, {tensor.name: _given(model, tensor) for tensor in model.inputs})
     images = _check_shapes(model, names, task.shapes)
     with tempfile.TemporaryDirectory() as folder:
-        model.export(folder, format="tf_saved_model", verbose=False)
+        _export(model, folder)
         arguments = ["--saved-model", folder]
         if images:
             arguments += ["--inputs-as-nchw", ",".join(images)]
@@ -64,13 +72,36 @@ def convert(task: Conversion) -> Converted:
     return Converted(run)
 
 
+def _export(model: Any, folder: str) -> None:
+    """Write a model as it infers; `model.export` traces augmentation as it trains."""
+    import keras
+
+    def infer(inputs: Any) -> Any:
+        return model(inputs, training=False)
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    given = keras.tree.map_structure(_described, _structured(model, model.inputs))
+    archive.add_endpoint("serve", infer, [given])
+    archive.write_out(folder, verbose=False)
+
+
+def _described(tensor: Any) -> Any:
+    import keras
+
+    return keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+
+
 def _load(task: Conversion) -> Any:
     import keras
 
+    old = {} if task.source.suffix.lower() == ".keras" else _layers_of_keras_2()
     try:
-        return keras.saving.load_model(task.source, compile=False, safe_mode=not task.allow_code)
+        return keras.saving.load_model(
+            task.source, old, compile=False, safe_mode=not task.allow_code
+        )
     except ValueError as error:
-        text = one_line(error)
+        text = one_line(error, _READ)
         if "lambda" in text.lower() and not task.allow_code:
             raise ConversionError(
                 "the model has a Lambda layer, which holds code of its own; replace it by a layer "
@@ -80,12 +111,39 @@ def _load(task: Conversion) -> Any:
             ) from error
         raise _unreadable(task, text) from error
     except Exception as error:
-        raise _unreadable(task, one_line(error)) from error
+        raise _unreadable(task, one_line(error, _READ)) from error
+
+
+def _layers_of_keras_2() -> dict[str, Any]:
+    """Return what reads layers that Keras 2 wrote with arguments of another layer's.
+
+    Its convolutions were made of one, whose arguments they wrote and never took.
+    """
+    import keras
+
+    def reading(layer: Any, dropped: tuple[str, ...]) -> Any:
+        class Reading(layer):  # type: ignore[misc]
+            @classmethod
+            def from_config(cls, config: dict[str, Any]) -> Any:
+                kept = {n: value for n, value in config.items() if n not in dropped}
+                # More groups than one it never had: they are refused as they were.
+                return layer.from_config(kept if config.get("groups", 1) == 1 else config)
+
+        return Reading
+
+    return {
+        f"{name}{rank}D{behind}": reading(getattr(keras.layers, f"{name}{rank}D{behind}"), dropped)
+        for name, behind, ranks, dropped in _OF_KERAS_2
+        for rank in ranks
+    }
 
 
 def _unreadable(task: Conversion, text: str) -> ConversionError:
+    # Its middle is a layer's settings, and its end the cause.
+    said = text if len(text) <= 2 * _ENDS else f"{text[:_ENDS]} … {text[-_ENDS:]}"
     return ConversionError(
-        f"Keras cannot load {task.source.name}: {text[:300]}; {_SAVE}",
+        f"Keras cannot load {task.source.name}: {said}; {_SAVE}, or where the Keras that wrote it "
+        "is older, as a SavedModel (framework TENSORFLOW)",
         reason=Reason.MODEL_UNREADABLE,
     )
 

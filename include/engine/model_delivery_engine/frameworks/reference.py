@@ -55,7 +55,8 @@ class Reference:
 
         :raises ConversionError: the model answers no output
         """
-        inputs = probes.draw(probes.UNIT, self._specs)[0]
+        drawn = probes.draw(probes.UNIT, self._specs, categories=self._converted.categories)
+        inputs = drawn[0]
         expected = self._answer(inputs)
         if not expected:
             raise ConversionError(
@@ -114,7 +115,9 @@ class Reference:
             # A split point is compared with the input as it came: there is nothing to round.
             found = answered if isinstance(answered, str) else Probe(name, _without_noise(answered))
         else:
-            found = probes.answer_probe(name, self._specs, self._answer, self._until)
+            found = probes.answer_probe(
+                name, self._specs, self._answer, self._until, self._converted.categories
+            )
         if isinstance(found, str):
             self._left_out[name] = found
         else:
@@ -131,6 +134,7 @@ class Reference:
             "left_out": self._left_out,
             "quantised": self._converted.quantised,
             "knows_missing": self._converted.knows_missing,
+            "categories": {str(n): list(v) for n, v in self._converted.categories.items()},
         }
 
     def _answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -29,6 +29,7 @@ _MOST_FILES = 10_000
 _MOST_FOLDERS = 8  # in one another
 _OUTCOME_BYTES = 2**20
 _TEXT = 2000  # letters
+_TABLE_RANK = 2
 _KINDS = {"inputs": "biuf", "expected": "biufUS", "noise": "f"}  # of numpy's data types
 
 
@@ -43,6 +44,7 @@ class Outcome:
     :param answered: distributions that the framework answered
     :param pending: those that it was answering, or had before it, when it ended
     :param left_out: those that it has no answers to, each with the reason
+    :param categories: by column, what was drawn there
     """
 
     ok: bool = False
@@ -55,6 +57,7 @@ class Outcome:
     answered: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    categories: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Answers:
     :param quantised: it computes in 8 bits itself
     :param missing: it takes NaN for a value that is missing
     :param optional: distributions on which the ONNX form may differ
+    :param categories: by column of the one input, what was drawn there
     """
 
     probes: tuple[Probe, ...]
@@ -73,6 +77,7 @@ class Answers:
     quantised: bool = False
     missing: bool = False
     optional: tuple[str, ...] = ()
+    categories: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 def weigh(folder: Path) -> tuple[int, int]:
@@ -151,6 +156,7 @@ def read_outcome(folder: Path) -> Outcome | None:
             answered=tuple(_text(each) for each in told.get("answered", ())),
             pending=tuple(_text(each) for each in told.get("pending", ())),
             left_out={_text(n): _text(why) for n, why in told.get("left_out", {}).items()},
+            categories={int(n): _numbers(v) for n, v in told.get("categories", {}).items()},
         )
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Unusable(f"{OUTCOME} cannot be read ({one_line(error, 100)})") from error
@@ -161,6 +167,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise Unusable(f"{type(value).__name__} where a text is expected")
     return " ".join(value[:_TEXT].encode("utf-8", "replace").decode().split())
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    numbers = tuple(map(float, values))
+    if not numbers or not np.isfinite(numbers).all():
+        raise Unusable("categories that are no numbers")
+    return numbers
 
 
 def read_answers(
@@ -217,13 +230,19 @@ def refuse_other_inputs(answers: Answers, specs: Sequence[TensorSpec]) -> None:
     """Refuse answers to other inputs than those that a distribution draws.
 
     :param specs: the ONNX model's inputs
-    :raises ConversionError: names the distribution
+    :raises ConversionError: names the distribution; categories of no column of theirs
     """
+    if not _are_columns(answers.categories, specs):
+        raise ConversionError(
+            "the framework told categories of columns that the model does not have; code in the "
+            "archive may have run: export the model to ONNX yourself",
+            reason=Reason.UNTRUSTED_CODE,
+        )
     for probe in answers.probes:
         name, narrow = probes.plain(probe.distribution)
         if name not in (*probes.DISTRIBUTIONS, probes.MISSING):
             continue
-        drawn = probes.draw(name, specs, narrow=narrow)
+        drawn = probes.draw(name, specs, narrow=narrow, categories=answers.categories)
         given = [run.inputs for run in probe.runs]
         if len(drawn) != len(given) or not all(map(_same, drawn, given)):
             raise ConversionError(
@@ -231,6 +250,13 @@ def refuse_other_inputs(answers: Answers, specs: Sequence[TensorSpec]) -> None:
                 "have run: export the model to ONNX yourself",
                 reason=Reason.UNTRUSTED_CODE,
             )
+
+
+def _are_columns(categories: Mapping[int, Any], specs: Sequence[TensorSpec]) -> bool:
+    if not categories:
+        return True
+    table = specs[0].shape if len(specs) == 1 else ()
+    return len(table) == _TABLE_RANK and all(0 <= place < table[1] for place in categories)
 
 
 def _same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason, one_line
-from model_delivery_engine.frameworks import sklearn_outputs
+from model_delivery_engine.frameworks import sklearn_outputs, sklearn_steps
 from model_delivery_engine.frameworks.conversion import (
     OPSET,
     Conversion,
@@ -22,6 +22,7 @@ from model_delivery_engine.frameworks.conversion import (
 ENVIRONMENT = "sklearn"
 INPUT = "input"
 MISSING = True  # NaN is a value that is missing
+CATEGORIES = True  # a column may be of categories, and no other value be an input
 # Forests take NaN also where none was in their training; skl2onnx carries over no way for it. Where
 # some was, they have learnt it, and it is held against the conversion.
 OPTIONAL = ("missing",)
@@ -71,6 +72,19 @@ _TRUSTED = (
     "sklearn.metrics._dist_metrics.ManhattanDistance64",
     "sklearn.metrics._dist_metrics.MinkowskiDistance",
     "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+    "sklearn.metrics._classification.accuracy_score",
+    "sklearn.metrics._classification.balanced_accuracy_score",
+    "sklearn.metrics._classification.f1_score",
+    "sklearn.metrics._classification.log_loss",
+    "sklearn.metrics._ranking.roc_auc_score",
+    "sklearn.metrics._regression.mean_absolute_error",
+    "sklearn.metrics._regression.mean_squared_error",
+    "sklearn.metrics._regression.r2_score",
+    "sklearn.metrics._regression.root_mean_squared_error",
+    "sklearn.metrics._scorer._PassthroughScorer",
+    "sklearn.metrics._scorer._Scorer",
+    "sklearn.model_selection._split.KFold",
+    "sklearn.model_selection._split.StratifiedKFold",
     "sklearn.neighbors._ball_tree.BallTree",
     "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
@@ -105,7 +119,14 @@ def convert(task: Conversion) -> Converted:
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
     from sklearn.base import is_classifier
 
-    model = _load(task)
+    model = sklearn_steps.without_search(_load(task))
+    if sklearn_steps.encodes_texts(model):
+        raise ConversionError(
+            "the model encodes columns of texts, and its ONNX form takes one table of numbers; "
+            "encode texts as numbers before the model, and fit it on those",
+            reason=Reason.TENSOR_UNSUPPORTED,
+        )
+    sklearn_steps.number_columns(model)
     name, batch, features = _input(task, model)
     if task.dtype not in _TYPES:
         raise ConversionError(
@@ -153,10 +174,13 @@ def convert(task: Conversion) -> Converted:
     sklearn_outputs.part_sequences(converted.graph)
     sklearn_outputs.declare(converted, model, batch, features)
     onnx.save(converted, task.into)
+    categories = sklearn_steps.categories_of(model, range(features))
+    answer = functools.partial(sklearn_outputs.answers, model, converted.graph)
     return Converted(
-        functools.partial(sklearn_outputs.answers, model, converted.graph),
+        sklearn_steps.with_exact_categories(answer, categories),
         double=True,
         knows_missing=_knows_missing(model),
+        categories=categories,
     )
 
 
@@ -254,8 +278,7 @@ def _load(task: Conversion) -> Any:
         types = [t for t in skops.io.get_untrusted_types(file=task.source) if t not in _TRUSTED]
         raise ConversionError(
             f"{task.source.name} holds {', '.join(types[:5])}, which skops does not know to be "
-            "safe; replace them by estimators of scikit-learn's own that hold no function of "
-            "yours",
+            f"safe; {_way_out(task.source)}",
             reason=Reason.UNTRUSTED_CODE,
             operator=types[0] if types else None,
         ) from error
@@ -264,6 +287,14 @@ def _load(task: Conversion) -> Any:
             f"skops cannot load {task.source.name}: {one_line(error, 300)}; {_SAVE}",
             reason=Reason.MODEL_UNREADABLE,
         ) from error
+
+
+def _way_out(source: Path) -> str:
+    with zipfile.ZipFile(source) as file:
+        schema = file.read("schema.json")
+    if b"SearchCV" in schema:
+        return "of a search, save what it found: search.best_estimator_"
+    return "replace them by estimators of scikit-learn's own that hold no function of yours"
 
 
 def _has_categories(source: Path) -> bool:

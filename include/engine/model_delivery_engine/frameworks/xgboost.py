@@ -22,6 +22,8 @@ _SAVE = "save it with booster.save_model('model.ubj') or 'model.json'"
 def find(folder: Path) -> Path:
     """Return the one model file below a folder."""
     found = with_suffix(folder, ".json", ".ubj")
+    # SageMaker's own container names it without a suffix; XGBoost tells its forms by what is in it.
+    found = found or [path for path in folder.rglob("xgboost-model") if path.is_file()]
     if not found and (old := with_suffix(folder, ".model", ".bin", ".pkl", ".pickle", ".joblib")):
         raise ConversionError(
             f"{old[0].name} is a pickle or XGBoost's old binary format; {_SAVE}",
