@@ -69,12 +69,6 @@ def check_plain(uri: str, beginning: bytes) -> None:
             )
 
 
-def format_of(uri: str) -> InputFormat | None:
-    """Tell an input's format from its name; None where that says nothing."""
-    stem = uri.rpartition("/")[2].removesuffix(SUFFIX[compression_of(uri)])
-    return next((form for end, form in _SUFFIXES.items() if stem.endswith(end)), None)
-
-
 def encoding_of(uri: str, given: str | None = None) -> Encoding:
     """Tell an input's encoding from its name.
 
@@ -84,7 +78,8 @@ def encoding_of(uri: str, given: str | None = None) -> Encoding:
     """
     compression = compression_of(uri)
     if given is None:
-        found = format_of(uri)
+        stem = uri.rpartition("/")[2].removesuffix(SUFFIX[compression])
+        found = next((form for end, form in _SUFFIXES.items() if stem.endswith(end)), None)
         if found is None:
             raise BatchError(
                 f"{uri}: its name tells no format; name it {', '.join(_SUFFIXES)} or say the "

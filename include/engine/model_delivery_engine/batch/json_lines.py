@@ -15,7 +15,6 @@ from model_delivery_engine.batch.batch import (
     record_text,
 )
 from model_delivery_engine.batch.exact_json import read_json, write_json
-from model_delivery_engine.batch.formats import InputFormat, format_of
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -214,20 +213,7 @@ def open_envelope(line: bytes) -> Origin | None:
             record = write_json(record)
     except ValueError:
         return None
-    return Origin(record, error["uri"], error["offset"], _columns(data))
-
-
-def _columns(envelope: Mapping[str, Any]) -> Sequence[str] | None:
-    """Return the columns that an error line tells.
-
-    Lines of the first release told none: of an object whose name says that it is a table, they have
-    the fields in the columns' order.
-    """
-    error, record = envelope["error"], envelope["input"]
-    if "columns" in error:
-        return tuple(error["columns"])
-    table = format_of(error["uri"]) in (InputFormat.CSV, InputFormat.PARQUET)
-    return tuple(record) if table and isinstance(record, dict) else None
+    return Origin(record, error["uri"], error["offset"], error.get("columns"))
 
 
 def _is_origin(error: Any) -> bool:
@@ -239,8 +225,8 @@ def _is_origin(error: Any) -> bool:
         and type(error.get("offset")) is int
         and 0 <= error["offset"] < _OFFSETS
         and isinstance(error.get("base64"), str | None)
-        and isinstance(columns := error.get("columns", []), list)
-        and all(isinstance(name, str) for name in columns)
+        and isinstance(columns := error.get("columns"), list | None)
+        and all(isinstance(name, str) for name in columns or ())
     )
 
 
