@@ -167,12 +167,28 @@ def test_text_by_keys_on_a_phone(person: Any, portal: Portal) -> None:
     expect(page.locator("#item-name")).to_have_text("text-1")
     page.locator("#submit").tap()
     expect(page.locator("#item-name")).to_have_text("text-2")
+    page.wait_for_timeout(300)  # sooner, it is the second half of a double tap
     page.locator("#submit").tap()
     expect(page.get_by_role("heading", name="All done here")).to_be_visible()
     ana.check()
     assert answers(portal, "texts", "text-0") == [{"mood": {"label": "Neutral"}}]
     page = ana.open("digits")
     ana.screenshot("phone-digit")
+
+
+def test_long_words_stay_within_a_phones_width(person: Any, portal: Portal) -> None:
+    word = "Donaudampfschifffahrt" * 8
+    only(portal, "uma", """
+      <crowd-form><crowd-classifier name="c" header="{{ task.input.word }}"
+          categories="{{ task.input.labels | to_json | escape }}">
+        <classification-target>{{ task.input.word }}</classification-target>
+        <short-instructions>{{ task.input.word }}</short-instructions>
+      </crowd-classifier></crowd-form>
+    """, word=word, labels=[word, "short"], initialValue=word, confidence=0.5)  # fmt: skip
+    page = person("uma", PHONE, has_touch=True, is_mobile=True).open("uma")
+    expect(page.locator("#model")).to_contain_text("The model says")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    del portal.flows["uma"]
 
 
 def test_a_draft_is_there_after_a_reload(person: Any) -> None:
@@ -535,6 +551,40 @@ def test_a_template_waits_for_its_elements_and_may_have_a_parent_of_its_own(
     (given,) = answers(portal, "sam", name)
     assert [box["label"] for box in given["boxes"]["boundingBoxes"]] == ["kid"]
     del portal.flows["sam"]
+
+
+@pytest.mark.parametrize("count", [1, 2])  # a finger's taps are counted by no browser
+def test_a_double_click_answers_one_item(person: Any, portal: Portal, count: int) -> None:
+    flow = make_flow(portal.cloud, TEXT_TEMPLATE)
+    for number in range(3):
+        flow.start(f"double-{count}-{number}", text="Good.", confidence=number / 10)
+    role = "--role", "reviewer", "--group", flow.group
+    portal.cloud.run("user", "add", f"tom-{count}", *role, secret=PASSWORD)
+    portal.flows["double"] = flow
+    page = person(f"tom-{count}").open("double")
+    label = page.locator(".label", has_text="Neutral").bounding_box()
+    page.mouse.move(label["x"] + 20, label["y"] + 10)
+    # The second press comes a moment after the next item is shown.
+    page.evaluate(
+        """([x, y, detail]) => {
+          const watched = new MutationObserver(() => {
+            watched.disconnect();
+            setTimeout(() => document.elementFromPoint(x, y).dispatchEvent(
+              new MouseEvent("click", { bubbles: true, clientX: x, clientY: y, detail })), 60);
+          });
+          watched.observe(document.getElementById("item-name"), { childList: true });
+        }""",
+        [label["x"] + 20, label["y"] + 10, count],
+    )
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+    expect(page.locator("#item-name")).to_have_text(f"double-{count}-1")
+    expect(page.locator("#progress")).to_contain_text("1 answered")
+    page.mouse.down()
+    page.mouse.up()
+    expect(page.locator("#item-name")).to_have_text(f"double-{count}-2")
+    del portal.flows["double"]
 
 
 def test_a_held_enter_answers_one_item(person: Any) -> None:
