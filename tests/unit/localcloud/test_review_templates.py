@@ -310,6 +310,8 @@ def test_bombs_and_what_is_no_image_are_not_shown(body: bytes) -> None:
         ({"confidence": -3, "initialValue": {"label": " x "}}, 0.0, "x"),
         ({"aiServiceResponse": {"moderationLabels": [{"confidence": 90}, {"Confidence": 60}]}},
          0.6, None),
+        ({"selectedAiServiceResponse": {"blocks": [{"confidence": 0.8}, {"confidence": 40}]}},
+         0.008, None),
         ([1, 2], None, None),
     ],
 )  # fmt: skip
