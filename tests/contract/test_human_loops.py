@@ -335,6 +335,8 @@ def test_nobody_sees_another_teams_item(cloud: Any, flow: Flow) -> None:
         for call in ("next", "counts", "undo", "recall"):
             assert stranger.post(queue, call).status_code == 404
         body = {"loop": item["loop"], "answer": answer("1"), "draft": {}, "loops": [item["loop"]]}
+        told = {stranger.post(others, "open", loop=loop).text for loop in (item["loop"], 2**50)}
+        assert len(told) == 1, "who asks must not learn which items there are"
         for call in ("open", "answer", "draft", "skip", "release", "accept"):
             # Neither in the other team's queue nor smuggled into their own.
             assert stranger.post(queue, call, **body).status_code == 404

@@ -12,10 +12,11 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from model_delivery_engine.review.forms import form
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.contract.review_world import PASSWORD, make_flow
-from tests.review_portal import TEXT_TEMPLATE, Portal, form_without_pairs, running_portal
+from tests.review_portal import TEXT_TEMPLATE, Portal, form_without_pairs, put_image, running_portal
 
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
 DESKTOP = {"width": 1400, "height": 860}
@@ -166,12 +167,28 @@ def test_text_by_keys_on_a_phone(person: Any, portal: Portal) -> None:
     expect(page.locator("#item-name")).to_have_text("text-1")
     page.locator("#submit").tap()
     expect(page.locator("#item-name")).to_have_text("text-2")
+    page.wait_for_timeout(300)  # sooner, it is the second half of a double tap
     page.locator("#submit").tap()
     expect(page.get_by_role("heading", name="All done here")).to_be_visible()
     ana.check()
     assert answers(portal, "texts", "text-0") == [{"mood": {"label": "Neutral"}}]
     page = ana.open("digits")
     ana.screenshot("phone-digit")
+
+
+def test_long_words_stay_within_a_phones_width(person: Any, portal: Portal) -> None:
+    word = "Donaudampfschifffahrt" * 8
+    only(portal, "uma", """
+      <crowd-form><crowd-classifier name="c" header="{{ task.input.word }}"
+          categories="{{ task.input.labels | to_json | escape }}">
+        <classification-target>{{ task.input.word }}</classification-target>
+        <short-instructions>{{ task.input.word }}</short-instructions>
+      </crowd-classifier></crowd-form>
+    """, word=word, labels=[word, "short"], initialValue=word, confidence=0.5)  # fmt: skip
+    page = person("uma", PHONE, has_touch=True, is_mobile=True).open("uma")
+    expect(page.locator("#model")).to_contain_text("The model says")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    del portal.flows["uma"]
 
 
 def test_a_draft_is_there_after_a_reload(person: Any) -> None:
@@ -398,6 +415,176 @@ def test_a_template_presses_no_keys(person: Any, portal: Portal) -> None:
         page.frame_locator("iframe.template").get_by_role("button", name="Submit").click()
     expect(page.locator("#progress")).to_contain_text("2 answered")
     del portal.flows["presser"]
+
+
+def only(portal: Portal, who: str, template: str, **content: Any) -> str:
+    """Start a queue of one item that is somebody's alone; return the item's name."""
+    flow = make_flow(portal.cloud, template)
+    name = flow.start(**content)
+    portal.cloud.run(
+        "user", "add", who, "--role", "reviewer", "--group", flow.group, secret=PASSWORD
+    )
+    portal.flows[who] = flow
+    return name
+
+
+def test_what_stands_beside_a_classifier_is_shown_and_asked(person: Any, portal: Portal) -> None:
+    name = only(portal, "oda", """
+      <crowd-form>
+        <h2>The customer asks</h2><p>{{ task.input.question }}</p>
+        <crowd-classifier name="ok" header="Does it fit?" categories="['yes', 'no']">
+          <classification-target>{{ task.input.answer }}</classification-target>
+        </crowd-classifier>
+        <textarea name="why" required aria-label="Why?"></textarea>
+      </crowd-form>
+    """, question="How do I reset it?", answer="Hold the button.")  # fmt: skip
+    page = person("oda").open("oda")
+    frame = page.frame_locator("iframe.template")
+    expect(frame.get_by_text("How do I reset it?")).to_be_visible()
+    frame.get_by_label("Why?").fill("It says how.")
+    frame.get_by_role("button", name="yes").click()
+    frame.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    assert answers(portal, "oda", name) == [{"ok": {"label": "yes"}, "why": "It says how."}]
+    del portal.flows["oda"]
+
+
+def test_what_a_template_sets_before_its_elements_are_there_is_a_first_value_only(
+    person: Any, portal: Portal
+) -> None:
+    name = only(portal, "pia", """
+      <crowd-form>
+        <crowd-input name="total" label="Total"></crowd-input>
+        <crowd-checkbox name="paid" value="yes">Paid</crowd-checkbox>
+        <crowd-input name="kept" label="Kept"></crowd-input>
+      </crowd-form>
+      <script>
+        document.querySelector("[name=total]").value = "{{ task.input.sum }}";
+        document.querySelector("[name=paid]").checked = true;
+        const kept = document.querySelector("[name=kept]");
+        kept.value = "as it was";
+        kept.disabled = true;
+      </script>
+    """, sum="42")  # fmt: skip
+    page = person("pia").open("pia")
+    frame = page.frame_locator("iframe.template")
+    expect(frame.get_by_label("Total")).to_have_value("42")
+    expect(frame.get_by_label("Paid")).to_be_checked()
+    expect(frame.get_by_label("Kept")).to_be_disabled()
+    frame.get_by_label("Total").fill("43")
+    frame.get_by_label("Paid").uncheck()
+    frame.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    assert answers(portal, "pia", name) == [
+        {"total": "43", "paid": {"yes": False}, "kept": "as it was"}
+    ]
+    del portal.flows["pia"]
+
+
+def test_what_a_template_sets_later_is_set(person: Any, portal: Portal) -> None:
+    name = only(portal, "rex", """
+      <crowd-form>
+        <crowd-input name="total" label="Total"></crowd-input>
+        <crowd-text-area name="note" label="Note"></crowd-text-area>
+        <crowd-radio-button name="paid" value="yes">Paid</crowd-radio-button>
+      </crowd-form>
+      <script>
+        addEventListener("load", () => {
+          document.querySelector("crowd-input").value = "42 EUR";
+          document.querySelector("crowd-radio-button").checked = true;
+          const made = document.createElement("crowd-input");
+          made.name = "made";
+          made.value = "by script";
+          document.querySelector("crowd-form").append(made);
+        });
+        document.querySelector("crowd-form").onsubmit = () => {
+          const total = document.querySelector("crowd-input");
+          total.value = total.value.replace(" EUR", "");
+          document.querySelector("crowd-text-area").value = null;
+        };
+      </script>
+    """)  # fmt: skip
+    page = person("rex").open("rex")
+    frame = page.frame_locator("iframe.template")
+    expect(frame.get_by_label("Total")).to_have_value("42 EUR")
+    frame.get_by_label("Note").fill("unsaid")
+    frame.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    assert answers(portal, "rex", name) == [
+        {"total": "42", "note": "", "paid": {"yes": True}, "made": "by script"}
+    ]
+    del portal.flows["rex"]
+
+
+def test_a_template_waits_for_its_elements_and_may_have_a_parent_of_its_own(
+    person: Any, portal: Portal
+) -> None:
+    name = only(portal, "sam", """
+      <crowd-form>
+        <crowd-bounding-box name="boxes" src="{{ task.input.image | grant_read_access }}"
+            labels="['placeholder']"></crowd-bounding-box>
+        <crowd-input name="more" label="More"></crowd-input>
+      </crowd-form>
+      <script>
+        var parent = document.createElement("div");
+        document.addEventListener("DOMContentLoaded", () => {
+          document.addEventListener("all-crowd-elements-ready", () => {
+            const boxes = document.querySelector("crowd-bounding-box");
+            boxes.labels = [];
+            boxes.labels = boxes.labels.concat(["goat", "kid"]);
+          });
+        });
+      </script>
+    """, image=put_image(portal.cloud, "goat.png", Image.new("RGB", (200, 100))))  # fmt: skip
+    page = person("sam").open("sam")
+    frame = page.frame_locator("iframe.template")
+    expect(frame.get_by_role("group", name="Label of the next box")).to_have_text("1goat2kid")
+    frame.get_by_label("More").fill("a draft")
+    expect(page.locator("#status")).to_have_text("Draft kept.")
+    page.reload()
+    expect(frame.get_by_label("More")).to_have_value("a draft")
+    frame.locator(".box-stage").focus()
+    page.keyboard.press("2")
+    page.keyboard.press("n")
+    frame.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    (given,) = answers(portal, "sam", name)
+    assert [box["label"] for box in given["boxes"]["boundingBoxes"]] == ["kid"]
+    del portal.flows["sam"]
+
+
+@pytest.mark.parametrize("count", [1, 2])  # a finger's taps are counted by no browser
+def test_a_double_click_answers_one_item(person: Any, portal: Portal, count: int) -> None:
+    flow = make_flow(portal.cloud, TEXT_TEMPLATE)
+    for number in range(3):
+        flow.start(f"double-{count}-{number}", text="Good.", confidence=number / 10)
+    role = "--role", "reviewer", "--group", flow.group
+    portal.cloud.run("user", "add", f"tom-{count}", *role, secret=PASSWORD)
+    portal.flows["double"] = flow
+    page = person(f"tom-{count}").open("double")
+    label = page.locator(".label", has_text="Neutral").bounding_box()
+    page.mouse.move(label["x"] + 20, label["y"] + 10)
+    # The second press comes a moment after the next item is shown.
+    page.evaluate(
+        """([x, y, detail]) => {
+          const watched = new MutationObserver(() => {
+            watched.disconnect();
+            setTimeout(() => document.elementFromPoint(x, y).dispatchEvent(
+              new MouseEvent("click", { bubbles: true, clientX: x, clientY: y, detail })), 60);
+          });
+          watched.observe(document.getElementById("item-name"), { childList: true });
+        }""",
+        [label["x"] + 20, label["y"] + 10, count],
+    )
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+    expect(page.locator("#item-name")).to_have_text(f"double-{count}-1")
+    expect(page.locator("#progress")).to_contain_text("1 answered")
+    page.mouse.down()
+    page.mouse.up()
+    expect(page.locator("#item-name")).to_have_text(f"double-{count}-2")
+    del portal.flows["double"]
 
 
 def test_a_held_enter_answers_one_item(person: Any) -> None:

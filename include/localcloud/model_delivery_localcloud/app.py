@@ -57,7 +57,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             Route("/healthz", partial(_healthz, database)),
             *DeviceWire(database, objects).routes(),
-            *Portal(settings, database, objects).routes(),
+            *Portal(settings, database).routes(),
             Route(
                 SOLUTION_VERSIONS,
                 partial(_register, gateway, database, objects),

@@ -41,9 +41,13 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 class ObjectStore:
-    """The S3 endpoint of the settings. Safe to share between threads."""
+    """The S3 endpoint of the settings. Safe to share between threads.
 
-    def __init__(self, settings: Settings) -> None:
+    :param read_seconds: how long it may say nothing (default 60)
+    :param attempts: how often a request is made at most (default 4)
+    """
+
+    def __init__(self, settings: Settings, *, read_seconds: float = 60, attempts: int = 4) -> None:
         self._endpoint = settings.s3_endpoint_url or "AWS S3"
         self._client = boto3.client(
             "s3",
@@ -53,8 +57,8 @@ class ObjectStore:
             region_name="us-east-1" if settings.s3_endpoint_url else None,
             config=Config(
                 connect_timeout=5,
-                read_timeout=60,
-                retries={"total_max_attempts": 4, "mode": "standard"},
+                read_timeout=read_seconds,
+                retries={"total_max_attempts": attempts, "mode": "standard"},
                 s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
             ),
         )

@@ -249,6 +249,7 @@ DEEP = {"And": [{"Or": [{"And": [label("a", ConfidenceEquals=1)] * 2}] * 2}] * 2
         ({"Conditions": [simple("Sampling", RandomSamplingPercentage=0)]}, "from 0.01 to 100"),
         ({"Conditions": [{**label("a", ConfidenceEquals=9), "Not": 1}]}, r"\[0\].Not is unknown"),
         ({"Conditions": [label("a" * 10_240, ConfidenceEquals=9)]}, "10240 are allowed"),
+        ("[" * 5_000, "nested too deeply"),
     ],
 )  # fmt: skip
 def test_what_breaks_the_grammar_is_named(given: Any, message: Any) -> None:

@@ -4,9 +4,11 @@ import io
 import struct
 import time
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from model_delivery.task_templates import CLASSIFY_IMAGE, CORRECT_FORM
 from model_delivery_localcloud.portal.media import image_type
 from model_delivery_localcloud.portal.template_frame import document
 from model_delivery_localcloud.review.facts import as_label, facts_of
@@ -20,6 +22,7 @@ from model_delivery_localcloud.review.template import (
 from model_delivery_localcloud.review.views import view_of
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parents[3]
 FORM = "<crowd-form>{}</crowd-form>"
 
 
@@ -145,6 +148,68 @@ def test_other_templates_run_in_their_frame(inside: str) -> None:
     assert view(FORM.format(inside))["kind"] == "frame"
 
 
+def classifier(target: str, more: str = "") -> str:
+    return (
+        "<crowd-classifier name=a categories='[\"x\"]'><classification-target>"
+        f"{target}</classification-target>{more}</crowd-classifier>"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FORM.format("<h2>The question</h2>" + classifier("t")),
+        FORM.format("Does it fit?" + classifier("t")),
+        FORM.format(classifier("t") + "<textarea name=why required></textarea>"),
+        FORM.format("<div>" + classifier("t") + "</div>"),
+        FORM.format(classifier("t") + "<img src=/reference.png>"),
+        "<p>Read this first.</p>" + FORM.format(classifier("t")),
+        FORM.format(classifier("t")) + "<style>p { color: red }</style>",
+        "<crowd-form onsubmit='check()'>" + classifier("t") + "</crowd-form>",
+        FORM.format(classifier("<pre>if x:\n    y</pre>")),
+        FORM.format(classifier("The <strong>bank</strong> of the bank")),
+        FORM.format(classifier("The <span style='background: yellow'>bank</span>")),
+        FORM.format(classifier("<p style='color: red'>wrong</p>")),
+        FORM.format(classifier("<ol><li>first</li></ol>")),
+        FORM.format(classifier("Like this: <img src=/a.png> or not")),
+        FORM.format(classifier("<img src=/a.png><img src=/b.png>")),
+        FORM.format(classifier("t", "<input name=more>")),
+        FORM.format(classifier("t", "<short-instructions><img src=/a.png></short-instructions>")),
+        FORM.format(classifier("t", "<full-instructions><table></table></full-instructions>")),
+    ],
+)  # fmt: skip
+def test_what_the_portals_own_page_would_not_show_or_ask_has_its_frame(content: str) -> None:
+    assert view(content)["kind"] == "frame"
+
+
+def test_lines_a_caption_and_instructions_in_words_keep_the_portals_own_page() -> None:
+    help_in_words = "<short-instructions><h3>How</h3><ul><li>Look</li></ul></short-instructions>"
+    content = FORM.format(classifier("<p>one</p><p>two</p>", help_in_words))
+    script = "<script src='https://assets.crowd.aws/crowd-html-elements.js'></script>"
+    found = view(f"<!-- ours -->\n{script}\n{content}\n")
+    assert (found["kind"], found["text"]) == ("classify", "one\ntwo")
+    assert found["instructions"][0]["text"] == "How\nLook"
+    found = view(FORM.format(classifier("<div><img src=/a.png class=wide></div><p>A cow</p>")))
+    assert (found["kind"], found["image"], found["text"]) == ("classify", "/a.png", "A cow")
+
+
+def test_an_element_of_a_built_in_task_type_is_alone_or_said_to_be_wrong() -> None:
+    alone = FORM.format("<crowd-textract-analyze-document></crowd-textract-analyze-document>")
+    content = {"selectedAiServiceResponse": {"blocks": []}}
+    assert view(alone, **content)["kind"] == "form"
+    with pytest.raises(TemplateRefused, match="<crowd-textract-analyze-document> works only where"):
+        view(f"<h1>Read the form</h1>{alone}", **content)
+
+
+def test_the_provider_and_the_docs_give_templates_for_the_portals_own_page() -> None:
+    documented = (ROOT / "docs/operators/create_human_task_ui.md").read_text()
+    task_input = {"labels": ["1"], "taskObject": "s3://b/k"}
+    for content in (CLASSIFY_IMAGE.content, documented.split('"""')[1]):
+        assert view(content, **task_input)["kind"] == "classify"
+    forms = {"taskObject": "s3://b/k", "selectedAiServiceResponse": {"blocks": []}}
+    assert view(CORRECT_FORM.content, **forms)["kind"] == "form"
+
+
 def test_the_frames_document_has_our_script_in_place_of_the_crowds() -> None:
     text = document('<script src="https://assets.crowd.aws/crowd-html-elements.js"></script><p>x')
     assert "assets.crowd.aws" not in text
@@ -245,6 +310,8 @@ def test_bombs_and_what_is_no_image_are_not_shown(body: bytes) -> None:
         ({"confidence": -3, "initialValue": {"label": " x "}}, 0.0, "x"),
         ({"aiServiceResponse": {"moderationLabels": [{"confidence": 90}, {"Confidence": 60}]}},
          0.6, None),
+        ({"selectedAiServiceResponse": {"blocks": [{"confidence": 0.8}, {"confidence": 40}]}},
+         0.008, None),
         ([1, 2], None, None),
     ],
 )  # fmt: skip

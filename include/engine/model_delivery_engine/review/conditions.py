@@ -122,6 +122,10 @@ def parse_conditions(given: str | Mapping[str, Any], source: Source) -> Conditio
         document = json.loads(text)
     except ValueError as error:
         raise ConditionsError(f"the conditions are no JSON: {error}") from error
+    except RecursionError as error:
+        raise ConditionsError(
+            "the conditions are nested too deeply: And and Or may be twice"
+        ) from error
     if not isinstance(document, dict) or set(document) != {"Conditions"}:
         raise ConditionsError('the conditions must be one object: {"Conditions": [...]}')
     members = document["Conditions"]

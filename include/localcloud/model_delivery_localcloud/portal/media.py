@@ -2,12 +2,16 @@
 
 A picture of a few kilobytes may claim to be gigapixels wide; what its header says is checked before
 any of it is sent, and what is sent is what was checked.
+
+A store that hangs keeps whoever reads from it: images have threads of their own, so that it keeps
+nothing else, and whoever has waited long enough is told.
 """
 
 import io
+from asyncio import get_running_loop, wait_for
+from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +23,10 @@ from model_delivery_localcloud.review.gif import frames_of
 LARGEST_BYTES = 32 * 1024 * 1024
 MOST_PIXELS = 64_000_000
 MOST_FRAMES = 100
+# Each holds an image twice for a moment: 0.5 GiB of the largest.
+THREADS = 8
+WAIT_SECONDS = 15.0
+READ_SECONDS = 5.0
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -35,13 +43,19 @@ class Media:
     def __init__(self, objects: ObjectStore, grants: Grants) -> None:
         self._objects = objects
         self._grants = grants
+        self._threads = ThreadPoolExecutor(THREADS, "media")
 
     async def show(self, request: Request) -> Response:
         """Answer an image, or one line on why not."""
         uri = self._grants.read_media(request.path_params["token"])
         if uri is None:
             return _problem(404, "this link is not valid any more: reload the page")
-        return await run_in_threadpool(self._answer, uri)
+        reading = get_running_loop().run_in_executor(self._threads, self._answer, uri)
+        try:
+            # What has not begun by then is not begun.
+            return await wait_for(reading, WAIT_SECONDS)
+        except TimeoutError:
+            return _away()
 
     def _answer(self, uri: str) -> Response:
         try:
@@ -54,7 +68,7 @@ class Media:
         except ObjectMissing as error:
             return _problem(404, str(error))
         except ObjectError:
-            return _problem(503, "the object store does not answer: try again")
+            return _away()
         kind = image_type(body)
         if kind is None:
             return _problem(
@@ -80,6 +94,10 @@ def image_type(body: bytes) -> str | None:
     if width * height > MOST_PIXELS or frames > MOST_FRAMES or kind is None:
         return None
     return FORMATS.get(kind)
+
+
+def _away() -> Response:
+    return _problem(503, "the object store does not answer: try again")
 
 
 def _problem(status: int, message: str) -> Response:

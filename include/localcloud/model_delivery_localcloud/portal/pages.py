@@ -14,7 +14,7 @@ from starlette.routing import Route
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.charts import compile_charts
 from model_delivery_localcloud.portal.grants import FRAME, MEDIA, Grants
-from model_delivery_localcloud.portal.media import Media
+from model_delivery_localcloud.portal.media import READ_SECONDS, Media
 from model_delivery_localcloud.portal.rendering import FOLDER, Renderer
 from model_delivery_localcloud.portal.review_admin import AdminPage
 from model_delivery_localcloud.portal.review_api import ReviewApi
@@ -39,7 +39,7 @@ STATIC = {path.name: TYPES[path.suffix] for path in (FOLDER / "static").iterdir(
 class Portal:
     """The pages over the store; each but sign-in and the style sheet needs a signed-in person."""
 
-    def __init__(self, settings: Settings, database: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
         self._renderer = Renderer()
         self._sign_in = SignIn(database, self._renderer)
@@ -51,6 +51,7 @@ class Portal:
         self._review_pages = ReviewPages(self._renderer, self._sign_in, desk)
         self._lead = LeadPages(database, self._renderer, self._sign_in, desk)
         self._admin = AdminPage(database, self._renderer, self._sign_in)
+        objects = ObjectStore(settings, read_seconds=READ_SECONDS, attempts=1)
         self._media = Media(objects, grants)
         self._frame = TemplateFrame(database, items, grants)
 

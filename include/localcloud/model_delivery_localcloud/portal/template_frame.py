@@ -70,7 +70,11 @@ class TemplateFrame:
 
 def document(body: str) -> str:
     """Return a rendered template as a document, with our elements in place of AWS's script."""
-    scripts = "".join(f'<script defer src="/static/crowd-{name}.js"></script>' for name in SCRIPTS)
+    # The first runs before the template's own; the others once the elements have their children.
+    scripts = "".join(
+        f'<script {"" if name == SCRIPTS[0] else "defer "}src="/static/crowd-{name}.js"></script>'
+        for name in SCRIPTS
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>The task</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

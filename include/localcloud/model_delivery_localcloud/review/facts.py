@@ -96,14 +96,19 @@ def _service_confidences(content: Mapping[str, Any]) -> Iterator[float]:
 def _confidences(blocks: Any) -> Iterator[float]:
     for block in blocks if isinstance(blocks, list) else ():
         if isinstance(block, Mapping):
-            found = _fraction(block.get("confidence", block.get("Confidence")))
+            # Of AI services it is a percentage, below 1 too.
+            found = _percentage(block.get("confidence", block.get("Confidence")))
             if found is not None:
-                yield found
+                yield found / 100
 
 
 def _fraction(value: Any) -> float | None:
+    percent = _percentage(value)
+    return percent / 100 if percent is not None and percent > 1 else percent
+
+
+def _percentage(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # Clamped first: a whole number may be too large for a float.
-    percent = float(min(max(value, 0), 100))
-    return percent / 100 if percent > 1 else percent
+    return float(min(max(value, 0), 100))

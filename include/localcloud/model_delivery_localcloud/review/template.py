@@ -20,13 +20,13 @@ from model_delivery_localcloud.review.liquid_input import as_json, liquid_input
 from model_delivery_localcloud.review.liquid_limits import LimitExceeded, limited, time_limit
 
 FORM = "crowd-form"
-TASKS = frozenset(
-    {
-        "crowd-classifier", "crowd-classifier-multi-select", "crowd-image-classifier",
-        "crowd-image-classifier-multi-select", "crowd-textract-analyze-document",
-        "crowd-rekognition-detect-moderation-labels",
-    }
-)  # fmt: skip
+BUILT_IN = frozenset(
+    {"crowd-rekognition-detect-moderation-labels", "crowd-textract-analyze-document"}
+)
+TASKS = BUILT_IN | {
+    "crowd-classifier", "crowd-classifier-multi-select", "crowd-image-classifier",
+    "crowd-image-classifier-multi-select",
+}  # fmt: skip
 INPUTS = frozenset(
     {
         "crowd-bounding-box", "crowd-checkbox", "crowd-input", "crowd-radio-button",

@@ -1,12 +1,13 @@
 """Which page an item gets: one of the portal's own, or its template in a frame.
 
-A template whose only task is one classifier, or one of the elements of the built-in task types,
-says no more than the portal's own page can show, with hotkeys, zoom and a grid. Its answer has the
-layout that the element's has. Every other template runs as it is.
+A template that holds nothing but one classifier over plain text or an image, or one of the elements
+of the built-in task types, says no more than the portal's own page can show, with hotkeys, zoom and
+a grid. Its answer has the layout that the element's has. Every other template runs as it is: what
+it says, marks or asks beside that would be lost.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypeGuard
 
 from model_delivery_engine.errors import ReviewError
 from model_delivery_engine.review.forms import form
@@ -16,7 +17,8 @@ from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.review.blocks import form_fields
 from model_delivery_localcloud.review.markup import Node, parse_markup
 from model_delivery_localcloud.review.reasons import missing_keys
-from model_delivery_localcloud.review.template import INPUTS, LAYOUT, TASKS, TemplateRefused
+from model_delivery_localcloud.review.template import BUILT_IN, TASKS, TemplateRefused
+from model_delivery_localcloud.review.template import FORM as FORM_TAG
 
 CLASSIFY = "classify"
 MODERATE = "moderate"
@@ -25,14 +27,13 @@ FRAME = "frame"
 TEXTRACT = "AWS/Textract/AnalyzeDocument/Forms/V1"
 REKOGNITION = "AWS/Rekognition/DetectModerationLabels/Image/V3"
 _CROWD_SCRIPT = "crowd-html-elements"
-# What a classification target may hold for the portal to show it as image and text.
-_PLAIN = frozenset(
-    {
-        "b", "br", "code", "crowd-image", "div", "em", "h1", "h2", "h3", "h4", "i", "img", "li",
-        "ol", "p", "pre", "span", "strong", "style", "u", "ul",
-    }
-)  # fmt: skip
-_PAGE_LAYOUT = LAYOUT - {"crowd-button", "crowd-instructions", "crowd-tab", "crowd-tabs"}
+_IMAGES = frozenset({"crowd-image", "img"})
+# What is the same as lines of text, and the attributes that change nothing of how it is seen.
+_LINES = frozenset({"br", "div", "p"})
+_HELP = _LINES | {"h1", "h2", "h3", "h4", "h5", "h6", "li", "ul"}
+_UNSEEN = frozenset({"alt", "class", "height", "id", "lang", "src", "width"})
+_INSTRUCTIONS = frozenset({"full-instructions", "short-instructions"})
+_TARGET = "classification-target"
 
 
 def view_of(rendered: str, content: Any) -> dict[str, Any]:
@@ -40,11 +41,13 @@ def view_of(rendered: str, content: Any) -> dict[str, Any]:
 
     :param rendered: the template with the item filled in
     :param content: the item's input
-    :raises TemplateRefused: the input is not what the template's element shows
+    :raises TemplateRefused: the input is not what the template's element shows, or an element of a
+        built-in task type is not alone in its form
     """
     root = parse_markup(rendered)
-    task = _only_task(root)
+    task = _lone_task(root)
     if task is None:
+        _refuse_built_in(root)
         return {"kind": FRAME}
     if task.tag == "crowd-textract-analyze-document":
         view = _form(task, content)
@@ -87,22 +90,52 @@ def fault_in_answer(view: Mapping[str, Any], answer: Mapping[str, Any]) -> str |
     return None
 
 
-def _only_task(root: Node) -> Node | None:
-    nodes = list(root.walk())
-    tasks = [node for node in nodes if node.tag in TASKS]
-    others = {node.tag for node in nodes if "-" in node.tag} - TASKS
-    runs = any(
-        node.tag == "script" and _CROWD_SCRIPT not in node.attributes.get("src", "")
-        for node in nodes
-    )
-    if len(tasks) != 1 or runs or others & INPUTS or not others <= _PAGE_LAYOUT:
+def _lone_task(root: Node) -> Node | None:
+    """Return the task of a template that shows, asks and runs nothing else."""
+    forms = _parts(root)
+    tasks = _parts(forms[0]) if len(forms) == 1 and _is(forms[0], {FORM_TAG}) else []
+    if len(tasks) != 1 or not _is(tasks[0], TASKS):
         return None
-    return tasks[0]
+    handles = (name.startswith("on") for node in root.walk() for name in node.attributes)
+    scripts = (node.tag == "script" and not _is_crowd_script(node) for node in root.walk())
+    return None if any(handles) or any(scripts) else tasks[0]
+
+
+def _refuse_built_in(root: Node) -> None:
+    task = root.first(*BUILT_IN)
+    if task is not None:
+        raise TemplateRefused(
+            f"<{task.tag}> works only where it is all that its <{FORM_TAG}> holds, and that all of "
+            "the template: move what stands beside it into its <short-instructions>"
+        )
+
+
+def _parts(node: Node) -> list[Node | str]:
+    """Return what an element holds but for white space and AWS's script."""
+    return [
+        part
+        for part in node.children
+        if (part.strip() if isinstance(part, str) else not _is_crowd_script(part))
+    ]
+
+
+def _is(part: Node | str, tags: Collection[str]) -> TypeGuard[Node]:
+    return isinstance(part, Node) and part.tag in tags
+
+
+def _is_crowd_script(node: Node) -> bool:
+    return node.tag == "script" and _CROWD_SCRIPT in node.attributes.get("src", "")
 
 
 def _classifier(task: Node) -> dict[str, Any] | None:
     labels = _labels(task.attributes.get("categories", ""))
-    if labels is None:
+    parts = _parts(task)
+    plain = all(
+        (_is(part, {_TARGET}) and part.attributes.keys() <= _UNSEEN)
+        or (_is(part, _INSTRUCTIONS) and _is_text(part, _HELP))
+        for part in parts
+    )
+    if labels is None or not plain:
         return None
     view = {
         "kind": CLASSIFY,
@@ -110,20 +143,32 @@ def _classifier(task: Node) -> dict[str, Any] | None:
         "multiple": task.tag.endswith("-multi-select"),
         "labels": labels,
     }
+    targets = [part for part in parts if _is(part, {_TARGET})]
     if "src" in task.attributes:
-        return {**view, "image": task.attributes["src"], "text": ""}
-    target = task.first("classification-target")
-    if target is None or any(node.tag not in _PLAIN for node in target.walk()):
+        return None if targets else {**view, "image": task.attributes["src"], "text": ""}
+    if len(targets) != 1 or not _is_text(targets[0], _LINES | _IMAGES):
         return None
-    images = [node for node in target.walk() if node.tag in {"img", "crowd-image"}]
-    if len(images) > 1:
+    images = [node for node in targets[0].walk() if node.tag in _IMAGES]
+    text = targets[0].text()
+    if len(images) > 1 or (images and text and not _is_caption(targets[0])):
         return None
     return {
         **view,
         "image": images[0].attributes.get("src") if images else None,
         "alt": images[0].attributes.get("alt", "") if images else "",
-        **_text(target.text()),
+        **_text(text),
     }
+
+
+def _is_text(node: Node, tags: Collection[str]) -> bool:
+    """Tell whether nothing but text, in lines, is seen of an element that holds these at most."""
+    return all(each.tag in tags and each.attributes.keys() <= _UNSEEN for each in node.walk())
+
+
+def _is_caption(target: Node) -> bool:
+    """Tell whether an image comes before all text, as the portal's own page shows them."""
+    first = next(iter(_parts(target)), None)
+    return isinstance(first, Node) and (first.tag in _IMAGES or _is_caption(first))
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -41,9 +41,8 @@ def take(
     Where it cannot be taken nothing is changed.
     """
     loop = lock_loop(session, loop_id)
-    if loop is None:
-        return Taken.CLOSED
-    if loop.flow_id != flow_id:
+    # The same of both: nobody is to learn what there is in other queues.
+    if loop is None or loop.flow_id != flow_id:
         return Taken.NOT_YOURS
     if loop.phase != OPEN:
         return Taken.CLOSED

@@ -27,6 +27,14 @@ const Crowd = {
     return [];
   },
 
+  // A template's own `parent`, a global like any other, would hide the window's.
+  page: window.parent,
+
+  /** Fulfilled once the document is there, its listeners too, and its elements are built. */
+  ready: new Promise((resolve) => {
+    addEventListener("DOMContentLoaded", () => setTimeout(resolve));
+  }),
+
   number: 0,
   id() {
     Crowd.number += 1;
@@ -35,25 +43,73 @@ const Crowd = {
 };
 
 /**
- * An element that has a part in the answer: `name`, `value` (undefined for none), `restore(value)`,
- * and `missing()`, which says what has to be done first or nothing.
+ * An element that is built once, by `build()`, and whose properties a template's script may set at any
+ * time. One that was set before the element was upgraded would hide the class's own for good, and one
+ * that is set before it is built has nowhere to go: both are kept, and set once it is built.
  */
-class CrowdField extends HTMLElement {
+class CrowdElement extends HTMLElement {
+  /** Give a class properties: for each name what reads it and what sets it, of a built element. */
+  static settable(properties) {
+    this.prototype.settable = { ...this.prototype.settable, ...properties };
+    for (const [name, { get, set }] of Object.entries(properties)) {
+      Object.defineProperty(this.prototype, name, {
+        configurable: true,
+        get() {
+          return this.built ? get.call(this) : this.early[name];
+        },
+        set(value) {
+          if (this.built) set.call(this, value);
+          else this.early[name] = value;
+        },
+      });
+    }
+  }
+
+  constructor() {
+    super();
+    this.early = {};
+    for (const name of Object.keys(this.settable)) {
+      if (!Object.hasOwn(this, name)) continue;
+      this.early[name] = this[name];
+      delete this[name];
+    }
+  }
+
   connectedCallback() {
     // Its children are parsed once the document is.
     if (this.built) return;
-    this.built = true;
     this.build();
-  }
-
-  get name() {
-    return this.getAttribute("name") || this.localName;
+    this.built = true;
+    Object.assign(this, this.early);
   }
 
   get off() {
     return this.hasAttribute("disabled");
   }
 
+  /** The native controls that are off where the element is. */
+  get controls() {
+    return [];
+  }
+}
+
+CrowdElement.settable({
+  disabled: {
+    get() {
+      return this.off;
+    },
+    set(value) {
+      this.toggleAttribute("disabled", Boolean(value));
+      for (const control of this.controls) control.disabled = Boolean(value);
+    },
+  },
+});
+
+/**
+ * An element that has a part in the answer: `name`, `given` (undefined for none), `restore(given)`,
+ * and `missing()`, which says what has to be done first or nothing.
+ */
+class CrowdField extends CrowdElement {
   changed() {
     this.dispatchEvent(new CustomEvent("crowd-change", { bubbles: true }));
   }
@@ -62,3 +118,23 @@ class CrowdField extends HTMLElement {
     return "";
   }
 }
+
+CrowdField.settable({
+  name: {
+    get() {
+      return this.getAttribute("name") || this.localName;
+    },
+    set(value) {
+      this.setAttribute("name", value);
+    },
+  },
+  // Of most elements it is their part in the answer.
+  value: {
+    get() {
+      return this.given;
+    },
+    set(value) {
+      this.restore(value);
+    },
+  },
+});

@@ -6,9 +6,7 @@ const CROWD_SMALLEST = 4;
 
 class CrowdBoundingBox extends CrowdField {
   build() {
-    this.labels = Crowd.list(this.getAttribute("labels")).map(String);
     this.boxes = [];
-    this.label = this.labels[0] || "";
     this.picked = null;
     const help = [...this.querySelectorAll("short-instructions, full-instructions")];
     this.image = Crowd.h("img", { src: this.getAttribute("src"), alt: "The image to draw boxes on", draggable: "false" });
@@ -18,17 +16,13 @@ class CrowdBoundingBox extends CrowdField {
       "aria-label": "Image with boxes. Press N for a new box, the arrow keys to move it, with Shift to change its size, Delete to remove it, a number for its label, Escape when it is right, Tab for the next.",
       onkeydown: (event) => this.keys(event),
     }, this.image, this.layer);
-    this.choices = this.labels.map((label, index) => {
-      const button = Crowd.h("button", { type: "button", class: "choice", "aria-pressed": String(index === 0), onclick: () => this.pickLabel(label) },
-        Crowd.h("kbd", {}, String(index + 1)), Crowd.h("span", {}, label));
-      button.style.borderLeft = `6px solid ${this.colour(label)}`;
-      return button;
-    });
+    this.choosing = Crowd.h("div", { class: "choices", role: "group", "aria-label": "Label of the next box" });
+    this.offer(Crowd.list(this.getAttribute("labels")));
     this.listing = Crowd.h("ul", { class: "box-list", "aria-label": "Boxes" });
     this.said = Crowd.h("p", { role: "status", class: "said" });
     this.replaceChildren(
       Crowd.h("h2", {}, this.getAttribute("header") || "Draw a box around each object"),
-      Crowd.h("div", { class: "choices", role: "group", "aria-label": "Label of the next box" }, ...this.choices),
+      this.choosing,
       this.stage, this.listing, this.said,
       ...help.map((node) => Crowd.h("details", {}, Crowd.h("summary", {}, node.getAttribute("header") || "Instructions"), node)),
     );
@@ -38,7 +32,20 @@ class CrowdBoundingBox extends CrowdField {
     this.image.addEventListener("load", () => this.draw());
   }
 
-  get value() {
+  /** Offer these labels for the next boxes; those that are drawn keep theirs. */
+  offer(labels) {
+    this.names = labels.map(String);
+    this.label = this.names.includes(this.label) ? this.label : this.names[0] || "";
+    this.choices = this.names.map((label, index) => {
+      const button = Crowd.h("button", { type: "button", class: "choice", "aria-pressed": String(label === this.label), onclick: () => this.pickLabel(label) },
+        Crowd.h("kbd", {}, String(index + 1)), Crowd.h("span", {}, label));
+      button.style.borderLeft = `6px solid ${this.colour(label)}`;
+      return button;
+    });
+    this.choosing.replaceChildren(...this.choices);
+  }
+
+  get given() {
     return {
       boundingBoxes: this.boxes.map(({ left, top, width, height, label }) => ({
         height: Math.round(height), label, left: Math.round(left), top: Math.round(top), width: Math.round(width),
@@ -56,11 +63,11 @@ class CrowdBoundingBox extends CrowdField {
   }
 
   colour(label) {
-    return CROWD_COLOURS[Math.max(this.labels.indexOf(label), 0) % CROWD_COLOURS.length];
+    return CROWD_COLOURS[Math.max(this.names.indexOf(label), 0) % CROWD_COLOURS.length];
   }
 
   key(key) {
-    const label = this.labels[Number(key) - 1];
+    const label = this.names[Number(key) - 1];
     if (label === undefined) return false;
     this.pickLabel(label);
     return true;
@@ -68,7 +75,7 @@ class CrowdBoundingBox extends CrowdField {
 
   pickLabel(label) {
     this.label = label;
-    this.choices.forEach((button, index) => button.setAttribute("aria-pressed", String(this.labels[index] === label)));
+    this.choices.forEach((button, index) => button.setAttribute("aria-pressed", String(this.names[index] === label)));
     if (this.picked !== null) {
       this.boxes[this.picked].label = label;
       this.draw();
@@ -176,3 +183,15 @@ class CrowdBoundingBox extends CrowdField {
     this.said.textContent = `${this.boxes.length} ${this.boxes.length === 1 ? "box" : "boxes"}`;
   }
 }
+
+CrowdBoundingBox.settable({
+  labels: {
+    get() {
+      return this.names;
+    },
+    set(value) {
+      this.offer(Array.isArray(value) ? value : Crowd.list(value));
+      this.draw();
+    },
+  },
+});

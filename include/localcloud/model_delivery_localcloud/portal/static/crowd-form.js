@@ -21,7 +21,7 @@ class CrowdForm extends HTMLElement {
     addEventListener("message", (event) => this.hear(event));
     addEventListener("keydown", (event) => this.keys(event));
     new ResizeObserver(() => this.tell({ type: "height", height: document.documentElement.offsetHeight + 4 })).observe(document.body);
-    this.tell({ type: "ready" });
+    Crowd.ready.then(() => this.tell({ type: "ready" }));
   }
 
   get fields() {
@@ -38,7 +38,7 @@ class CrowdForm extends HTMLElement {
   get answer() {
     const answer = {};
     for (const field of this.fields) {
-      const value = field.value;
+      const value = field.given;
       if (value === undefined) continue;
       const both = answer[field.name] && typeof value === "object" && typeof answer[field.name] === "object";
       // Check boxes and radio buttons may share a name: each adds its state.
@@ -99,7 +99,7 @@ class CrowdForm extends HTMLElement {
   }
 
   hear(event) {
-    if (event.source !== parent || typeof event.data !== "object" || !event.data) return;
+    if (event.source !== Crowd.page || typeof event.data !== "object" || !event.data) return;
     if (event.data.type === "submit") this.submit();
     else if (event.data.type === "restore") {
       this.first ??= this.answer;
@@ -125,7 +125,7 @@ class CrowdForm extends HTMLElement {
 
   tell(message) {
     // Whoever embeds the frame is the portal, by the frame's own policy; no origin can be named.
-    parent.postMessage(message, "*");
+    Crowd.page.postMessage(message, "*");
   }
 }
 
@@ -151,3 +151,6 @@ for (const [name, element] of Object.entries({
 })) {
   customElements.define(name, element);
 }
+
+// As AWS's script says it: templates wait for it before they touch an element.
+Crowd.ready.then(() => document.dispatchEvent(new Event("all-crowd-elements-ready", { bubbles: true })));

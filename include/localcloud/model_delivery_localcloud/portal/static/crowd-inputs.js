@@ -19,8 +19,12 @@ class CrowdText extends CrowdField {
     if (this.hasAttribute("auto-focus")) this.field.focus();
   }
 
-  get value() {
+  get given() {
     return this.field.value;
+  }
+
+  get controls() {
+    return [this.field];
   }
 
   restore(value) {
@@ -33,6 +37,17 @@ class CrowdText extends CrowdField {
     return this.getAttribute("error-message") || `${this.firstChild.textContent}: ${this.field.validationMessage}`;
   }
 }
+
+CrowdText.settable({
+  value: {
+    get() {
+      return this.given;
+    },
+    set(value) {
+      this.field.value = value ?? "";
+    },
+  },
+});
 
 class CrowdInput extends CrowdText {
   make(attributes) {
@@ -52,25 +67,51 @@ class CrowdTextArea extends CrowdText {
   }
 }
 
-class CrowdCheckbox extends CrowdField {
+/** A box to tick: its part in the answer is whether its `value` is chosen. */
+class CrowdTick extends CrowdField {
+  get state() {
+    return this.getAttribute("value") || "on";
+  }
+
+  get given() {
+    return { [this.state]: this.box.checked };
+  }
+
+  get controls() {
+    return [this.box];
+  }
+
+  restore(value) {
+    if (value && typeof value[this.state] === "boolean") this.box.checked = value[this.state];
+  }
+}
+
+CrowdTick.settable({
+  value: {
+    get() {
+      return this.state;
+    },
+    set(value) {
+      this.setAttribute("value", value);
+    },
+  },
+  checked: {
+    get() {
+      return this.box.checked;
+    },
+    set(value) {
+      this.box.checked = Boolean(value);
+    },
+  },
+});
+
+class CrowdCheckbox extends CrowdTick {
   build() {
     this.box = Crowd.h("input", {
       type: "checkbox", checked: this.hasAttribute("checked"), disabled: this.off,
       onchange: () => this.changed(),
     });
     this.replaceChildren(Crowd.h("label", {}, this.box, Crowd.h("span", {}, ...this.childNodes)));
-  }
-
-  get state() {
-    return this.getAttribute("value") || "on";
-  }
-
-  get value() {
-    return { [this.state]: this.box.checked };
-  }
-
-  restore(value) {
-    if (value && typeof value[this.state] === "boolean") this.box.checked = value[this.state];
   }
 
   missing() {
@@ -85,7 +126,7 @@ class CrowdRadioGroup extends HTMLElement {
   }
 }
 
-class CrowdRadioButton extends CrowdField {
+class CrowdRadioButton extends CrowdTick {
   build() {
     const group = this.closest("crowd-radio-group");
     if (group) group.crowdId ??= Crowd.id();
@@ -96,18 +137,6 @@ class CrowdRadioButton extends CrowdField {
     this.replaceChildren(Crowd.h("label", {}, this.box, Crowd.h("span", {}, ...this.childNodes)));
   }
 
-  get state() {
-    return this.getAttribute("value") || "on";
-  }
-
-  get value() {
-    return { [this.state]: this.box.checked };
-  }
-
-  restore(value) {
-    if (value && typeof value[this.state] === "boolean") this.box.checked = value[this.state];
-  }
-
   missing() {
     const group = this.closest("crowd-radio-group");
     if (!group || !(group.hasAttribute("required") || this.hasAttribute("required"))) return "";
@@ -115,9 +144,12 @@ class CrowdRadioButton extends CrowdField {
   }
 }
 
-class CrowdButton extends HTMLElement {
-  connectedCallback() {
-    if (this.button) return;
+class CrowdButton extends CrowdElement {
+  get controls() {
+    return [this.button];
+  }
+
+  build() {
     const action = this.getAttribute("form-action") || "none";
     this.button = Crowd.h(
       "button",

@@ -41,7 +41,11 @@ class CrowdChoice extends CrowdField {
     return this.localName.endsWith("-multi-select");
   }
 
-  get value() {
+  get controls() {
+    return this.buttons;
+  }
+
+  get given() {
     const labels = this.labels.filter((label) => this.chosen.has(label));
     if (this.many) return { labels };
     return labels.length ? { label: labels[0] } : undefined;

@@ -8,6 +8,9 @@ const DRAFT_MS = 600;
 // Others' answers are in the count too; one's own are counted here as they are given.
 const COUNT_MS = 30_000;
 const WARN_MS = 60_000;
+// A second press at the same place, so soon after an item came up, meant the item before.
+const AGAIN_MS = 300;
+const AGAIN_PX = 10;
 const page = Object.fromEntries(
   ["stage", "side", "question", "model", "status", "problem", "progress", "bar", "item-name", "lease", "once", "once-row", "submit", "submit-key", "grid-link", "actions", "work", "empty", "empty-title", "empty-text", "recall", "undo", "undo-empty"].map(
     (id) => [id, document.getElementById(id)],
@@ -24,6 +27,7 @@ const desk = {
   counts: { waiting: 0, answered: 0, skipped: 0 },
   countedAt: 0,
   shownAt: 0,
+  pressed: null,
   away: 0,
   hiddenAt: null,
 
@@ -279,6 +283,18 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
   }
 });
+// A double click answers one item: its second half, which finds the next one there, does nothing.
+page.work.addEventListener("click", (event) => {
+  if (!event.detail) return; // a key
+  const before = desk.pressed;
+  desk.pressed = { x: event.clientX, y: event.clientY, at: performance.now() };
+  if (!before || before.at > desk.shownAt) return;
+  const near = Math.hypot(event.clientX - before.x, event.clientY - before.y) < AGAIN_PX;
+  if (event.detail > 1 || (near && performance.now() - desk.shownAt < AGAIN_MS)) {
+    event.preventDefault();
+    event.stopPropagation();
+  }
+}, true);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     desk.hiddenAt = performance.now();
