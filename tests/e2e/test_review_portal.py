@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from model_delivery_engine.review.forms import form
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FrameLocator, Page, expect
 
 from tests.contract.review_world import PASSWORD, make_flow
 from tests.review_portal import TEXT_TEMPLATE, Portal, form_without_pairs, put_image, running_portal
@@ -89,6 +89,12 @@ def person(browser: Browser, portal: Portal) -> Iterator[Any]:
 
 def answers(portal: Portal, about: str, loop: str) -> list[Any]:
     return [each["answerContent"] for each in portal.flow(about).output(loop)["humanAnswers"]]
+
+
+def submit_last(page: Page, frame: FrameLocator) -> None:
+    """Submit the last item of a queue, whose template is in a frame."""
+    frame.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
 
 
 def settled(page: Page, name: str) -> None:
@@ -324,8 +330,7 @@ def test_a_template_with_every_element_is_filled_in_and_submitted(
     frame.get_by_role("button", name="View instructions").click()
     expect(frame.get_by_text("A box around two cows.")).to_be_visible()
     frame.get_by_role("button", name="Close").click()
-    frame.get_by_role("button", name="Submit").click()
-    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    submit_last(page, frame)
     flow = portal.flow("elements")
     name = flow.runtime.list_human_loops(FlowDefinitionArn=flow.arn)["HumanLoopSummaries"][0]
     (given,) = answers(portal, "elements", name["HumanLoopName"])
@@ -443,8 +448,7 @@ def test_what_stands_beside_a_classifier_is_shown_and_asked(person: Any, portal:
     expect(frame.get_by_text("How do I reset it?")).to_be_visible()
     frame.get_by_label("Why?").fill("It says how.")
     frame.get_by_role("button", name="yes").click()
-    frame.get_by_role("button", name="Submit").click()
-    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    submit_last(page, frame)
     assert answers(portal, "oda", name) == [{"ok": {"label": "yes"}, "why": "It says how."}]
     del portal.flows["oda"]
 
@@ -473,8 +477,7 @@ def test_what_a_template_sets_before_its_elements_are_there_is_a_first_value_onl
     expect(frame.get_by_label("Kept")).to_be_disabled()
     frame.get_by_label("Total").fill("43")
     frame.get_by_label("Paid").uncheck()
-    frame.get_by_role("button", name="Submit").click()
-    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    submit_last(page, frame)
     assert answers(portal, "pia", name) == [
         {"total": "43", "paid": {"yes": False}, "kept": "as it was"}
     ]
@@ -508,8 +511,7 @@ def test_what_a_template_sets_later_is_set(person: Any, portal: Portal) -> None:
     frame = page.frame_locator("iframe.template")
     expect(frame.get_by_label("Total")).to_have_value("42 EUR")
     frame.get_by_label("Note").fill("unsaid")
-    frame.get_by_role("button", name="Submit").click()
-    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    submit_last(page, frame)
     assert answers(portal, "rex", name) == [
         {"total": "42", "note": "", "paid": {"yes": True}, "made": "by script"}
     ]
@@ -546,8 +548,7 @@ def test_a_template_waits_for_its_elements_and_may_have_a_parent_of_its_own(
     frame.locator(".box-stage").focus()
     page.keyboard.press("2")
     page.keyboard.press("n")
-    frame.get_by_role("button", name="Submit").click()
-    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    submit_last(page, frame)
     (given,) = answers(portal, "sam", name)
     assert [box["label"] for box in given["boxes"]["boundingBoxes"]] == ["kid"]
     del portal.flows["sam"]

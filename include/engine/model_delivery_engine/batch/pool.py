@@ -87,38 +87,35 @@ class Growing:
 
     def __init__(self, work: Work, most: int, positions: int | None) -> None:
         self._work, self._most, self._positions = work, most, positions
-        self._here: InProcess | None = InProcess(work)
-        self._there: Processes | None = None
+        self._pool: InProcess | Processes = InProcess(work)
         self._ran, self._took = 0, 0.0
         self._turn = threading.Lock()
         self._stopping = threading.Lock()
         self._stopped = False
 
     def fastest_batch_size(self) -> int:
-        """Measure it here."""
-        assert self._here is not None  # no part was run yet
-        return self._here.fastest_batch_size()
+        """Measure it where the next part runs: here, since none was run yet."""
+        return self._pool.fastest_batch_size()
 
     def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
         """Run a part, here or in another process."""
         with self._turn:
             if self._stopped:
                 raise StoppedError(f"{self._work.uri}: stopped")
-            if self._there is None and self._here is not None:
+            if isinstance(self._pool, InProcess):
                 started = time.monotonic()
-                outcome = self._here.run(data, batch_size, hand_over)
+                outcome = self._pool.run(data, batch_size, hand_over)
                 self._took += time.monotonic() - started
                 self._ran += data.part.end - data.part.start
                 self._grow()
                 return outcome
-        assert self._there is not None
-        return self._there.run(data, batch_size, hand_over)
+        return self._pool.run(data, batch_size, hand_over)
 
     def _grow(self) -> None:
         count = min(self._most, int(self._left_s() / _START_S))
         with self._stopping:
             if count > 1 and not self._stopped:
-                self._there, self._here = Processes(self._work, count), None
+                self._pool = Processes(self._work, count)
 
     def _left_s(self) -> float:
         """Return the seconds that the rest would take here; many where nobody knows."""
@@ -130,13 +127,11 @@ class Growing:
         """End what runs in other processes; a part that runs here comes to its end."""
         with self._stopping:
             self._stopped = True
-            if self._there is not None:
-                self._there.stop()
+            self._pool.stop()
 
     def close(self) -> None:
         """End the processes, if any."""
-        if self._there is not None:
-            self._there.close()
+        self._pool.close()
 
 
 class WorkerDiedError(Exception):
