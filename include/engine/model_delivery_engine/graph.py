@@ -1,7 +1,7 @@
 """Reading an ONNX graph and refusing what cannot be compiled, each reason by name."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 
 from model_delivery_engine import weights
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
+from model_delivery_engine.nodes import all_nodes
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.runtime import open_session, session_options
+from model_delivery_engine.shape_inference import inferable
 from model_delivery_engine.shapes import Shapes, fix_shapes, own_shapes
 from model_delivery_engine.soundness import refuse_unsound
 
@@ -196,7 +198,11 @@ def check_graph(path: Path, name: str) -> None:
     :param name: how messages call the model
     """
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(str(path))
+        typed = path.with_name(f"{path.stem}.typed.onnx")  # beside the weights, by their names
+        onnx.save(inferable(weights.skeleton(path)), typed)
+        onnx.checker.check_model(str(typed), full_check=True)
+        typed.unlink()
     except (
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
@@ -247,7 +253,7 @@ def _check_operator_sets(model: Any, name: str) -> None:
 def _check_operators(model: Any, name: str) -> None:
     own = {(function.domain, function.name) for function in model.functions}
     bodies = [model.graph.node, *(function.node for function in model.functions)]
-    for node in _all_nodes(node for body in bodies for node in body):
+    for node in all_nodes(node for body in bodies for node in body):
         if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
             raise CompilationError(
                 f"{name}: node {node.name or node.op_type!r} is the custom operator "
@@ -264,7 +270,7 @@ def _check_functions(model: Any, name: str) -> None:
 
     def written_out(nodes: Iterable[Any], depth: int) -> int:
         size = 0
-        for node in _all_nodes(nodes):
+        for node in all_nodes(nodes):
             called = (node.domain, node.op_type)
             if called in bodies and called not in sizes:
                 if depth == _MOST_CALLS:
@@ -283,12 +289,3 @@ def _endless(how: str, name: str) -> CompilationError:
         f"{name}: its functions call one another {how}; export the model without functions",
         reason=Reason.MODEL_TOO_LARGE,
     )
-
-
-def _all_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
-    """Nodes and those in their branches and loop bodies."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _all_nodes(graph.node)

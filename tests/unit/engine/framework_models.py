@@ -46,6 +46,14 @@ def pytorch(folder: Path) -> None:
             return x * 2.0
 
     torch.jit.save(torch.jit.script(Positive()), folder / "positive.pt")
+
+    class Repeated(torch.nn.Module):
+        def forward(self, x: torch.Tensor, times: int = 3) -> torch.Tensor:
+            for _ in range(times):
+                x = x * 2.0
+            return x
+
+    torch.jit.save(torch.jit.script(Repeated()), folder / "repeated.pt")
     _pytorch_operators(folder)
     _pytorch_inputs(folder)
 
@@ -488,6 +496,8 @@ def _sklearn_tables(folder: Path) -> None:
          encoded(make_pipeline(SimpleImputer(), OneHotEncoder(handle_unknown="ignore")),
                  LogisticRegression())),
         ("ordinal", encoded(OrdinalEncoder(), forest)),
+        ("imputed_ordinal",
+         encoded(make_pipeline(SimpleImputer(strategy="most_frequent"), OrdinalEncoder()), forest)),
         ("search", GridSearchCV(LogisticRegression(), scores, scoring="accuracy")),
         ("search_in_a_pipeline",
          make_pipeline(StandardScaler(), GridSearchCV(LogisticRegression(), scores))),

@@ -161,6 +161,14 @@ def test_a_model_answers_as_in_its_framework(
             "no ONNX form for operator 'aten::median'",
         ),
         (
+            "PYTORCH",
+            "pytorch",
+            "repeated.pt",
+            '{"x": [1, 6]}',
+            Reason.OPERATOR_UNSUPPORTED,
+            "torch.export.save, whose exporter knows more",
+        ),
+        (
             "KERAS",
             "tensorflow",
             "channels_first.keras",
@@ -211,7 +219,8 @@ SIX = '{"x": [-1, 6]}'
                        "clusters", "outliers", "vectors", "neighbours", "names", "holes",
                        "forest_of_many", "margins", "one_each", "voters", "stack", "two_targets",
                        "two_labels", "two_classifiers", "one_hot", "one_hot_of_some", "ordinal",
-                       "named_columns", "search", "search_in_a_pipeline", "search_of_pipelines")),
+                       "imputed_ordinal", "named_columns", "search", "search_in_a_pipeline",
+                       "search_of_pipelines")),
     ],
 )  # fmt: skip
 def test_a_common_model_is_right_on_inputs_of_every_kind(
@@ -226,7 +235,7 @@ def test_a_common_model_is_right_on_inputs_of_every_kind(
         assert ("splits" in conversion.proved) == (name != "linear.ubj")
 
 
-@pytest.mark.parametrize("name", ["one_hot", "one_hot_of_some", "ordinal"])
+@pytest.mark.parametrize("name", ["one_hot", "one_hot_of_some", "ordinal", "imputed_ordinal"])
 def test_a_column_of_categories_is_drawn_from_them(
     tmp_path: Path, compile_file: Compile, name: str
 ) -> None:
@@ -241,6 +250,15 @@ def test_a_column_of_categories_is_drawn_from_them(
 def test_the_model_of_sagemakers_own_container_is_found(tmp_path: Path) -> None:
     (tmp_path / "xgboost-model").write_bytes(b"{")
     assert xgboost.find(tmp_path).name == "xgboost-model"
+
+
+def test_what_lies_beside_a_booster_is_not_taken_for_one(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"auc": 0.9}')
+    (tmp_path / "model.json").write_text('{"learner": {}, "version": [3, 0, 0]}')
+    assert xgboost.find(tmp_path).name == "model.json"
+    (tmp_path / "other.json").write_text('{"version": [3, 0, 0], "learner": {}}')
+    with pytest.raises(ConversionError, match="has 2 models"):
+        xgboost.find(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["two", "three", "dart", "linear"])

@@ -157,20 +157,26 @@ def _from_torchscript(torch: Any, task: Conversion) -> Converted:
             output_names=outputs,
             dynamic_axes=axes,
         )
-    except torch.onnx.errors.OnnxExporterError as error:
+    except RuntimeError as error:
+        # The exporter's own faults, which it asks to report to PyTorch, are no other's either.
+        known = isinstance(error, torch.onnx.errors.OnnxExporterError)
+        if not known and "INTERNAL ASSERT" not in str(error):
+            raise
         raise _unsupported(error) from error
     return Converted(_runner(torch, model))
 
 
 def _unsupported(error: Exception) -> ConversionError:
-    """Return the error for an operator that PyTorch's exporter has no ONNX form of."""
+    """Return the error for what PyTorch's exporter has no ONNX form of."""
     # What follows is where in the program it stands.
     text = str(error).partition("[Caused by")[0].partition("Please feel free")[0]
     found = _UNSUPPORTED.search(text)
     operator = (found[1] or found[2]) if found else None
+    what = f"operator {operator!r}" if operator else "this TorchScript"
     return ConversionError(
-        f"PyTorch has no ONNX form for operator {operator!r}: {one_line(text, 300)}; replace it by "
-        "others, or save the model with torch.export.save, whose exporter knows more",
+        f"PyTorch has no ONNX form for {what}: {one_line(text, 300)}; "
+        f"{'replace it by others, or' if operator else 'instead,'} save the model with "
+        "torch.export.save, whose exporter knows more",
         reason=Reason.OPERATOR_UNSUPPORTED,
         operator=operator,
     )

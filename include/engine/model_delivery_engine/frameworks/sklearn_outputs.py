@@ -76,12 +76,12 @@ def declare(converted: Any, model: Any, batch: int | None, features: int) -> Non
 
 def _declare_ranks(converted: Any) -> None:
     """Leave of the declared shapes their ranks, or those that ONNX infers."""
-    import onnx
+    from model_delivery_engine.shape_inference import infer_shapes
 
     ranks = {n.name: len(n.type.tensor_type.shape.dim) for n in converted.graph.output}
     for node in converted.graph.output:
         node.type.tensor_type.ClearField("shape")
-    for node in onnx.shape_inference.infer_shapes(converted).graph.output:
+    for node in infer_shapes(converted).graph.output:
         if node.type.tensor_type.HasField("shape"):
             ranks[node.name] = len(node.type.tensor_type.shape.dim)
     for node in converted.graph.output:

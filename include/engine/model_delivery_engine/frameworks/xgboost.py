@@ -22,6 +22,8 @@ _SAVE = "save it with booster.save_model('model.ubj') or 'model.json'"
 def find(folder: Path) -> Path:
     """Return the one model file below a folder."""
     found = with_suffix(folder, ".json", ".ubj")
+    if len(found) > 1:  # what else lies beside a model, its metrics or its parameters, is JSON too
+        found = [each for each in found if each.suffix == ".ubj" or _holds_learner(each)] or found
     # SageMaker's own container names it without a suffix; XGBoost tells its forms by what is in it.
     found = found or [path for path in folder.rglob("xgboost-model") if path.is_file()]
     if not found and (old := with_suffix(folder, ".model", ".bin", ".pkl", ".pickle", ".joblib")):
@@ -30,6 +32,11 @@ def find(folder: Path) -> Path:
             reason=Reason.UNTRUSTED_CODE,
         )
     return only(found, folder, "XGBoost file (.json, .ubj)", _SAVE)
+
+
+def _holds_learner(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"learner"' in file.read(4096)
 
 
 def convert(task: Conversion) -> Converted:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from model_delivery_engine.shape_inference import infer_shapes
 from model_delivery_engine.tensors import Array
 
 CONTRIBUTED = "com.microsoft"
@@ -166,7 +167,7 @@ def _taken_inside(body: Any) -> Iterator[str]:
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
     try:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
+        inferred = infer_shapes(model).graph
     except onnx.shape_inference.InferenceError:
         inferred = model.graph
     known = {}
