@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_delivery_engine import weights
-from model_delivery_engine.agreement import REWRITTEN, agree
 from model_delivery_engine.compile.contest import alone, latency, throughput
 from model_delivery_engine.compile.evidence import Evidence, Judged
 from model_delivery_engine.compile.noise import Asked, Noise, ask, measure_noise, noisier
@@ -26,9 +25,8 @@ from model_delivery_engine.graph import complete_types
 from model_delivery_engine.heap import give_back
 from model_delivery_engine.latency import THREADS, has_vnni, interleave, kind_for
 from model_delivery_engine.measurements import Candidate
-from model_delivery_engine.optimise import optimise
+from model_delivery_engine.optimise import optimise, unoptimised_options
 from model_delivery_engine.options import CompilerOptions
-from model_delivery_engine.parity import measure_parity
 from model_delivery_engine.quantize.bounded import Bounded, quantize_bounded
 from model_delivery_engine.quantize.floating import to_fp16
 from model_delivery_engine.quantize.halves import LARGEST, find_overflow, round_results
@@ -52,6 +50,7 @@ from model_delivery_engine.targets import Target
 
 log = logging.getLogger(__name__)
 
+_EIGHT_BITS = "the model computes in 8 bits itself"
 _ROUNDED = "rounded.onnx"  # what the model in halves answers where they are computed in halves
 
 
@@ -123,6 +122,10 @@ class Workbench:
         if self._options.precision == "int8":
             recipes += self._int8()
         for name, precision, build in recipes:
+            if precision != "fp32" and self._evidence.precision == "int8":
+                refused = Candidate(name, precision, "rejected", reason=_EIGHT_BITS)
+                yield Trial(refused)
+                continue
             log.info("building candidate %s", name)
             give_back()
             yield self._once(self._built(name, precision, build))
@@ -254,17 +257,15 @@ class Workbench:
 
     def _answers_alike(self, path: Path) -> bool:
         try:
-            self._hold(self._model(path))
+            # As it will run; where running rounds, in the source's own steps.
+            lower = self._evidence.precision != "fp32"
+            options = unoptimised_options() if lower else session_options(THREADS)
+            model = Model(open_session(path, options), path.stem)
+            self._evidence.hold(model.run, unoptimised=lower)
         except (InferenceError, ParityError) as error:
             log.info("a rewritten graph is left out: %s", one_line(error, 300))
             return False
         return True
-
-    def _hold(self, model: Model) -> None:
-        """Hold a model of the source's precision to its answers, on golden inputs and beyond."""
-        evidence = self._evidence
-        measure_parity(model.run(evidence.golden), evidence.expected)
-        agree(model.run, evidence.probes, REWRITTEN, may_refuse=False, ranking=evidence.ranking)
 
     def _model(self, path: Path) -> Model:
         return Model(open_session(path, session_options(THREADS)), path.stem)
@@ -312,7 +313,7 @@ class Workbench:
         record = dataclasses.replace(record, size_bytes=weights.size_of(path))
         exact = record.precision == "fp32"
         if exact:
-            self._hold(model)
+            self._evidence.hold(model.run)
         if record.name != SOURCE:
             noise = measure_noise(model, asked, held=exact)
             if record.precision == "fp16":

@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from model_delivery_engine import probes
-from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree, is_drawn
+from model_delivery_engine.agreement import (
+    CONVERTED,
+    HALF_PRECISION,
+    QUANTISED,
+    agree,
+    is_drawn,
+)
+from model_delivery_engine.arithmetic import CLOSENESS, precision_of
 from model_delivery_engine.compile.contest import load_model
 from model_delivery_engine.compile.request import CompilationRequest
 from model_delivery_engine.errors import (
@@ -33,8 +40,8 @@ from model_delivery_engine.frameworks.results import Answers, refuse_other_input
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.options import COUNTED, CompilerOptions
-from model_delivery_engine.parity import refuse_nan
-from model_delivery_engine.probes import Probe, Run
+from model_delivery_engine.parity import measure_parity, refuse_nan, tolerance_for
+from model_delivery_engine.probes import Answer, Probe, Run
 from model_delivery_engine.quantize.metric import Metric, make_metric
 from model_delivery_engine.quantize.samples import Samples, load_samples, part
 from model_delivery_engine.ranking import Ranking, ranking_of
@@ -68,6 +75,7 @@ class Evidence:
     :param apart: whether these parts have no sample in common
     :param metric: the user's metric
     :param ranking: the scores behind the source's places and labels, where it has such outputs
+    :param precision: that the source model itself computes in
     """
 
     golden: Mapping[str, Array]
@@ -80,11 +88,29 @@ class Evidence:
     apart: bool = False
     metric: Metric | None = None
     ranking: Ranking | None = None
+    precision: str = "fp32"
 
     @property
     def in_time(self) -> bool:
         """Whether nothing was left out for want of time alone."""
         return not any(probes.NO_TIME in why for why in self.left_out)
+
+    def hold(self, answer: Answer, *, unoptimised: bool = False) -> Parity:
+        """Hold a model of the source's own precision to its answers, golden inputs and beyond.
+
+        :param answer: runs the model
+        :param unoptimised: it runs as the source did when it was asked, so that of a source in
+            lower precision too nothing is rounded elsewhere
+        :raises ParityError: a value that is further off than another form of the source may be
+        """
+        precision = "fp32" if unoptimised else self.precision
+        tolerance = tolerance_for(precision, self.expected)
+        near = measure_parity(answer(dict(self.golden)), self.expected, tolerance=tolerance)
+        beyond = agree(
+            answer, self.probes, CLOSENESS[precision], may_refuse=False, ranking=self.ranking
+        )
+        left_out = (*self.left_out, *beyond.left_out)
+        return dataclasses.replace(near, proved=beyond.proved, left_out=left_out)
 
 
 def gather(
@@ -111,17 +137,20 @@ def gather(
     expected = answers_to(reference, golden, request)
     refuse_nan(expected)
     own = _load_own(reference, options, files, answers is not None and answers.missing)
-    ranking = ranking_of(source, seconds)
+    ranking, precision = ranking_of(source, seconds), precision_of(source)
     conversion = None
     if answers is None:
         asked, left_out = answer_itself(reference, own)
     else:
         asked, left_out = _with_inputs(answers, own, reference), answers.left_out
         enough = sum(map(len, own.values())) >= ENOUGH_SAMPLES
-        proof = _Proof(reference, answers, request.framework, ranking)
+        proof = _Proof(reference, answers, request.framework, ranking, precision)
         conversion = proof.parity(asked, outranked=enough)
         asked = _answered_by(reference, asked)
-    evidence = Evidence(golden, expected, asked, left_out, own.get("calibration"), ranking=ranking)
+    evidence = Evidence(
+        golden, expected, asked, left_out, own.get("calibration"),
+        ranking=ranking, precision=precision,
+    )  # fmt: skip
     if "samples" in own:
         evidence = _judging(evidence, reference, own["samples"], answers, options, files)
     return evidence, conversion, reference.inputs
@@ -219,6 +248,7 @@ class _Proof:
     answers: Answers
     framework: str
     ranking: Ranking | None
+    precision: str
 
     def parity(self, asked: Sequence[Probe], *, outranked: bool) -> Parity:
         """Return how far it is off.
@@ -252,7 +282,9 @@ class _Proof:
         return dataclasses.replace(parity, left_out=left_out)
 
     def _agree(self, asked: Sequence[Probe], optional: Sequence[str]) -> Parity:
-        closeness = QUANTISED if self.answers.quantised else CONVERTED
+        closeness = HALF_PRECISION if self.precision == "fp16" else CONVERTED
+        if self.answers.quantised:
+            closeness = QUANTISED
         return agree(self.reference.run, asked, closeness, optional, ranking=self.ranking)
 
     def _way_out(self, asked: Sequence[Probe], extremes: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model_delivery_engine import weights
-from model_delivery_engine.agreement import REWRITTEN, agree
 from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.bundle import write_bundle
 from model_delivery_engine.compile.cache import CompileCache, cache_key
@@ -46,7 +45,7 @@ from model_delivery_engine.manifest import Golden, Manifest, Source
 from model_delivery_engine.measurements import Candidate, Operator, Profile
 from model_delivery_engine.memory import memory_bounded
 from model_delivery_engine.options import CompilerOptions, parse_compiler_options
-from model_delivery_engine.parity import difference, measure_parity, tolerance_for
+from model_delivery_engine.parity import difference, tolerance_for
 from model_delivery_engine.profiling import profile_model
 from model_delivery_engine.runtime import session_options
 from model_delivery_engine.settings import CompilerSettings
@@ -271,17 +270,8 @@ def _describe(
     model = load_model(chosen.path, session_options(THREADS))
     outputs = answers_to(model, evidence.golden, request)
     exact = chosen.record.precision == "fp32"
-    parity = difference(outputs, evidence.expected)
-    if exact:
-        beyond = agree(
-            model.run, evidence.probes, REWRITTEN, may_refuse=False, ranking=evidence.ranking
-        )
-        parity = dataclasses.replace(
-            measure_parity(outputs, evidence.expected),
-            proved=beyond.proved,
-            left_out=(*evidence.left_out, *beyond.left_out),
-        )
-    tolerance = tolerance_for(chosen.record.precision, outputs)
+    parity = evidence.hold(model.run) if exact else difference(outputs, evidence.expected)
+    tolerance = tolerance_for(evidence.precision if exact else chosen.record.precision, outputs)
     baseline = load_model(source, session_options(THREADS))
     with alone():
         latency = measure_latency(baseline, model, evidence.golden, request.target)
