@@ -19,14 +19,13 @@ class Access:
         """Return an active flow definition that the user may work on, or None."""
         if "\0" in flow_id:  # no text to Postgres
             return None
-        return self._known.get((user.name, user.role, flow_id))
+        flow, members = self._known.get(flow_id)
+        return flow if user.role == Role.ADMIN or user.name in members else None
 
-    def _find(self, key: tuple[str, str, str]) -> FlowDefinition | None:
-        name, role, flow_id = key
+    def _find(self, flow_id: str) -> tuple[FlowDefinition | None, set[str]]:
+        """Return an active flow definition with its team: one look for all of them."""
         with self._database.read() as session:
             flow = resources.find_flow(session, flow_id)
             if flow is None or flow.status != resources.ACTIVE:
-                return None
-            if role == Role.ADMIN or resources.is_member(session, name, flow):
-                return flow
-            return None
+                return None, set()
+            return flow, resources.members_of(session, flow)

@@ -1,5 +1,6 @@
 """Answers of the database that are remembered for a moment, since each call asks for them."""
 
+import random
 import time
 from collections.abc import Callable, Hashable
 from threading import Lock
@@ -12,7 +13,11 @@ MOST = 10_000
 
 
 class Remembered(Generic[Key, Value]):
-    """Values by key, each at most 3 s old. Who is taken off a team or a role loses it by then."""
+    """Values by key, each at most 3 s old. Who is taken off a team or a role loses it by then.
+
+    How old exactly is drawn: what fifty people asked for at once would be too old at once, again
+    and again, and whoever answers them at a standstill for as long as all of it takes.
+    """
 
     def __init__(self, find: Callable[[Key], Value]) -> None:
         self._find = find
@@ -29,7 +34,7 @@ class Remembered(Generic[Key, Value]):
         with self._lock:
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[key] = now + SECONDS, value
+            self._known[key] = now + SECONDS * random.uniform(0.5, 1.0), value
         return value
 
     def forget(self, key: Key) -> None:

@@ -21,9 +21,9 @@ from model_delivery_localcloud.store.tables import User
 
 LARGEST_BODY = 2 * 1024 * 1024
 MOST_AT_ONCE = 100
-# What is done in them is mostly Python, which more threads would only take turns at. Who waits for
-# a transaction holds none of them.
-THREADS = 4
+# What is done in them is mostly Python, which more threads would only take turns at, and each turn
+# keeps the one that commits waiting. Who waits for a transaction holds none of them.
+THREADS = 2
 Work = Callable[[User, str, dict[str, Any]], dict[str, Any] | Change]
 MakeRoute = Callable[[str, Callable[[Request], Awaitable[Response]], str], Route]
 

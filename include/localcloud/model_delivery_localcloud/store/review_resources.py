@@ -80,12 +80,6 @@ def set_groups(session: Session, team: Workteam, groups: list[str]) -> None:
     session.add_all(table(**scope, group_name=group) for group in dict.fromkeys(groups))
 
 
-def is_member(session: Session, user: str, flow: FlowDefinition) -> bool:
-    """Tell whether a user is in the work team of a flow definition."""
-    query = select(exists().where(*_in_team_of(flow), UserGroup.user == user))
-    return bool(session.scalar(query))
-
-
 def members_of(session: Session, flow: FlowDefinition) -> set[str]:
     """Return the names of the users in the work team of a flow definition."""
     return set(session.scalars(select(UserGroup.user).where(*_in_team_of(flow))))
