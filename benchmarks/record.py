@@ -5,7 +5,9 @@ import os
 import platform
 import shutil
 import statistics
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -51,6 +53,31 @@ def work_folder(name: str) -> Iterator[Path]:
 def median_and_spread(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Return the median and (min, max)."""
     return statistics.median(values), (min(values), max(values))
+
+
+def unsteadiness(seconds: float = 2.0) -> float:
+    """Return how uneven this machine is now: a piece of work's 90th percentile by its best time.
+
+    Of the same work on every core at once. 1 is a machine of one's own; on one that is shared, and
+    says nothing of it, a percentile of times is the neighbours' too.
+
+    :param seconds: that it takes
+    """
+    cores = os.cpu_count() or 1
+    with ProcessPoolExecutor(cores) as pool:
+        found = list(pool.map(_times_of_work, [seconds] * cores))
+    times = sorted(each for one in found for each in one)
+    return times[int(len(times) * 0.9)] / times[0]
+
+
+def _times_of_work(seconds: float) -> list[float]:
+    times = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.perf_counter()
+        sum(number * number for number in range(100_000))
+        times.append(time.perf_counter() - began)
+    return times
 
 
 def write(name: str, measures: Sequence[Measure], packages: Sequence[str]) -> Path:

@@ -7,7 +7,7 @@ answers; each answer brings the next item, least certain first, and the time of 
 counts. First they answer at RATE a second together, as people do who think a while: the 99th
 percentile is of these calls, after WARM seconds of the same that do not count. Then they answer as
 fast as they can: the throughput. One process serves all of it, on the machine that the clients run
-on too.
+on too; how uneven that machine is by itself is taken before each round and noted.
 
 `REVIEW_LOOPS`, `REVIEW_SECONDS` change the sizes, `REVIEW_ROUNDS` the rounds, `REVIEW_DATABASES`
 which of them. Starting loops and waiting for them: `review_loops`; conditions: `review_conditions`.
@@ -34,7 +34,7 @@ from model_delivery_localcloud.store.review_tables import FlowDefinition, HumanL
 from model_delivery_localcloud.store.users import Role, add_user
 from sqlalchemy import insert, select
 
-from benchmarks.record import Measure, median_and_spread, write
+from benchmarks.record import Measure, median_and_spread, unsteadiness, write
 from stack.review_desk import Reviewer
 from tests.contract.review_world import LABELS, PASSWORD, Flow, make_flow
 from tests.local_cloud import Cloud, cloud_over
@@ -58,6 +58,7 @@ class Round:
     p99_ms: float
     paced: float
     most: float
+    uneven: float
 
 
 def main() -> Path:
@@ -86,6 +87,7 @@ def answering(cloud: Cloud, database: Database) -> list[Round]:
     plan = {"url": cloud.url, "flow": flow.id, "people": people, "seconds": SECONDS, "warm": WARM}
     rounds = []
     for _ in range(ROUNDS):
+        uneven = unsteadiness()
         paced = _reviewers({**plan, "rate": RATE})
         flat = _reviewers({**plan, "rate": 0, "seconds": SECONDS / 2})
         p99 = statistics.quantiles(paced["times"], n=100)[98] * 1000
@@ -94,6 +96,7 @@ def answering(cloud: Cloud, database: Database) -> list[Round]:
                 p99,
                 len(paced["times"]) / paced["seconds"],
                 len(flat["times"]) / flat["seconds"],
+                uneven,
             )
         )
     return rounds
@@ -164,10 +167,16 @@ def _answering_measures(name: str, rounds: list[Round]) -> list[Measure]:
     p99, p99_spread = median_and_spread([each.p99_ms for each in rounds])
     paced, paced_spread = median_and_spread([each.paced for each in rounds])
     most, most_spread = median_and_spread([each.most for each in rounds])
-    nobody = "no peer starts and awaits such loops; Augmented AI takes no new customers"
+    note = (
+        "no peer starts and awaits such loops; Augmented AI takes no new customers. In each round: "
+        + "; ".join(
+            f"{each.p99_ms:.0f} ms on a machine whose own times vary by {each.uneven:.1f}"
+            for each in rounds
+        )
+    )
     common = {
         "peer": None, "peer_name": None, "limit": None, "limit_name": None, "rounds": len(rounds),
-        "note": nobody,
+        "note": note,
     }  # fmt: skip
     return [
         Measure(

@@ -117,7 +117,7 @@ def main() -> Path:
                 )
                 prepare_team(cloud, credentials)
                 flow = _flow()
-                worker = HumanLoopWorker(open_hook(HumanLoops.hook_path, SETTINGS))
+                worker = HumanLoopWorker(lambda: open_hook(HumanLoops.hook_path, SETTINGS))
                 seconds = _start(worker, flow)
                 batch = LoopBatch(flow, "bench-0000000000", LOOPS)
                 since = worker.created_after(batch)

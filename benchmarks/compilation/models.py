@@ -69,10 +69,11 @@ def make_cases(folder: Path, packages: Path) -> Iterator[Case]:
     :param packages: site-packages of the environment that has magika and rapidocr
     """
     ocr = packages / "rapidocr_onnxruntime" / "models"
-    lines = np.stack([_text_line(n, 320) for n in range(24)])
-    # A bound of 0.01 on a count needs a hundred samples held out; the other metrics are shares.
+    # A bound of 0.01 on a count needs a hundred samples held out; the other metrics are shares, and
+    # need eight, beside as many for the search and some to calibrate on.
+    lines = np.stack([_text_line(n, 320) for n in range(48)])
     short = np.stack([_text_line(n, 192, flip=n % 2 == 1) for n in range(400)])
-    pages = np.stack([_page(n) for n in range(24)])
+    pages = np.stack([_page(n) for n in range(48)])
     # The quick ones first: what is measured is written after each.
     yield from _trained(folder)
     yield _shipped(folder, "rapidocr classification", ocr / "ch_ppocr_mobile_v2.0_cls_infer.onnx",
