@@ -245,8 +245,10 @@ def test_no_part_is_of_an_input_that_was_there_for_a_while(
         take(file, uri)
         number = next(takes)
         if number == 1:
-            path.rename(aside)
-            path.write_bytes(data.replace(b"0.1", b"9.9"))
+            other = path.with_name("other")
+            other.write_bytes(data.replace(b"0.1", b"9.9"))
+            aside.hardlink_to(path)
+            other.replace(path)  # at no moment is nothing there
         elif number == 4 and aside.exists():
             aside.replace(path)
 

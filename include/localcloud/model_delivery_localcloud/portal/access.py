@@ -14,13 +14,21 @@ class Access:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known = Remembered(self._find)
+        # Whoever is not in a team as it was a moment ago may have just joined it.
+        self._anew = Remembered(self._find_for)
 
     def flow(self, user: User, flow_id: str) -> FlowDefinition | None:
         """Return an active flow definition that the user may work on, or None."""
         if "\0" in flow_id:  # no text to Postgres
             return None
         flow, members = self._known.get(flow_id)
-        return flow if user.role == Role.ADMIN or user.name in members else None
+        if flow is None or not _may_work(user, members):
+            flow, members = self._anew.get((flow_id, user.name))
+        return flow if _may_work(user, members) else None
+
+    def _find_for(self, key: tuple[str, str]) -> tuple[FlowDefinition | None, set[str]]:
+        flow_id, _name = key
+        return self._find(flow_id)
 
     def _find(self, flow_id: str) -> tuple[FlowDefinition | None, set[str]]:
         """Return an active flow definition with its team: one look for all of them."""
@@ -29,3 +37,7 @@ class Access:
             if flow is None or flow.status != resources.ACTIVE:
                 return None, set()
             return flow, resources.members_of(session, flow)
+
+
+def _may_work(user: User, members: set[str]) -> bool:
+    return user.role == Role.ADMIN or user.name in members
