@@ -273,6 +273,7 @@ with DAG(
     plan = PlanShardsOperator(task_id="plan_shards", input_uri=INPUT, shards="{{ params.shards }}")
     infer = BatchInferenceOperator.partial(
         task_id="batch_inference",
+        max_active_tis_per_dag=1,  # as many as there are workers: a task uses all cores of one
         bundle_uri=bundle_uri,
         output_uri=f"{DELIVERY}/results",
     ).expand(shard=plan.output)

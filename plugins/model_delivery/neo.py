@@ -148,7 +148,25 @@ def compiler_options(
     options = _parsed(text, "compiler_options", rule)
     if not isinstance(options, dict) and not (isinstance(options, str) and device in _NEURON):
         raise InvalidRequestError(f"compiler_options is {text[:100]!r}: {rule}")
+    if isinstance(options, dict):
+        _check_values(options)
     return text
+
+
+def _check_values(options: Mapping[str, Any]) -> None:
+    """Refuse values that fix no input; what an input takes is the model's to say."""
+    values = options.get("values", {"": 0})
+    if not isinstance(values, Mapping) or not values:
+        raise InvalidRequestError(
+            f"compiler_options: values is {json.dumps(values)[:100]}, not an object of values by "
+            'input: {"values": {"sr": 16000}}'
+        )
+    for name, value in values.items():
+        if not isinstance(value, int | float | list):
+            raise InvalidRequestError(
+                f"compiler_options: values gives {name!r} {json.dumps(value)[:100]}; give a "
+                "number, or lists of numbers in the input's shape"
+            )
 
 
 def _parsed(text: str, parameter: str, rule: str) -> Any:

@@ -58,30 +58,28 @@ def running(store: Store, home: Path, **env: str) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope="session")
-def cloud_over_sqlite(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def cloud(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with running(store, tmp_path_factory.mktemp("localcloud")) as built:
         yield built
 
 
-@pytest.fixture(scope="session")
-def cloud(cloud_over_sqlite: Cloud) -> Cloud:
-    return cloud_over_sqlite
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def cloud_over_each(
+    request: pytest.FixtureRequest, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cloud]:
+    """Return localcloud over each of its databases, for a module whose `cloud` is this.
 
-
-@pytest.fixture(scope="module")
-def cloud_over_postgres(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    New for the module: no other one's jobs wait in it.
+    """
+    home = tmp_path_factory.mktemp("localcloud")
+    if request.param == "sqlite":
+        with running(store, home) as built:
+            yield built
+        return
     if not installed():
         pytest.skip(MISSING)
-    home = tmp_path_factory.mktemp("localcloud")
     with postgres() as url, running(store, home, LOCALCLOUD_DATABASE_URL=url) as built:
         yield built
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def cloud_over_each(request: pytest.FixtureRequest) -> Cloud:
-    """Return localcloud over each of its databases, for a module whose `cloud` is this."""
-    built: Cloud = request.getfixturevalue(f"cloud_over_{request.param}")
-    return built
 
 
 @pytest.fixture(scope="module")

@@ -142,6 +142,23 @@ def test_an_answer_is_undone_changed_and_an_item_skipped(cloud: Any) -> None:
         assert one.take(queue)["name"] == second
 
 
+def test_many_answers_are_taken_back_of_ones_own_and_this_queue_alone(cloud: Any) -> None:
+    flow, other = (make_flow(cloud, config={"TaskCount": 2}) for _ in range(2))
+    with flow.reviewer() as one, flow.reviewer() as two:
+        for _ in range(3):
+            flow.start(initialValue="7", confidence=0.5)
+        loops = [each["loop"] for each in one.call(flow.id, "next", count=3)["items"]]
+        one.call(flow.id, "accept", loops=loops, spent_ms=9)
+        refused = two.post(flow.id, "retract", loops=loops)
+        assert refused.status_code == 409
+        assert one.post(other.id, "retract", loops=loops).status_code == 404
+        found = one.call(flow.id, "retract", loops=[*loops[:2], 10**9])
+        assert found == {"retracted": 2}
+        held = one.call(flow.id, "next", count=3)["items"]
+        assert sorted(each["loop"] for each in held) == sorted(loops[:2])
+        assert held[0]["draft"] == answer("7")
+
+
 def test_a_draft_survives_a_reload(flow: Flow) -> None:
     flow.start()
     with flow.reviewer() as one:

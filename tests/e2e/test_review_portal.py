@@ -295,6 +295,64 @@ def test_many_are_accepted_at_once_and_the_wrong_left_out(person: Any) -> None:
     expect(page.locator("#work")).to_be_visible()
 
 
+def test_enter_pressed_twice_accepts_one_page(person: Any, portal: Portal) -> None:
+    flow = make_flow(portal.cloud, TEXT_TEMPLATE)
+    for number in range(60):
+        flow.start(f"said-{number}", text="Good.", initialValue="Positive", confidence=0.9)
+    portal.cloud.run(
+        "user", "add", "yan", "--role", "reviewer", "--group", flow.group, secret=PASSWORD
+    )
+    portal.flows["twice"] = flow
+    page = person("yan").open("twice", "/grid")
+    expect(page.locator("#accept")).to_have_text("Accept 24")
+    page.wait_for_timeout(1000)
+    calls: list[str] = []
+    page.on("request", lambda request: calls.append(request.url))
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("24 accepted.")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(1000)
+    assert sum(url.endswith("/accept") for url in calls) == 1
+    page.keyboard.press("Enter")
+    expect(page.locator("#accept")).to_have_text("Accept 12")
+    assert sum(url.endswith("/accept") for url in calls) == 2
+    del portal.flows["twice"]
+
+
+def test_a_page_that_was_accepted_is_taken_back(person: Any, portal: Portal) -> None:
+    flow = make_flow(portal.cloud, TEXT_TEMPLATE, config={"TaskCount": 2})
+    for number in range(30):
+        flow.start(
+            f"back-{number:02}", text=f"Text {number}.", initialValue="Positive",
+            confidence=0.5 + number / 100,
+        )  # fmt: skip
+    portal.cloud.run(
+        "user", "add", "hal", "--role", "reviewer", "--group", flow.group, secret=PASSWORD
+    )
+    portal.flows["taken-back"] = flow
+    hal = person("hal")
+    page = hal.open("taken-back", "/grid")
+    cards = page.locator(".snippet")
+    expect(cards).to_have_count(24)
+    first = cards.all_inner_texts()
+    expect(page.locator("#undo")).to_be_hidden()
+    page.locator("#accept").click()
+    expect(page.locator("#status")).to_have_text("24 accepted.")
+    expect(cards).to_have_count(6)
+    expect(page.locator("#undo")).to_have_text("Undo these 24")
+    hal.check()
+    hal.screenshot("grid-undo")
+    page.keyboard.press("u")
+    expect(page.locator("#status")).to_have_text("24 are back.")
+    expect(page.locator("#undo")).to_be_hidden()
+    assert sorted(cards.all_inner_texts()) == sorted(first)
+    page.wait_for_timeout(1000)  # what comes up behind another page is looked at first
+    page.locator("#accept").click()
+    expect(page.locator("#status")).to_have_text("24 accepted.")
+    del portal.flows["taken-back"]
+
+
 def test_a_template_with_every_element_is_filled_in_and_submitted(
     person: Any, portal: Portal
 ) -> None:
@@ -451,6 +509,126 @@ def test_what_stands_beside_a_classifier_is_shown_and_asked(person: Any, portal:
     submit_last(page, frame)
     assert answers(portal, "oda", name) == [{"ok": {"label": "yes"}, "why": "It says how."}]
     del portal.flows["oda"]
+
+
+def test_boxes_to_be_judged_are_drawn(person: Any, portal: Portal) -> None:
+    image = put_image(portal.cloud, "judged.png", Image.new("RGB", (400, 200), "white"))
+    name = only(portal, "eva", """
+      <crowd-form>
+        <crowd-image-classifier name="ok" src="{{ task.input.image | grant_read_access }}"
+            header="Are the boxes right?" categories="['good', 'bad']"
+            overlay='{ "boundingBox": { labels: ["cow", "calf"], value: [
+              { height: 80, label: "cow", left: 100, top: 50, width: 120 },
+              { height: 40, label: "calf", left: 260, top: 90, width: 60 } ] }, }'>
+        </crowd-image-classifier>
+      </crowd-form>
+    """, image=image)  # fmt: skip
+    eva = person("eva")
+    page = eva.open("eva")
+    frame = page.frame_locator("iframe.template")
+    expect(frame.locator(".drawn")).to_have_text(["cow", "calf"])
+    shown = frame.locator("img").bounding_box()
+    cow = frame.locator(".drawn").first.bounding_box()
+    scale = shown["width"] / 400
+    assert abs(cow["x"] - shown["x"] - 100 * scale) < 1
+    assert abs(cow["y"] - shown["y"] - 50 * scale) < 1
+    eva.check()
+    eva.screenshot("overlay")
+    frame.get_by_role("button", name="good").click()
+    submit_last(page, frame)
+    assert answers(portal, "eva", name) == [{"ok": {"label": "good"}}]
+    del portal.flows["eva"]
+
+
+@pytest.mark.parametrize("beside", ["", "<p>Look well.</p>"])
+def test_none_of_the_above_excludes_the_others(person: Any, portal: Portal, beside: str) -> None:
+    who = "fay" if beside else "gus"
+    name = only(portal, who, f"""
+      <crowd-form>{beside}
+        <crowd-classifier-multi-select name="k" header="Which?" categories="['cow', 'dog']"
+            exclusion-category="{{ text: 'None of these' }}">
+          <classification-target>{{{{ task.input.text }}}}</classification-target>
+        </crowd-classifier-multi-select>
+      </crowd-form>
+    """, text="A meadow.")  # fmt: skip
+    one = person(who)
+    page = one.open(who)
+    asked = page.frame_locator("iframe.template") if beside else page
+    submit = asked.get_by_role("button", name="Submit")
+    submit.click()
+    expect(asked.get_by_text("first.")).to_be_visible()
+    for label in ("cow", "dog", "None of these"):
+        asked.get_by_role("button", name=label).click()
+    pressed = asked.locator("[data-label][aria-pressed=true]")
+    expect(pressed).to_have_count(1)
+    asked.get_by_role("button", name="dog").click()
+    expect(pressed).to_have_attribute("data-label", "dog")
+    asked.get_by_role("button", name="None of these").click()
+    one.screenshot(f"exclusion-{who}")
+    submit.click()
+    expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+    assert answers(portal, who, name) == [{"k": {"labels": ["None of these"]}}]
+    del portal.flows[who]
+
+
+def test_radio_buttons_that_are_left_alone_are_no_answer(person: Any, portal: Portal) -> None:
+    name = only(portal, "ira", """
+      <crowd-form>
+        <crowd-radio-group label="Is it sharp?">
+          <crowd-radio-button name="sharp" value="yes">Yes</crowd-radio-button>
+          <crowd-radio-button name="sharp" value="no">No</crowd-radio-button>
+        </crowd-radio-group>
+        <crowd-radio-group label="Is it day?">
+          <crowd-radio-button name="day" value="day">Day</crowd-radio-button>
+          <crowd-radio-button name="night" value="night">Night</crowd-radio-button>
+        </crowd-radio-group>
+      </crowd-form>
+    """)  # fmt: skip
+    page = person("ira").open("ira")
+    frame = page.frame_locator("iframe.template")
+    frame.get_by_label("Day", exact=True).check()
+    expect(page.locator("#status")).to_have_text("Draft kept.")
+    page.reload()
+    expect(frame.get_by_label("Day", exact=True)).to_be_checked()
+    submit_last(page, frame)
+    assert answers(portal, "ira", name) == [{"day": {"day": True}, "night": {"night": False}}]
+    del portal.flows["ira"]
+
+
+def test_plain_inputs_say_all_that_was_chosen(person: Any, portal: Portal) -> None:
+    name = only(portal, "uma", """
+      <crowd-form>
+        <label><input type="checkbox" name="fault" value="scratch"> Scratch</label>
+        <label><input type="checkbox" name="fault" value="dent"> Dent</label>
+        <label><input type="checkbox" name="fault" value="stain"> Stain</label>
+        <label><input type="radio" name="side" value="left"> Left</label>
+        <label><input type="radio" name="side" value="right"> Right</label>
+        <select name="colours" multiple aria-label="Colours">
+          <option>red</option><option>green</option><option>blue</option>
+        </select>
+      </crowd-form>
+    """)  # fmt: skip
+    page = person("uma").open("uma")
+    frame = page.frame_locator("iframe.template")
+    frame.get_by_label("Scratch").check()
+    frame.get_by_label("Dent").check()
+    frame.get_by_label("Right").check()
+    frame.get_by_label("Colours").select_option(["red", "blue"])
+    expect(page.locator("#status")).to_have_text("Draft kept.")
+    page.reload()
+    expect(frame.get_by_label("Dent")).to_be_checked()
+    expect(frame.get_by_label("Stain")).not_to_be_checked()
+    expect(frame.get_by_label("Colours")).to_have_values(["red", "blue"])
+    frame.get_by_label("Scratch").uncheck()
+    submit_last(page, frame)
+    assert answers(portal, "uma", name) == [
+        {
+            "fault": {"scratch": False, "dent": True, "stain": False},
+            "side": "right",
+            "colours": {"red": True, "green": False, "blue": True},
+        }
+    ]
+    del portal.flows["uma"]
 
 
 def test_what_a_template_sets_before_its_elements_are_there_is_a_first_value_only(
@@ -696,6 +874,31 @@ def test_the_grid_says_where_what_is_left_out_hides_the_rest(person: Any, portal
     page.locator("#left").click()
     expect(page.locator("#item-name")).to_have_text("unsaid-0")
     del portal.flows["hidden"]
+
+
+def test_json_is_shown_as_it_was_written(person: Any, portal: Portal) -> None:
+    flow = make_flow(portal.cloud, TEXT_TEMPLATE)
+    flow.start(
+        "record", text='{"tweet":1234567890123456789,"price":10.0,"price":11}', weight=10.0,
+        id=1234567890123456789, initialValue="Positive", confidence=0.9,
+    )  # fmt: skip
+    portal.cloud.run(
+        "user", "add", "joe", "--role", "reviewer", "--group", flow.group, secret=PASSWORD
+    )
+    portal.flows["records"] = flow
+    joe = person("joe")
+    page = joe.open("records", "/grid")
+    written = '{\n  "tweet": 1234567890123456789,\n  "price": 10.0,\n  "price": 11\n}'
+    expect(page.locator(".snippet")).to_have_text(written)
+    joe.screenshot("json-grid")
+    page = joe.open("records")
+    shown = page.get_by_role("region", name="The item, as JSON")
+    assert shown.inner_text() == written
+    page.get_by_text("The item's data").click()
+    expect(page.locator(".about pre")).to_contain_text('"weight": 10.0,')
+    expect(page.locator(".about pre")).to_contain_text('"id": 1234567890123456789')
+    joe.screenshot("json")
+    del portal.flows["records"]
 
 
 def test_an_administrator_sees_teams_and_queues(person: Any, portal: Portal) -> None:

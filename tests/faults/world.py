@@ -64,6 +64,12 @@ class World:
         self.rest.wait(*run, seconds)
         return self.task(run)
 
+    def end(self, run: tuple[str, str], state: str, seconds: float = 120) -> dict[str, Any]:
+        """Wait for a run and return its task, which has to be in `state`."""
+        task = self.finish(run, seconds)
+        assert task["state"] == state, f"{run} {task['state']}\n{self.log(run)}"
+        return task
+
     def until(self, true: Callable[[], Any], seconds: float = 60) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := true()):

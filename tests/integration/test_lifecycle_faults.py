@@ -223,11 +223,10 @@ def test_a_sensor_waits_in_each_of_its_modes_and_stops_nothing(faulty: World) ->
     runs = [(good[mode], faulty.start(f"sensor_{mode}", job=good[mode])) for mode in modes]
     failing = [(bad[mode], faulty.start(f"sensor_{mode}", job=bad[mode])) for mode in modes]
     for job, run in runs:
-        task = faulty.finish(run)
-        assert task["state"] == "success"
+        task = faulty.end(run, "success")
         assert faulty.rest.xcom(task) == {"version": 1, "job_id": job, "status": "SUCCEEDED"}
     for job, run in failing:
-        assert faulty.finish(run)["state"] == "failed"
+        faulty.end(run, "failed")
         assert f"nameless job {job} ended REFUSED" in faulty.log(run)
     jobs = [*faulty.nameless_jobs(), *faulty.nameless_jobs()]
     assert {job["stops"] for job in jobs if job["jobId"] in {*good.values(), *bad.values()}} == {0}
@@ -376,7 +375,7 @@ def test_a_job_deleted_behind_our_back_is_made_again(faulty: World) -> None:
         faulty.until_state(run, "running" if mode == "worker" else "deferred")
         httpx.delete(f"{faulty.nameless_url}/jobs/{job}?purge", timeout=30)
     for mode, run in runs.items():
-        assert faulty.finish(run)["state"] == "success"
+        faulty.end(run, "success")
         assert [job["status"] for job in faulty.nameless_jobs(f"gone {mode}")] == ["SUCCEEDED"]
 
 
@@ -418,7 +417,7 @@ def test_a_part_of_the_stack_killed_while_jobs_run_loses_no_wait(faulty: World, 
     else:
         faulty.restart(part)
     for dag, run in runs.items():
-        assert faulty.finish(run)["state"] == "success", faulty.log(run)
+        faulty.end(run, "success")
         assert [job["status"] in ENDED for job in faulty.jobs(run, f"{part} {dag}")] == [True]
 
 
@@ -430,7 +429,7 @@ def test_a_scheduler_killed_without_its_workers_costs_no_job(faulty: World) -> N
         faulty.until(lambda run=run: faulty.rest.xcom(faulty.task(run), "job"))
     faulty.restart_alone("scheduler")
     for model, run in zip(models, runs, strict=True):
-        assert faulty.finish(run, 240)["state"] == "success", faulty.log(run)
+        faulty.end(run, "success", 240)
         assert faulty.task(run)["try_number"] > 1
         assert [(job["status"], job["stops"]) for job in faulty.nameless_jobs(model)] == [
             ("SUCCEEDED", 0)

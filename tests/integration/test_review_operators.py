@@ -473,6 +473,7 @@ def test_a_tie_break_in_the_same_team_goes_to_who_has_not_answered(s3: S3, team:
 
 def test_a_template_that_cannot_be_used_stops_the_task_before_any_loop(s3: S3, team: Team) -> None:
     boxes = TEMPLATE.replace("crowd-classifier", "crowd-bounding-box")
+    boxes = boxes.replace("categories=", "labels=")
     ui = CreateHumanTaskUiOperator(
         task_id="ui", human_task_ui_name=f"ui-{uuid4().hex[:10]}", content=boxes
     ).execute({})["human_task_ui_arn"]

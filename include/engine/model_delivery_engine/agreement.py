@@ -13,13 +13,12 @@ and there few may need the explanation: where many do, the model cannot be compu
 this precision, whoever computes it.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from model_delivery_engine import probes
-from model_delivery_engine.channels import channel_axes
 from model_delivery_engine.errors import (
     EngineError,
     InferenceError,
@@ -30,6 +29,7 @@ from model_delivery_engine.errors import (
     TimeShortError,
     one_line,
 )
+from model_delivery_engine.magnitudes import Magnitudes
 from model_delivery_engine.measurements import Parity
 from model_delivery_engine.probes import Answer, Probe, Run
 from model_delivery_engine.ranking import Ranked, Ranking
@@ -76,6 +76,11 @@ HALF_PRECISION = Closeness(5e-3, 5e-3)
 # One that computes in 8 bits rounds to steps that all channels share.
 QUANTISED = Closeness(5e-2, 2e-2, steps=6, channels=False)
 
+# Takes a distribution, a run, and what a model answered to it. Returns both as they are where the
+# two have chosen alike between scores that are as good as equal.
+Settle = Callable[[str, Run, Mapping[str, Array]], tuple[Run, Mapping[str, Array]]]
+_Answered = list[tuple[Run, Mapping[str, Array]]]
+
 
 @dataclass
 class _Tally:
@@ -106,6 +111,7 @@ def agree(
     *,
     may_refuse: bool = True,
     ranking: Ranking | None = None,
+    settle: Settle | None = None,
 ) -> Parity:
     """Hold a model to the answers of the one it was made from.
 
@@ -114,6 +120,7 @@ def agree(
     :param may_refuse: it may fail on what is drawn beyond golden inputs, which is then said
     :param ranking: gives the scores behind places and labels; of equal ones either is right
         (default: only what the answers themselves show of it)
+    :param settle: asked where a probe does not agree (default: the answers stand)
     :returns: the largest differences on golden inputs and the user's samples, which distributions
         were compared, and those that the model itself refuses though the original answers them:
         no wrong answer comes of a refusal
@@ -122,7 +129,7 @@ def agree(
         PrecisionError where rounding explains too many of the answers to those
     """
     proved, refused = [], []
-    usual, most_of = _most(asked[:1]), _most(asked)
+    usual, most_of, around = _most(asked[:1]), _most(asked), Magnitudes(asked)
     shares: dict[str, dict[str, float]] = {}
     farthest, relative, values = 0.0, 0.0, 0
     agreements: list[float] = []
@@ -133,8 +140,10 @@ def agree(
             refused.append(f"{probe.distribution}: {answered}")
             continue
         # The user's samples are what is usual.
-        magnitudes = {} if probe.distribution in OWN_SAMPLES else usual
-        judge = _Judge(probe.distribution, closeness, magnitudes, most_of, ranking)
+        least = {} if probe.distribution in OWN_SAMPLES else usual
+        judge = _Judge(probe.distribution, closeness, least, most_of, around, ranking)
+        if settle is not None and judge.doubts(answered):
+            answered = [settle(probe.distribution, run, got) for run, got in answered]
         if why := judge.why_not(answered, optional):
             refused.append(f"{probe.distribution}: {why}")
             continue
@@ -167,9 +176,7 @@ def agree(
     )
 
 
-def _answered(
-    answer: Answer, probe: Probe, may_refuse: bool
-) -> list[tuple[Run, Mapping[str, Array]]] | str:
+def _answered(answer: Answer, probe: Probe, may_refuse: bool) -> _Answered | str:
     """Return the runs of a probe with a model's answers, or why it refused one and may."""
     try:
         return [(run, answer(run.inputs)) for run in probe.runs]
@@ -189,19 +196,6 @@ def _most(asked: Sequence[Probe]) -> dict[str, float]:
     for run in (run for probe in asked for run in probe.runs):
         for name, array in run.expected.items():
             found[name] = max(found.get(name, 0.0), largest(array))
-    return found
-
-
-def _magnitudes(array: Array) -> Array:
-    """Return the largest magnitude around each value: in its channel, where that shows one.
-
-    Of a channel in each of two dimensions the smaller magnitude counts.
-    """
-    sizes = np.abs(np.where(np.isfinite(array), array, 0.0))
-    found: Array = np.full((1,) * array.ndim, sizes.max(initial=0.0))
-    for axis in channel_axes([array.shape]):
-        others = tuple(each for each in range(array.ndim) if each != axis)
-        found = np.minimum(found, sizes.max(axis=others, keepdims=True, initial=0.0))
     return found
 
 
@@ -226,19 +220,29 @@ class _Judge:
 
     :param usual: each output's largest magnitude on usual inputs
     :param most_of: the same on any inputs
+    :param around: the largest magnitudes around values
     """
 
     distribution: str
     closeness: Closeness
     usual: Mapping[str, float]
     most_of: Mapping[str, float]
+    around: Magnitudes
     ranking: Ranking | None
     tallies: dict[str, _Tally] = field(default_factory=dict)
 
-    def why_not(
-        self, answered: Sequence[tuple[Run, Mapping[str, Array]]], optional: Collection[str]
-    ) -> str | None:
+    def doubts(self, answered: _Answered) -> bool:
+        """Compare all runs; tell whether some are wrong, or many only explained."""
+        try:
+            self.why_not(answered, ())
+        except ParityError:
+            return True
+        tallies = self.tallies.values()
+        return any(each.explained > _MOST_EXPLAINED * each.values for each in tallies)
+
+    def why_not(self, answered: _Answered, optional: Collection[str]) -> str | None:
         """Compare all runs; return why they prove nothing, None where they do."""
+        self.tallies.clear()
         try:
             for run, got in answered:
                 self.compare(run, got)
@@ -263,7 +267,10 @@ class _Judge:
             if want.dtype.kind == "f" or whole:
                 least = min(_STEP, _SHARE * self.most_of.get(name, 0.0))
                 least += _NOTHING * max(self.usual.get(name, 0.0), largest(want))
-                _floats(name, answer, want, noise, self.closeness, least, tally)
+                scale: Array | float = largest(want)
+                if self.closeness.channels:
+                    scale = self.around.around(name, run, self.distribution)
+                _floats(name, answer, want, noise, self.closeness, scale, least, tally)
                 continue
             unequal = _unequal(answer, want)
             moved = (noise > 0) | _tied(want, run.expected, self.closeness)
@@ -305,6 +312,7 @@ def _floats(
     want: Array,
     noise: Array,
     closeness: Closeness,
+    scale: Array | float,
     least: float,
     tally: _Tally,
 ) -> None:
@@ -318,8 +326,6 @@ def _floats(
         want = np.where(np.isinf(rounded), rounded, want)
     got, want = got.astype(np.float64), want.astype(np.float64)
     asked = ~np.isnan(want)  # where the original has no answer, any will do
-    whole_scale = largest(want)
-    scale = _magnitudes(want) if closeness.channels else whole_scale
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(got == want, 0.0, np.nan_to_num(np.abs(got - want), nan=np.inf))
         apart = np.where(asked, apart, 0.0)

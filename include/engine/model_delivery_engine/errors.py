@@ -27,6 +27,7 @@ Each message names the thing (file, member, input, target) and says what to do n
 it for programs: a report groups by it, a pipeline branches on it.
 """
 
+import re
 from enum import StrEnum
 from typing import ClassVar
 
@@ -191,7 +192,10 @@ class ReportError(EngineError):
     """A delivery's report cannot be drawn from what was given."""
 
 
+_TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # bold, colours: TensorFlow writes them
+
+
 def one_line(error: BaseException | str, limit: int = 500) -> str:
     """Return another library's message on one line, at most ``limit`` characters of it."""
-    text = " ".join(str(error).split())
+    text = " ".join(_TERMINAL.sub("", str(error)).split())
     return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,5 +1,6 @@
 """Reading an ONNX graph and refusing what cannot be compiled, each reason by name."""
 
+import contextlib
 import functools
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +10,13 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from model_delivery_engine import weights
+from model_delivery_engine.branches import take_branches
 from model_delivery_engine.errors import CompilationError, InferenceError, Reason, one_line
-from model_delivery_engine.nodes import all_nodes
+from model_delivery_engine.fixed_inputs import FixedInputs, fix_inputs
+from model_delivery_engine.nodes import all_nodes, all_tensors
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.runtime import open_session, session_options
-from model_delivery_engine.shape_inference import inferable
+from model_delivery_engine.shape_inference import infer_shapes, inferable
 from model_delivery_engine.shapes import Shapes, fix_shapes, own_shapes
 from model_delivery_engine.soundness import refuse_unsound
 
@@ -22,23 +25,37 @@ _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _MAX_BYTES = weights.MOST_BYTES
 # Of a model with its functions written out, as checker and runtime do with each call of one.
 _MOST_NODES = 1_000_000
+# What the checker finds; a data type or a text that the format does not have, its binding beneath.
+_CHECKS = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    RuntimeError,
+    ValueError,
+)
 _MOST_CALLS = 32  # functions that call one another
 
 
-def prepare_graph(path: Path, shapes: Shapes, into: Path) -> None:
+def prepare_graph(
+    path: Path, shapes: Shapes, into: Path, values: FixedInputs | None = None
+) -> None:
     """Write a model with its shapes fixed, every node named, its weights beside it, and checked.
 
     :param shapes: from `parse_data_input_config`; empty takes the model's own
     :param into: the ONNX file to write, with its weights as `weights.save` lays them
+    :param values: of inputs that become constants (default: none)
     :raises CompilationError: a model that cannot be compiled; DataInputError where the shapes do
-        not fit, or the model does not say its own
+        not fit, or the model does not say its own; OptionsError where the values do not
     """
     graph = load_graph(path)
     fix_shapes(graph, shapes or own_shapes(graph))
+    if values:
+        fix_inputs(graph, values)
+        take_branches(graph)
     constants_to_weights(graph)
     refuse_unsound(graph, path.name)
     name_nodes(graph)
     weights.save(graph, into)
+    declare_outputs(graph, into)
     # The checker reads the file: given the message, it would copy it twice.
     del graph
     check_graph(into, path.name)
@@ -126,6 +143,39 @@ def constants_to_weights(model: Any) -> None:
     graph.node.extend(kept)
 
 
+def declare_outputs(model: Any, path: Path) -> None:
+    """Give outputs that have no shape the one that ONNX, or ONNX Runtime, infers of them.
+
+    ONNX's checker wants a shape, and ONNX Runtime runs a model without.
+
+    :param model: what was written without its weights
+    :param path: where, which is written again
+    """
+    silent = [each for each in model.graph.output if _lacks_shape(each)]
+    if not silent:
+        return
+    with contextlib.suppress(*_CHECKS):  # the checker says what is wrong with the graph
+        for each in infer_shapes(model).graph.output:
+            for mine in (own for own in silent if own.name == each.name):
+                if not _lacks_shape(each):
+                    mine.type.CopyFrom(each.type)
+    with contextlib.suppress(InferenceError):
+        if any(map(_lacks_shape, silent)):
+            session = open_session(path, unoptimised_options())
+            inferred = {node.name: node for node in session.get_outputs()}
+            for mine in filter(_lacks_shape, silent):
+                element, shape = _ELEMENTS.get(inferred[mine.name].type), inferred[mine.name].shape
+                if element and shape:
+                    info = onnx.helper.make_tensor_value_info(mine.name, element, shape)
+                    mine.CopyFrom(info)
+    onnx.save(model, path)
+
+
+def _lacks_shape(node: Any) -> bool:
+    kind = node.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and not node.type.tensor_type.HasField("shape"))
+
+
 def complete_types(path: Path, into: Path) -> None:
     """Write a model with the type of every tensor that ONNX Runtime infers and ONNX does not.
 
@@ -181,7 +231,7 @@ def _too_large(path: Path) -> CompilationError:
 def _external_bytes(path: Path) -> int:
     """Return what a model's weights take in files beside it: to a file's end where none says."""
     total = 0
-    for tensor in weights.skeleton(path).graph.initializer:
+    for tensor in all_tensors(weights.skeleton(path).graph):
         said = {entry.key: entry.value for entry in tensor.external_data}
         file = path.parent / said.get("location", "")
         if said.get("length", "").isdigit():
@@ -203,13 +253,7 @@ def check_graph(path: Path, name: str) -> None:
         onnx.save(inferable(weights.skeleton(path)), typed)
         onnx.checker.check_model(str(typed), full_check=True)
         typed.unlink()
-    except (
-        onnx.checker.ValidationError,
-        onnx.shape_inference.InferenceError,
-        # A data type or a text that the format does not have is found by the binding beneath.
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except _CHECKS as error:
         raise CompilationError(
             f"{name} is not valid ONNX: {one_line(error)}; export the model again"
         ) from error

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model_delivery_engine.cores import usable_cores
 from model_delivery_engine.measurements import MEASURED, PROXY, Latency
 from model_delivery_engine.runtime import Model
 from model_delivery_engine.targets import DEVICES, Target
@@ -29,7 +30,7 @@ from model_delivery_engine.tensors import Array
 
 ROUNDS = 15
 THREADS = 1
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 BATCH = 8  # samples in a run of the throughput, where the batch is open
 SECONDS = 60.0  # for the rounds of one figure
 _LEAST_ROUNDS = 3

@@ -46,6 +46,7 @@ class Manifest:
     :param metric: the user's metric that the candidates were held to, None where there was none
     :param format: ``onnx``, ``ort``, or ``neo`` for an artifact of Neo's own
     :param runtime: what opens the model: ``onnxruntime`` or ``neo``
+    :param fixed_inputs: the source's inputs that are constants of the model, with their values
     """
 
     name: str
@@ -65,6 +66,7 @@ class Manifest:
     profile: Profile | None = None
     format: str = "onnx"
     runtime: str = ONNX_RUNTIME
+    fixed_inputs: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -176,6 +178,7 @@ _PLAIN: dict[Any, tuple[type, ...]] = {
     tuple[float, ...]: (tuple,),
     tuple[Operator, ...]: (tuple,),
     Mapping[str, str]: (dict,),
+    Mapping[str, Any] | None: (dict, type(None)),
 }
 
 

@@ -18,6 +18,8 @@
 | ``optimise_for`` | ``portable``, or ``host``: machines like the compiling one | ``portable`` |
 | ``dtype`` | data type of a TorchScript or scikit-learn model's inputs (Neo's), or an object of one
   for each input | ``float32`` |
+| ``values`` | an object of values by input, which are fixed: a number, or lists in the input's
+  shape | none |
 | ``signature_def_key`` | signature of a TensorFlow SavedModel (Neo's) | ``serving_default`` |
 
 What Neo's options say of its own code generator (``mcpu``, ``mattr`` …) is refused by name: ONNX
@@ -28,7 +30,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from model_delivery_engine.errors import OptionsError
@@ -68,6 +70,7 @@ class CompilerOptions:
     optimise_for: str = "portable"
     dtype: str | dict[str, str] = "float32"
     signature_def_key: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -116,7 +119,7 @@ def _check_name(name: str) -> None:
             f"CompilerOptions has {name!r}, an option of an accelerator's compiler that is not "
             "here; leave it out, or compile on the AWS backend"
         )
-    known = [field.name for field in fields(CompilerOptions)]
+    known = [each.name for each in fields(CompilerOptions)]
     if name not in known:
         raise OptionsError(
             f"CompilerOptions has {name!r}, which is unknown; the options are {', '.join(known)}"
@@ -151,6 +154,13 @@ def _value(name: str, value: Any) -> Any:
             n: kind if isinstance(kind, str) else json.dumps(kind) for n, kind in value.items()
         }
         return {each: _value(name, kind) for each, kind in kinds.items()}
+    if name == "values":
+        if not isinstance(value, dict) or not value:
+            raise OptionsError(
+                f"CompilerOptions: values is {json.dumps(value)[:50]}; give an object of values by "
+                'input, {"values": {"sr": 16000}}'
+            )
+        return value
     choices = _CHOICES.get(name)
     if choices and (not isinstance(value, str) or value not in choices):
         raise OptionsError(

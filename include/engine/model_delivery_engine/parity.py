@@ -130,4 +130,6 @@ def _argmax_agreement(compiled: Mapping[str, Array], source: Mapping[str, Array]
     if not scores:
         return None
     agreed = [compiled[n].argmax(axis=-1) == source[n].argmax(axis=-1) for n in scores]
+    if not any(each.size for each in agreed):
+        return None
     return float(np.mean(np.concatenate([each.ravel() for each in agreed])))

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import onnx
-from onnx.external_data_helper import set_external_data
+from onnx.external_data_helper import load_external_data_for_tensor, set_external_data
 
 from model_delivery_engine.digest import digest_bytes, digest_file
 from model_delivery_engine.errors import CompilationError, Reason
+from model_delivery_engine.nodes import all_tensors, inner_tensors
 
 MOST_BYTES = 2**31 - 1  # protobuf's own limit for one message
 SUFFIX = ".data"
@@ -66,6 +67,11 @@ def embed(path: Path, into: Path) -> None:
             reason=Reason.MODEL_TOO_LARGE,
         )
     model = skeleton(path)
+    for tensor in inner_tensors(model.graph):
+        if tensor.external_data:  # few, and no copy of the outer weights: they need no streaming
+            load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
     heads, places = [], []
     inside = []
     for tensor in model.graph.initializer:
@@ -145,7 +151,7 @@ def files_of(path: Path) -> Iterator[Path]:
         return
     names = {
         entry.value
-        for tensor in skeleton(path).graph.initializer
+        for tensor in all_tensors(skeleton(path).graph)
         for entry in tensor.external_data
         if entry.key == "location"
     }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import uvicorn
 from model_delivery_engine.batch.recipes import Recipe
+from model_delivery_engine.cores import usable_cores
 from sqlalchemy.exc import OperationalError
 
 from model_delivery_localcloud.app import create_app
@@ -75,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--concurrency",
         type=int,
-        default=os.cpu_count() or 1,
-        help="jobs at a time (the machine's cores: %(default)s)",
+        default=usable_cores(),
+        help="jobs at a time (the cores that it may use: %(default)s)",
     )
     work.add_argument(
         "--lease-seconds",

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from model_delivery_engine.bundle import Bundle, Manifest, open_bundle
 from model_delivery_engine.digest import digest_file
+from model_delivery_engine.scratch import scratch_folder
 
 from model_delivery.hooks.storage import StorageHook
 
@@ -23,12 +22,14 @@ class BundleFacts:
 @contextmanager
 def fetched_bundle(uri: str, storage: StorageHook) -> Iterator[tuple[Bundle, str]]:
     """Download and open a bundle; give it with its digest, and remove it afterwards."""
-    with TemporaryDirectory(prefix="model-delivery-") as folder:
-        archive = Path(folder) / "bundle.tar.gz"
+    with scratch_folder() as folder:
+        archive = folder / "bundle.tar.gz"
         storage.download(uri, archive)
-        opened = Path(folder) / "opened"
+        opened = folder / "opened"
         opened.mkdir()
-        yield open_bundle(archive, opened), digest_file(archive)
+        bundle, digest = open_bundle(archive, opened), digest_file(archive)
+        archive.unlink()  # else it is on the disk twice
+        yield bundle, digest
 
 
 def read_bundle_facts(uri: str, aws_conn_id: str | None) -> BundleFacts:

@@ -284,8 +284,6 @@ class Review:
 
     def _decide(self, found: Answers) -> dict[str, Decision]:
         units = found.units
-        if not found.given:
-            return {}
         blank = {
             item: len(reviewers - {answer.reviewer for answer in units[item]})
             for item, reviewers in found.blank.items()

@@ -25,6 +25,14 @@ _WITHOUT_LABEL = frozenset(
         "crowd-splash", "crowd-tab", "crowd-tabs", "crowd-toast",
     }
 )  # fmt: skip
+# These have nothing to choose where the item brings no categories.
+_OF_CATEGORIES = frozenset(
+    {
+        "crowd-classifier", "crowd-classifier-multi-select", "crowd-image-classifier",
+        "crowd-image-classifier-multi-select",
+    }
+)  # fmt: skip
+_EMPTY = frozenset({"", "[]", "{}", "null"})
 _INPUTS = frozenset({"input", "select", "textarea"})
 
 
@@ -74,7 +82,9 @@ def check_template(hook: Any, flow: Mapping[str, Any], item: str, content: str) 
             raise
     said = [f"{each['Code']}: {each['Message']}" for each in rendered["Errors"]]
     if not said and not asks_for_label(rendered["RenderedContent"]):
-        said = ["it has no element that answers a label, as crowd-classifier does"]
+        said = [
+            "it has no element that answers a label, as crowd-classifier does with its categories"
+        ]
     if said:
         raise InvalidRequestError(
             f"{about}: its template {arn} cannot be used for item {item}: {'; '.join(said)}. No "
@@ -100,4 +110,6 @@ class _Elements(HTMLParser):
             self.asks |= _ELEMENTS_SCRIPT not in (dict(attrs).get("src") or "")
         else:
             custom = tag.startswith("crowd-") and tag not in _WITHOUT_LABEL
+            if tag in _OF_CATEGORIES:
+                custom = (dict(attrs).get("categories") or "").strip() not in _EMPTY
             self.asks |= custom or tag in _INPUTS

@@ -127,7 +127,9 @@ class _Asking(StorageConnected):
     :param early_abort_records: records after which a job is given up, of which too many failed.
         (default: never)
     :param early_abort_percent: that is this share of them or more, 0 to 100. (default: 50)
-    :param processes: processes of one task. (default: the cores that the task may use)
+    :param processes: processes of one task, each with a model of its own. (default: the cores that
+        the task may use, by its affinity and its container's CPU limit; where several tasks run on
+        a worker at a time, give 1, or hold them to one: `max_active_tis_per_dag`, or a pool)
     """
 
     template_fields: Sequence[str] = (

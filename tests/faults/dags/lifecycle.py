@@ -73,7 +73,7 @@ for mode, settings in {
     with dag(f"sensor_{mode}"):
         NamelessJobSensor(
             task_id="task", aws_conn_id="nameless", job="{{ params.job }}", poke_interval=1,
-            timeout=60, retries=0, **settings,
+            timeout=600, retries=0, **settings,
         )  # fmt: skip
 
 for mode, deferrable in {"worker": False, "deferred": True}.items():

@@ -237,6 +237,7 @@ def tensorflow(folder: Path) -> None:
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(turned))
     keras.Model(picture, keras.layers.Dense(2)(pooled)).save(folder / "augmented.keras")
     _keras_2(folder)
+    _trained_by_keras_2(folder / "trained")
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -273,6 +274,36 @@ def _keras_2(folder: Path) -> None:
                 if layer["class_name"] == "SeparableConv2D":
                     layer["config"] |= kernel
             file.attrs["model_config"] = json.dumps(written)
+
+
+def _trained_by_keras_2(folder: Path) -> None:
+    """Write a SavedModel with an optimiser's slots, as Keras 2 wrote of what was trained."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    class Trained(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = tf.Variable(tf.random.stateless_normal([4, 3], (0, 1)))
+            self.moment = tf.Variable(tf.zeros([4, 3]))
+            self.optimizer = tf.Module()
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"y": x @ self.weight}
+
+    model = Trained()
+    tf.saved_model.save(model, str(folder), signatures=model.__call__)
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    nodes = saved.meta_graphs[0].object_graph_def.nodes
+    at = {child.local_name: child.node_id for child in nodes[0].children}
+    optimizer = nodes[at["optimizer"]]
+    optimizer.user_object.identifier = "optimizer"
+    slot = optimizer.slot_variables.add(slot_name="m")
+    slot.original_variable_node_id = at["weight"]
+    slot.slot_variable_node_id = at["moment"]
+    (folder / "saved_model.pb").write_bytes(saved.SerializeToString())
 
 
 def xgboost(folder: Path) -> None:
@@ -397,7 +428,7 @@ def _sklearn_kinds(folder: Path) -> None:
     import skops.io
     from sklearn import ensemble, linear_model, svm, tree
     from sklearn.cluster import KMeans
-    from sklearn.impute import SimpleImputer
+    from sklearn.impute import KNNImputer, SimpleImputer
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.multioutput import MultiOutputClassifier
     from sklearn.neighbors import KNeighborsClassifier
@@ -419,6 +450,8 @@ def _sklearn_kinds(folder: Path) -> None:
         ("mlp_regressor",
          make_pipeline(*scaled, MLPRegressor(hidden_layer_sizes=(8,), max_iter=50)), target),
         ("histogram", ensemble.HistGradientBoostingClassifier(max_iter=10), labels),
+        ("histogram_of_counts",
+         ensemble.HistGradientBoostingRegressor(loss="poisson", max_iter=10), abs(target)),
         ("histogram_regressor", ensemble.HistGradientBoostingRegressor(max_iter=10), target),
         ("boosting", ensemble.GradientBoostingRegressor(n_estimators=10), target),
         ("clusters", KMeans(4, n_init=1, random_state=0), None),
@@ -434,6 +467,8 @@ def _sklearn_kinds(folder: Path) -> None:
         ("voters", ensemble.VotingClassifier(members, voting="soft"), labels),
         ("stack", ensemble.StackingClassifier(members), labels),
         ("two_targets", ensemble.RandomForestRegressor(5, random_state=0), np.c_[target, -target]),
+        ("perceptron_of_two_labels",
+         make_pipeline(*scaled, MLPClassifier((8,), max_iter=50)), np.c_[labels > 0, labels > 1]),
         ("two_labels", ensemble.RandomForestClassifier(5, random_state=0),
          np.c_[labels, labels > 0]),
         ("two_classifiers", MultiOutputClassifier(linear_model.LogisticRegression()),
@@ -448,6 +483,8 @@ def _sklearn_kinds(folder: Path) -> None:
     holed = np.where(rng.random(features.shape) < 0.3, np.nan, features)
     forest = ensemble.RandomForestClassifier(20, random_state=0).fit(holed, labels)
     skops.io.dump(forest, folder / "learnt_holes.skops")
+    neighbours = make_pipeline(KNNImputer(), linear_model.Ridge()).fit(holed, target)
+    skops.io.dump(neighbours, folder / "holes_of_neighbours.skops")
     packed = make_pipeline(*scaled, ensemble.ExtraTreesRegressor(5, random_state=0))
     skops.io.dump(packed.fit(holed, target), folder / "learnt_holes_in_a_pipeline.skops")
     # Seconds since 1970 need eleven digits, single precision has seven.
@@ -461,7 +498,7 @@ def _sklearn_tables(folder: Path) -> None:
     """Write what tables are learnt with: encoders of categories, columns by name, searches."""
     import numpy as np
     import skops.io
-    from sklearn.compose import ColumnTransformer
+    from sklearn.compose import ColumnTransformer, make_column_selector
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -488,6 +525,15 @@ def _sklearn_tables(folder: Path) -> None:
         for name, step, columns in named.transformers_
     ]
     skops.io.dump(make_pipeline(named, scored), folder / "named_columns.skops")
+    # What chose them stays beside them.
+    selected = make_column_selector(dtype_include=float)
+    named.transformers = [(name, step, selected) for name, step, _ in named.transformers]
+    skops.io.dump(make_pipeline(named, scored), folder / "selected_columns.skops")
+    masked = ColumnTransformer(
+        [("some", StandardScaler(), [True, False, False, True])], remainder="passthrough"
+    )
+    masked = make_pipeline(masked, LogisticRegression()).fit(table, labels)
+    skops.io.dump(masked, folder / "masked_columns.skops")
     scores = {"C": [0.1, 1.0]}
     forest = RandomForestClassifier(5, random_state=0)
     for name, model in (

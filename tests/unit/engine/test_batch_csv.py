@@ -14,15 +14,17 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from model_delivery_engine.batch.csv_lines import is_row
+from model_delivery_engine.batch.csv_lines import CsvLines, is_row
 from model_delivery_engine.batch.csv_rows import LONGEST_ROW_BYTES, split_rows
 from model_delivery_engine.batch.formats import SUFFIX, Compression
 from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult, shard_folder
 from model_delivery_engine.batch.planning import plan
+from model_delivery_engine.batch.records import RecordParser
 from model_delivery_engine.batch.shards import Shard
 from model_delivery_engine.bundle import Bundle
 from model_delivery_engine.errors import BatchError
+from model_delivery_engine.tensors import TensorSpec
 from onnx import TensorProto, helper
 
 from tests.unit.engine.batch_job import ERRORS, FOLDER, Job
@@ -265,3 +267,34 @@ def test_columns_of_a_pattern_keep_their_order_in_error_lines(
     assert again.run(json.dumps(error).encode()) == ShardResult(1, 0, 1)
     again.publish()
     assert "'f_0' is no column of its table" in again.lines()[0]["error"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cell", "expected"),
+    [
+        ("BOOL", "true", True),
+        ("BOOL", "False", False),
+        ("BOOL", " 1", True),
+        ("BOOL", "0", False),
+        ("INT64", "1.0", 1),
+        ("INT64", " 7 ", 7),
+        ("FP32", " 1.5", 1.5),
+    ],
+)
+def test_a_cell_is_read_as_the_input_takes_it(dtype: str, cell: str, expected: object) -> None:
+    parser = RecordParser([TensorSpec("x", dtype, (-1, 1))], None)
+    reader = CsvLines(parser, "mem://in.csv", b"id,x")
+    ((batch, _),) = reader.batches(f"7,{cell}\n".encode(), 5, 8)
+    assert not batch.faults
+    assert isinstance(batch.tensors, dict)
+    assert batch.tensors["x"].tolist() == [[expected]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cell"), [("BOOL", "2"), ("BOOL", "maybe"), ("INT64", "1.5"), ("FP32", "one")]
+)
+def test_a_cell_that_it_does_not_take_is_quoted(dtype: str, cell: str) -> None:
+    parser = RecordParser([TensorSpec("x", dtype, (-1, 1))], None)
+    reader = CsvLines(parser, "mem://in.csv", b"id,x")
+    ((batch, _),) = reader.batches(f"7,{cell}\n".encode(), 5, 8)
+    assert cell in batch.faults[0].reason

@@ -485,7 +485,7 @@ def test_the_disk_is_full(job: Job) -> None:
     path = job.storage.path(job.storage.put(URI, jsonl()))
     part = PartData(Part(0, 0, len(jsonl())), path, 0, len(jsonl()), spooled=False)
     with pytest.raises(DiskFullError, match=r"no space left on the disk .* set TMPDIR"):
-        PartRunner(work).run(part, 64, _keep)
+        PartRunner(work).run(part, 64, _keep, print)
 
 
 def test_a_worker_process_that_dies_is_named(job: Job) -> None:
@@ -498,7 +498,7 @@ def test_a_worker_process_that_dies_is_named(job: Job) -> None:
         pool._all[0]._process.kill()
         path = job.storage.path(job.storage.put(URI, jsonl()))
         part = PartData(Part(0, 0, 50), path, 0, len(jsonl()), spooled=False)
-        assert pool.run(part, 64, _keep).ok == 3000  # by a new one
+        assert pool.run(part, 64, _keep, print).ok == 3000  # by a new one
     finally:
         pool.close()
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
 from model_delivery_engine.batch.images import Layout, list_objects
 from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.manifest import ResultsManifest
 from model_delivery_engine.batch.parts import LARGEST_PART_BYTES
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult, shard_folder
+from model_delivery_engine.batch.runner import PartRunner, Work
 from model_delivery_engine.bundle import Bundle, Manifest, open_bundle
 from model_delivery_engine.errors import BatchError
 from model_delivery_engine.tensors import TensorSpec
@@ -149,6 +151,17 @@ def test_the_digest_of_the_input_is_of_the_pixels_wherever_they_lie(
     assert manifest("other", local=True, first=9).input_digest != files.input_digest
 
 
+def test_small_pictures_are_many_parts(tmp_path: Path, means: Bundle) -> None:
+    job = job_of(tmp_path / "job", means, 1)
+    assert job.run(listing(job) * 1_500).ok == 1_500
+    journal = read_journal(job.storage, shard_folder(FOLDER, 0))
+    assert journal is not None
+    held = [part.records for _, part in sorted(journal.parts.items())]
+    assert len(held) >= 12
+    assert held[0] <= 8  # a job that fails early is seen early
+    assert max(held) <= 128
+
+
 @pytest.mark.parametrize("sizes", [True, False])
 def test_parts_are_cut_by_the_size_of_their_own_images(
     tmp_path: Path, means: Bundle, sizes: bool
@@ -169,8 +182,10 @@ def test_parts_are_cut_by_the_size_of_their_own_images(
     assert (result.errors, result.records) == (0, 1012 if sizes else 12)
     journal = read_journal(job.storage, shard_folder(FOLDER, 0))
     assert journal is not None
-    held = [part.records for part in journal.parts.values() if part.index]
-    assert max(held[:-1] if sizes else held) <= (2 if sizes else LARGEST_PART_BYTES >> 20)
+    small = len(first * 100) if sizes else 0
+    held = [part.records for part in journal.parts.values() if part.start >= small]
+    assert held
+    assert max(held) <= (2 if sizes else LARGEST_PART_BYTES >> 20)
 
 
 def test_what_an_object_may_be(
@@ -203,3 +218,20 @@ def test_what_a_console_leaves_for_a_folder_is_no_image(tmp_path: Path, means: B
 def test_an_input_that_cannot_hold_pixels_is_refused() -> None:
     with pytest.raises(BatchError, match="is INT8, which cannot hold the pixels"):
         Layout.of(TensorSpec("image", "INT8", (-1, 8, 8, 3)))
+
+
+def test_a_model_of_two_inputs_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    path = save_graph(
+        tmp_path / "two.onnx",
+        [helper.make_node("Mul", ["image", "scale"], ["y"])],
+        {
+            "image": (TensorProto.FLOAT, ["n", 8, 6, 3]),
+            "scale": (TensorProto.FLOAT, ["n", 1, 1, 1]),
+        },
+        {"y": (TensorProto.FLOAT, ["n", 8, 6, 3])},
+    )
+    work = Work(
+        path, "two", LISTING, InputFormat.IMAGES, OutputFormat.JSONL, Compression.NONE, tmp_path
+    )
+    with pytest.raises(BatchError, match="'two' takes image, scale, and an image is one input"):
+        PartRunner(work)

@@ -244,8 +244,10 @@ def test_a_process_hands_over_while_it_goes_on(tmp_path: Path) -> None:
 
     try:
         with pytest.raises(ConnectionResetError):
-            pool.run(part, 256, fail)
-        outcome = pool.run(part, 256, keep)  # by a new process: the first was in the middle of it
+            pool.run(part, 256, fail, print)
+        outcome = pool.run(
+            part, 256, keep, print
+        )  # by a new process: the first was in the middle of it
     finally:
         pool.close()
     assert outcome.ok == 16_000

@@ -1,22 +1,24 @@
 """Records through a model, good and bad, in one shard."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 from model_delivery_engine.batch.answers import error_line
+from model_delivery_engine.batch.batch import Batch, Fault
 from model_delivery_engine.batch.formats import OutputFormat
+from model_delivery_engine.batch.inference import answer
 from model_delivery_engine.batch.json_lines import JsonLines
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardResult
-from model_delivery_engine.batch.records import RecordParser
+from model_delivery_engine.batch.records import Missing, RecordParser
 from model_delivery_engine.bundle import Bundle, Manifest, open_bundle
-from model_delivery_engine.errors import BatchError
-from model_delivery_engine.tensors import TensorSpec
+from model_delivery_engine.errors import BatchError, InferenceError
+from model_delivery_engine.tensors import Array, TensorSpec
 from onnx import TensorProto, helper
 
 from tests.unit.engine.batch_job import ERRORS, RESULTS, URI, Job
@@ -172,6 +174,32 @@ def test_answers_of_different_lengths_are_as_those_of_equal_ones(
     _, (one,) = alone.answers(b'{"x": [3, 1, 0.01]}\n')
     assert alone.storage.get(RESULTS) in Job(tmp_path / "ragged", roots).storage.get(RESULTS)
     assert one == lines[3]
+
+
+def test_records_of_one_shape_are_run_together() -> None:
+    class Doubles:
+        runs: ClassVar[list[tuple[int, ...]]] = []
+        name, batch_size, inputs, outputs = "doubles", None, (), ()
+
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            self.runs.append(inputs["x"].shape)
+            if 99 in inputs["x"]:
+                raise InferenceError("ninety-nine")
+            return {"y": inputs["x"] * 2}
+
+    samples = [{"x": np.arange(n, n + 1 + n % 3)} for n in range(12)]
+    made = Batch(12, [b""] * 12, samples, lambda _place, why: Fault(why, "file:///x", 0, b""))
+    answers = answer(made, Doubles())
+    assert Doubles.runs == [(4, 1), (4, 2), (4, 3)]
+    for each, sample in zip(answers.outputs["y"], samples, strict=True):
+        np.testing.assert_array_equal(each, sample["x"] * 2)
+
+    samples[5] = {"x": np.array([99])}
+    answers = answer(made, Doubles())
+    assert {place: fault.reason for place, fault in answers.faults.items()} == {5: "ninety-nine"}
+    left = samples[:5] + samples[6:]
+    for each, sample in zip(answers.outputs["y"], left, strict=True):
+        np.testing.assert_array_equal(each, sample["x"] * 2)
 
 
 def test_answers_of_different_lengths_in_parquet(tmp_path: Path, roots: Bundle) -> None:
@@ -342,3 +370,22 @@ def test_a_text_keeps_a_zero_at_its_end() -> None:
     assert parsed.tensors["x"].tolist() == ["a\0", "b"]
     for mixed in (b'{"x": ["a", 1.1]}', b'{"x": ["a", true]}', b'{"x": ["a", null]}'):
         assert "does not hold BYTES" in str(RecordParser([spec], None).parse(0, mixed).reason)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"id": 1, "x": [1.0, NaN]}', None),
+        (b'{"id": 1, "x": [1.0, Infinity]}', "not JSON"),
+        (b'{"id": 1, "x": [1.0, NaN}', "not JSON"),
+    ],
+)
+def test_nan_in_json_lines_is_a_missing_value(line: bytes, reason: str | None) -> None:
+    spec = TensorSpec("x", "FP32", (-1, 2))
+    record = RecordParser([spec], None, Missing.NAN).parse(0, line)
+    if reason is None:
+        assert record.reason is None
+        assert np.array_equal(record.tensors["x"], np.array([1, np.nan], np.float32), True)
+    else:
+        assert reason in str(record.reason)
+    assert "not JSON" in str(RecordParser([spec], None).parse(0, line).reason)

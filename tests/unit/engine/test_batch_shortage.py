@@ -121,7 +121,7 @@ def test_a_process_that_is_killed_twice_is_a_shortage(job: Job) -> None:
     try:
         path = job.storage.path(job.storage.put(URI, b"{}\n"))
         with pytest.raises(ShortageError, match=r"died twice \(exit code -9\)"):
-            pool.run(PartData(Part(0, 0, 3), path, 0, 3, spooled=False), 64, print)
+            pool.run(PartData(Part(0, 0, 3), path, 0, 3, spooled=False), 64, print, print)
     finally:
         done.set()
         killer.join()

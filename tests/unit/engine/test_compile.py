@@ -667,6 +667,25 @@ def test_the_newest_operator_set_is_accepted(tmp_path: Path, compiled: Compiled)
     assert compiled(model, OPEN)[0].golden.count == 4
 
 
+@pytest.mark.parametrize("operator", ["Relu", "Gelu"])
+def test_an_output_without_a_shape_has_the_one_that_is_inferred(
+    tmp_path: Path, compiled: Compiled, operator: str
+) -> None:
+    """ONNX infers the one, ONNX Runtime the other, which is its own."""
+    own = {"domain": "com.microsoft"} if operator == "Gelu" else {}
+    node = helper.make_node(operator, ["x"], ["y"], **own)
+    path = save_graph(
+        tmp_path / "m" / "model.onnx",
+        [node],
+        {"x": (TensorProto.FLOAT, ["batch", 4])},
+        {"y": (TensorProto.FLOAT, None)},
+        opsets={"": 18, "com.microsoft": 1},
+    )
+    manifest, _ = compiled(path, '{"x": [-1, 4]}')
+    assert [spec.shape for spec in manifest.outputs] == [(-1, 4)]
+
+
 def test_a_message_of_another_library_stays_on_one_line() -> None:
+    assert one_line("\x1b[1mcannot reshape\x1b[0m\n  it") == "cannot reshape it"
     assert one_line(ValueError("first\n   second")) == "first second"
     assert one_line(ValueError("x" * 600)) == "x" * 500 + "…"

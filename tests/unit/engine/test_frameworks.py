@@ -17,6 +17,7 @@ from model_delivery_engine.compile import CompilationRequest, compile_model
 from model_delivery_engine.errors import ConversionError, EngineError, Reason, ToolchainError
 from model_delivery_engine.frameworks import xgboost
 from model_delivery_engine.frameworks.environment import environment_python
+from model_delivery_engine.frameworks.tflite import refuse_sparse
 from model_delivery_engine.frameworks.versions import check_framework_version
 from model_delivery_engine.probes import NO_TIME
 from model_delivery_engine.runtime import Model, check_golden
@@ -150,6 +151,14 @@ def test_a_model_answers_as_in_its_framework(
         ("SKLEARN", "sklearn", "forest.joblib", None, Reason.UNTRUSTED_CODE, "ALLOW_CODE"),
         ("SKLEARN", "sklearn", "code.skops", None, None, "FunctionTransformer"),
         ("SKLEARN", "sklearn", "kinds.skops", None, Reason.OPERATOR_UNSUPPORTED, "categorical"),
+        (
+            "SKLEARN",
+            "sklearn",
+            "holes_of_neighbours.skops",
+            None,
+            Reason.OPERATOR_UNSUPPORTED,
+            "KNNImputer keeps the data that it was trained on",
+        ),
         ("SKLEARN", "sklearn", "words.skops", None, Reason.TENSOR_UNSUPPORTED, "of texts"),
         ("SKLEARN", "sklearn", "own_search.skops", None, None, "search.best_estimator_"),
         (
@@ -219,7 +228,9 @@ SIX = '{"x": [-1, 6]}'
                        "clusters", "outliers", "vectors", "neighbours", "names", "holes",
                        "forest_of_many", "margins", "one_each", "voters", "stack", "two_targets",
                        "two_labels", "two_classifiers", "one_hot", "one_hot_of_some", "ordinal",
-                       "imputed_ordinal", "named_columns", "search", "search_in_a_pipeline",
+                       "imputed_ordinal", "named_columns", "selected_columns",
+                       "masked_columns", "histogram_of_counts", "perceptron_of_two_labels",
+                       "search", "search_in_a_pipeline",
                        "search_of_pipelines")),
     ],
 )  # fmt: skip
@@ -346,6 +357,17 @@ def test_more_samples_than_are_compared(tmp_path: Path, compile_file: Compile) -
     assert "calibration" in manifest.conversion.proved
 
 
+def test_sparse_weights_of_tensorflow_lite_are_called_so() -> None:
+    dense: dict[str, Any] = {"name": "bias", "sparsity_parameters": {}}
+    sparse = {"name": "kernel", "sparsity_parameters": {"traversal_order": [0, 1]}}
+    refuse_sparse("m.tflite", [dense])
+    with pytest.raises(
+        ConversionError, match=r"sparse form \('kernel'\), .* pack .* dense"
+    ) as caught:
+        refuse_sparse("m.tflite", [dense, sparse])
+    assert caught.value.reason is Reason.TENSOR_UNSUPPORTED
+
+
 def test_a_model_of_eight_bits_is_held_to_its_own_steps(compile_file: Compile) -> None:
     config = '{"image": [1, 8, 8, 3]}'
     conversion = compile_file("TFLITE", "tensorflow", "integers.tflite", config).conversion
@@ -382,6 +404,17 @@ def test_a_program_may_take_keywords_and_nests(tmp_path: Path, compile_file: Com
     one, other, mask = np.random.default_rng(0).normal(size=(3, 3, 4)).astype(np.float32)
     got = _answers(tmp_path, input0=one, input1=other, input2=mask)
     np.testing.assert_allclose(got, (one * 2 - other * 5) * mask, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["apart.pt", "apart.pt2"])
+def test_an_input_may_be_fixed(tmp_path: Path, compile_file: Compile, name: str) -> None:
+    config, options = '{"alpha": [3, 4], "beta": [3, 4]}', '{"values": {"beta": 2.5}}'
+    manifest = compile_file("PYTORCH", "pytorch", name, config, options=options)
+    assert [spec.name for spec in manifest.inputs] == ["alpha"]
+    assert manifest.conversion is not None
+    one = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    got = _answers(tmp_path, alpha=one)
+    np.testing.assert_allclose(got, one * 2 - 2.5 * 5, rtol=1e-5, atol=1e-5)
 
 
 MIXED = '{"ids": [-1, 7], "features": [-1, 4]}'
@@ -528,6 +561,15 @@ def test_a_signature_that_is_not_there_is_named(compile_file: Compile) -> None:
         compile_file(
             "TENSORFLOW", "tensorflow", "saved", NHWC, options='{"signature_def_key": "train"}'
         )
+
+
+def test_what_an_optimiser_of_keras_2_left_answers_nothing(
+    tmp_path: Path, compile_file: Compile
+) -> None:
+    manifest = compile_file("TENSORFLOW", "tensorflow", "trained", '{"x": [-1, 4]}')
+    assert manifest.conversion is not None
+    assert "signed" in manifest.conversion.proved
+    assert _answers(tmp_path, x=np.ones((2, 4), np.float32)).shape == (2, 3)
 
 
 def test_the_owner_may_allow_a_pickle(compile_file: Compile) -> None:

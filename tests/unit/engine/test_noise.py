@@ -22,7 +22,7 @@ from model_delivery_engine.runtime import Model, check_golden, open_session, ses
 from model_delivery_engine.targets import Target
 from onnx import TensorProto, helper
 
-from tests.unit.engine.conftest import save_graph
+from tests.unit.engine.conftest import save_graph, save_linear
 
 FEATURES = 256
 
@@ -286,9 +286,11 @@ def test_a_constant_vector_varies_not_and_is_held_to_its_magnitude() -> None:
     ("shape", "axes"),
     [
         ((64, 5), [1]), ((1, 84, 8400), [1, 2]), ((1, 300, 84), [1, 2]), ((64, 1, 5), [2]),
-        ((1, 84, 20, 20), [1, 3]), ((1, 3, 20, 20, 85), [1, 4]), ((64, 3, 8), [1, 2]),
+        ((1, 84, 20, 20), [1, 3]), ((1, 3, 20, 20, 85), [1, 2, 4]), ((64, 3, 8), [1, 2]),
         ((1, 1, 32, 48), [1]), ((1, 32, 48, 1), [3]), ((64, 1), [1]), ((64,), [None]),
-        ((3, 100), [None]),
+        ((3, 100), [None]), ((64, 5, 1, 1), [1]), ((64, 1, 1, 5), [3]), ((64, 1, 5, 1), [2]),
+        ((1, 1, 100, 7), [2, 3]), ((1, 5, 100, 1), [1, 2]), ((1, 2, 8, 12, 12), [1, 2, 4]),
+        ((1, 1, 8, 12, 12), [2, 4]), ((1, 0, 4), [None]), ((64, 1, 1), [1]),
     ],
 )  # fmt: skip
 def test_places_of_each_dimension_that_may_be_of_channels_are_held(
@@ -324,6 +326,35 @@ def test_channels_are_held_where_a_map_has_fewer_columns(tmp_path: Path) -> None
     assert "of dimension 1" in found.channel
 
 
+SHAPES = [[-1, 5], [-1, 5, 1, 1], [-1, 1, 1, 5], [-1, 1, 5, 1], [-1, 5, 1], [-1, 1, 5], [5]]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_lost_channel_is_seen_whatever_stands_around_it(shape: list[int], tmp_path: Path) -> None:
+    """Four edges in pixels and a score that is gone: which dimensions are of one is no matter."""
+
+    def head(name: str, scores: float) -> Model:
+        nodes = [
+            helper.make_node("Mul", ["features", "scales"], ["scaled"]),
+            helper.make_node("Reshape", ["scaled", "shape"], ["y"]),
+        ]
+        scales = np.array([200, 200, 200, 200, scores], np.float32)
+        batch = 1 if shape == [5] else "n"
+        path = save_graph(
+            tmp_path / name, nodes, {"features": (TensorProto.FLOAT, [batch, 5])},
+            {"y": (TensorProto.FLOAT, None)}, {"scales": scales, "shape": np.array(shape)},
+        )  # fmt: skip
+        return opened(path)
+
+    rng = np.random.default_rng(0)
+    samples = Samples({"features": rng.normal(size=(64, 5)).astype(np.float32)})
+    source = head("source.onnx", 0.4)
+    found = measure_noise(head("lost.onnx", 0.0), ask(source, {}, samples))
+    assert found.db is not None
+    assert found.db < 1
+    assert "(place 4 of dimension" in found.channel
+
+
 @pytest.mark.parametrize("count", [3, 4, 8, 15])
 def test_few_samples_hide_no_channel(count: int, tmp_path: Path) -> None:
     """A score beside four edges in pixels is a constant in 8 bits."""
@@ -339,3 +370,14 @@ def test_few_samples_hide_no_channel(count: int, tmp_path: Path) -> None:
     assert found.db is not None
     assert found.db < 10
     assert "place 4 of" in found.channel
+
+
+def test_of_a_file_sorted_by_label_samples_of_every_label_are_asked(tmp_path: Path) -> None:
+    source = opened(save_linear(tmp_path / "m.onnx"))
+    labels = np.repeat(np.arange(10, dtype=np.float32), 100)
+
+    asked = ask(source, {}, Samples({"features": np.stack([labels] * 4, axis=1)}))
+
+    seen = np.concatenate([each.inputs["features"][:, 0] for each in asked])
+    assert len(seen) == 64
+    assert set(seen) == set(range(10))

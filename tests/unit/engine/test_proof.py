@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from model_delivery_engine import probes
-from model_delivery_engine.agreement import CONVERTED, QUANTISED, agree
+from model_delivery_engine.agreement import CONVERTED, QUANTISED, REWRITTEN, agree
 from model_delivery_engine.bundle import Manifest
 from model_delivery_engine.compile import CompilationRequest, compile_model, pipeline
 from model_delivery_engine.compile.candidates import Trial
@@ -614,7 +614,7 @@ def test_what_judges_took_no_part() -> None:
     given = part(samples, 32, calibrated=True)
     assert given.calibration is None
     assert len(given.held_out) % 32 == 0
-    assert not part(samples.first(12), None, calibrated=False).apart
+    assert not part(samples.some(12), None, calibrated=False).apart
 
 
 def test_a_bound_that_so_few_samples_cannot_show_is_refused(
@@ -721,3 +721,35 @@ def test_the_source_is_delivered_where_every_other_loses_a_second_look(
     assert chosen.record.name == "fp32"
     assert "second look" in (chosen.record.reason or "")
     assert dataclasses.asdict(chosen.record) == dataclasses.asdict(records[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "runs"),
+    [([5], 0, 4), ([1, 8, 5], 2, 64), ([1, 2, 5, 20, 20], 2, 64), ([1, 5], 1, 8), ([64, 5], 1, 1)],
+)
+def test_a_constant_is_no_score_whatever_stands_around_it(
+    shape: list[int], channels: int, runs: int
+) -> None:
+    """Beside edges of 640 a score is within a thousandth of them, whatever it is."""
+    rng = np.random.default_rng(0)
+    asked, answers = [], {}
+    for number in range(runs):
+        y = rng.normal(size=shape)
+        places = np.moveaxis(y, channels, -1)
+        places[..., :4] *= 640
+        places[..., 4] = 1 / (1 + np.exp(-3 * places[..., 4]))
+        inputs = {"x": np.full((1, 8), number, np.float32)}
+        asked.append(Run(inputs, {"y": y.astype(np.float32)}))
+        constant = y.astype(np.float32)
+        np.moveaxis(constant, channels, -1)[..., 4] = 0.5
+        answers[number] = constant
+
+    right = {number: run.expected for number, run in enumerate(asked)}
+    for closeness in (CONVERTED, REWRITTEN):
+        agree(lambda each: right[int(each["x"][0, 0])], [Probe("unit", tuple(asked))], closeness)
+        with pytest.raises(ParityError, match=r"0\.5 where"):
+            agree(
+                lambda each: {"y": answers[int(each["x"][0, 0])]},
+                [Probe("unit", tuple(asked))],
+                closeness,
+            )

@@ -1,5 +1,6 @@
 """The one label of an answer, whichever elements a template has."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -28,6 +29,12 @@ MODERATION = "AWS/Rekognition/DetectModerationLabels/Image/V3"
         ({"tea": {"tea": False}, "coffee": {"coffee": True}}, "coffee"),
         ({"a": {"x": True, "y": False}, "b": {"z": True, "w": False}}, None),
         ({"defect": {"yes": False}}, ""),
+        ({"damaged": {"on": True}, "dirty": {"on": False}}, "damaged"),
+        ({"damaged": {"on": True}, "dirty": {"on": True}}, "damaged, dirty"),
+        ({"correct": {"yes": True}, "blurred": {"yes": False}}, "correct: yes"),
+        ({"a: b": {"c": True}, "a": {"b: c": True}, "d": {"c": True}, "e": {"b: c": True}}, None),
+        ({"toxic": {"label": "yes"}, "spam": {"label": "yes"}}, None),
+        ({"first": "Ana", "last": ""}, None),
         ({"text": " yes "}, "yes"),
         ({"text": ""}, None),
         ({"one": "a", "two": "b"}, None),
@@ -49,3 +56,21 @@ def test_the_label_of_an_answer_is_the_same_for_the_portal_and_the_operator(
 ) -> None:
     assert label_of(content) == expected
     assert as_label(content) == expected
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        {"damaged": "on", "dirty": "on", "torn": "on"},
+        {"correct": "yes", "blurred": "yes"},
+        {"tea": "tea", "coffee": "coffee"},
+        {"tea": "tea", "on": "on", "other": "on"},
+        {"a, b": "on", "a": "on", "b": "on"},
+    ],
+)
+def test_boxes_that_are_ticked_otherwise_have_another_label(states: dict[str, str]) -> None:
+    contents = [
+        {name: {state: on} for (name, state), on in zip(states.items(), ticked, strict=True)}
+        for ticked in itertools.product([False, True], repeat=len(states))
+    ]
+    assert len({label_of(content) for content in contents}) == len(contents)

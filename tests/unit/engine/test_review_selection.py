@@ -14,7 +14,7 @@ from model_delivery_engine.review.corrected import corrected_form
 from model_delivery_engine.review.documents import DocumentReader, TextLine, response
 from model_delivery_engine.review.forms import form
 from model_delivery_engine.review.image_size import declared_size
-from model_delivery_engine.review.inferences import Source
+from model_delivery_engine.review.inferences import Source, classification
 from model_delivery_engine.review.outputs import (
     answers,
     field_answers,
@@ -29,7 +29,12 @@ from model_delivery_engine.review.reviewed import (
     outcome,
     reviewed_lines,
 )
-from model_delivery_engine.review.selection import ResultsLayout, Selection, SelectionCounts
+from model_delivery_engine.review.selection import (
+    ResultsLayout,
+    Selection,
+    SelectionCounts,
+    model_answer,
+)
 
 from include.samples.forms import write_forms
 
@@ -79,6 +84,13 @@ def test_reviewers_see_the_answer_its_confidence_and_the_reason_and_no_label() -
     assert content["labels"] == ["cat", "dog"]
     results = content["humanTaskActivationConditionResults"]["Conditions"]
     assert [each["EvaluationResult"] for each in results] == [True, True]
+
+
+def test_classes_without_names_are_offered_by_their_places() -> None:
+    chosen = selection(ResultsLayout(score_output="scores"), EVERY)
+    (item,) = chosen.items([result(2, [0.2, 0.5, 0.3])])
+    content = json.loads(chosen.content(item))
+    assert (content["initialValue"], content["labels"]) == ("1", ["0", "1", "2"])
 
 
 @pytest.mark.parametrize(
@@ -335,3 +347,9 @@ def test_what_is_no_image_or_a_bomb_is_refused() -> None:
     for other in (whole[:frame], cv2.imencode(".bmp", np.zeros((9, 9), np.uint8))[1].tobytes()):
         with pytest.raises(ReviewError, match="no image"):
             DocumentReader().read(other)
+
+
+def test_white_space_at_a_classs_ends_makes_it_no_other_than_the_reviewers() -> None:
+    output = {"humanAnswers": [{"workerId": "w", "answerContent": {"a": {"label": "cat "}}}]}
+    (given,) = answers("item", output, Source.CLASSIFIER)
+    assert given.fields == model_answer(classification(b"item", [0.9, 0.1], ["cat ", "dog"]))

@@ -92,8 +92,12 @@ def test_labels_are_written_as_their_texts(texts: list[str]) -> None:
 
 @pytest.mark.parametrize("ending", [b"", b"\n"])
 @pytest.mark.parametrize("length", [0, 10, 100_000])
-def test_batches_are_of_equal_size_and_know_where_they_begin(ending: bytes, length: int) -> None:
-    data = b"\n".join(b"%d" % n + b"x" * (n * length % 70_001) for n in range(70)) + ending
+@pytest.mark.parametrize("long_first", [False, True])
+def test_batches_are_of_equal_size_and_know_where_they_begin(
+    ending: bytes, length: int, *, long_first: bool
+) -> None:
+    numbers = sorted(range(70), reverse=long_first)
+    data = b"\n".join(b"%d" % n + b"x" * (n * length % 70_001) for n in numbers) + ending
     batches = list(batched_lines(data, 5, 32))
     assert [len(lines) for _, lines in batches] == [23, 23, 24]
     assert [line for _, lines in batches for line in lines] == split_lines(data)

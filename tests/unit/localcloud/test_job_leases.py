@@ -67,8 +67,9 @@ def test_a_stop_reaches_the_holder_and_ends_a_waiting_job(database: Database) ->
     assert lease is not None
     assert lease.job_id == running
     with database.write() as session:
-        assert jobs.request_stop(session, running) is False
-        assert jobs.request_stop(session, waiting) is True
+        assert jobs.request_stop(session, running) is jobs.Stop.ASKED
+        assert jobs.request_stop(session, waiting) is jobs.Stop.STOPPED
+        assert jobs.request_stop(session, waiting) is jobs.Stop.LATE
     with database.write() as session:
         assert jobs.renew_lease(session, lease, 60) is True
         assert jobs.finish(session, lease) is True
@@ -139,3 +140,13 @@ def test_a_database_that_is_away_stops_a_job_when_its_lease_has_run_out(
             held.must_stop()
     clock[0] += 1
     assert held.must_stop() is False
+
+
+def test_what_no_database_stores_is_told_another_way(database: Database) -> None:
+    enqueue(database, "a")
+    lease = take(database, "one", 60)
+    assert lease is not None
+    with database.write() as session:
+        jobs.renew_lease(session, lease, 60, "input 'x\0y' of \ud800 is read")
+    with database.read() as session:
+        assert jobs.progress_of(session, lease.job_id) == "input 'x\ufffdy' of \ufffd is read"

@@ -16,6 +16,7 @@ from alembic import command
 from model_delivery_localcloud.errors import NameTaken, ServiceError
 from model_delivery_localcloud.portal import queue_sizes
 from model_delivery_localcloud.portal.review_desk import Change, Desk, Refused
+from model_delivery_localcloud.portal.review_lead import LeadPages
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.human_loops import HumanLoops
 from model_delivery_localcloud.services.human_review import FlowDefinitions
@@ -45,6 +46,7 @@ from model_delivery_localcloud.store.review_tables import (
 from model_delivery_localcloud.store.review_turns import Turn, take_turns
 from model_delivery_localcloud.store.tables import User
 from model_delivery_localcloud.store.users import Role, add_user, remove_user
+from model_delivery_localcloud.workers.reviews import ReviewKeeper
 from sqlalchemy import Select, Text, cast, event, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -130,6 +132,57 @@ def test_the_least_certain_comes_first_and_a_reload_gives_the_same(database: Dat
     assert take(database, "ana") == ["unsure"]
     assert take(database, "bob") == ["sure"]
     assert take(database, "cyd") == []
+
+
+def test_an_export_comes_in_pages_between_which_nothing_is_open(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review_figures, "EXPORT_AT_ONCE", 2)
+    loops = [add(database, f"loop-{number}", tasks=2) for number in range(3)]
+    for worker in ("ana", "bob"):
+        take_turn(database, turn(worker, count=3))
+        for loop in loops if worker == "ana" else loops[:2]:
+            assert submit(database, loop, worker) is None
+    pages = LeadPages(database, *[None] * 3)._pages(FLOW)  # type: ignore[arg-type]
+    found = [[(each.loop, each.worker) for each in next(pages)]]
+    # On SQLite a reader's transaction would keep the log from being written back.
+    assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    found += [[(each.loop, each.worker) for each in page] for page in pages]
+    assert found == [
+        [("loop-0", "ana"), ("loop-0", "bob")], [("loop-1", "ana"), ("loop-1", "bob")],
+        [("loop-2", "ana")],
+    ]  # fmt: skip
+
+
+def make_due(database: Database, loop: int) -> None:
+    with database.write() as session:
+        session.get_one(HumanLoop, loop).due_at = 0
+
+
+def test_an_object_store_that_hangs_keeps_no_loop_from_its_end(database: Database) -> None:
+    answered = add(database, "answered")
+    take_turn(database, turn("ana", count=1))
+    assert submit(database, answered, "ana") is None
+    make_due(database, answered)
+    writing, go_on = threading.Event(), threading.Event()
+
+    def put(*_: Any) -> None:
+        writing.set()
+        go_on.wait(20)
+
+    objects: Any = SimpleNamespace(put=put)
+    settings: Any = SimpleNamespace(public_url="", webhook_url=None)
+    with ReviewKeeper(database, objects, settings).running():
+        try:
+            assert writing.wait(10)
+            waiting = add(database, "waiting")
+            make_due(database, waiting)
+            deadline = time.monotonic() + 5
+            while one(database, waiting).status != "Failed":
+                assert time.monotonic() < deadline, "the loop is open yet"
+                time.sleep(0.05)
+        finally:
+            go_on.set()
 
 
 def test_the_id_of_a_deleted_loop_is_not_used_again(database: Database) -> None:
@@ -246,6 +299,23 @@ def test_undo_opens_a_loop_again_until_its_output_is_being_written(database: Dat
         assert assignment(session, claimed.id, "ana").answer == ONE
     with database.write() as session:
         assert queue.undo(session, loop, "ana", NOON, LEASE) is Taken.CLOSED
+
+
+def test_an_undo_at_the_end_of_the_availability_loses_no_answer(database: Database) -> None:
+    end = NOON + 60 * MINUTE
+    late, close = add(database, "late", tasks=2), add(database, "close", tasks=2)
+    for loop in (late, close):
+        for who in ("ana", "bob"):
+            take(database, who, end - 3000)
+            assert submit(database, loop, who, now=end - 2000) is None
+    with database.write() as session:
+        assert queue.undo(session, late, "bob", end + 1, LEASE) is Taken.CLOSED
+        assert not isinstance(queue.undo(session, close, "bob", end - 1000, LEASE), Taken)
+        assert review_completion.expire_due(session, end + 5000, 10) == 0
+    assert submit(database, close, "bob", ONE, now=end + 6000) is None
+    with database.write() as session:
+        done = review_completion.claim_finished(session, end + 60_000, 10)
+        assert {each.id for each in done} == {late, close}
 
 
 def test_a_clock_that_goes_back_makes_no_time_negative(database: Database) -> None:
@@ -907,8 +977,8 @@ def test_figures_read_no_content_of_answers(database: Database) -> None:
     submit(database, loop, "ana")
     with database.read() as session:
         (figure,) = review_figures.newest_answers(session, FLOW)
-    with database.stream() as session:
-        (exported,) = review_figures.all_answers(session, FLOW)
+    with database.read() as session:
+        (exported,), _last = review_figures.answers_after(session, FLOW, (0, ""))
     assert (figure.label, figure.answer, exported.answer) == ("7", None, SEVEN)
 
 

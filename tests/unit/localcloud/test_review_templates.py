@@ -11,7 +11,8 @@ import pytest
 from model_delivery.task_templates import CLASSIFY_IMAGE, CORRECT_FORM
 from model_delivery_localcloud.portal.media import image_type
 from model_delivery_localcloud.portal.template_frame import document
-from model_delivery_localcloud.review.facts import as_label, facts_of
+from model_delivery_localcloud.review import liquid_limits
+from model_delivery_localcloud.review.facts import as_label, facts_of, text_for_reviewers
 from model_delivery_localcloud.review.reasons import reasons_of
 from model_delivery_localcloud.review.template import (
     TemplateRefused,
@@ -19,7 +20,7 @@ from model_delivery_localcloud.review.template import (
     object_uri,
     render_template,
 )
-from model_delivery_localcloud.review.views import view_of
+from model_delivery_localcloud.review.views import fault_in_answer, view_of
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,6 +35,29 @@ def view(content: str, **task_input: Any) -> dict[str, Any]:
     ("content", "said"),
     [
         (FORM.format("<crowd-slider></crowd-slider>"), "no element <crowd-slider>"),
+        (FORM.format('<input name="scan" TYPE="File">'), "an <input type=file>"),
+        (
+            FORM.format("<crowd-input name=a multi-line></crowd-input>"),
+            "no attribute multi-line; it",
+        ),
+        (
+            FORM.format("<crowd-tabs {% if x %}header=a{% endif %}>"),
+            "<crowd-tabs> has no attribute h",
+        ),
+        (
+            FORM.format("<crowd-classifier overlay='{}'>"),
+            "<crowd-classifier> has no attribute over",
+        ),
+        (
+            FORM.replace(
+                "{}", "<crowd-image-classifier overlay='{semanticSegmentation: {src: \"x\"}}'>"
+            ),
+            "<crowd-image-classifier>: localcloud draws no overlay but { boundingBox",
+        ),
+        (
+            FORM.format("<crowd-classifier-multi-select exclusion-category='None'>"),
+            "exclusion-category must be",
+        ),
         (FORM.format("<x-Evil></x-Evil><crowd-line>"), "<crowd-line>, <x-evil>"),
         ("<p>nothing to fill in</p>", "no <crowd-form>"),
         (FORM.format("{% if %}"), "is not Liquid"),
@@ -43,6 +67,14 @@ def view(content: str, **task_input: Any) -> dict[str, Any]:
 def test_a_template_that_cannot_work_is_refused_by_name(content: str, said: str) -> None:
     with pytest.raises(TemplateRefused, match=said):
         check_template(content)
+
+
+def test_what_liquid_writes_within_an_element_is_no_attribute() -> None:
+    check_template(
+        '<crowd-form answer-format="flatten-objects"><crowd-checkbox data-row="1" aria-label="x" '
+        'onclick="go()" style="" {% if task.input.on == "yes" %}checked{% endif %} '
+        'name="{{ task.input.name | replace: "a", "b" }}"></crowd-checkbox></crowd-form>'
+    )
 
 
 def test_a_template_reads_no_file() -> None:
@@ -72,6 +104,19 @@ def test_filters_take_neither_all_time_nor_all_memory(expression: str) -> None:
     before = time.monotonic()
     with pytest.raises(TemplateRefused, match="does not render"):
         render_template(FORM.replace("{}", expression), {"n": 10**9}, str)
+    assert time.monotonic() - before < 2
+
+
+@pytest.mark.parametrize(
+    "block", ["{% if i %}{% endif %}", "{{ i }}", "{% unless i %}{% endunless %}"]
+)
+@pytest.mark.parametrize("loop", ["for", "tablerow"])
+def test_blocks_take_not_all_time(monkeypatch: pytest.MonkeyPatch, loop: str, block: str) -> None:
+    monkeypatch.setattr(liquid_limits, "SECONDS", 0.2)
+    content = f"{{% {loop} i in (1..10000) %}}{block * 200}{{% end{loop} %}}"
+    before = time.monotonic()
+    with pytest.raises(TemplateRefused, match="it takes longer than"):
+        render_template(FORM.replace("{}", content), {}, str)
     assert time.monotonic() - before < 2
 
 
@@ -129,7 +174,35 @@ def test_a_lone_classifier_gets_the_portals_own_page() -> None:
         ),
         o={"amount": 3},
     )
-    assert as_json["json"] == {"amount": 3}
+    assert (as_json["json"], as_json["text"]) == (True, '{\n  "amount": 3\n}')
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"tweet":1234567890123456789,"price":10.0,"10":"x","2":1.10E+2}',
+         '{\n  "tweet": 1234567890123456789,\n  "price": 10.0,\n  "10": "x",\n  "2": 1.10E+2\n}'),
+        ('{"a": 1, "a": {"b": 2, "b": []}}',
+         '{\n  "a": 1,\n  "a": {\n    "b": 2,\n    "b": []\n  }\n}'),
+        ("[1234567890123456789, -0, {}, null, true]",
+         "[\n  1234567890123456789,\n  -0,\n  {},\n  null,\n  true\n]"),
+        ('["1.0", "a\\n", "\\u00e4"]', '[\n  "1.0",\n  "a\\n",\n  "ä"\n]'),
+        ("[1] says who", "[1] says who"),
+    ],
+)  # fmt: skip
+def test_json_is_shown_as_it_was_written(text: str, shown: str) -> None:
+    content = (
+        "<crowd-classifier name=c categories='[\"x\"]'><classification-target>"
+        "{{ task.input.text }}</classification-target></crowd-classifier>"
+    )
+    assert view(FORM.replace("{}", content), text=text)["text"] == shown
+
+
+def test_an_items_data_is_shown_as_it_was_written_but_for_what_is_hidden() -> None:
+    text = '{"id":12345678901234567890,"known\\u0041nswer":"1","x":{"knownAnswer":1.0}}'
+    assert text_for_reviewers(text) == (
+        '{\n  "id": 12345678901234567890,\n  "x": {\n    "knownAnswer": 1.0\n  }\n}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,12 +213,21 @@ def test_a_lone_classifier_gets_the_portals_own_page() -> None:
         "</classification-target></crowd-classifier>",
         "<crowd-classifier name=a categories='[\"x\"]'><classification-target>t"
         "</classification-target></crowd-classifier><script>1</script>",
-        "<crowd-classifier name=a categories='nonsense'><classification-target>t"
+        '<crowd-classifier name=a categories=\'[{"name": "x"}]\'><classification-target>t'
         "</classification-target></crowd-classifier>",
+        "<crowd-classifier name=a></crowd-classifier><script>offer()</script>",
     ],
 )
 def test_other_templates_run_in_their_frame(inside: str) -> None:
-    assert view(FORM.format(inside))["kind"] == "frame"
+    assert view(FORM.replace("{}", inside))["kind"] == "frame"
+
+
+@pytest.mark.parametrize("beside", ["", "<p>Beside.</p>"])
+@pytest.mark.parametrize("categories", ["", "categories='[]'", "categories=no", "categories='{}'"])
+def test_a_classifier_without_categories_is_said_to_be_wrong(categories: str, beside: str) -> None:
+    task = f"<crowd-classifier name=a {categories}><classification-target>t</classification-target>"
+    with pytest.raises(TemplateRefused, match="<crowd-classifier> has no categories"):
+        view(FORM.replace("{}", task + "</crowd-classifier>" + beside))
 
 
 def classifier(target: str, more: str = "") -> str:
@@ -182,6 +264,40 @@ def test_what_the_portals_own_page_would_not_show_or_ask_has_its_frame(content: 
     assert view(content)["kind"] == "frame"
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "initial-value=x", "disabled", "style='color: red'", "title=x",
+        "overlay=\"{ 'boundingBox': { value: [{ left: 1, top: 2, width: 3, height: 4, }], }, }\"",
+    ],
+)  # fmt: skip
+def test_an_attribute_that_the_portals_own_page_does_not_show_has_its_frame(
+    attributes: str,
+) -> None:
+    task = "<crowd-image-classifier src=x categories='[\"x\"]' {}></crowd-image-classifier>"
+    assert view(FORM.format(task.format("data-a=1 id=b")))["kind"] == "classify"
+    assert view(FORM.replace("{}", task.replace("{}", attributes)))["kind"] == "frame"
+
+
+def test_an_overlay_that_cannot_be_drawn_is_said_to_be_wrong() -> None:
+    task = "<crowd-image-classifier src=x categories='[1]' overlay='{{ task.input.o | to_json }}'>"
+    with pytest.raises(TemplateRefused, match="draws no overlay but"):
+        view(FORM.replace("{}", task), o={"boundingBox": {"value": [{"left": 1}]}})
+
+
+def test_none_of_the_above_excludes_the_others_and_without_it_one_is_chosen() -> None:
+    task = (
+        "<crowd-classifier-multi-select name=c categories=\"['it\\'s', 'b']\" "
+        "exclusion-category=\"{ text: 'None' }\"><classification-target>t</classification-target>"
+    )
+    found = view(FORM.replace("{}", task))
+    assert (found["labels"], found["exclusion"]) == (["it's", "b", "None"], "None")
+    assert fault_in_answer(found, {"c": {"labels": ["it's", "b"]}}) is None
+    assert fault_in_answer(found, {"c": {"labels": ["None"]}}) is None
+    assert "excludes" in str(fault_in_answer(found, {"c": {"labels": ["b", "None"]}}))
+    assert "must name" in str(fault_in_answer(found, {"c": {"labels": []}}))
+
+
 def test_lines_a_caption_and_instructions_in_words_keep_the_portals_own_page() -> None:
     help_in_words = "<short-instructions><h3>How</h3><ul><li>Look</li></ul></short-instructions>"
     content = FORM.format(classifier("<p>one</p><p>two</p>", help_in_words))
@@ -191,6 +307,22 @@ def test_lines_a_caption_and_instructions_in_words_keep_the_portals_own_page() -
     assert found["instructions"][0]["text"] == "How\nLook"
     found = view(FORM.format(classifier("<div><img src=/a.png class=wide></div><p>A cow</p>")))
     assert (found["kind"], found["image"], found["text"]) == ("classify", "/a.png", "A cow")
+
+
+def test_code_keeps_its_indentation_and_all_instructions_are_shown() -> None:
+    more = (
+        "<short-instructions>one</short-instructions><short-instructions>two</short-instructions>"
+    )
+    found = view(FORM.format(classifier("if x:<br>&nbsp;&nbsp;return 1<br> return 2 ", more)))
+    assert (found["kind"], found["text"]) == ("classify", "if x:\n\xa0\xa0return 1\nreturn 2")
+    assert [each["text"] for each in found["instructions"]] == ["one", "two"]
+
+
+def test_white_space_at_a_categorys_ends_makes_it_no_other() -> None:
+    found = view(FORM.replace("{}", classifier("t").replace('["x"]', '[" cat ", "cat", "dog"]')))
+    assert found["labels"] == ["cat", "dog"]
+    assert fault_in_answer(found, {"a": {"label": "cat "}}) is None
+    assert as_label({"a": {"label": "cat "}}) == "cat"
 
 
 def test_an_element_of_a_built_in_task_type_is_alone_or_said_to_be_wrong() -> None:

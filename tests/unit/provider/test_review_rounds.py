@@ -70,6 +70,20 @@ def test_who_gives_no_label_agrees_with_nobody_and_one_more_is_asked(method: Met
         assert found.open([first, {"purpose": "tie-break"}]) == ["none"]
 
 
+@pytest.mark.parametrize("method", [Method.MAJORITY, Method.QUORUM, Method.DAWID_SKENE])
+def test_where_no_answer_at_all_has_a_label_everything_is_open(method: Method) -> None:
+    storage = Objects()
+    found = review(storage, method)
+    storage.put(found.objects.items, {"item": "a"}, {"item": "b"})
+    # The first round expired whole.
+    storage.put(found.objects.answers(0))
+    storage.put(found.objects.answers(1), ["a", "ann", None, 1.0], ["b", "bob", None, 1.0])
+    rounds = [{"purpose": "review"}, {"purpose": "review"}]
+    assert found.open(rounds) == ["a", "b"]
+    storage.put(found.objects.answers(1))
+    assert found.open(rounds) == []
+
+
 def test_who_gives_a_label_at_last_is_counted_for_it_alone() -> None:
     storage = Objects()
     found = review(storage)

@@ -1,5 +1,6 @@
 """What stores make of files, of large objects, and of errors that nobody need meet twice."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -53,6 +54,19 @@ def test_s3_has_parts_enough_for_what_comes(
     StorageHook().write_stream("s3://bucket/results.jsonl", [b"{}\n"], size=size)
     assert client.part_bytes * MOST_PARTS >= 1.2 * (size or 0)
     assert size is None or size > 1 << 38 or client.part_bytes == 32 << 20
+
+
+@pytest.mark.parametrize(("said", "expected"), [("", 256), ("max_pool_connections", 300)])
+def test_s3_has_connections_for_all_readers(
+    monkeypatch: pytest.MonkeyPatch, said: str, expected: int
+) -> None:
+    config = {said: expected} if said else {}
+    connection = {
+        "conn_type": "aws", "login": "key", "password": "secret",
+        "extra": {"region_name": "eu-west-1", "config_kwargs": config},
+    }  # fmt: skip
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+    assert S3Store("aws_default")._client.meta.config.max_pool_connections == expected
 
 
 def test_azure_has_blocks_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ A cell that is a JSON number or list is one, but for an input that takes a text.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,6 +16,10 @@ from model_delivery_engine.batch.json_lines import records_of, stack_samples
 from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.batch.shards import MAX_RECORD_BYTES
 from model_delivery_engine.errors import BatchError
+from model_delivery_engine.tensors import NUMPY_TYPES
+
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+_EXACT = 2**53  # below, a float is the whole number that it was written as
 
 
 class CsvLines(PartReader):
@@ -33,7 +37,7 @@ class CsvLines(PartReader):
         self._columns = header_columns(header, uri)
         self._ordering = parser.ordering(self._columns)
         self._is_row = is_row(len(self._columns))
-        self._readers = [_as_text if parser.is_text(name) else _cell for name in self._columns]
+        self._readers = [_reader(parser, name) for name in self._columns]
         self._names = [orjson.dumps(name) + b":" for name in self._columns]
 
     def batches(self, data: bytes, start: int, size: int) -> Iterator[tuple[Batch, int]]:
@@ -139,16 +143,39 @@ def parse_row(row: bytes) -> list[str]:
 def _cell(cell: str) -> tuple[Any, bytes]:
     """Return a number or a list of them as such, anything else as text; and its JSON text.
 
-    A number's text is the cell's own, so that 12.50 does not become 12.5.
+    A number's text is the cell's own without spaces around it, so that 12.50 does not become 12.5.
     """
-    if cell[:1] in "-0123456789[" and cell:
-        text = cell.encode()
+    bare = cell.strip(" ")
+    if bare[:1] in "-0123456789[" and bare:
+        text = bare.encode()
         try:
             value = read_json(text)
             return value, text if cell.isprintable() else write_json(value)
         except ValueError:
             pass
     return _as_text(cell)
+
+
+def _truth(cell: str) -> tuple[Any, bytes]:
+    """Return a truth value, as spreadsheets, Python or C write it, else the cell."""
+    value = _TRUTHS.get(cell.strip(" ").lower())
+    return _cell(cell) if value is None else (value, orjson.dumps(value))
+
+
+def _whole(cell: str) -> tuple[Any, bytes]:
+    """Return 1 for 1.0, as pandas writes the whole numbers of a column with gaps, else the cell."""
+    value, text = _cell(cell)
+    if type(value) is float and value.is_integer() and abs(value) < _EXACT:
+        return int(value), b"%d" % int(value)
+    return value, text
+
+
+def _reader(parser: RecordParser, name: str) -> Callable[[str], tuple[Any, bytes]]:
+    if parser.is_text(name):
+        return _as_text
+    spec = parser.spec_of(name)
+    kind = NUMPY_TYPES[spec.dtype].kind if spec else ""
+    return {"b": _truth, "i": _whole, "u": _whole}.get(kind, _cell)
 
 
 def _as_text(cell: str) -> tuple[str, bytes]:

@@ -1,6 +1,7 @@
 """JSON in and out without loss. orjson alone reads a whole number beyond 64 bits as a float."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -21,6 +22,23 @@ def read_json(text: bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply beside a long number") from error
+
+
+def read_json_nan(text: bytes) -> Any:
+    """Return what Python reads where it wrote NaN, which is no JSON; infinity is none here either.
+
+    :raises ValueError: anything else that is no JSON
+    """
+    try:
+        return json.loads(text, parse_constant=_nan)
+    except RecursionError as error:
+        raise ValueError("nested too deeply beside NaN") from error
+
+
+def _nan(name: str) -> float:
+    if name != "NaN":
+        raise ValueError(f"{name} is no JSON")
+    return math.nan
 
 
 def write_json(data: Any) -> bytes:

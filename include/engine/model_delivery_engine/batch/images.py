@@ -21,14 +21,21 @@ from model_delivery_engine.batch.json_lines import (
     stack_samples,
 )
 from model_delivery_engine.batch.lines import read_lines
-from model_delivery_engine.batch.parts import LineSource, Part, PartData
-from model_delivery_engine.batch.shards import MAX_RECORD_BYTES
+from model_delivery_engine.batch.parts import (
+    LineSource,
+    Part,
+    PartData,
+    part_bytes,
+    target_bytes,
+)
+from model_delivery_engine.batch.shards import MAX_RECORD_BYTES, Shard
 from model_delivery_engine.batch.storage import (
     FileState,
     ObjectInfo,
     Storage,
     check_state,
     file_state,
+    read_bytes,
     read_steadily,
 )
 from model_delivery_engine.errors import BatchError
@@ -37,6 +44,9 @@ from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 _READERS = 8
 _BLOCK = 64 * 1024  # of the listing, read at a time
 _UNSTATED = 1024 * 1024  # bytes that an object counts whose line states no size
+# An object counts at least as much: to decode it and to run the model costs more than its bytes.
+_LEAST_BYTES = 8 * 1024
+_LEAST_PART_BYTES = 1024 * 1024  # that parts grow to: some pictures are read at a time
 _MOST_PIXELS = 2**27  # 400 MB once decoded; a small file can hold more
 _CHANNELS = {1: "grey", 3: "colour"}
 
@@ -127,8 +137,8 @@ class Layout:
 class ImageSource(LineSource):
     """Parts of a listing; fetching one brings its objects too, into one file after the lines.
 
-    A part ends where its objects are together as large as a part may be, by the sizes that the
-    listing states.
+    A part ends where its objects are together as large as is wanted of it, by the sizes that the
+    listing states; a small object counts some KiB.
     """
 
     def next(self, index: int, start: int) -> Part | None:
@@ -136,11 +146,11 @@ class ImageSource(LineSource):
         end = self._shard["end"]
         if start >= end:
             return None
-        weight = 0
+        weight, wanted = 0, target_bytes(index, self.largest)
         for offset, line in read_lines(self._blocks(start, end), start):
-            if weight >= self._largest:
+            if weight >= wanted:
                 return Part(index, start, offset)
-            weight += len(line) + _weight(line)
+            weight += _weight(line)
         return Part(index, start, end)
 
     def _blocks(self, start: int, end: int) -> Iterator[bytes]:
@@ -163,6 +173,11 @@ class ImageSource(LineSource):
         if data.spooled:
             data.path.unlink()
         return PartData(part, path, 0, path.stat().st_size, spooled=True)
+
+    def weight(self, part: Part) -> int:
+        """Return the bytes of its lines and their objects."""
+        lines = read_lines(self._blocks(part.start, part.end), part.start)
+        return sum(_weight(line) for _, line in lines)
 
     def _begin(
         self, line: bytes, readers: ThreadPoolExecutor
@@ -210,7 +225,17 @@ class ImageSource(LineSource):
 
 def _weight(line: bytes) -> int:
     named = Named.of(line)
-    return 0 if named is None else _UNSTATED if named.size is None else named.size
+    size = 0 if named is None else _UNSTATED if named.size is None else named.size
+    return len(line) + max(size, _LEAST_BYTES)
+
+
+def image_part_bytes(storage: Storage, shard: Shard, etag: str) -> int:
+    """Return the size that a shard's parts grow to, by what its first lines state."""
+    start = shard["start"]
+    end = min(start + _BLOCK, shard["end"])
+    block = read_bytes(storage, shard["uri"], start, end, etag=etag)
+    weight = sum(_weight(line) for line in split_lines(block))
+    return max(part_bytes(weight * (shard["end"] - start) // max(len(block), 1)), _LEAST_PART_BYTES)
 
 
 def _check_etag(storage: Storage, named: Named) -> None:

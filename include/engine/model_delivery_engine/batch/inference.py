@@ -94,7 +94,7 @@ def _check_outputs(model: Runnable) -> None:
 
 
 def answer(batch: Batch, model: Runnable) -> Answers:
-    """Run a batch; where it fails, run its records one by one.
+    """Run a batch, those of one shape together; where it fails, run its records one by one.
 
     :raises ShortageError: too little memory for any of them
     """
@@ -119,13 +119,14 @@ def _rows(batch: Batch, model: Runnable) -> tuple[Rows, dict[int, str]]:
     samples = batch.tensors
     if not samples:
         return {}, {}
-    if isinstance(samples, dict):
-        stacked = samples
-        try:
-            return _run_when_there_is_memory(stacked, model), {}
-        except (InferenceError, MemoryError):
-            count = len(next(iter(stacked.values())))
-            samples = [{name: array[n] for name, array in stacked.items()} for n in range(count)]
+    try:
+        if isinstance(samples, dict):
+            return _run_when_there_is_memory(samples, model), {}
+        return _run_by_shape(samples, model), {}
+    except (InferenceError, MemoryError):
+        if isinstance(samples, dict):
+            count = len(next(iter(samples.values())))
+            samples = [{name: array[n] for name, array in samples.items()} for n in range(count)]
     alone = [{name: array[None] for name, array in sample.items()} for sample in samples]
     try:
         return _one_by_one(alone, model)
@@ -144,6 +145,19 @@ def _run_when_there_is_memory(inputs: Mapping[str, Array], model: Runnable) -> R
     except _SHORT:
         time.sleep(_SHORT_S)
         return _run(inputs, model)
+
+
+def _run_by_shape(samples: Sequence[Mapping[str, Array]], model: Runnable) -> Rows:
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for n, sample in enumerate(samples):
+        groups.setdefault(tuple(sample[name].shape for name in samples[0]), []).append(n)
+    runs = [
+        {name: np.stack([samples[n][name] for n in places]) for name in samples[0]}
+        for places in groups.values()
+    ]
+    rows = _joined([_run_when_there_is_memory(each, model) for each in runs])
+    order = np.argsort(np.concatenate(list(groups.values())))
+    return {name: array[order] for name, array in rows.items()}
 
 
 def _one_by_one(

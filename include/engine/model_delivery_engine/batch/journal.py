@@ -19,7 +19,7 @@ import orjson
 
 from model_delivery_engine.batch.compression import Member
 from model_delivery_engine.batch.storage import Storage, read_bytes
-from model_delivery_engine.errors import BatchError
+from model_delivery_engine.errors import BatchError, StoppedError
 
 _VERSION = 4
 _PREFIX = "journal-"
@@ -108,10 +108,12 @@ class Journal:
             self.output_compression,
         )  # fmt: skip
 
+    def begun_like(self, other: "Journal") -> bool:
+        """Tell whether two runs cut and run the same parts."""
+        return self._begun_as() == other._begun_as()
+
     def joined(self, other: "Journal") -> "Journal":
-        """Return what either of two runs has done; ValueError where they were begun differently."""
-        if self._begun_as() != other._begun_as():
-            raise ValueError("two runs at a time began it, each in its own way")
+        """Return what either of two runs that were begun alike has done."""
         return dataclasses.replace(
             self,
             complete=self.complete or other.complete,
@@ -142,9 +144,25 @@ class JournalWriter:
     """
 
     def __init__(self, storage: Storage, folder: str) -> None:
-        self._storage = storage
+        self._storage, self._folder = storage, folder
         self._uri = f"{folder}/{_PREFIX}{secrets.token_hex(4)}.json"
         self._taken_over = _journal_uris(storage, folder)
+
+    def begin(self, journal: Journal) -> None:
+        """Put the first journal of a shard, before any part of it.
+
+        Of two runs that do so at once, one at most finds no other's when its own is there, and goes
+        on: the other finds that one's, or both do.
+
+        :raises StoppedError: another run began it in its own way; nothing is left of this one
+        """
+        self.write(journal)
+        if not all(journal.begun_like(each) for each in _journals(self._storage, self._folder)):
+            self._storage.delete(self._uri)
+            raise StoppedError(
+                f"{self._folder}: another run began this shard at the same time, with other parts; "
+                "run it again to go on with those"
+            )
 
     def write(self, journal: Journal) -> None:
         """Put the journal, in place of this run's before.
@@ -159,21 +177,28 @@ class JournalWriter:
 def read_journal(storage: Storage, folder: str) -> Journal | None:
     """Return what all runs of a shard have done, or None where none was begun.
 
-    :raises BatchError: a broken journal, or runs that were begun differently
+    Where they were begun differently, one of them has not got to its first part: that is left out.
+
+    :raises BatchError: a broken journal
     """
-    try:
-        found = [Journal.from_json(text) for text in _texts(storage, folder)]
-        if not found:
-            return None
-        first, *others = found
-        for each in others:
+    found = _journals(storage, folder)
+    if not found:
+        return None
+    first = min(found, key=lambda each: (not each.complete, not each.parts))  # else the first name
+    for each in found:
+        if each.begun_like(first):
             first = first.joined(each)
+    return first
+
+
+def _journals(storage: Storage, folder: str) -> list[Journal]:
+    try:
+        return [Journal.from_json(text) for text in _texts(storage, folder)]
     except (KeyError, TypeError, ValueError) as error:
         raise BatchError(
             f"{folder}: there is no going on from its journals ({error}); delete that folder to "
             "begin again"
         ) from error
-    return first
 
 
 def _texts(storage: Storage, folder: str) -> list[bytes]:

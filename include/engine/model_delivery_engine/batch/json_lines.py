@@ -19,6 +19,7 @@ from model_delivery_engine.batch.records import Record, RecordParser
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 _SLAB = 64 * 1024
+_LONG_LINE = 512  # bytes: to look for the next end is faster than to split
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_FEED = ord("\n")
 _ENVELOPE = {"input", "output", "error"}
@@ -37,23 +38,41 @@ def split_lines(data: bytes) -> list[bytes]:
 def batched_lines(data: bytes, start: int, size: int) -> Iterator[tuple[int, Sequence[bytes]]]:
     """Cut a part into lines, and those into batches; each with the position of its first line.
 
-    A slab at a time becomes lines: all of a part's lines at once would not stay in the cache until
-    they are read. A byte order mark before an object's first line is no part of it.
+    A byte order mark before an object's first line is no part of it.
     """
     if not start and data.startswith(_BYTE_ORDER_MARK):
         start, data = len(_BYTE_ORDER_MARK), data[len(_BYTE_ORDER_MARK) :]
-    count = _count_lines(data)
+    long = data.find(b"\n", 0, _LONG_LINE) < 0
+    offset = start
+    for batch in _long_lines(data, size) if long else _short_lines(data, size):
+        yield offset, batch
+        offset += sum(map(len, batch)) + len(batch)
+
+
+def _long_lines(data: bytes, size: int) -> Iterator[Sequence[bytes]]:
+    """Look for each line's end, and copy each line once."""
+    ends, at = [], data.find(b"\n")
+    while at >= 0:
+        ends.append(at)
+        at = data.find(b"\n", at + 1)
+    if data and not data.endswith(b"\n"):
+        ends.append(len(data))
+    begins = [0, *(end + 1 for end in ends[:-1])]
+    for first, last in even_cuts(len(ends), size):
+        yield [data[begins[n] : ends[n]] for n in range(first, last)]
+
+
+def _short_lines(data: bytes, size: int) -> Iterator[Sequence[bytes]]:
+    """Split a slab at a time: all of a part's lines at once would not stay in the cache."""
     lines: list[bytes] = []
-    offset, slab = start, 0
-    for first, end in even_cuts(count, size):
+    slab = 0
+    for first, end in even_cuts(_count_lines(data), size):
         while len(lines) < end - first:
             slab_end = data.find(b"\n", slab + _SLAB) + 1 or len(data)
             lines += split_lines(data[slab:slab_end])
             slab = slab_end
-        batch = lines[: end - first]
+        yield lines[: end - first]
         del lines[: end - first]
-        yield offset, batch
-        offset += sum(map(len, batch)) + len(batch)
 
 
 def _count_lines(data: bytes) -> int:

@@ -163,6 +163,10 @@ class ParquetSource:
         path = self._spool / f"in-{part.index}"
         return PartData(part, path, 0, path.stat().st_size, spooled=True)
 
+    def weight(self, part: Part) -> int:
+        """Return about how many bytes its rows are."""
+        return (part.end - part.start) * self._row_bytes
+
     def _write(self, pieces: Sequence[Any], index: int) -> None:
         import pyarrow
 

@@ -24,6 +24,8 @@ from model_delivery_engine.errors import BatchError
 FIRST_PART_BYTES = 64 * 1024
 SMALLEST_PART_BYTES = 256 * 1024
 LARGEST_PART_BYTES = 8 * 1024 * 1024
+PART_S = 20.0  # that a part may take on one core: a kill loses no more, however slow the model
+_LEAST_PART_BYTES = 1024
 START = Member()
 
 
@@ -65,10 +67,24 @@ class PartSource(Protocol):
     def fetch(self, part: Part) -> PartData:
         """Bring the part's bytes to this machine; called by several threads at a time."""
 
+    def weight(self, part: Part) -> int:
+        """Return the bytes that a part counts, of which ``largest`` says how many it may have."""
+
 
 def part_bytes(shard_bytes: int) -> int:
     """Size that parts grow to: at most 1/128 of a shard, so that a kill loses little work."""
     return min(max(shard_bytes // 128, SMALLEST_PART_BYTES), LARGEST_PART_BYTES)
+
+
+def timed_part_bytes(largest: int, weight: int, seconds: float) -> int:
+    """Return ``largest``, halved until a part takes no longer than `PART_S`.
+
+    :param weight: bytes of what was timed
+    :param seconds: how long it took
+    """
+    while largest > _LEAST_PART_BYTES and seconds * largest > PART_S * weight:
+        largest //= 2
+    return largest
 
 
 def target_bytes(index: int, largest: int) -> int:
@@ -91,7 +107,7 @@ class LineSource:
     """Parts of an uncompressed object of lines, or of records of one size.
 
     :param version: of the object
-    :param largest: size that parts grow to, bytes
+    :param largest: size that parts grow to, bytes; may be set anew before the first is cut again
     :param record_bytes: size of a record; None for lines
     :param cut: where records end; None at each line's end
     :param ahead: bytes that ``cut`` wants to see beyond the end that is wanted
@@ -105,7 +121,7 @@ class LineSource:
         self._shard = shard
         self._version = version
         self._spool = spool
-        self._largest = largest
+        self.largest = largest
         self._record_bytes = record_bytes
         self._local = storage.local_path(shard["uri"])
         self._cut, self._ahead, self._size = cut, ahead, 0
@@ -118,7 +134,7 @@ class LineSource:
         end = self._shard["end"]
         if start >= end:
             return None
-        wanted = start + target_bytes(index, self._largest)
+        wanted = start + target_bytes(index, self.largest)
         if self._cut is not None:
             found = self._record_end(self._cut, start, min(wanted, end))
             if found is not None:
@@ -144,6 +160,10 @@ class LineSource:
         if not path.exists():  # else it came when it was cut
             copy_range(self._storage, self._shard["uri"], part, path, self._version.etag)
         return PartData(part, path, 0, length, spooled=True)
+
+    def weight(self, part: Part) -> int:
+        """Return its bytes."""
+        return part.end - part.start
 
     def _record_end(self, cut: Cut, start: int, wanted: int) -> int | None:
         end = min(wanted + self._ahead, self._size)
@@ -243,6 +263,10 @@ class CompressedSource:
         """Point to what was spooled."""
         path = self._spool / f"in-{part.index}"
         return PartData(part, path, 0, part.end - part.start, spooled=True)
+
+    def weight(self, part: Part) -> int:
+        """Return its plain bytes."""
+        return part.end - part.start
 
     @property
     def share(self) -> float:

@@ -9,8 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,7 +39,6 @@ from model_delivery_engine.batch.manifest import check_parts
 from model_delivery_engine.batch.pace import Pace
 from model_delivery_engine.batch.parts import (
     FIRST_PART_BYTES,
-    LARGEST_PART_BYTES,
     CompressedSource,
     Cut,
     LineSource,
@@ -50,6 +47,7 @@ from model_delivery_engine.batch.parts import (
     PartSource,
     last_member,
     part_bytes,
+    timed_part_bytes,
 )
 from model_delivery_engine.batch.pool import Growing, Pool, open_pool
 from model_delivery_engine.batch.progress import EVERY_S, Progress
@@ -60,9 +58,11 @@ from model_delivery_engine.batch.shards import Shard, next_line
 from model_delivery_engine.batch.sinks import PartFile, numbered, part_suffix
 from model_delivery_engine.batch.storage import Storage, Version, read_bytes, version_of
 from model_delivery_engine.bundle import Bundle
+from model_delivery_engine.cores import usable_cores
 from model_delivery_engine.digest import digest_bytes
 from model_delivery_engine.disk import disk_watched
-from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
+from model_delivery_engine.errors import BatchError, EngineError, ShortageError, StoppedError
+from model_delivery_engine.scratch import scratch_folder
 from model_delivery_engine.tensors import TensorSpec
 
 _LOOK_S = 0.2  # between two looks at whether to stop
@@ -118,7 +118,8 @@ class ShardJob:
     :param folder: URI of the job's working folder; each shard has one of its own below
     :param etag: the input's ETag when the job was planned (default: as it is now)
     :param budget: the records that may fail in the job (default: any)
-    :param processes: processes to run parts in (default: the cores this process may use)
+    :param processes: processes to run parts in (default: the cores this process may use, see
+        `usable_cores`)
     :param shards: the job's shards; None where it is not known: a share of errors is then held when
         results are published, by no shard
     :param tell_every: seconds between two lines of progress (default: 10)
@@ -142,7 +143,7 @@ class ShardJob:
     @property
     def lanes(self) -> int:
         """Processes that run at a time, if there is enough to do."""
-        return len(os.sched_getaffinity(0)) if self.processes is None else self.processes
+        return usable_cores() if self.processes is None else self.processes
 
     @property
     def missing(self) -> Missing:
@@ -198,11 +199,10 @@ def run_shard(
             return ShardResult(**counts)
         tell(f"resuming {job.shard_folder} after {len(journal.parts)} parts")
     _check_text(job.shard, storage, encoding, version)
-    with tempfile.TemporaryDirectory(prefix="model-delivery-", ignore_cleanup_errors=True) as name:
+    with scratch_folder() as spool:
         run = _Run(
-            job, storage, encoding, version, Path(name), journal, identity, budget, writer, tell,
-            stop,
-        )  # fmt: skip
+            job, storage, encoding, version, spool, journal, identity, budget, writer, tell, stop
+        )
         return run.to_the_end()
 
 
@@ -264,12 +264,16 @@ class _Run:
     failure: BaseException | None = None
     stopped: bool = False
     notes: Pace = field(default_factory=Pace)
+    counted: dict[int, tuple[int, int]] = field(default_factory=dict)  # of parts that run
 
     def to_the_end(self) -> ShardResult:
         shard, pool = self.job.shard, self._pool()
         try:
-            self.state = self.journal or self._begin(pool)
-            self.source = self._source()
+            if self.journal is None:
+                self._begin(pool)
+            else:
+                self.state = self.journal
+                self.source = self._source()
             self.cursor = (0, shard["start"])
             self.progress = self._progress()
             if self.journal is None:
@@ -292,9 +296,9 @@ class _Run:
         if self.encoding.format in (InputFormat.PARQUET, InputFormat.IMAGES):
             return open_pool(work, lanes)
         plain = self.encoding.compression == Compression.NONE
-        if plain:
-            lanes = min(lanes, size // FIRST_PART_BYTES + 1)
-        if lanes == 1 or self.job.processes is not None or size >= lanes * _BYTES_A_PROCESS:
+        few = plain and size < (lanes - 1) * FIRST_PART_BYTES  # bytes, which may be much work
+        asked = self.job.processes is not None and not few
+        if lanes == 1 or asked or size >= lanes * _BYTES_A_PROCESS:
             return open_pool(work, lanes)
         return Growing(work, lanes, size - self._done() if plain else None)
 
@@ -331,19 +335,57 @@ class _Run:
 
         return read(0, next_line(uri, 1, size, read)) if size else b""
 
-    def _begin(self, pool: Pool) -> Journal:
+    def _begin(self, pool: Pool) -> None:
         options = self.job.options
-        journal = Journal(
-            self.identity, dict(self.job.shard), options.batch_size or pool.fastest_batch_size(),
-            self._largest_part(), options.output_format, options.output_compression,
+        size = options.batch_size
+        if size is None:
+            size = pool.fastest_batch_size()
+            self.tell(f"{self.job.shard_folder}: {size} records in a run of the model")
+        self.state = Journal(
+            self.identity, dict(self.job.shard), size, self._largest_part(),
+            options.output_format, options.output_compression,
         )  # fmt: skip
-        self.writer.write(journal)
-        return journal
+        self.source = self._source()
+        self.state.largest_part = self._timed_part(pool)
+        if isinstance(self.source, LineSource):  # goes on with what it read ahead
+            self.source.largest = self.state.largest_part
+        else:
+            self.source = self._source()
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Begin the shard, or go on where another run began it while this one measured."""
+        self.writer = JournalWriter(self.storage, self.job.shard_folder)
+        self.journal = read_journal(self.storage, self.job.shard_folder)
+        if self.journal is None:
+            self.writer.begin(self.state)
+        else:
+            check_identity(self.journal, self.identity, self.job.shard_folder)
+            self.tell(
+                f"{self.job.shard_folder}: another run began it meanwhile; going on with that"
+            )
+            self.state = self.journal
+            self.source = self._source()
+
+    def _timed_part(self, pool: Pool) -> int:
+        """Return how large parts may be, so that none takes long; the first is tried."""
+        source, largest = self.source, self.state.largest_part
+        with disk_watched(self.spool, f"what is read of {self.job.shard['uri']}"):
+            part = source.next(0, self.job.shard["start"])
+            if part is None:
+                return largest
+            data = source.fetch(part)
+        seconds = pool.seconds(data, self.state.batch_size)
+        if data.spooled:
+            data.path.unlink()
+        return timed_part_bytes(largest, source.weight(part), seconds)
 
     def _largest_part(self) -> int:
         shard = self.job.shard
         if self.encoding.format == InputFormat.IMAGES:
-            return LARGEST_PART_BYTES
+            from model_delivery_engine.batch.images import image_part_bytes
+
+            return image_part_bytes(self.storage, shard, self.version.etag)
         if self.encoding.format == InputFormat.PARQUET:
             from model_delivery_engine.batch.parquet import rows_bytes
 
@@ -488,7 +530,17 @@ class _Run:
         def put_away(file: PartFile) -> None:
             objects[file.errors, file.number] = self._take(file, data.part.index)
 
-        outcome = pool.run(data, self.state.batch_size, put_away)
+        def counted(records: int, errors: int) -> None:
+            try:
+                with self.lock:
+                    self._count(data.part.index, records, errors)
+            except EngineError:
+                raise
+            except Exception as error:  # the store's own, which is no fault of the part's
+                self._fail(error)
+                raise StoppedError(f"{self.job.shard['uri']}: stopped") from error
+
+        outcome = pool.run(data, self.state.batch_size, put_away, counted)
         if data.spooled:
             data.path.unlink()
         for file in outcome.files:
@@ -507,8 +559,15 @@ class _Run:
             if self.notes.due:  # the journal grows with the parts, and is written whole
                 with self.notes.measured():
                     self.writer.write(self.state)
-            self.progress.add(done.records, done.errors)
-            self.budget.hold(self.progress.records, self.progress.failed)
+            self._count(done.index, done.records, done.errors)
+            del self.counted[done.index]
+
+    def _count(self, index: int, records: int, errors: int) -> None:
+        """Count how far a part is; a process that died may have counted some of it before."""
+        before = self.counted.get(index, (0, 0))
+        self.counted[index] = (records, errors)
+        self.progress.add(records - before[0], errors - before[1])
+        self.budget.hold(self.progress.records, self.progress.failed)
 
     def _take(self, file: PartFile, index: int) -> JournalObject:
         """Put a file of a part away; what a run before left of it is written over, the same."""

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from model_delivery_engine.batch.parts import PartData
-from model_delivery_engine.batch.runner import PartOutcome, PartRunner, Work
+from model_delivery_engine.batch.parts import PART_S, PartData
+from model_delivery_engine.batch.runner import Counted, PartOutcome, PartRunner, Work
 from model_delivery_engine.batch.sinks import HandOver
 from model_delivery_engine.errors import BatchError, ShortageError, StoppedError
 
@@ -38,11 +38,17 @@ class Pool(Protocol):
     def fastest_batch_size(self) -> int:
         """Return the batch size that this machine runs the model best with."""
 
-    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
+    def seconds(self, data: PartData, batch_size: int) -> float:
+        """Return about how long a part will take; 0 where that cannot be said."""
+
+    def run(
+        self, data: PartData, batch_size: int, hand_over: HandOver, counted: Counted
+    ) -> PartOutcome:
         """Run a part, when a process is free for it.
 
         :param hand_over: puts a file of answers away, where those are many, while the part runs; a
             part that is run twice leaves the same files again
+        :param counted: is told how far the part is, every second; of one that is run twice, again
         """
 
     def stop(self) -> None:
@@ -63,10 +69,16 @@ class InProcess:
         """Measure it here."""
         return self._runner.fastest_batch_size()
 
-    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
+    def seconds(self, data: PartData, batch_size: int) -> float:
+        """Run the beginning of it here."""
+        return self._runner.seconds(data, batch_size)
+
+    def run(
+        self, data: PartData, batch_size: int, hand_over: HandOver, counted: Counted
+    ) -> PartOutcome:
         """Run a part after those before it."""
         with self._lock:
-            return self._runner.run(data, batch_size, hand_over)
+            return self._runner.run(data, batch_size, hand_over, counted)
 
     def stop(self) -> None:
         """Nothing to end: the part that runs comes to its end."""
@@ -97,22 +109,32 @@ class Growing:
         """Measure it where the next part runs: here, since none was run yet."""
         return self._pool.fastest_batch_size()
 
-    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
+    def seconds(self, data: PartData, batch_size: int) -> float:
+        """Run the beginning of it here; it tells already whether others are worth their start."""
+        seconds = self._pool.seconds(data, batch_size)
+        if self._positions is not None:
+            whole = seconds * self._positions / max(data.part.end - data.part.start, 1)
+            self._grow(whole - min(seconds, PART_S))
+        return seconds
+
+    def run(
+        self, data: PartData, batch_size: int, hand_over: HandOver, counted: Counted
+    ) -> PartOutcome:
         """Run a part, here or in another process."""
         with self._turn:
             if self._stopped:
                 raise StoppedError(f"{self._work.uri}: stopped")
             if isinstance(self._pool, InProcess):
                 started = time.monotonic()
-                outcome = self._pool.run(data, batch_size, hand_over)
+                outcome = self._pool.run(data, batch_size, hand_over, counted)
                 self._took += time.monotonic() - started
                 self._ran += data.part.end - data.part.start
-                self._grow()
+                self._grow(self._left_s())
                 return outcome
-        return self._pool.run(data, batch_size, hand_over)
+        return self._pool.run(data, batch_size, hand_over, counted)
 
-    def _grow(self) -> None:
-        count = min(self._most, int(self._left_s() / _START_S))
+    def _grow(self, left_s: float) -> None:
+        count = min(self._most, int(left_s / _START_S))
         with self._stopping:
             if count > 1 and not self._stopped:
                 self._pool = Processes(self._work, count)
@@ -171,7 +193,18 @@ class Processes:
                     "as after too much memory; give a batch_size"
                 ) from death
 
-    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
+    def seconds(self, data: PartData, batch_size: int) -> float:
+        """Run the beginning of it in one of them; what that dies of, the part will die of."""
+        with self._worker() as worker:
+            try:
+                return float(worker.ask("seconds", data, batch_size))
+            except WorkerDiedError as death:
+                self._restart(worker, death)
+                return 0.0
+
+    def run(
+        self, data: PartData, batch_size: int, hand_over: HandOver, counted: Counted
+    ) -> PartOutcome:
         """Run a part; if the process dies of it, once more in a new one.
 
         :raises ShortageError: the process was killed twice, as by a kernel that is short of memory
@@ -181,7 +214,9 @@ class Processes:
         with self._worker() as worker:
             for last in (False, True):
                 try:
-                    outcome: PartOutcome = worker.ask("run", data, batch_size, hand_over=hand_over)
+                    outcome: PartOutcome = worker.ask(
+                        "run", data, batch_size, hand_over=hand_over, counted=counted
+                    )
                 except WorkerDiedError as death:
                     self._restart(worker, death)
                     if last:
@@ -243,38 +278,57 @@ class _Worker:
         self.end()
         self._start()
 
-    def ask(self, *request: Any, hand_over: HandOver | None = None) -> Any:
+    def ask(
+        self, *request: Any, hand_over: HandOver | None = None, counted: Counted | None = None
+    ) -> Any:
         """Return the worker's answer.
 
         :param hand_over: takes the files that come before it
+        :param counted: takes the counts that come before it
         :raises WorkerDiedError: it ended instead
         :raises EngineError: it refused
         :raises OSError: it could not read
         :raises BatchError: it failed for a reason of its own
         """
-        kind, value = self._answer(request)
-        while kind == "file" and hand_over is not None:
+        self._send(request)
+        while True:
+            kind, value = self._receive()
             try:
-                hand_over(value)
+                if kind == "file" and hand_over is not None:
+                    hand_over(value)
+                    self._send(None)
+                elif kind == "counted" and counted is not None:
+                    counted(*value)
+                else:
+                    break
+            except WorkerDiedError:
+                raise
             except BaseException:
                 self.kill()  # it is in the middle of a part, which its next answer would be to
                 raise
-            kind, value = self._answer(None)
         if kind == "refused":
             raise value
         if kind == "failed":
             raise BatchError(f"{self._work.uri}: a worker process failed:\n{value}")
         return value
 
-    def _answer(self, message: object) -> tuple[str, Any]:
-        try:
+    def _send(self, message: object) -> None:
+        with self._death_seen():
             self._connection.send(message)
+
+    def _receive(self) -> tuple[str, Any]:
+        with self._death_seen():
             answer: tuple[str, Any] = self._connection.recv()
+        return answer
+
+    @contextlib.contextmanager
+    def _death_seen(self) -> Iterator[None]:
+        try:
+            yield
         except (EOFError, OSError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
             raise WorkerDiedError(self._process.returncode) from error
-        return answer
 
     def kill(self) -> None:
         self._process.kill()

@@ -33,7 +33,7 @@ class Progress:
         self._started = self._told = time.monotonic()
 
     def add(self, records: int, failed: int) -> None:
-        """Count a part; tell, if the last line is old enough."""
+        """Count what is new, or less what is run again; tell, if the last line is old enough."""
         self.records += records
         self.failed += failed
         if time.monotonic() - self._told >= self._every:
@@ -45,8 +45,8 @@ class Progress:
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate, share = (self.records - self._found) / seconds, self._share()
         moved = share - self._begun
-        left = (1 - share) * seconds / moved if moved else 0.0
+        left = f"{(1 - share) * seconds / moved:.0f} s left, " if moved else ""  # no part is done
         return (
-            f"{self.records} records, {rate:.0f} records/s, {100 * share:.1f} %, "
-            f"{left:.0f} s left, {self.failed} failed"
+            f"{self.records} records, {rate:.0f} records/s, {100 * share:.1f} %, {left}"
+            f"{self.failed} failed"
         )

@@ -22,6 +22,7 @@ from model_delivery_engine.batch.json_lines import (
     line_faults,
     open_envelope,
     records_of,
+    stack_samples,
 )
 from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.batch.recipes import Recipe
@@ -116,7 +117,7 @@ class Recommender:
     def _ranked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Order each record's list by score; equal scores keep the list's order.
 
-        Lists of a batch have one length here: records of different lengths come one by one.
+        Lists have one length here: those of a batch that differ come by their length.
         """
         users, items = inputs["user"], inputs["item"]
         if not items.shape[1]:
@@ -221,7 +222,7 @@ class RecommenderLines(PartReader):
             else:
                 samples.append(found)
                 echoes.append(record)
-        tensors = _stack(samples) if self._lists or not samples else self._stacked(samples)
+        tensors = stack_samples(samples) if self._lists or not samples else self._stacked(samples)
         fault_of = line_faults(lines, offset, self._uri)
         return Batch(len(pairs), echoes, tensors, fault_of, faults), len(lines) - len(pairs)
 
@@ -267,11 +268,3 @@ class RecommenderLines(PartReader):
         if not kept:
             return "the filter leaves no item of itemList"
         return {**sample, "item": np.array(kept, np.int64)}
-
-
-def _stack(samples: Sequence[dict[str, Array]]) -> dict[str, Array] | list[dict[str, Array]]:
-    if not samples:
-        return []
-    if any(len({np.shape(s[name]) for s in samples}) > 1 for name in samples[0]):
-        return [{name: np.asarray(value) for name, value in s.items()} for s in samples]
-    return {name: np.stack([s[name] for s in samples]) for name in samples[0]}

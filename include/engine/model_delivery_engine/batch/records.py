@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from model_delivery_engine.batch.exact_json import read_json
+from model_delivery_engine.batch.exact_json import read_json, read_json_nan
 from model_delivery_engine.errors import InferenceError
 from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
@@ -86,7 +86,7 @@ class RecordParser:
             fields have no order, as JSON has it)
         """
         try:
-            data = read_json(line)
+            data = self._read(line)
         except ValueError as error:
             return Record(offset, None, {}, f"not JSON: {error}")
         if not isinstance(data, dict):
@@ -99,6 +99,15 @@ class RecordParser:
             return Record(offset, None, {}, reason)
         row = {name: data[name] for name in columns if name in data}
         return self.parse_fields(offset, {**row, **data})
+
+    def _read(self, line: bytes) -> Any:
+        """Return what a line holds: JSON, and NaN as Python writes it where that is a value."""
+        try:
+            return read_json(line)
+        except ValueError:
+            if self.missing != Missing.NAN or b"NaN" not in line:
+                raise
+            return read_json_nan(line)
 
     def parse_fields(self, offset: int, data: Mapping[str, Any], *, ordered: bool = True) -> Record:
         """Turn fields into tensors; a bad value becomes a record with its reason.
@@ -117,7 +126,14 @@ class RecordParser:
 
     def is_input(self, name: str) -> bool:
         """Tell whether a field is one of the model's inputs, or a part of one."""
-        return name in self._fields or any(fnmatch.fnmatchcase(name, p) for p in self._patterns)
+        return self.spec_of(name) is not None
+
+    def spec_of(self, name: str) -> TensorSpec | None:
+        """Return the model's input that a field is, or is a part of; None where it only passes."""
+        if name in self._fields:
+            return self._fields[name]
+        found = (p for p in self._patterns if fnmatch.fnmatchcase(name, p))
+        return next((self._fields[pattern] for pattern in found), None)
 
     def is_text(self, name: str) -> bool:
         """Tell whether a field holds one text, also where it looks like a number."""
@@ -178,6 +194,7 @@ def _matching(pattern: str, names: tuple[str, ...], ordered: bool) -> Sequence[s
     return sorted(found, key=numbers.__getitem__)
 
 
+_SAID = 80  # characters of a wrong value that its reason quotes
 _DIGITS = re.compile("[0-9]+")
 _KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
 
@@ -244,7 +261,8 @@ def _wrong_kind(value: Any, field: str, spec: TensorSpec) -> InferenceError:
             f"field {field!r} does not hold {spec.dtype} values: one is missing; put a number "
             f"there, {_OR_NAN}"
         )
-    return InferenceError(f"field {field!r} does not hold {spec.dtype} values")
+    said = f": {value!r:.{_SAID}}" if type(value) in (str, int, float) else ""
+    return InferenceError(f"field {field!r} does not hold {spec.dtype} values{said}")
 
 
 def _check_missing(typed: Array, field: str, spec: TensorSpec, missing: Missing) -> None:

@@ -9,8 +9,9 @@ from typing import Protocol
 
 from model_delivery_engine.batch.answers import NO_LABELS, error_line
 from model_delivery_engine.batch.batch import Batch
+from model_delivery_engine.batch.batch_size import SIZES, fastest_batch_size
 from model_delivery_engine.batch.formats import Compression, InputFormat, OutputFormat
-from model_delivery_engine.batch.inference import Runnable, answer, check_model, zeros
+from model_delivery_engine.batch.inference import Runnable, answer, check_model
 from model_delivery_engine.batch.parts import Part, PartData
 from model_delivery_engine.batch.recommend import (
     BATCH_SIZE as RECOMMENDER_BATCH,
@@ -34,9 +35,9 @@ from model_delivery_engine.errors import (
 )
 from model_delivery_engine.runtime import Model, open_session, session_options
 
-BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
-_TRIAL_S = 0.05
-_WORTH = 1.03  # a larger batch must be this much faster: it costs memory, and cache
+_TELL_S = 1.0  # between two counts of a part that runs
+_SAMPLE_S = 0.5  # of a part that is timed
+Counted = Callable[[int, int], None]  # takes records and errors of a part that runs, so far
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class PartRunner:
         self._reader = _reader(work, self.model)
 
     def fastest_batch_size(self) -> int:
-        """Return the smallest batch size that is about as fast as any, measured on zeros.
+        """Return how many records to run at a time: the model's own number, else a measured one.
 
         A recommender's is fixed: it runs its model in blocks of its own.
         """
@@ -115,25 +116,43 @@ class PartRunner:
             return self.model.batch_size
         if isinstance(self.model, Recommender):
             return RECOMMENDER_BATCH
-        best, best_rate = BATCH_SIZES[0], 0.0
-        for size in BATCH_SIZES:
-            rate = _rate(self.model, size)
-            if rate is None:
-                break
-            if rate > best_rate * _WORTH:
-                best, best_rate = size, rate
-            elif rate < best_rate / 2:
-                break
-        return best
+        return fastest_batch_size(self.model)
 
-    def run(self, data: PartData, batch_size: int, hand_over: HandOver) -> PartOutcome:
+    def seconds(self, data: PartData, batch_size: int) -> float:
+        """Return about how long a part takes: its first batches are run, for half a second or one.
+
+        Those that make the engine fail are not waited for: the part itself will say why.
+        """
+        content, size = self._content(data), min(batch_size, SIZES[0])
+        took, ran, records = 0.0, 0, 0
+        try:
+            for batch, _ in self._reader.batches(content, data.part.start, size):
+                records += batch.count
+                if took < _SAMPLE_S:
+                    started = time.perf_counter()
+                    answer(batch, self.model)
+                    took += time.perf_counter() - started
+                    ran = records
+        except Exception:
+            return 0.0
+        return took * records / max(ran, 1)
+
+    def run(
+        self, data: PartData, batch_size: int, hand_over: HandOver, counted: Counted
+    ) -> PartOutcome:
         """Run a part; its files appear in the spool folder.
 
         :param hand_over: takes a file of answers, where those are many, before the part is done
+        :param counted: is told how far the part is, every second
         :raises DiskFullError: no space on the disk
         :raises ShortageError: too little memory
         :raises BatchError: the file changed, or the engine itself failed
         """
+        content = self._content(data)
+        with disk_watched(self._work.spool, f"the answers to {self._work.uri}"):
+            return self._run(data.part, content, batch_size, hand_over, counted)
+
+    def _content(self, data: PartData) -> bytes:
         with data.path.open("rb") as file:
             check_state(file.fileno(), data.state, self._work.uri)
             file.seek(data.offset)
@@ -144,11 +163,13 @@ class PartRunner:
                 f"{self._work.uri}: {len(content)} of {data.length} bytes are left of the part at "
                 f"{data.part.start}; the object changed under the job, start it again"
             )
-        with disk_watched(self._work.spool, f"the answers to {self._work.uri}"):
-            return self._run(data.part, content, batch_size, hand_over)
+        return content
 
-    def _run(self, part: Part, content: bytes, batch_size: int, hand_over: HandOver) -> PartOutcome:
+    def _run(
+        self, part: Part, content: bytes, batch_size: int, hand_over: HandOver, counted: Counted
+    ) -> PartOutcome:
         records = ok = skipped = 0
+        told = time.monotonic()
         try:
             with self._sink(part, hand_over) as sink:
                 for batch, blank in self._reader.batches(content, part.start, batch_size):
@@ -157,6 +178,9 @@ class PartRunner:
                     records += answers.count
                     ok += len(answers.echoes)
                     skipped += blank
+                    if time.monotonic() - told >= _TELL_S:
+                        told = time.monotonic()
+                        counted(records, records - ok)
                 files = sink.files()
         except (EngineError, OSError):
             raise
@@ -203,6 +227,12 @@ def _reader(work: Work, model: Runnable) -> _Reader:
     if work.input_format == InputFormat.IMAGES:
         from model_delivery_engine.batch.images import Images
 
+        if len(model.inputs) > 1:
+            names = ", ".join(spec.name for spec in model.inputs)
+            raise BatchError(
+                f"model {model.name!r} takes {names}, and an image is one input: export it with "
+                "the others as constants, or give it records"
+            )
         return Images(model.inputs[0], work.uri)
     try:
         parser = RecordParser(model.inputs, work.input_fields, work.missing)
@@ -219,21 +249,3 @@ def _reader(work: Work, model: Runnable) -> _Reader:
     from model_delivery_engine.batch.json_lines import JsonLines
 
     return JsonLines(parser, work.uri)
-
-
-def _rate(model: Runnable, size: int) -> float | None:
-    """Return records a second at a batch size; None where zeros or open dimensions tell nothing."""
-    inputs = zeros(model, size)
-    return None if inputs is None else _timed(lambda: model.run(inputs), size)
-
-
-def _timed(run: Callable[[], object], size: int) -> float | None:
-    try:
-        run()
-        count, started = 0, time.perf_counter()
-        while time.perf_counter() - started < _TRIAL_S:
-            run()
-            count += 1
-    except (InferenceError, MemoryError):
-        return None
-    return size * count / (time.perf_counter() - started)

@@ -17,6 +17,7 @@ from model_delivery_engine.batch.formats import SUFFIX, Compression, OutputForma
 from model_delivery_engine.batch.labels import Labels
 from model_delivery_engine.tensors import TensorSpec
 
+_MEMBER_BYTES = 1024 * 1024  # of plain lines: of a few lines each, members are six times as large
 FILE_BYTES = 64 * 1024 * 1024  # of answers; the batch that reaches it is still written
 ErrorLine = Callable[[Fault], bytes]
 
@@ -54,7 +55,7 @@ class Sink(Protocol):
 
 
 class _Lines:
-    """Files of lines, one after the other. Compressed, each write is a member of its own.
+    """Files of lines, one after the other. Compressed, a MiB of lines is a member of its own.
 
     :param path: of the first file, which is made at its first byte
     """
@@ -66,21 +67,38 @@ class _Lines:
         self._errors = errors
         self._number = 0
         self._file: Any = None
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
     def write(self, data: bytes) -> None:
+        if self._compression == Compression.NONE:
+            self._put(data)
+            return
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= _MEMBER_BYTES:
+            self._put(self._member())
+
+    def _member(self) -> bytes:
+        data, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
+        return compress(data, self._compression) if data else b""
+
+    def _put(self, data: bytes) -> None:
+        self._append(data)
+        if self._file is not None and self._size >= FILE_BYTES:
+            for file in self._ended():
+                self._hand_over(file)
+
+    def _append(self, data: bytes) -> None:
         if not data:
             return
         if self._file is None:
             self._begin()
-        data = compress(data, self._compression)
         rest = memoryview(data)
         while rest:  # an unbuffered write may take less than all of it
             rest = rest[self._file.write(rest) :]
         self._hash.update(data)
         self._size += len(data)
-        if self._size >= FILE_BYTES:
-            for file in self.files():
-                self._hand_over(file)
 
     def _begin(self) -> None:
         path = numbered(self._path, self._number)
@@ -89,6 +107,10 @@ class _Lines:
 
     def files(self) -> list[PartFile]:
         """Return the file that is written, if any, and begin the next."""
+        self._append(self._member())
+        return self._ended()
+
+    def _ended(self) -> list[PartFile]:
         if self._file is None:
             return []
         self.close()

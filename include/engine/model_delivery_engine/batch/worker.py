@@ -1,8 +1,10 @@
-"""A worker process: takes parts over a socket until that closes, which is how it is stopped."""
+"""A worker process: takes parts over a socket, and ends when that closes, whatever it does then."""
 
 import gc
-import shutil
+import os
+import select
 import sys
+import threading
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
@@ -10,23 +12,25 @@ from typing import Any
 from model_delivery_engine.batch.runner import PartRunner, Work
 from model_delivery_engine.batch.sinks import PartFile
 from model_delivery_engine.errors import EngineError
+from model_delivery_engine.scratch import remove_scratch
 
 
 def serve(connection: Connection) -> None:
-    """Answer requests: ("batch_size",) or ("run", PartData, batch size).
+    """Answer requests: ("batch_size",), ("seconds", PartData, batch size) or ("run", the same).
 
     While a part runs, files of it are sent as ("file", PartFile), to be answered when each is put
-    away.
+    away, and ("counted", (records, errors)), which is not answered.
     """
     work: Work = connection.recv()
+    end = threading.Thread(target=_end_with, args=(connection, work), daemon=True)
+    end.start()
     runner: PartRunner | None = None
     handing = _HandingOver(connection)
     while True:
         try:
             request = connection.recv()
         except (EOFError, ConnectionError):
-            # The job is gone, perhaps killed: what it spooled has no other owner.
-            shutil.rmtree(work.spool, ignore_errors=True)
+            end.join()
             return
         try:
             runner = runner or PartRunner(work)
@@ -42,6 +46,19 @@ def serve(connection: Connection) -> None:
             continue  # the next recv finds the end
 
 
+def _end_with(connection: Connection, work: Work) -> None:
+    """End this process, in mid-run too, when the job is gone, perhaps killed.
+
+    What it spooled, and the bundle that it fetched, have no other owner.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), 0)  # of which a hang-up is told always
+    poll.poll()
+    remove_scratch(work.spool)
+    remove_scratch(work.model_path)
+    os._exit(0)
+
+
 class _HandingOver:
     """Hands files over, each when the one before is put away: two of them are on disk at most."""
 
@@ -54,6 +71,10 @@ class _HandingOver:
         self._connection.send(("file", file))
         self._waits = True
 
+    def counted(self, records: int, errors: int) -> None:
+        """Tell how far the part is."""
+        self._connection.send(("counted", (records, errors)))
+
     def wait(self) -> None:
         """Return when all that was handed over is put away."""
         if self._waits:
@@ -64,7 +85,9 @@ class _HandingOver:
 def _answer(runner: PartRunner, request: tuple[Any, ...], handing: _HandingOver) -> Any:
     if request[0] == "batch_size":
         return runner.fastest_batch_size()
-    return runner.run(request[1], request[2], handing)
+    if request[0] == "seconds":
+        return runner.seconds(request[1], request[2])
+    return runner.run(request[1], request[2], handing, handing.counted)
 
 
 if __name__ == "__main__":

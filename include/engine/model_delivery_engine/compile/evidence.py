@@ -5,6 +5,7 @@ each candidate to what the ONNX form answers.
 """
 
 import dataclasses
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from model_delivery_engine.agreement import (
 from model_delivery_engine.arithmetic import CLOSENESS, precision_of
 from model_delivery_engine.compile.contest import load_model
 from model_delivery_engine.compile.request import CompilationRequest
+from model_delivery_engine.compile.settled import Settler
 from model_delivery_engine.errors import (
     ConversionError,
     DataInputError,
@@ -46,7 +48,7 @@ from model_delivery_engine.quantize.metric import Metric, make_metric
 from model_delivery_engine.quantize.samples import Samples, load_samples, part
 from model_delivery_engine.ranking import Ranking, ranking_of
 from model_delivery_engine.runtime import Model
-from model_delivery_engine.tensors import Array, TensorSpec
+from model_delivery_engine.tensors import NUMPY_TYPES, Array, TensorSpec
 
 # Of the user's own samples, as many as a distribution draws: they show what the model is for, and
 # outrank what is drawn beyond golden inputs.
@@ -75,7 +77,9 @@ class Evidence:
     :param apart: whether these parts have no sample in common
     :param metric: the user's metric
     :param ranking: the scores behind the source's places and labels, where it has such outputs
+    :param settler: what else the source may answer
     :param precision: that the source model itself computes in
+    :param outranked: the user's samples outrank what is drawn beyond golden inputs
     """
 
     golden: Mapping[str, Array]
@@ -88,7 +92,9 @@ class Evidence:
     apart: bool = False
     metric: Metric | None = None
     ranking: Ranking | None = None
+    settler: Settler | None = None
     precision: str = "fp32"
+    outranked: bool = False
 
     @property
     def in_time(self) -> bool:
@@ -104,10 +110,28 @@ class Evidence:
         :raises ParityError: a value that is further off than another form of the source may be
         """
         precision = "fp32" if unoptimised else self.precision
-        tolerance = tolerance_for(precision, self.expected)
-        near = measure_parity(answer(dict(self.golden)), self.expected, tolerance=tolerance)
+        closeness = CLOSENESS[precision]
+        settle = None
+        if self.settler is not None:
+            settle = self.settler.of_source(closeness, again=not unoptimised)
+        got, expected = answer(dict(self.golden)), self.expected
+        tolerance = tolerance_for(precision, expected)
+        try:
+            near = measure_parity(got, expected, tolerance=tolerance)
+        except ParityError:
+            if settle is None:
+                raise
+            expected = settle(probes.UNIT, Run(dict(self.golden), dict(expected)), got)[0].expected
+            near = measure_parity(got, expected, tolerance=tolerance)
+        extremes = [each.distribution for each in self.probes if _is_extreme(each.distribution)]
         beyond = agree(
-            answer, self.probes, CLOSENESS[precision], may_refuse=False, ranking=self.ranking
+            answer,
+            self.probes,
+            closeness,
+            extremes if self.outranked else (),
+            may_refuse=False,
+            ranking=self.ranking,
+            settle=settle,
         )
         left_out = (*self.left_out, *beyond.left_out)
         return dataclasses.replace(near, proved=beyond.proved, left_out=left_out)
@@ -138,18 +162,18 @@ def gather(
     refuse_nan(expected)
     own = _load_own(reference, options, files, answers is not None and answers.missing)
     ranking, precision = ranking_of(source, seconds), precision_of(source)
-    conversion = None
+    settler, conversion = Settler(source, seconds), None
+    enough = sum(map(len, own.values())) >= ENOUGH_SAMPLES
     if answers is None:
         asked, left_out = answer_itself(reference, own)
     else:
         asked, left_out = _with_inputs(answers, own, reference), answers.left_out
-        enough = sum(map(len, own.values())) >= ENOUGH_SAMPLES
-        proof = _Proof(reference, answers, request.framework, ranking, precision)
+        proof = _Proof(reference, answers, request.framework, ranking, settler, precision)
         conversion = proof.parity(asked, outranked=enough)
         asked = _answered_by(reference, asked)
     evidence = Evidence(
         golden, expected, asked, left_out, own.get("calibration"),
-        ranking=ranking, precision=precision,
+        ranking=ranking, settler=settler, precision=precision, outranked=enough,
     )  # fmt: skip
     if "samples" in own:
         evidence = _judging(evidence, reference, own["samples"], answers, options, files)
@@ -248,6 +272,7 @@ class _Proof:
     answers: Answers
     framework: str
     ranking: Ranking | None
+    settler: Settler
     precision: str
 
     def parity(self, asked: Sequence[Probe], *, outranked: bool) -> Parity:
@@ -285,7 +310,14 @@ class _Proof:
         closeness = HALF_PRECISION if self.precision == "fp16" else CONVERTED
         if self.answers.quantised:
             closeness = QUANTISED
-        return agree(self.reference.run, asked, closeness, optional, ranking=self.ranking)
+        return agree(
+            self.reference.run,
+            asked,
+            closeness,
+            optional,
+            ranking=self.ranking,
+            settle=self.settler.of_conversion(closeness),
+        )
 
     def _way_out(self, asked: Sequence[Probe], extremes: Sequence[str]) -> str:
         try:
@@ -394,6 +426,16 @@ def answers_to(
     except InferenceError as error:
         raise DataInputError(
             f"the model does not run with DataInputConfig {request.data_input_config}: {error}; "
-            "check the dimensions against the model",
+            f"check the dimensions against the model{_way_out(model)}",
             reason=Reason.SHAPE_MISMATCH,
         ) from error
+
+
+def _way_out(model: Model) -> str:
+    whole = [spec.name for spec in model.inputs if NUMPY_TYPES[spec.dtype].kind in "biu"]
+    if not whole or len(whole) == len(model.inputs):
+        return ""
+    return (
+        f"; where {whole[0]!r} is a mode that has to be one of certain numbers, fix it: "
+        'CompilerOptions {"values": {' + json.dumps(whole[0]) + ": …}}"
+    )

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_delivery_engine import probes
-from model_delivery_engine.channels import are_enough
+from model_delivery_engine.channels import are_enough, as_row, dimensions_of
 from model_delivery_engine.compile.variation import (
     Mean,
     Variation,
     by_channel,
-    dimensions_of,
     show_channels,
     variations_of,
 )
@@ -72,9 +71,9 @@ def ask(source: Model, golden: Mapping[str, Array], samples: Samples | None) -> 
     range. Else the golden inputs, and as many more as show what an output does, 32 at most.
     """
     if samples is not None:
-        kept = samples.first(max(SAMPLES, source.batch_size or 0)).batches(source.batch_size)
+        kept = samples.some(max(SAMPLES, source.batch_size or 0)).batches(source.batch_size)
         return _until_enough(kept, source)
-    asked = [Asked(dict(golden), source.run(golden))]
+    asked = [Asked(dict(golden), _run(source, golden))]
     varying: set[str] = set()
     until = time.monotonic() + _SECONDS
     for number in range(_DRAWS):
@@ -83,17 +82,25 @@ def ask(source: Model, golden: Mapping[str, Array], samples: Samples | None) -> 
             break
         inputs = probes.draw(_DRAWN[number % 2], source.inputs, seed=SEED + 1 + number)[0]
         try:
-            asked.append(Asked(inputs, source.run(inputs, seconds=left)))
+            asked.append(Asked(inputs, _run(source, inputs, seconds=left)))
         except InferenceError:  # beyond the model's domain
             continue
     return asked
+
+
+def _run(
+    model: Model, inputs: Mapping[str, Array], *, seconds: float | None = None
+) -> dict[str, Array]:
+    """Run a model; a vector that is the answer to one sample becomes a row, as others' are."""
+    found = model.run(inputs, seconds=seconds)
+    return {name: as_row(array, inputs) for name, array in found.items()}
 
 
 def _until_enough(batches: Iterable[dict[str, Array]], source: Model) -> list[Asked]:
     asked: list[Asked] = []
     compared = probes.Compared()
     for batch in batches:
-        asked.append(Asked(batch, source.run(batch)))
+        asked.append(Asked(batch, _run(source, batch)))
         compared.add(batch, asked[-1].expected)
         if compared.enough:
             break
@@ -150,7 +157,7 @@ def measure_noise(model: Model, asked: Sequence[Asked], *, held: bool = False) -
         for name in names
     }
     for each in asked:
-        got = model.run(each.inputs)
+        got = _run(model, each.inputs)
         for name, want in each.expected.items():
             if got[name].shape != want.shape:
                 raise ParityError(

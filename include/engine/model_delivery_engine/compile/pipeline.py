@@ -162,9 +162,10 @@ def _compile(
         extra,
         options.dtype,
         own_files(options, files),
+        options.values,
     )
     source = work / "source.onnx"
-    prepare_graph(imported.model, shapes, source)
+    prepare_graph(imported.model, shapes, source, options.values)
     log.info("asking it for its answers")
     evidence, conversion, specs = gather(
         source, imported, request, options, files, settings.limits.seconds
@@ -187,6 +188,7 @@ def _compile(
         metric=evidence.metric.name if evidence.metric else None,
         format=options.format,
         inputs=specs,
+        fixed_inputs=options.values or None,
     )
     manifest = write_bundle(
         bundle,

@@ -2,8 +2,8 @@
 
 Only what varies is signal. A regressor around 1000 that answers 1000 whatever is asked is 50 dB
 from its source by energy, and has lost all of it. So each channel's mean over all runs is taken
-away, and each channel is held by itself, since boxes in pixels hide their scores. Where either of
-two dimensions may be of channels, the places of both are held: a shape does not say which it is.
+away, and each channel is held by itself, since boxes in pixels hide their scores. Where any of
+several dimensions may be of channels, the places of all are held: a shape does not say which it is.
 
 Noise that is nothing beside the other channels is no fault: a class that nobody asked for hardly
 varies, and would refuse every model in 8 bits. So a channel counts as varying by a tenth of the
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_delivery_engine.channels import Shapes, are_enough, even_axes
+from model_delivery_engine.channels import Shapes, are_enough, dimensions_of
 from model_delivery_engine.tensors import Array
 
 _FLOOR = 1e-2  # of the strongest's mean square: a tenth of what it varies by
@@ -30,7 +30,6 @@ _UNIT = 1e-3  # of the strongest's mean square: what is of its unit
 # Of a channel, for its mean square to say anything. A channel that is lost shows from two on; with
 # fewer than these, one that is not may look alike.
 _FEW = 4
-_BOXES_RANK = 3
 _ROUNDING = 1e-6  # of a channel's magnitude: single precision's last bits
 
 
@@ -50,21 +49,6 @@ class Variation:
     def words(self, channel: int) -> str:
         """Return a channel in words; empty where there is but one."""
         return f" (place {channel} of dimension {self.axis})" if len(self.signal) > 1 else ""
-
-
-def dimensions_of(shapes: Shapes) -> tuple[int, ...]:
-    """Return the dimensions of an output whose places may be channels: the second, the last.
-
-    Whether there are enough values to tell its channels apart is `channels.are_enough`'s to say.
-
-    A dimension of one is that of channels in maps: a column of pixels at an image's edge, held by
-    itself, would refuse models that find every word. Elsewhere it is of one box.
-    """
-    axes = even_axes(shapes)
-    single = tuple(axis for axis in axes if shapes[0][axis] == 1)
-    if axes and len(shapes[0]) > _BOXES_RANK:
-        return single[:1] or axes
-    return tuple(axis for axis in axes if axis not in single) or single[:1]
 
 
 @dataclass

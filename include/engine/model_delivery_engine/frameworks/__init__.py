@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from model_delivery_engine.errors import ConversionError, Reason
+from model_delivery_engine.fixed_inputs import FixedInputs
 from model_delivery_engine.frameworks import (
     keras,
     onnx,
@@ -88,6 +89,7 @@ def to_onnx(
     options: dict[str, str] | None = None,
     dtype: str | dict[str, str] = "float32",
     samples: Mapping[str, Path] | None = None,
+    values: FixedInputs | None = None,
 ) -> Imported:
     """Turn an extracted archive into one ONNX file.
 
@@ -98,6 +100,7 @@ def to_onnx(
     :param options: options of the framework: ``signature_def_key`` of TENSORFLOW
     :param dtype: data type of a PyTorch or scikit-learn model's inputs, or one for each by name
     :param samples: the user's samples for the framework to answer, ``samples`` and ``calibration``
+    :param values: of inputs that are fixed; the ONNX file still takes them (default: none)
     :raises ConversionError: no model in the archive, several, or one that cannot be converted
     :raises ToolchainError: bubblewrap or the framework's environment cannot be had
     """
@@ -118,6 +121,7 @@ def to_onnx(
         "dtypes": {} if isinstance(dtype, str) else dtype,
         "allow_code": settings.allow_code,
         "options": options or {},
+        "values": dict(values or {}),
         "probe_seconds": min(SECONDS, settings.limits.seconds * _PROBING),
     }
     ended = _convert(python, folder, source, into, task, settings, samples or {})

@@ -31,6 +31,7 @@ class Conversion:
         the model's own are taken
     :param dtype: data type of the inputs, for a framework whose models do not say
     :param dtypes: the same by input, where they differ
+    :param values: of inputs that are fixed, for an example to trace the model with
     :param allow_code: whether formats that run code of the archive may be loaded
     :param options: further options of the framework
     """
@@ -42,6 +43,7 @@ class Conversion:
     allow_code: bool = False
     options: dict[str, str] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 Runner = Callable[[list[Any]], Sequence[Any]]

@@ -61,13 +61,16 @@ def _convert(task: dict[str, Any], into: Path) -> dict[str, Any]:
         allow_code=task["allow_code"],
         options=task["options"],
         dtypes=task["dtypes"],
+        values=task["values"],
     )
     converted = module.convert(conversion)
     (into / REFERENCE).mkdir()
     seconds = task["probe_seconds"]
     missing = getattr(module, "MISSING", False)
     folder = into / REFERENCE
-    reference = Reference(converted, into / MODEL, folder, shapes, seconds, missing)
+    reference = Reference(
+        converted, into / MODEL, folder, shapes, seconds, missing, conversion.values
+    )
     reference.answer_golden()
     for name, path in task["samples"].items():
         reference.answer_samples(name, Path(path))

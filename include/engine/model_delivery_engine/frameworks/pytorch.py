@@ -112,9 +112,11 @@ def in_order(given: Sequence[str], own: Sequence[str]) -> list[str]:
     return list(given)
 
 
-def _example(torch: Any, shape: tuple[int, ...], dtype: str) -> Any:
+def _example(torch: Any, shape: tuple[int, ...], dtype: str, value: Any = None) -> Any:
     sizes = [_OPEN_BATCH_EXAMPLE if size == -1 else size for size in shape]
     kind = getattr(torch, dtype)
+    if value is not None:
+        return torch.tensor(value, dtype=kind).expand(sizes).contiguous()
     if not kind.is_floating_point:
         return torch.zeros(sizes, dtype=kind)
     return torch.rand(sizes, generator=torch.Generator().manual_seed(0), dtype=kind)
@@ -135,7 +137,8 @@ def _from_torchscript(torch: Any, task: Conversion) -> Converted:
             reason=Reason.OPTIONS_INVALID,
         )
     examples = tuple(
-        _example(torch, task.shapes[name], dtype) for name, dtype in zip(names, types, strict=True)
+        _example(torch, task.shapes[name], dtype, task.values.get(name))
+        for name, dtype in zip(names, types, strict=True)
     )
     answers = _tried(torch, model, names, examples)
     if len(names) > 1 and not task.dtypes and task.dtype not in _FLOATS:

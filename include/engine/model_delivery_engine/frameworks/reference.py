@@ -9,12 +9,13 @@ import numpy as np
 
 from model_delivery_engine import probes
 from model_delivery_engine.errors import ConversionError, OptionsError, Reason, one_line
+from model_delivery_engine.fixed_inputs import FixedInputs, fixed_arrays
 from model_delivery_engine.frameworks import splits
 from model_delivery_engine.frameworks.conversion import Converted
-from model_delivery_engine.golden import refuse_strings
+from model_delivery_engine.graph_inputs import input_specs
 from model_delivery_engine.probes import Probe, Run
 from model_delivery_engine.quantize.samples import load_samples
-from model_delivery_engine.tensors import Array, TensorSpec
+from model_delivery_engine.tensors import Array
 
 _LEAST_SECONDS = 1.0
 
@@ -26,6 +27,7 @@ class Reference:
     :param folder: for the answers, which is there
     :param seconds: for all the probes
     :param missing: the framework takes NaN for a value that is missing
+    :param values: of inputs that are fixed (default: none)
     """
 
     def __init__(
@@ -36,13 +38,17 @@ class Reference:
         shapes: Mapping[str, tuple[int, ...]],
         seconds: float,
         missing: bool = False,
+        values: FixedInputs | None = None,
     ) -> None:
         import onnx
 
         self._converted = converted
         self._folder = folder
         self._graph = onnx.load(model, load_external_data=False).graph
-        self._specs = _specs(self._graph, shapes)
+        taken = input_specs(self._graph, shapes)
+        self._fixed = fixed_arrays(values or {}, taken)
+        self._taken = [spec.name for spec in taken]
+        self._specs = [spec for spec in taken if spec.name not in self._fixed]
         self._outputs = [node.name for node in self._graph.output]
         self._answered: list[str] = []
         self._left_out: dict[str, str] = {}
@@ -138,7 +144,8 @@ class Reference:
         }
 
     def _answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        arrays = [inputs[spec.name] for spec in self._specs]
+        given = {**inputs, **self._fixed}
+        arrays = [given[name] for name in self._taken]
         if self._converted.double:
             arrays = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
         answers = self._converted.run(arrays)
@@ -167,41 +174,3 @@ def _plain(answer: Any) -> Array:
     """Return an array that can be kept without a pickle: strings have a length there."""
     array = np.asarray(answer)
     return array.astype(str) if array.dtype.kind == "O" else array
-
-
-def _specs(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[TensorSpec]:
-
-    constants = {tensor.name for tensor in graph.initializer}
-    specs = []
-    for node in graph.input:
-        if node.name in constants:
-            continue
-        tensor = node.type.tensor_type
-        dims = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
-        spec = TensorSpec(node.name, _dtype(node), shapes.get(node.name, dims))
-        refuse_strings(spec)
-        specs.append(spec)
-    return specs
-
-
-def _dtype(node: Any) -> str:
-    import onnx
-
-    kind = node.type.tensor_type.elem_type
-    known = kind in onnx.TensorProto.DataType.values() and kind
-    name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if known else "no tensor"
-    if name not in _DTYPES:
-        raise ConversionError(
-            f"input {node.name!r} is of the type {name}, which no bundle carries; export the model "
-            "with inputs of numbers",
-            reason=Reason.TENSOR_UNSUPPORTED,
-        )
-    return _DTYPES[name]
-
-
-_DTYPES = {
-    "object": "BYTES",
-    "bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
-    "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
-}  # fmt: skip

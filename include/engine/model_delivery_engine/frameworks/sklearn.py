@@ -50,6 +50,7 @@ _TRUSTED = (
     "sklearn.cluster._bisect_k_means._BisectingTree",
     "sklearn.cluster._kmeans._kmeans_single_elkan",
     "sklearn.cluster._kmeans._kmeans_single_lloyd",
+    "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.feature_selection._mutual_info.mutual_info_classif",
     "sklearn.feature_selection._mutual_info.mutual_info_regression",
@@ -126,6 +127,7 @@ def convert(task: Conversion) -> Converted:
             "encode texts as numbers before the model, and fit it on those",
             reason=Reason.TENSOR_UNSUPPORTED,
         )
+    _refuse_holes(model)
     sklearn_steps.number_columns(model)
     name, batch, features = _input(task, model)
     if task.dtype not in _TYPES:
@@ -169,6 +171,8 @@ def convert(task: Conversion) -> Converted:
     if raw:
         sklearn_outputs.share_out(converted.graph)
     sklearn_outputs.discriminate(converted.graph, _last(model))
+    sklearn_outputs.exponentiate(converted.graph, _last(model))
+    sklearn_outputs.tell_labels_apart(converted.graph, _last(model))
     sklearn_outputs.decide_once(converted.graph, model)
     sklearn_outputs.flatten_labels(converted.graph, model, features)
     sklearn_outputs.part_sequences(converted.graph)
@@ -182,6 +186,20 @@ def convert(task: Conversion) -> Converted:
         knows_missing=_knows_missing(model),
         categories=categories,
     )
+
+
+def _refuse_holes(model: Any) -> None:
+    """Refuse an imputer that looks for neighbours in what it was trained on, holes included."""
+    import numpy as np
+
+    for each in sklearn_steps.within(model):
+        if type(each).__name__ == "KNNImputer" and np.isnan(each._fit_X).any():
+            raise ConversionError(
+                "KNNImputer keeps the data that it was trained on with the values missing in them, "
+                "which have no form in ONNX; use SimpleImputer",
+                reason=Reason.OPERATOR_UNSUPPORTED,
+                operator="KNNImputer",
+            )
 
 
 def _last(model: Any) -> Any:
@@ -294,7 +312,10 @@ def _way_out(source: Path) -> str:
         schema = file.read("schema.json")
     if b"SearchCV" in schema:
         return "of a search, save what it found: search.best_estimator_"
-    return "replace them by estimators of scikit-learn's own that hold no function of yours"
+    return (
+        "replace the step that holds them by an estimator of scikit-learn's own that holds no "
+        "function, neither yours nor another library's"
+    )
 
 
 def _has_categories(source: Path) -> bool:

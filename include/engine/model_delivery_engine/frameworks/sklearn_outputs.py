@@ -182,6 +182,32 @@ def discriminate(graph: Any, model: Any) -> None:
                 attribute.s = b"LOGISTIC"
 
 
+def exponentiate(graph: Any, model: Any) -> None:
+    """Answer counts and rates of histograms' trees by the exponent that skl2onnx leaves out."""
+    import onnx
+
+    link = type(model).__name__ == "HistGradientBoostingRegressor"
+    if not link or model.loss not in ("poisson", "gamma"):
+        return
+    name = graph.output[0].name
+    _rename(graph, name, f"{name}_logarithm")
+    graph.node.append(onnx.helper.make_node("Exp", [f"{name}_logarithm"], [name], f"{name}_exp"))
+
+
+def tell_labels_apart(graph: Any, model: Any) -> None:
+    """Give a perceptron of several labels the probability of each, as scikit-learn does.
+
+    skl2onnx puts those of its absence before them, as of two classes.
+    """
+    several = getattr(model, "out_activation_", "") == "logistic" and model.n_outputs_ > 1
+    for node in graph.node:
+        if several and node.op_type == "Concat" and _PROBABILITIES in node.output:
+            given = node.input[-1]
+            node.op_type = "Identity"
+            del node.input[:], node.attribute[:]
+            node.input.append(given)
+
+
 def flatten_labels(graph: Any, model: Any, features: int) -> None:
     """Give one target's labels in a vector, as scikit-learn does; some forms have a row of them."""
     import numpy as np

@@ -24,36 +24,38 @@ def without_search(model: Any) -> Any:
 def number_columns(model: Any) -> None:
     """Have columns go by number, as in the one input: skl2onnx looks names up among the inputs.
 
-    A model that was fitted on a data frame knows their order.
+    A model that was fitted on a data frame knows their order. A mask it takes for numbers.
     """
-    for each in _within(model):
-        if not hasattr(each, "transformers_") or not hasattr(each, "feature_names_in_"):
-            continue
-        places = {name: place for place, name in enumerate(each.feature_names_in_)}
-        each.transformers_ = [
-            (name, step, _numbered(columns, places)) for name, step, columns in each.transformers_
-        ]
+    for each in within(model):
+        places = {name: place for place, name in enumerate(getattr(each, "feature_names_in_", ()))}
+        if hasattr(each, "transformers_"):
+            each.transformers_ = [
+                (name, step, _numbered(columns, places))
+                for name, step, columns in each.transformers_
+            ]
 
 
-def _within(model: Any) -> Iterator[Any]:
+def within(model: Any) -> Iterator[Any]:
     """Yield a model, and what its pipelines and transformers are made of."""
     yield model
     held = [*getattr(model, "steps", ()), *getattr(model, "transformer_list", ())]
     for part in (*held, *getattr(model, "transformers_", ())):
-        yield from _within(part[1])
+        yield from within(part[1])
 
 
 def _numbered(columns: Any, places: Mapping[str, int]) -> Any:
     if isinstance(columns, str):
         return places[columns]
-    if isinstance(columns, slice):
+    if isinstance(columns, slice) or np.ndim(columns) == 0:
         return columns
+    if np.asarray(columns).dtype.kind == "b":
+        return np.flatnonzero(columns).tolist()
     return [places[each] if isinstance(each, str) else each for each in columns]
 
 
 def encodes_texts(model: Any) -> bool:
     """Tell whether an encoder in a model was fitted on texts."""
-    columns = (values for each in _within(model) for values in getattr(each, "categories_", ()))
+    columns = (values for each in within(model) for values in getattr(each, "categories_", ()))
     return any(isinstance(value, str) for values in columns for value in values)
 
 

@@ -1,9 +1,11 @@
 """TensorFlow: a SavedModel folder or a frozen graph (``.pb``), through tf2onnx."""
 
+import dataclasses
 import functools
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def find(folder: Path) -> Path:
 def convert(task: Conversion) -> Converted:
     """Convert inside the environment."""
     if task.source.is_dir():
+        task = dataclasses.replace(task, source=_without_slots(task.source))
         signature = task.options.get("signature_def_key", "serving_default")
         task, run = _saved_model(task, signature)
         arguments = ["--saved-model", str(task.source), "--signature_def", signature]
@@ -47,9 +50,10 @@ def convert(task: Conversion) -> Converted:
     return _frozen(task)
 
 
-def convert_with_tf2onnx(arguments: list[str], task: Conversion) -> None:
+def convert_with_tf2onnx(arguments: list[str], task: Conversion, how: str = _SAVE) -> None:
     """Run tf2onnx's own command, and give the inputs the names of DataInputConfig.
 
+    :param how: how to make an archive that can be converted
     :raises ConversionError: the operator that it cannot convert, or its last words
     """
     more = "model_delivery_engine.frameworks.tensorflow_operators"
@@ -68,7 +72,9 @@ def convert_with_tf2onnx(arguments: list[str], task: Conversion) -> None:
     if done.returncode or not task.into.is_file():
         print(text)
         last = text.strip().splitlines()[-1:] or ["no message"]
-        raise ConversionError(f"tf2onnx cannot convert the model: {last[0][-400:]}; {_SAVE}")
+        raise ConversionError(
+            f"tf2onnx cannot convert the model: {one_line(last[0][-400:])}; {how}"
+        )
     name_inputs(task)
 
 
@@ -137,6 +143,33 @@ def _nodes(graph: Any) -> Any:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 yield from _nodes(inner)
+
+
+def _without_slots(source: Path) -> Path:
+    """Return a SavedModel without what its optimiser kept of each weight, which answers nothing.
+
+    Keras 2 wrote that into models that were trained, and TensorFlow loads it only where the
+    optimiser's class is there, which Keras 3 has not.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    try:
+        saved.ParseFromString((source / "saved_model.pb").read_bytes())
+    except Exception:  # TensorFlow says better what it is not
+        return source
+    nodes = [node for graph in saved.meta_graphs for node in graph.object_graph_def.nodes]
+    if not any(node.slot_variables for node in nodes):
+        return source
+    for node in nodes:
+        node.ClearField("slot_variables")
+    # What lies beside the graph stays where it is.
+    plain = Path(tempfile.mkdtemp(prefix="without-slots-"))
+    for each in source.iterdir():
+        (plain / each.name).symlink_to(each.resolve())
+    (plain / "saved_model.pb").unlink()
+    (plain / "saved_model.pb").write_bytes(saved.SerializeToString())
+    return plain
 
 
 def _saved_model(task: Conversion, signature: str) -> tuple[Conversion, Runner]:

@@ -38,10 +38,25 @@ def convert(task: Conversion) -> Converted:
     interpreter = tf.lite.Interpreter(model_path=str(task.source))
     own = {_plain(each["name"]): _shape(each) for each in interpreter.get_input_details()}
     task = with_shapes(task, own)
-    convert_with_tf2onnx(["--tflite", str(task.source)], task)
     tensors = interpreter.get_tensor_details()
+    refuse_sparse(task.source.name, tensors)
+    convert_with_tf2onnx(["--tflite", str(task.source)], task, _SAVE)
     quantised = any(tensor["quantization_parameters"]["scales"].size for tensor in tensors)
     return Converted(_runner(task, interpreter), quantised=quantised)
+
+
+def refuse_sparse(name: str, tensors: list[dict[str, Any]]) -> None:
+    """Refuse weights in TensorFlow Lite's own sparse form, by name.
+
+    :param tensors: as the interpreter tells them
+    """
+    sparse = [each["name"] for each in tensors if each["sparsity_parameters"]]
+    if sparse:
+        raise ConversionError(
+            f"{name} keeps weights in TensorFlow Lite's sparse form ({sparse[0]!r}), which tf2onnx "
+            "does not read; pack the model with dense weights",
+            reason=Reason.TENSOR_UNSUPPORTED,
+        )
 
 
 def _runner(task: Conversion, interpreter: Any) -> Any:

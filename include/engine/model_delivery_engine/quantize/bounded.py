@@ -77,7 +77,7 @@ def quantize_bounded(
     whole = attempt(0, [])
     if whole.holds:
         return _numbered(whole, len(trials))
-    ranked = rank_operators(quantizer.source, whole.path, samples.first(RANKING_SAMPLES))
+    ranked = rank_operators(quantizer.source, whole.path, samples.some(RANKING_SAMPLES))
     # With every operator reverted it would be the source model again under another name.
     most = len(ranked) - 1
     low, high = 0, min(1, most)

@@ -38,9 +38,10 @@ class Samples:
             if batch_size is None or len(next(iter(part.values()))) == batch_size:
                 yield part
 
-    def first(self, count: int) -> "Samples":
-        """Return the first samples alone."""
-        return self.take(np.arange(min(count, len(self))))
+    def some(self, count: int) -> "Samples":
+        """Return as many at random, the same each time: files are often sorted by label."""
+        places = np.random.default_rng(_SEED).permutation(len(self))[:count]
+        return self.take(np.sort(places))
 
     def take(self, places: Array) -> "Samples":
         """Return the samples at these places."""

@@ -82,7 +82,8 @@ def consolidate(
         (default: none)
     :raises ReviewError: a method that needs an adjudicator's answers, a quorum under 1
     """
-    if method is Method.MAJORITY or (method is Method.DAWID_SKENE and not has_classes(items)):
+    reliable = any(items.values()) and has_classes(items)
+    if method is Method.MAJORITY or (method is Method.DAWID_SKENE and not reliable):
         return {item: majority(given, blank.get(item, 0)) for item, given in items.items()}
     if method is Method.QUORUM:
         if quorum_size < 1:

@@ -4,12 +4,13 @@ Source of the layouts: "Crowd HTML Elements Reference" of the SageMaker develope
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from model_delivery_engine.review.inferences import member
 
 _BETWEEN = ", "
+_NO_VALUE = "on"  # what browsers and AWS's elements say of a box that has no value
 _OF_CLASSIFIERS = ("label", "labels", "moderationLabels")
 
 
@@ -17,9 +18,10 @@ def label_of(content: Any) -> str | None:
     """Return the label that an answer's content holds; None where there is none, or several.
 
     A classifier answers ``{"label": …}`` or ``{"labels": […]}`` under its own name; with one there,
-    what else the template asks (a comment, a box) is no label. Without one, radio buttons and check
-    boxes (``{"<value>": true, …}`` under their names) say it: those that are ticked. Without any of
-    these it is the text, where there is but one and nothing else.
+    what else the template asks (a comment, a box) is no label, and of two neither is. Without one,
+    radio buttons and check boxes (``{"<value>": true, …}`` under their names) say it: those that
+    are ticked, by their values, else by their names, else by both. Without any of these it is the
+    text, where the template has one field alone.
 
     Several labels are one text, in order, after commas; as JSON, where a comma may be of a label
     itself. None chosen of many is the label ``""``.
@@ -42,13 +44,18 @@ def _of_elements(content: Mapping[str, Any]) -> str | None:
     parts = [each for each in content.values() if isinstance(each, Mapping)]
     chosen = [each for each in parts if any(name in each for name in _OF_CLASSIFIERS)]
     if chosen:
-        return _only(map(label_of, chosen))
-    ticks = [each for each in parts if each and all(isinstance(on, bool) for on in each.values())]
+        return label_of(chosen[0]) if len(chosen) == 1 else None
+    ticks = {
+        name: each
+        for name, each in content.items()
+        if isinstance(each, Mapping) and each and all(isinstance(on, bool) for on in each.values())
+    }
     if ticks:
         return _ticked(ticks)
-    if any(isinstance(each, Mapping | list) for each in content.values()):
+    values = list(content.values())
+    if len(values) != 1 or isinstance(values[0], Mapping | list):
         return None
-    return _only(map(label_of, content.values()))
+    return label_of(values[0])
 
 
 def _of_list(content: list[Any]) -> str | None:
@@ -59,21 +66,39 @@ def _of_list(content: list[Any]) -> str | None:
     return _together(known, certain=not any(_BETWEEN in each for each in known))
 
 
-def _ticked(groups: list[Mapping[str, bool]]) -> str | None:
+def _ticked(groups: Mapping[str, Mapping[str, bool]]) -> str | None:
     # Radio buttons may share a name or have one each; a check box beside a group is no part of it.
-    several = [each for each in groups if len(each) > 1]
+    several = [each for each in groups.values() if len(each) > 1]
     if len(several) > 1:
         return None
-    states = several or groups
-    chosen = sorted({name for each in states for name, on in each.items() if on})
-    certain = len(chosen) < 2 or not any(_BETWEEN in name for each in states for name in each)
+    states = several[0] if several else _of_boxes(groups)
+    if states is None:
+        return None
+    chosen = sorted(name for name, on in states.items() if on)
+    certain = len(chosen) < 2 or not any(_BETWEEN in name for name in states)
     return _together(chosen, certain=certain)
+
+
+def _of_boxes(groups: Mapping[str, Mapping[str, bool]]) -> dict[str, bool] | None:
+    """Return boxes of one state each by what tells them apart; None where nothing does.
+
+    That is the state; where they all have the same, as ``on`` of boxes without a value, the name.
+    """
+    boxes = [(name, *state) for name, each in groups.items() for state in each.items()]
+    for tell in (_state_or_name, _name_and_state):
+        told = {tell(name, state): on for name, state, on in boxes}
+        if len(told) == len(boxes):
+            return told
+    return None
+
+
+def _state_or_name(name: str, state: str) -> str:
+    return name if state == _NO_VALUE else state
+
+
+def _name_and_state(name: str, state: str) -> str:
+    return f"{name}: {state}"
 
 
 def _together(names: list[str], *, certain: bool) -> str:
     return _BETWEEN.join(names) if certain else json.dumps(names, ensure_ascii=False)
-
-
-def _only(labels: Iterable[str | None]) -> str | None:
-    found = set(labels) - {None}
-    return found.pop() if len(found) == 1 else None

@@ -166,6 +166,9 @@ class Selection:
             content["taskObject"] = task_object(item, layout.task_object_field)
         if layout.labels is not None:
             content["labels"] = list(layout.labels)
+        elif layout.source is Source.CLASSIFIER:  # labels without names are their places
+            scores = item.record["output"][layout.score_output]
+            content["labels"] = [str(place) for place in range(len(scores))]
         if layout.source is not Source.CLASSIFIER:
             content["aiServiceResponse"] = in_loops(item.record["output"])
             content["selectedAiServiceResponse"] = in_loops(item.selected)
@@ -192,7 +195,8 @@ def model_answer(inference: Inference) -> dict[str, str]:
         return {name: pair.value for name, pair in named_pairs(inference.pairs).items()}
     if isinstance(inference, Moderation):
         return {LABEL: label_of([label.name for label in inference.labels]) or ""}
-    return {LABEL: inference.label}
+    # As of reviewers' answers: white space at its ends makes no label another.
+    return {LABEL: label_of(inference.label) or ""}
 
 
 def _parts(inference: Inference) -> int:

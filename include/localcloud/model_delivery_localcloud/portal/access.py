@@ -24,7 +24,11 @@ class Access:
         flow, members = self._known.get(flow_id)
         if flow is None or not _may_work(user, members):
             flow, members = self._anew.get((flow_id, user.name))
-        return flow if _may_work(user, members) else None
+        if flow is None or not _may_work(user, members):
+            # Nor is a refusal remembered: they may join within the moment.
+            self._anew.forget((flow_id, user.name))
+            return None
+        return flow
 
     def _find_for(self, key: tuple[str, str]) -> tuple[FlowDefinition | None, set[str]]:
         flow_id, _name = key

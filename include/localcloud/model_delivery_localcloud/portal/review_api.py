@@ -56,6 +56,7 @@ class ReviewApi:
             "undo": lambda user, flow, _body: desk.undo(user, flow),
             "recall": lambda user, flow, _body: desk.recall(user, flow),
             "accept": lambda user, flow, body: desk.accept(user, flow, _loops(body), _spent(body)),
+            "retract": lambda user, flow, body: desk.retract(user, flow, _loops(body)),
             "counts": lambda user, flow, _body: desk.counts(user, flow),
         }  # fmt: skip
         return [

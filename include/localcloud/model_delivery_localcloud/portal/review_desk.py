@@ -222,6 +222,22 @@ class Desk:
 
         return Change(self._turn(flow, user, given), accepted)
 
+    def retract(self, user: User, flow_id: str, loop_ids: list[int]) -> Change:
+        """Take many answers back, as far as that is possible yet; they are the reviewer's again."""
+        flow = self.find_queue(user, flow_id)
+
+        def step(session: Session) -> int:
+            return queue.undo_many(
+                session, flow.id, loop_ids, user.name, now_ms(), self._lease(flow)
+            )
+
+        def answer(retracted: int) -> dict[str, Any]:
+            if not retracted:
+                raise _refusal(Taken.CLOSED)
+            return {"retracted": retracted}
+
+        return Change(Step(user.name, step), answer)
+
     def counts(self, user: User, flow_id: str) -> dict[str, Any]:
         """Return how far the person is in this queue."""
         flow = self.find_queue(user, flow_id)

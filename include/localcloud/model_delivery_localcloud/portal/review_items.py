@@ -11,7 +11,12 @@ from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.portal.grants import Grants
 from model_delivery_localcloud.portal.sized_cache import SizedCache
-from model_delivery_localcloud.review.facts import MODEL_ANSWER, for_reviewers, read_content
+from model_delivery_localcloud.review.facts import (
+    MODEL_ANSWER,
+    for_reviewers,
+    read_content,
+    text_for_reviewers,
+)
 from model_delivery_localcloud.review.reasons import reasons_of
 from model_delivery_localcloud.review.template import TemplateRefused, render_template
 from model_delivery_localcloud.review.views import CLASSIFY, FRAME, fault_in_answer, view_of
@@ -51,6 +56,7 @@ class _Shown:
 
     flow_id: str
     content: Any
+    data: str
     model_label: str | None
     why: list[str]
     view: dict[str, Any]
@@ -79,6 +85,7 @@ class Items:
             "loop": held.loop,
             "name": held.name,
             "input": shown.content if shown else None,
+            "data": shown.data if shown else "",
             "model": {
                 "answer": held.model_label,
                 "confidence": held.confidence,
@@ -124,9 +131,9 @@ class Items:
         Its reviewer holds it already: an error here would meet them again at each call, and keep
         the queue from them.
         """
-        content, why, rendered = None, [], ""
+        content, data, why, rendered = None, "", [], ""
         try:
-            content = for_reviewers(read_content(text))
+            content, data = for_reviewers(read_content(text)), text_for_reviewers(text)
             why = reasons_of(content)
             rendered = self._render(flow, content)
             view = view_of(rendered, content)
@@ -139,7 +146,8 @@ class Items:
         except Exception as error:
             log.exception("item %d of %s cannot be shown", loop_id, flow.name)
             view = _broken(f"its data cannot be read ({type(error).__name__})")
-        return _Shown(flow.id, content, label, why, view), len(text) + len(rendered)
+        size = len(text) + len(data) + len(rendered)
+        return _Shown(flow.id, content, data, label, why, view), size
 
     def _render(self, flow: FlowDefinition, content: Any) -> str:
         return render_template(self._template(flow.id), content, self._grants.media)
@@ -173,8 +181,9 @@ def _model_answer(shown: _Shown) -> dict[str, Any] | None:
         label = shown.model_label
         return {name: {"label": label}} if label in known else None
     chosen = shown.content[MODEL_ANSWER]
-    labels = [str(each) for each in (chosen if isinstance(chosen, list) else [chosen])]
-    return {name: {"labels": labels}} if set(labels) <= set(known) else None
+    labels = [str(each).strip() for each in (chosen if isinstance(chosen, list) else [chosen])]
+    answer = {name: {"labels": labels}}
+    return answer if fault_in_answer(shown.view, answer) is None else None
 
 
 def _content(session: Session, loop_id: int) -> Any:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -78,13 +78,19 @@ class LeadPages:
         except Refused:
             return self._renderer.page(request, "missing.html", status=404)
 
-        def stream() -> Iterator[str]:
-            with self._database.stream() as session:
-                yield from lines(figures.all_answers(session, flow.id))
-
         name = f'attachment; filename="{flow.name}.{ending}"'
         headers = {**SECURITY_HEADERS, "Content-Disposition": name}
-        return StreamingResponse(stream(), media_type=kind, headers=headers)
+        return StreamingResponse(lines(self._pages(flow.id)), media_type=kind, headers=headers)
+
+    def _pages(self, flow_id: str) -> Iterator[list[GivenAnswer]]:
+        """Yield every answer; whoever reads slowly keeps no transaction open, and little memory."""
+        after = 0, ""
+        while True:
+            with self._database.read() as session:
+                page, after = figures.answers_after(session, flow_id, after)
+            if not page:
+                return
+            yield page
 
     def _figures(self, request: Request) -> dict[str, Any]:
         user, flow_id, now = request.state.user, request.path_params["flow"], now_ms()
@@ -187,22 +193,23 @@ def _natural(label: str) -> tuple[int, float, str]:
     return (0, float(label), "") if label.isdecimal() else (1, 0.0, label)
 
 
-def _csv_lines(given: Iterator[GivenAnswer]) -> Iterator[str]:
+def _csv_lines(pages: Iterator[list[GivenAnswer]]) -> Iterator[str]:
+    yield _csv_rows([_COLUMNS])
+    for page in pages:
+        yield _csv_rows([_cell(value) for value in _record(each).values()] for each in page)
+
+
+def _csv_rows(rows: Iterable[Iterable[Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(_COLUMNS)
-    for each in given:
-        writer.writerow([_cell(value) for value in _record(each).values()])
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
+    csv.writer(buffer).writerows(rows)
+    return buffer.getvalue()
 
 
-def _json_lines(given: Iterator[GivenAnswer]) -> Iterator[str]:
+def _json_lines(pages: Iterator[list[GivenAnswer]]) -> Iterator[str]:
     opening = "["
-    for each in given:
-        yield f"{opening}\n{json.dumps(_record(each), ensure_ascii=False)}"
+    for page in pages:
+        lines = [json.dumps(_record(each), ensure_ascii=False) for each in page]
+        yield f"{opening}\n" + ",\n".join(lines)
         opening = ","
     yield "\n]\n" if opening == "," else "[]\n"
 

@@ -4,7 +4,8 @@ The document is sandboxed by its own header: its origin is opaque, so it has no 
 and no way to read the page around it. Its scripts may run, as the templates of Augmented AI expect;
 what they load are our own files and the images that were granted. Only the portal's frame gets it:
 opened by itself, it could go elsewhere and take the item along. WebRTC is bound by no policy that
-browsers know: who writes templates is trusted with the items that they show.
+browsers know, and of a page that the policy stops the connection is open by then: who writes
+templates is trusted with the items that they show.
 """
 
 import re

@@ -16,6 +16,7 @@ from model_delivery_engine.review.answers import EXCLUDED_WORKERS
 from model_delivery_engine.review.labels import label_of
 
 from model_delivery_localcloud import strict_json
+from model_delivery_localcloud.review.json_text import indented
 
 KNOWN_ANSWER = "knownAnswer"
 MODEL_ANSWER = "initialValue"
@@ -69,6 +70,11 @@ def for_reviewers(content: Any) -> Any:
     if isinstance(content, Mapping) and not _HIDDEN.isdisjoint(content):
         return {key: value for key, value in content.items() if key not in _HIDDEN}
     return content
+
+
+def text_for_reviewers(text: str) -> str:
+    """Return InputContent as reviewers may read it; raises ValueError where it is not JSON."""
+    return indented(text, without=_HIDDEN)
 
 
 def as_label(value: Any) -> str | None:

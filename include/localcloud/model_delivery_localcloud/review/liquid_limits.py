@@ -1,4 +1,4 @@
-"""Limits on Liquid's filters, which the library itself lets take any time and memory.
+"""Limits on Liquid's filters and blocks, which the library lets take any time, and memory.
 
 A template is somebody's program over somebody else's data, and runs for every item: a range of the
 data's choosing, joined, or a text that replacements make ten times as long, nine times over.
@@ -10,9 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import Any, TextIO
 
+from liquid import Environment, RenderContext, Token
+from liquid.ast import BlockNode
+from liquid.builtin.tags.for_tag import ForNode, ForTag
+from liquid.builtin.tags.if_tag import IfNode, IfTag
+from liquid.builtin.tags.tablerow_tag import TablerowNode, TablerowTag
+from liquid.builtin.tags.unless_tag import UnlessNode, UnlessTag
 from liquid.exceptions import LiquidError
+from liquid.tag import Tag
 
 LONGEST_TEXT = 8 * 1024 * 1024
 LONGEST_LIST = 100_000
@@ -31,7 +38,7 @@ class LimitExceeded(LiquidError):
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Let filters within the block run for 5 s in all."""
+    """Let filters, loops and conditions within the block run for 5 s in all."""
     before = _deadline.set(time.monotonic() + SECONDS)
     try:
         yield
@@ -49,8 +56,7 @@ def _limited(name: str, work: Filter) -> Filter:
 
     @wraps(work)
     def run(value: Any, *arguments: Any, **options: Any) -> Any:
-        if time.monotonic() > _deadline.get(float("inf")):
-            raise LimitExceeded(f"it takes longer than {SECONDS:g} s", token=None)
+        _check_time()
         for each in (value, *arguments):
             _check(each)
         if size is not None:
@@ -60,6 +66,72 @@ def _limited(name: str, work: Filter) -> Filter:
         return result
 
     return run
+
+
+def limit_blocks(environment: Environment) -> None:
+    """Have an environment's loops and conditions look at the time, at each turn of theirs."""
+    for tag in _BLOCKS:
+        environment.add_tag(tag)
+
+
+def _check_time() -> None:
+    if time.monotonic() > _deadline.get(float("inf")):
+        raise LimitExceeded(f"it takes longer than {SECONDS:g} s", token=None)
+
+
+class _Block(BlockNode):
+    """What is between a loop's tags."""
+
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        _check_time()
+        return super().render_to_output(context, buffer)
+
+
+def _timed(block: BlockNode) -> BlockNode:
+    return _Block(block.token, block.nodes)
+
+
+class _ForNode(ForNode):
+    def __init__(
+        self, token: Token, expression: Any, block: BlockNode, default: Any = None
+    ) -> None:
+        super().__init__(token, expression, _timed(block), default)
+
+
+class _TablerowNode(TablerowNode):
+    def __init__(self, token: Token, expression: Any, block: BlockNode) -> None:
+        super().__init__(token, expression, _timed(block))
+
+
+class _IfNode(IfNode):
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        _check_time()
+        return super().render_to_output(context, buffer)
+
+
+class _UnlessNode(UnlessNode):
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        _check_time()
+        return super().render_to_output(context, buffer)
+
+
+class _For(ForTag):
+    node_class = _ForNode
+
+
+class _Tablerow(TablerowTag):
+    node_class = _TablerowNode
+
+
+class _If(IfTag):
+    node_class = _IfNode
+
+
+class _Unless(UnlessTag):
+    node_class = _UnlessNode
+
+
+_BLOCKS: tuple[type[Tag], ...] = (_For, _Tablerow, _If, _Unless)
 
 
 def _check(value: Any) -> None:

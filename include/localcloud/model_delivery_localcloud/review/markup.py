@@ -9,6 +9,8 @@ _VOID = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 )
 _BLOCKS = frozenset({"br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "li", "p", "pre", "tr"})
+# HTML's white space; a space that does not break is text, which code is indented by.
+SPACE = " \t\n\f\r"
 _SILENT = frozenset({"script", "style"})
 
 
@@ -33,8 +35,8 @@ class Node:
 
     def text(self) -> str:
         """Return the text below, a line a block."""
-        lines = "".join(self._pieces()).splitlines()
-        return "\n".join(line.strip() for line in lines if line.strip())
+        lines = "".join(self._pieces()).replace("\r", "\n").split("\n")
+        return "\n".join(line for each in lines if (line := each.strip(SPACE)))
 
     def _pieces(self) -> Iterator[str]:
         for child in self.children:

@@ -5,6 +5,7 @@ developer guide. Like there, values are escaped unless a template says `skip_aut
 `grant_read_access` turns an object's URI into one that the reviewer's browser can open.
 """
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from html.parser import HTMLParser
@@ -16,32 +17,23 @@ from liquid.exceptions import LiquidError, UnknownFilterError
 from markupsafe import Markup
 
 from model_delivery_localcloud.errors import LocalcloudError
-from model_delivery_localcloud.review.liquid_input import as_json, liquid_input
-from model_delivery_localcloud.review.liquid_limits import LimitExceeded, limited, time_limit
-
-FORM = "crowd-form"
-BUILT_IN = frozenset(
-    {"crowd-rekognition-detect-moderation-labels", "crowd-textract-analyze-document"}
+from model_delivery_localcloud.review.elements import (
+    ATTRIBUTES,
+    CLASSIFIERS,
+    FORM,
+    check_values,
+    unknown_attributes,
 )
-TASKS = BUILT_IN | {
-    "crowd-classifier", "crowd-classifier-multi-select", "crowd-image-classifier",
-    "crowd-image-classifier-multi-select",
-}  # fmt: skip
-INPUTS = frozenset(
-    {
-        "crowd-bounding-box", "crowd-checkbox", "crowd-input", "crowd-radio-button",
-        "crowd-radio-group", "crowd-text-area",
-    }
-)  # fmt: skip
-LAYOUT = frozenset(
-    {
-        FORM, "crowd-button", "crowd-image", "crowd-instructions", "crowd-tab", "crowd-tabs",
-        "classification-target", "detailed-instructions", "full-instructions",
-        "negative-example", "positive-example", "short-instructions", "short-summary",
-    }
-)  # fmt: skip
-ELEMENTS = TASKS | INPUTS | LAYOUT
+from model_delivery_localcloud.review.liquid_input import as_json, liquid_input
+from model_delivery_localcloud.review.liquid_limits import (
+    LimitExceeded,
+    limit_blocks,
+    limited,
+    time_limit,
+)
+
 _TOO_DEEP = "the template's Liquid is nested too deeply"
+_LIQUID = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 _S3_HOST = "s3.amazonaws.com"
 Grant = Callable[[str], str]
 
@@ -60,7 +52,7 @@ class _Environment(Environment):
 
 
 def check_template(content: str) -> None:
-    """Raise TemplateRefused unless the template parses, has a form, and elements that we have."""
+    """Raise TemplateRefused unless it parses, has a form, and elements and attributes we have."""
     if "\0" in content:
         raise TemplateRefused("the template holds a null character, which is no part of HTML")
     template = _parsed(content)
@@ -75,14 +67,17 @@ def check_template(content: str) -> None:
         pass  # it may need an input that is not there yet
     except RecursionError as error:
         raise TemplateRefused(_TOO_DEEP) from error
-    found = _Elements()
-    found.feed(content)
-    found.close()
-    unknown = sorted(found.custom - ELEMENTS)
+    found = _Elements.of(content)
+    unknown = sorted(found.custom - ATTRIBUTES.keys())
     if unknown:
         names = ", ".join(f"<{name}>" for name in unknown)
         raise TemplateRefused(
-            f"localcloud has no element {names}; it has: {', '.join(sorted(ELEMENTS))}"
+            f"localcloud has no element {names}; it has: {', '.join(sorted(ATTRIBUTES))}"
+        )
+    _check_attributes(content)
+    if found.files:
+        raise TemplateRefused(
+            "the template has an <input type=file>: an answer is JSON, and carries no file"
         )
     if FORM not in found.custom:
         raise TemplateRefused(f"the template has no <{FORM}>: nobody could submit an answer")
@@ -119,6 +114,25 @@ def object_uri(text: str) -> str:
     return f"s3://{bucket}/{key}"
 
 
+def _check_attributes(content: str) -> None:
+    # Of what a tag or an expression of Liquid holds, nothing is an attribute.
+    for tag, attributes in _Elements.of(_LIQUID.sub(" ", content)).crowd:
+        unknown = unknown_attributes(tag, set(attributes))
+        if unknown:
+            known = ", ".join(sorted(ATTRIBUTES[tag])) or "none of its own"
+            raise TemplateRefused(
+                f"localcloud's <{tag}> has no attribute {', '.join(unknown)}; it has: {known}"
+            )
+    for tag, attributes in _Elements.of(content).crowd:
+        # What Liquid fills in is looked at with each item.
+        fixed = {name: value for name, value in attributes.items() if not _LIQUID.search(value)}
+        if tag in CLASSIFIERS:
+            try:
+                check_values(fixed)
+            except ValueError as error:
+                raise TemplateRefused(f"<{tag}>: {error}") from error
+
+
 def _render(content: str, values: dict[str, Any], grant: Grant) -> str:
     try:
         with time_limit():
@@ -148,6 +162,7 @@ def _parsed(content: str) -> BoundTemplate:
 def _environment() -> _Environment:
     environment = _Environment(autoescape=True)
     environment.filters = limited(environment.filters)
+    limit_blocks(environment)
     environment.add_filter("to_json", as_json)
     environment.add_filter("skip_autoescape", Markup)
     environment.add_filter("grant_read_access", _GrantReadAccess())
@@ -172,7 +187,21 @@ class _Elements(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.custom: set[str] = set()
+        self.crowd: list[tuple[str, dict[str, str]]] = []
+        self.files = False
+
+    @classmethod
+    def of(cls, content: str) -> "_Elements":
+        """Return what a template has."""
+        found = cls()
+        found.feed(content)
+        found.close()
+        return found
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if "-" in tag:
             self.custom.add(tag)
+        if tag in ATTRIBUTES:
+            self.crowd.append((tag, {name: value or "" for name, value in attrs}))
+        kind = dict(attrs).get("type") or ""
+        self.files |= tag == "input" and kind.lower() == "file"

@@ -13,12 +13,21 @@ from model_delivery_engine.errors import ReviewError
 from model_delivery_engine.review.forms import form
 from model_delivery_engine.review.inferences import member
 
-from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.review.blocks import form_fields
-from model_delivery_localcloud.review.markup import Node, parse_markup
+from model_delivery_localcloud.review.elements import (
+    BUILT_IN,
+    CLASSIFIERS,
+    TASKS,
+    categories_of,
+    check_values,
+    exclusion_of,
+    is_of_own_page,
+)
+from model_delivery_localcloud.review.elements import FORM as FORM_TAG
+from model_delivery_localcloud.review.json_text import indented
+from model_delivery_localcloud.review.markup import SPACE, Node, parse_markup
 from model_delivery_localcloud.review.reasons import missing_keys
-from model_delivery_localcloud.review.template import BUILT_IN, TASKS, TemplateRefused
-from model_delivery_localcloud.review.template import FORM as FORM_TAG
+from model_delivery_localcloud.review.template import TemplateRefused
 
 CLASSIFY = "classify"
 MODERATE = "moderate"
@@ -41,10 +50,11 @@ def view_of(rendered: str, content: Any) -> dict[str, Any]:
 
     :param rendered: the template with the item filled in
     :param content: the item's input
-    :raises TemplateRefused: the input is not what the template's element shows, or an element of a
-        built-in task type is not alone in its form
+    :raises TemplateRefused: the input is not what the template's element shows, an attribute of an
+        element cannot be read, or an element of a built-in task type is not alone in its form
     """
     root = parse_markup(rendered)
+    _check_values(root)
     task = _lone_task(root)
     if task is None:
         _refuse_built_in(root)
@@ -83,10 +93,16 @@ def fault_in_answer(view: Mapping[str, Any], answer: Mapping[str, Any]) -> str |
     member_name = "labels" if view["multiple"] else "label"
     value = given.get(member_name)
     chosen = value if view["multiple"] else [value]
-    if not isinstance(chosen, list) or not all(
-        isinstance(each, str | int) and str(each) in view["labels"] for each in chosen
+    if (
+        not isinstance(chosen, list)
+        or not chosen
+        or not all(
+            isinstance(each, str | int) and str(each).strip() in view["labels"] for each in chosen
+        )
     ):
         return f"the answer must name a category under {name}.{member_name}"
+    if len(chosen) > 1 and view["exclusion"] in chosen:
+        return f"{view['exclusion']} excludes the other categories under {name}.{member_name}"
     return None
 
 
@@ -97,8 +113,25 @@ def _lone_task(root: Node) -> Node | None:
     if len(tasks) != 1 or not _is(tasks[0], TASKS):
         return None
     handles = (name.startswith("on") for node in root.walk() for name in node.attributes)
-    scripts = (node.tag == "script" and not _is_crowd_script(node) for node in root.walk())
-    return None if any(handles) or any(scripts) else tasks[0]
+    return None if any(handles) or _scripts(root) else tasks[0]
+
+
+def _scripts(root: Node) -> bool:
+    return any(node.tag == "script" and not _is_crowd_script(node) for node in root.walk())
+
+
+def _check_values(root: Node) -> None:
+    classifiers = [node for node in root.walk() if node.tag in CLASSIFIERS]
+    for node in classifiers:
+        try:
+            check_values(node.attributes)
+        except ValueError as error:
+            raise TemplateRefused(f"<{node.tag}>: {error}") from error
+    # A script may give it categories yet.
+    if not _scripts(root):
+        for node in classifiers:
+            if not categories_of(node.attributes):
+                raise TemplateRefused(f"<{node.tag}> has no categories: there is none to choose")
 
 
 def _refuse_built_in(root: Node) -> None:
@@ -115,7 +148,7 @@ def _parts(node: Node) -> list[Node | str]:
     return [
         part
         for part in node.children
-        if (part.strip() if isinstance(part, str) else not _is_crowd_script(part))
+        if (part.strip(SPACE) if isinstance(part, str) else not _is_crowd_script(part))
     ]
 
 
@@ -128,20 +161,22 @@ def _is_crowd_script(node: Node) -> bool:
 
 
 def _classifier(task: Node) -> dict[str, Any] | None:
-    labels = _labels(task.attributes.get("categories", ""))
+    labels = _labels(task)
     parts = _parts(task)
     plain = all(
         (_is(part, {_TARGET}) and part.attributes.keys() <= _UNSEEN)
         or (_is(part, _INSTRUCTIONS) and _is_text(part, _HELP))
         for part in parts
     )
-    if labels is None or not plain:
+    if labels is None or not plain or not is_of_own_page(set(task.attributes)):
         return None
+    exclusion = exclusion_of(task.attributes) if task.tag.endswith("-multi-select") else None
     view = {
         "kind": CLASSIFY,
         "name": task.attributes.get("name") or task.tag,
         "multiple": task.tag.endswith("-multi-select"),
-        "labels": labels,
+        "labels": list(dict.fromkeys([*labels, *([exclusion] if exclusion else [])])),
+        "exclusion": exclusion,
     }
     targets = [part for part in parts if _is(part, {_TARGET})]
     if "src" in task.attributes:
@@ -174,21 +209,17 @@ def _is_caption(target: Node) -> bool:
 def _text(text: str) -> dict[str, Any]:
     if text[:1] in {"{", "["}:
         try:
-            return {"text": "", "json": strict_json.loads(text)}
+            return {"text": indented(text), "json": True}
         except ValueError:
             pass  # it only looked like JSON
     return {"text": text}
 
 
-def _labels(text: str) -> list[str] | None:
-    for candidate in (text, text.replace("'", '"')):
-        try:
-            value = strict_json.loads(candidate)
-        except ValueError:
-            continue
-        if isinstance(value, list) and all(isinstance(each, str | int) for each in value):
-            return list(dict.fromkeys(str(each) for each in value))
-    return None
+def _labels(task: Node) -> list[str] | None:
+    found = categories_of(task.attributes)
+    if not all(isinstance(each, str | int) for each in found):
+        return None
+    return list(dict.fromkeys(str(each).strip() for each in found))
 
 
 def _form(task: Node, content: Any) -> dict[str, Any] | None:
@@ -241,9 +272,9 @@ def _response(content: Any) -> Mapping[str, Any] | None:
 
 
 def _help(task: Node) -> list[dict[str, str]]:
-    found = []
-    for tag in ("short-instructions", "full-instructions"):
-        node = task.first(tag)
-        if node is not None and node.text():
-            found.append({"header": node.attributes.get("header", ""), "text": node.text()})
-    return found
+    return [
+        {"header": node.attributes.get("header", ""), "text": node.text()}
+        for tag in ("short-instructions", "full-instructions")
+        for node in task.walk()
+        if node.tag == tag and node.text()
+    ]

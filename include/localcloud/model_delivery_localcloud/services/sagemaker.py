@@ -16,12 +16,12 @@ from model_delivery_localcloud.errors import ServiceError, validation_error
 from model_delivery_localcloud.protocol.gateway import Handler
 from model_delivery_localcloud.protocol.messages import Call, Caller
 from model_delivery_localcloud.services.paging import decode_token, encode_token
-from model_delivery_localcloud.services.refusals import refuse_members
+from model_delivery_localcloud.services.refusals import refuse_members, refuse_unstorable
 from model_delivery_localcloud.services.sagemaker_tags import check_tags
 from model_delivery_localcloud.store import compilation as states
 from model_delivery_localcloud.store.compilation import ListFilter
 from model_delivery_localcloud.store.database import Database
-from model_delivery_localcloud.store.jobs import enqueue, request_stop
+from model_delivery_localcloud.store.jobs import Stop, enqueue, request_stop
 from model_delivery_localcloud.store.tables import CompilationJob
 
 JOB_KIND = "compilation"
@@ -36,6 +36,7 @@ _REFUSED = (
     "StoppingCondition.MaxWaitTimeInSeconds",
     "StoppingCondition.MaxPendingTimeInSeconds",
 )
+_DOCUMENTS = ("InputConfig.DataInputConfig", "OutputConfig.CompilerOptions")
 
 
 class SageMaker:
@@ -112,12 +113,15 @@ class SageMaker:
         """Stop a job: one that waits is STOPPED at once, one that runs is STOPPING until killed."""
         with self._database.write() as session:
             job = _find(session, call)
-            if job.status in states.TERMINAL:
+            found = request_stop(session, job.job_id)
+            session.expire(job)  # its worker may have ended it meanwhile
+            job = _find(session, call)
+            if found is Stop.LATE:
                 raise validation_error(
                     "The request was rejected because the compilation job "
                     f"{job.name} is in status {job.status}."
                 )
-            stopped = request_stop(session, job.job_id)
+            stopped = found is Stop.STOPPED
             states.set_status(job, states.STOPPED if stopped else states.STOPPING)
         return {}
 
@@ -136,6 +140,7 @@ class SageMaker:
 
 def _check_request(params: Mapping[str, Any]) -> None:
     refuse_members(params, _REFUSED)
+    refuse_unstorable(params, _DOCUMENTS)
     source = params.get("InputConfig")
     if source is None:
         raise validation_error("InputConfig is required: name the model archive and framework.")

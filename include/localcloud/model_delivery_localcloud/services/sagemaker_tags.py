@@ -52,7 +52,7 @@ class Tags:
         """Add tags, or give those that are there new values."""
         given = call.params["Tags"]
         with self._database.write() as session:
-            found = self._find(session, call)
+            found = self._locked(session, call)
             tags = {**_tags(found), **check_tags(given)}
             if len(tags) > MOST_TAGS:
                 raise validation_error(
@@ -79,10 +79,16 @@ class Tags:
     def delete(self, call: Call) -> dict[str, Any]:
         """Delete tags by key; one that is not there is no error."""
         with self._database.write() as session:
-            found = self._find(session, call)
+            found = self._locked(session, call)
             gone = set(call.params["TagKeys"])
             _set(found, {key: value for key, value in _tags(found).items() if key not in gone})
         return {}
+
+    def _locked(self, session: Session, call: Call) -> Tagged:
+        """Return what is tagged, for this transaction alone: tags are read, and written whole."""
+        found = self._find(session, call)
+        session.refresh(found, with_for_update=True)
+        return found
 
     def _find(self, session: Session, call: Call) -> Tagged:
         arn, caller = call.params["ResourceArn"], call.caller

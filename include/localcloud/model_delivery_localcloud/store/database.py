@@ -72,12 +72,6 @@ class Database:
             yield session
 
     @contextmanager
-    def stream(self) -> Iterator[Session]:
-        """Give a session for reading more than memory holds: within one transaction."""
-        with Session(self.engine, expire_on_commit=False, autoflush=False) as session:
-            yield session
-
-    @contextmanager
     def write(self, *, hasty: bool = False) -> Iterator[Session]:
         """Give a session in one transaction: kept when the block ends, undone if it raises.
 

@@ -7,6 +7,7 @@ Workers on several machines need clocks that agree well within the lease time.
 
 import uuid
 from dataclasses import dataclass
+from enum import Enum
 
 from sqlalchemy import ColumnElement, CursorResult, and_, or_, select, update
 from sqlalchemy.orm import Session
@@ -103,13 +104,24 @@ def progress_of(session: Session, job_id: str) -> str:
     return session.scalar(select(Job.progress).where(Job.id == job_id)) or ""
 
 
-def request_stop(session: Session, job_id: str) -> bool:
-    """Stop a job: True if it had not started and is finished now, False if its worker must act."""
+class Stop(Enum):
+    """What became of a wish to stop a job."""
+
+    STOPPED = "STOPPED"  # it had not started, and is finished now
+    ASKED = "ASKED"  # its worker must act
+    LATE = "LATE"  # it is finished already
+
+
+def request_stop(session: Session, job_id: str) -> Stop:
+    """Stop a job, its row locked until the transaction ends: whoever ends it comes before or after.
+
+    What was read of its resource before may be of before it ended.
+    """
     waiting = update(Job).where(Job.id == job_id, Job.state == QUEUED)
     if _rows(session, waiting.values(state=FINISHED, stop_requested=True)):
-        return True
-    session.execute(update(Job).where(Job.id == job_id).values(stop_requested=True))
-    return False
+        return Stop.STOPPED
+    running = update(Job).where(Job.id == job_id, Job.state == LEASED)
+    return Stop.ASKED if _rows(session, running.values(stop_requested=True)) else Stop.LATE
 
 
 def _free(now: int) -> ColumnElement[bool]:

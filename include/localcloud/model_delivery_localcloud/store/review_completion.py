@@ -41,11 +41,15 @@ class Finished:
     reviewers: dict[str, Reviewer]
 
 
-def has_due(session: Session, now: int) -> bool:
-    """Tell whether a loop or a lapsed slot needs the worker, without writing."""
-    loops = select(HumanLoop.id).where(HumanLoop.due_at <= now)
+def has_lapsed(session: Session, now: int) -> bool:
+    """Tell whether the time of an open loop or of a slot is over, without writing."""
     slots = select(Assignment.loop_id).where(Assignment.lease_until <= now)
-    return any(session.scalar(query.limit(1)) is not None for query in (loops, slots))
+    return _has_due(session, now, human_loops.OPEN) or session.scalar(slots.limit(1)) is not None
+
+
+def has_finished(session: Session, now: int) -> bool:
+    """Tell whether the output of a loop is to be written now, without writing."""
+    return _has_due(session, now, human_loops.ANSWERED)
 
 
 def has_events(session: Session, now: int) -> bool:
@@ -158,6 +162,11 @@ def flows_to_settle(session: Session) -> list[FlowDefinition]:
 def pause_ms(attempts: int) -> int:
     """Return how long to wait after the given number of attempts."""
     return min(LONGEST_PAUSE_MS, 1000 << min(attempts - 1, 10))
+
+
+def _has_due(session: Session, now: int, phase: str) -> bool:
+    query = select(HumanLoop.id).where(HumanLoop.due_at <= now, HumanLoop.phase == phase)
+    return session.scalar(query.limit(1)) is not None
 
 
 def _due_loops(now: int, phase: str, limit: int) -> Any:

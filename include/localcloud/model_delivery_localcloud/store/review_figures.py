@@ -1,10 +1,9 @@
 """How the work of one flow definition goes, as a lead asks."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, null, select
+from sqlalchemy import ColumnElement, func, null, select, tuple_
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.store.human_loops import ANSWERED, OPEN, SUBMITTED, WORKING
@@ -12,7 +11,8 @@ from model_delivery_localcloud.store.review_tables import Assignment, HumanLoop
 
 HOUR_MS = 3_600_000
 MOST_ITEMS = 5_000
-_EXPORT_AT_ONCE = 1_000
+# An answer has 2 MiB at most.
+EXPORT_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,18 @@ def newest_answers(session: Session, flow_id: str) -> list[GivenAnswer]:
     ]
 
 
-def all_answers(session: Session, flow_id: str) -> Iterator[GivenAnswer]:
-    """Yield every answer of a flow definition, in the loops' order."""
-    query = _answers(Assignment.flow_id == flow_id, Assignment.answer)
-    for row in session.execute(query.execution_options(yield_per=_EXPORT_AT_ONCE)):
-        yield _given(row)
+def answers_after(
+    session: Session, flow_id: str, after: tuple[int, str]
+) -> tuple[list[GivenAnswer], tuple[int, str]]:
+    """Return the next 32 answers of a flow definition, in the loops' order, and the last one's key.
+
+    :param after: loop and reviewer of the last answer before; `(0, "")` for the first ones
+    """
+    key = Assignment.loop_id, Assignment.worker
+    query = _answers(Assignment.flow_id == flow_id, Assignment.answer).add_columns(*key)
+    query = query.where(tuple_(*key) > after).order_by(None).order_by(*key).limit(EXPORT_AT_ONCE)
+    rows = session.execute(query).all()
+    return [_given(row[:-2]) for row in rows], tuple(rows[-1][-2:]) if rows else after
 
 
 def _answers(condition: ColumnElement[bool], content: Any) -> Any:

@@ -66,14 +66,18 @@ def take(
 
 
 def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) -> HumanLoop | Taken:
-    """Take an answer back into the draft, until the loop's output is being written."""
+    """Take an answer back into the draft, until the loop's output is being written.
+
+    The last answer of a loop whose availability is over stays: opened again it would only fail, and
+    lose what all of them said. Shortly before its end it waits as long as the reviewer holds it.
+    """
     loop = lock_loop(session, loop_id)
     mine = _part(session, loop_id, worker) if loop else None
     if loop is None or mine is None or mine.state != SUBMITTED:
         return Taken.NOT_YOURS
-    if loop.phase == ANSWERED and loop.attempts == 0:
+    if loop.phase == ANSWERED and loop.attempts == 0 and now < loop.expires_at:
         loop.phase = OPEN
-        loop.due_at = loop.expires_at
+        loop.due_at = max(loop.expires_at, now + lease.hold_ms)
         loop.answered_at = None
     elif loop.phase != OPEN:
         return Taken.CLOSED
@@ -83,6 +87,18 @@ def undo(session: Session, loop_id: int, worker: str, now: int, lease: Lease) ->
     mine.state = WORKING
     mine.lease_until = now + lease.hold_ms
     return loop
+
+
+def undo_many(
+    session: Session, flow_id: str, loop_ids: Collection[int], worker: str, now: int, lease: Lease
+) -> int:
+    """Take back those of a reviewer's answers that still can be; returns how many."""
+    query = select(Assignment.loop_id).where(
+        Assignment.loop_id.in_(loop_ids), Assignment.worker == worker, Assignment.flow_id == flow_id
+    )
+    mine = session.scalars(query.order_by(Assignment.loop_id)).all()
+    taken = [undo(session, loop_id, worker, now, lease) for loop_id in mine]
+    return sum(not isinstance(each, Taken) for each in taken)
 
 
 def let_go(

@@ -1,15 +1,40 @@
 """The tables. Account and region are in every key of a regional resource."""
 
-from typing import Any
+import re
+from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Index, Text
+from sqlalchemy import JSON, BigInteger, Dialect, Index, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class StorableText(TypeDecorator[str]):
+    """Text, with U+FFFD for what no database stores: halves of surrogate pairs; on Postgres NUL.
+
+    Reasons and logs tell what a user or a model's file named so. A commit that fails for it would
+    be tried again and again, and end as a worker that was lost.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return what is stored."""
+        if value is None or (value.isascii() and "\0" not in value):  # most are, at no cost
+            return value
+        return UNSTORABLE.sub("\ufffd", value)
 
 
 class Base(DeclarativeBase):
     """Base of the tables; times are milliseconds since 1970 UTC (`clock.py`)."""
 
-    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, str: Text, int: BigInteger}  # noqa: RUF012 - SQLAlchemy reads it as a plain attribute
+    type_annotation_map: ClassVar = {
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        str: StorableText,
+        int: BigInteger,
+    }
 
 
 class AccessKey(Base):

@@ -136,14 +136,17 @@ class BatchInferenceWork:
 def patiently(work: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
     """Do the work, and go on with it when the object store is back: pauses of 7 minutes in all.
 
-    Personalize has no way to start a job again, so a store that is away must not fail it.
+    Personalize has no way to start a job again, so a store that is away must not fail it, nor
+    another worker that began it at the same time.
     """
+    from model_delivery_engine.errors import StoppedError
+
     for pause in (*PAUSES_S, None):
         try:
             return work()
         except (ObjectMissing, ObjectChanged):
             raise
-        except ObjectError as error:
+        except (ObjectError, StoppedError) as error:
             if pause is None:
                 raise
             tell(f"{error}; going on in {pause:.0f} s")

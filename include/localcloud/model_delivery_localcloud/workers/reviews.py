@@ -1,7 +1,8 @@
 """The worker's part in human reviews: outputs, expiry, lapsed slots, flow definitions, webhooks.
 
-Two threads of their own: a webhook that does not answer must not keep an output waiting. What they
-do is short, so unlike jobs it needs no child process.
+Three threads of their own: a webhook that does not answer must not keep an output waiting, nor an
+object store that hangs what is over from being ended. What they do is short, so unlike jobs it
+needs no child process.
 """
 
 import logging
@@ -53,7 +54,7 @@ class ReviewKeeper:
         """Run in the background while the block runs."""
         threads = [
             threading.Thread(target=self._repeat, args=(step,))
-            for step in (self.keep_loops, self.call_webhook)
+            for step in (self.keep_time, self.use_store, self.call_webhook)
         ]
         for thread in threads:
             thread.start()
@@ -69,19 +70,25 @@ class ReviewKeeper:
         """Ask the threads to end; safe in a signal handler."""
         self._leaving.set()
 
-    def keep_loops(self) -> int:
-        """Do once what is due for flow definitions and human loops; returns how much it was."""
-        done = 0
+    def keep_time(self) -> int:
+        """End once what is over: slots and loops; returns how many. It needs the database alone."""
+        with self._database.read() as session:
+            if not store.has_lapsed(session, now_ms()):
+                return 0
+        with self._database.write() as session:
+            freed = review_queue.free_lapsed(session, now_ms())
+            return freed + store.expire_due(session, now_ms(), BATCH)
+
+    def use_store(self) -> int:
+        """Check flow definitions and write outputs that are due, once; returns how many."""
         with self._database.read() as session:
             flows = store.flows_to_settle(session)
-            due = store.has_due(session, now_ms())
-        for flow in flows:
-            done += self._settle(flow)
-        if not due:
-            return done
+            finished = store.has_finished(session, now_ms())
+        settled = sum(self._settle(flow) for flow in flows)
+        return settled + (self._write_outputs() if finished else 0)
+
+    def _write_outputs(self) -> int:
         with self._database.write() as session:
-            done += review_queue.free_lapsed(session, now_ms())
-            done += store.expire_due(session, now_ms(), BATCH)
             claimed = store.claim_finished(session, now_ms(), BATCH)
         if claimed:
             # What is read and written now keeps no reviewer's answer waiting.
@@ -90,7 +97,7 @@ class ReviewKeeper:
             with beating(lambda: self._renew(claimed), RENEW_SECONDS, "outputs of human loops"):
                 written = list(self._writers.map(self._write, finished))
             self._record(written)
-        return done + len(claimed)
+        return len(claimed)
 
     def call_webhook(self) -> int:
         """Post once what is due to the webhook; returns how many events."""

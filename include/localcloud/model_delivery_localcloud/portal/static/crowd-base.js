@@ -1,6 +1,8 @@
 // What the crowd elements share. Classic scripts, since a sandboxed frame has no origin to import by.
 "use strict";
 
+const CROWD_COLOURS = ["#2f80d0", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#0b7285"];
+
 const Crowd = {
   /** Make an element; `on…` members listen, `null` and `false` leave an attribute out. */
   h(tag, attributes = {}, ...children) {
@@ -14,17 +16,44 @@ const Crowd = {
     return element;
   },
 
-  /** Read a list from an attribute: JSON, or JSON with single quotes as AWS's samples write it. */
-  list(text) {
-    for (const candidate of [text, (text || "").replaceAll("'", '"')]) {
+  /** Read an attribute: JSON, or an object literal as AWS's samples write it; null for neither. */
+  read(text) {
+    const tokens = /("(?:[^"\\]|\\.)*")|'((?:[^'\\]|\\.)*)'|([A-Za-z_$][\w$]*)(?=\s*:)|,(?=\s*[\]}])/gs;
+    const asJson = (_, whole, single, key) => {
+      if (whole !== undefined) return whole;
+      if (single !== undefined) return `"${single.replace(/\\.|"/gs, (part) => ({ "\\'": "'", '"': '\\"' })[part] ?? part)}"`;
+      return key === undefined ? "" : `"${key}"`;
+    };
+    for (const candidate of [text ?? "", (text ?? "").replace(tokens, asJson)]) {
       try {
-        const value = JSON.parse(candidate);
-        if (Array.isArray(value)) return value;
+        return JSON.parse(candidate);
       } catch {
         // The other spelling may do.
       }
     }
-    return [];
+    return null;
+  },
+
+  /** Read a list from an attribute. */
+  list(text) {
+    const value = Crowd.read(text);
+    return Array.isArray(value) ? value : [];
+  },
+
+  colour(names, label) {
+    return CROWD_COLOURS[Math.max(names.indexOf(label), 0) % CROWD_COLOURS.length];
+  },
+
+  /** A box, in pixels of a loaded image, to lie over it. */
+  box({ left, top, width, height, label }, image, colour) {
+    const node = Crowd.h("div", { class: "drawn" }, Crowd.h("span", {}, label ?? ""));
+    node.style.left = `${(left / image.naturalWidth) * 100}%`;
+    node.style.top = `${(top / image.naturalHeight) * 100}%`;
+    node.style.width = `${(width / image.naturalWidth) * 100}%`;
+    node.style.height = `${(height / image.naturalHeight) * 100}%`;
+    node.style.borderColor = colour;
+    node.firstChild.style.background = colour;
+    return node;
   },
 
   // A template's own `parent`, a global like any other, would hide the window's.

@@ -1,7 +1,6 @@
 // crowd-bounding-box: boxes drawn over an image by mouse or finger, or placed and moved by keys.
 "use strict";
 
-const CROWD_COLOURS = ["#2f80d0", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#0b7285"];
 const CROWD_SMALLEST = 4;
 
 class CrowdBoundingBox extends CrowdField {
@@ -63,7 +62,7 @@ class CrowdBoundingBox extends CrowdField {
   }
 
   colour(label) {
-    return CROWD_COLOURS[Math.max(this.names.indexOf(label), 0) % CROWD_COLOURS.length];
+    return Crowd.colour(this.names, label);
   }
 
   key(key) {
@@ -165,16 +164,10 @@ class CrowdBoundingBox extends CrowdField {
   }
 
   draw() {
-    const { naturalWidth: width, naturalHeight: height } = this.image;
-    if (!width) return;
+    if (!this.image.naturalWidth) return;
     this.layer.replaceChildren(...this.boxes.map((box, index) => {
-      const node = Crowd.h("div", { class: `drawn${index === this.picked ? " picked" : ""}` }, Crowd.h("span", {}, box.label));
-      node.style.left = `${(box.left / width) * 100}%`;
-      node.style.top = `${(box.top / height) * 100}%`;
-      node.style.width = `${(box.width / width) * 100}%`;
-      node.style.height = `${(box.height / height) * 100}%`;
-      node.style.borderColor = this.colour(box.label);
-      node.firstChild.style.background = this.colour(box.label);
+      const node = Crowd.box(box, this.image, this.colour(box.label));
+      node.classList.toggle("picked", index === this.picked);
       return node;
     }));
     this.listing.replaceChildren(...this.boxes.map((box, index) => Crowd.h("li", {},

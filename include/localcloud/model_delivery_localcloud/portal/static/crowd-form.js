@@ -37,16 +37,20 @@ class CrowdForm extends HTMLElement {
 
   get answer() {
     const answer = {};
+    const add = (name, value) => {
+      const both = answer[name] && typeof value === "object" && typeof answer[name] === "object";
+      // Check boxes and radio buttons may share a name: each adds its state.
+      answer[name] = both ? { ...answer[name], ...value } : value;
+    };
     for (const field of this.fields) {
       const value = field.given;
-      if (value === undefined) continue;
-      const both = answer[field.name] && typeof value === "object" && typeof answer[field.name] === "object";
-      // Check boxes and radio buttons may share a name: each adds its state.
-      answer[field.name] = both ? { ...answer[field.name], ...value } : value;
+      if (value !== undefined) add(field.name, value);
     }
     for (const input of this.plain) {
-      if (input.type === "radio" && !input.checked) continue;
-      answer[input.name] = input.type === "checkbox" ? { [input.value || "on"]: input.checked } : input.value;
+      if (input.type === "checkbox") add(input.name, { [input.value || "on"]: input.checked });
+      else if (input.multiple && input.options) {
+        add(input.name, Object.fromEntries([...input.options].map((option) => [option.value, option.selected])));
+      } else if (input.type !== "radio" || input.checked) add(input.name, input.value);
     }
     return answer;
   }
@@ -93,7 +97,9 @@ class CrowdForm extends HTMLElement {
     for (const input of this.plain) {
       const value = answer?.[input.name];
       if (input.type === "checkbox") input.checked = Boolean(value?.[input.value || "on"]);
-      else if (input.type === "radio") input.checked = value === input.value;
+      else if (input.multiple && input.options) {
+        for (const option of input.options) option.selected = Boolean(value?.[option.value]);
+      } else if (input.type === "radio") input.checked = value === input.value;
       else if (typeof value === "string") input.value = value;
     }
   }

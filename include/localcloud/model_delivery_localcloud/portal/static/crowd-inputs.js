@@ -137,6 +137,16 @@ class CrowdRadioButton extends CrowdTick {
     this.replaceChildren(Crowd.h("label", {}, this.box, Crowd.h("span", {}, ...this.childNodes)));
   }
 
+  /** Left alone, several are no answer: none of them ticked is what only check boxes can mean. */
+  get given() {
+    const peers = [...document.querySelectorAll("crowd-radio-button")].filter((other) => other.box?.name === this.box.name);
+    return peers.length > 1 && !peers.some((other) => other.box.checked) ? undefined : super.given;
+  }
+
+  restore(value) {
+    this.box.checked = Boolean(value?.[this.state]);
+  }
+
   missing() {
     const group = this.closest("crowd-radio-group");
     if (!group || !(group.hasAttribute("required") || this.hasAttribute("required"))) return "";

@@ -5,8 +5,9 @@ const CROWD_KEYS = [..."1234567890"];
 
 class CrowdChoice extends CrowdField {
   build() {
-    const labels = Crowd.list(this.getAttribute("categories")).map((each) => String(each.name ?? each));
-    this.labels = [...new Set(labels)];
+    const labels = Crowd.list(this.getAttribute("categories")).map((each) => String(each.name ?? each).trim());
+    this.exclusion = this.many ? Crowd.read(this.getAttribute("exclusion-category"))?.text?.trim() : undefined;
+    this.labels = [...new Set(this.exclusion ? [...labels, this.exclusion] : labels)];
     this.chosen = new Set();
     const header = this.getAttribute("header") || "Choose";
     this.buttons = this.labels.map((label, index) =>
@@ -27,14 +28,29 @@ class CrowdChoice extends CrowdField {
       ...help,
     );
     const first = this.getAttribute("initial-value");
-    if (first) this.restore(this.many ? { labels: Crowd.list(first).map(String) } : { label: first });
+    if (first) this.restore(this.many ? { labels: Crowd.list(first).map((each) => String(each).trim()) } : { label: first.trim() });
   }
 
   target() {
     const source = this.getAttribute("src");
-    if (source) return [Crowd.h("img", { src: source, alt: this.getAttribute("alt") || "The image to be classified", class: "subject" })];
+    if (source) {
+      const image = Crowd.h("img", { src: source, alt: this.getAttribute("alt") || "The image to be classified", class: "subject" });
+      const overlay = Crowd.read(this.getAttribute("overlay"))?.boundingBox;
+      return [overlay ? this.marked(image, overlay) : image];
+    }
     const target = this.querySelector("classification-target");
     return target ? [target] : [];
+  }
+
+  /** An image under the boxes that are to be judged. */
+  marked(image, { labels = [], value: boxes = [] }) {
+    const names = [...new Set([...labels, ...boxes.map((box) => box.label)])];
+    const layer = Crowd.h("div", { class: "layer" });
+    const said = boxes.map((box) => `${box.label ?? "a box"} at ${box.left}, ${box.top}, ${box.width} × ${box.height}`);
+    const draw = () => layer.replaceChildren(...boxes.map((box) => Crowd.box(box, image, Crowd.colour(names, box.label))));
+    image.addEventListener("load", draw);
+    return Crowd.h("figure", {}, Crowd.h("div", { class: "box-stage judged" }, image, layer),
+      Crowd.h("figcaption", {}, boxes.length ? `Boxes: ${said.join("; ")}` : "No boxes."));
   }
 
   get many() {
@@ -53,7 +69,10 @@ class CrowdChoice extends CrowdField {
 
   choose(label) {
     if (!this.many) this.chosen = new Set([label]);
-    else if (!this.chosen.delete(label)) this.chosen.add(label);
+    else if (!this.chosen.delete(label)) {
+      for (const each of label === this.exclusion ? [...this.chosen] : [this.exclusion]) this.chosen.delete(each);
+      this.chosen.add(label);
+    }
     this.show();
     this.changed();
   }
@@ -76,7 +95,7 @@ class CrowdChoice extends CrowdField {
   }
 
   missing() {
-    return this.many || this.chosen.size ? "" : `${this.getAttribute("header") || "Choose"}: choose one first.`;
+    return this.chosen.size ? "" : `${this.getAttribute("header") || "Choose"}: choose one first.`;
   }
 }
 

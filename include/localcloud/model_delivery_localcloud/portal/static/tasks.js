@@ -49,9 +49,8 @@ function targetOf(view, alt) {
     const text = view.text ? h("p", { class: "caption" }, view.text) : null;
     return { viewer, element: h("div", { class: "target" }, viewer.element, text) };
   }
-  if (view.json !== undefined) {
-    const text = JSON.stringify(view.json, null, 2);
-    return { element: h("div", { class: "target" }, h("pre", { class: "reading json", tabindex: "0", role: "region", "aria-label": "The item, as JSON" }, text)) };
+  if (view.json) {
+    return { element: h("div", { class: "target" }, h("pre", { class: "reading json", tabindex: "0", role: "region", "aria-label": "The item, as JSON" }, view.text)) };
   }
   return { element: h("div", { class: "target" }, h("div", { class: "reading", tabindex: "0", role: "region", "aria-label": "The item's text" }, view.text || "")) };
 }
@@ -84,8 +83,8 @@ class Classify {
 
   answer() {
     const labels = this.view.labels.filter((label) => this.chosen.has(label));
-    if (this.view.multiple) return { [this.view.name]: { labels } };
-    return labels.length ? { [this.view.name]: { label: labels[0] } } : null;
+    if (!labels.length) return null;
+    return { [this.view.name]: this.view.multiple ? { labels } : { label: labels[0] } };
   }
 
   missing() {
@@ -128,7 +127,11 @@ class Classify {
 
   #choose(label) {
     if (!this.view.multiple) this.chosen = new Set([label]);
-    else if (!this.chosen.delete(label)) this.chosen.add(label);
+    else if (!this.chosen.delete(label)) {
+      const excluded = label === this.view.exclusion ? [...this.chosen] : [this.view.exclusion];
+      for (const each of excluded) this.chosen.delete(each);
+      this.chosen.add(label);
+    }
     this.#show();
     if (this.once) this.desk.submit();
     else this.desk.changed();
@@ -394,7 +397,7 @@ export function about(item) {
   for (const help of view.instructions || []) {
     parts.push(h("details", { class: "about" }, h("summary", {}, help.header || "Instructions"), h("p", { class: "help" }, help.text)));
   }
-  parts.push(h("details", { class: "about" }, h("summary", {}, "The item's data"), h("pre", { tabindex: "0" }, JSON.stringify(item.input, null, 2))));
+  parts.push(h("details", { class: "about" }, h("summary", {}, "The item's data"), h("pre", { tabindex: "0" }, item.data)));
   return parts;
 }
 
