@@ -3,7 +3,6 @@
 import itertools
 import json
 import multiprocessing
-import os
 import resource
 import shutil
 import statistics
@@ -24,10 +23,11 @@ from model_delivery_engine.batch.journal import read_journal
 from model_delivery_engine.batch.pipeline import BatchOptions, ShardJob, run_shard
 from model_delivery_engine.batch.shards import Shard
 from model_delivery_engine.bundle import Bundle
+from model_delivery_engine.cores import usable_cores
 
 from benchmarks.record import Measure, median_and_spread
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".local" / "peers"
 
