@@ -1,4 +1,4 @@
-"""Branches that a model always takes, once inputs are fixed: the other one is left out.
+"""Branches that a model always takes: the other one is left out.
 
 ONNX Runtime does so itself where it optimises, and with branches inside of branches it breaks a
 model, or ends the process: so what is known is settled before it reads the graph.
@@ -73,12 +73,19 @@ def _known(model: Any, name: str) -> bool | None:
 
 
 def _put(graph: Any, node: Any, branch: Any) -> None:
-    taken = {made for each in graph.node for made in each.output}
-    taken |= {each.name for each in (*graph.initializer, *graph.input)}
+    # Of inner graphs too: what one of them calls by a name of the branch's would be another thing
+    # once that name stands around it.
+    taken = set(node.output) | _names_in(graph, [each for each in graph.node if each is not node])
     body = copy.deepcopy(branch)
     weights = (*body.initializer, *(each.values for each in body.sparse_initializer))
-    own = [each.name for each in weights] + [made for each in body.node for made in each.output]
-    names = {name: f"{node.name or node.output[0]}/{name}" for name in own if name in taken}
+    names: dict[str, str] = {}
+    for name in _own_names(body):
+        new = name
+        while new in taken:
+            new = f"{node.name or node.output[0]}/{new}"
+        taken.add(new)
+        if new != name:
+            names[name] = new
     for each in weights:
         each.name = names.get(each.name, each.name)
     _rename(body.node, names)
@@ -94,6 +101,24 @@ def _put(graph: Any, node: Any, branch: Any) -> None:
     graph.node.extend([*before[:at], *nodes, *before[at + 1 :]])
     graph.initializer.extend(body.initializer)
     graph.sparse_initializer.extend(body.sparse_initializer)
+
+
+def _own_names(graph: Any) -> list[str]:
+    """Return what a graph itself names: its weights, and what its operators make."""
+    weights = (*graph.initializer, *(each.values for each in graph.sparse_initializer))
+    made = (name for node in graph.node for name in node.output if name)
+    return [*(each.name for each in weights), *made]
+
+
+def _names_in(graph: Any, nodes: Iterable[Any]) -> set[str]:
+    """Return every name in a graph of these operators, and in the graphs that they hold."""
+    found = {each.name for each in (*graph.input, *graph.output)} | set(_own_names(graph))
+    for node in nodes:
+        found.update(node.input, node.output)
+        for attribute in node.attribute:
+            inner = (attribute.g, *attribute.graphs)
+            found.update(*(_names_in(each, each.node) for each in inner))
+    return found
 
 
 def _rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:

@@ -23,16 +23,36 @@ def dimensions_of(shapes: Shapes) -> tuple[int, ...]:
 
     Whether there are enough values to tell its channels apart is `are_enough`'s to say.
     """
-    ranks = {len(shape) for shape in shapes}
-    if len(ranks) != 1:
-        return ()
-    sizes = {axis: {shape[axis] for shape in shapes} for axis in range(1, ranks.pop())}
+    sizes = _sizes(shapes)
     single = [axis for axis, found in sizes.items() if found == {1}]
     wide = [axis for axis in sizes if axis not in single]
     if not wide or _is_map(sizes, single, wide):
         return tuple(single[:1])
     if len(wide) > 2:
         del wide[-2]
+    return _fixed(wide, sizes)
+
+
+def places_of(shapes: Shapes) -> tuple[int, ...]:
+    """Return the other dimensions of more than one place: rows and columns, by their shapes.
+
+    A shape does not say so: [1, 1, 64, 20] may be a map, or 64 boxes of 20 numbers each.
+    """
+    sizes = _sizes(shapes)
+    wide = [axis for axis, found in sizes.items() if found != {1}]
+    channels = dimensions_of(shapes)
+    return tuple(axis for axis in _fixed(wide, sizes) if axis not in channels)
+
+
+def _sizes(shapes: Shapes) -> dict[int, set[int]]:
+    """Return the sizes that each dimension but the first has; none where the ranks differ."""
+    ranks = {len(shape) for shape in shapes}
+    if len(ranks) != 1:
+        return {}
+    return {axis: {shape[axis] for shape in shapes} for axis in range(1, ranks.pop())}
+
+
+def _fixed(wide: Sequence[int], sizes: Mapping[int, set[int]]) -> tuple[int, ...]:
     return tuple(axis for axis in wide if len(sizes[axis]) == 1 and 0 not in sizes[axis])
 
 

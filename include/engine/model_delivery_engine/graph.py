@@ -50,7 +50,7 @@ def prepare_graph(
     fix_shapes(graph, shapes or own_shapes(graph))
     if values:
         fix_inputs(graph, values)
-        take_branches(graph)
+    take_branches(graph)
     constants_to_weights(graph)
     refuse_unsound(graph, path.name)
     name_nodes(graph)

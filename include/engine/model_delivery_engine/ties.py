@@ -26,6 +26,9 @@ _MOST_PLACES = 20_000
 _LEAST_AT = 4  # of a NonMaxSuppression's inputs, where it has that many
 _SCORES, _FORCED, _LEAST = "tied scores", "tied places", "least score"
 _UNUSED = "moved scores"
+_GAP = 10.0  # times what stands above it: scores that far below are masks, and no other's measure
+_LARGEST = float(np.finfo(np.float32).max)  # beyond, a score is a mask as well
+_INFINITE = 1e300  # infinity, of which sums and differences are numbers
 _SAME = 1e-6  # of a column's magnitude: two places whose rows differ by no more are as near
 
 
@@ -208,7 +211,8 @@ class _Tied:
 
     :param own: the places that were chosen, (lines, chosen), as `flat` has them
     :param flat: scores by line, greater ones better
-    :param margins: how far a line's scores may be moved
+    :param sizes: magnitudes by line, (lines, 1), without masks
+    :param margins: how far each score may be moved
     :param candidates: the places of each line that may be chosen, those to prefer first
     """
 
@@ -216,6 +220,7 @@ class _Tied:
     shape: tuple[int, ...]
     dtype: Any
     flat: Array
+    sizes: Array
     margins: Array
     own: Array
     candidates: Array
@@ -226,13 +231,13 @@ class _Tied:
         :param wanted: (lines, chosen), the best first
         """
         moved = self.flat - self.margins
-        # What is taken before has to stay above what is taken after.
-        steps = 2 * np.finfo(self.dtype).eps * np.abs(self.flat).max(axis=-1, keepdims=True)
         for line, group in self._groups(wanted):
-            chosen = self.flat[line, group]
-            high = np.minimum.accumulate(chosen + self.margins[line])
-            high = high - steps[line] * np.arange(len(group))
-            moved[line, group] = np.maximum(high, chosen - self.margins[line])
+            chosen, margins = self.flat[line, group], self.margins[line, group]
+            high = np.minimum.accumulate(chosen + margins)
+            # What is taken before has to stay above what is taken after.
+            least = 2 * np.finfo(self.dtype).eps * np.maximum(np.abs(chosen), self.sizes[line])
+            high[1:] -= np.cumsum(least[1:])
+            moved[line, group] = np.maximum(high, chosen - margins)
         return self._unflat(moved * self.selector.sign)
 
     def fits(self, line: int, taken: Array) -> Array:
@@ -242,9 +247,9 @@ class _Tied:
         """
         candidates = self.candidates[line]
         if self.selector.kind == "TopK":
-            usual = self.flat[line, self.own[line, len(taken)]]
-            near = np.abs(self.flat[line, candidates] - usual) <= 2 * self.margins[line]
-            return np.asarray(near)
+            usual = self.own[line, len(taken)]
+            off = np.abs(self.flat[line, candidates] - self.flat[line, usual])
+            return np.asarray(off <= self.margins[line, candidates] + self.margins[line, usual])
         classes = candidates // self.shape[-1]
         return np.asarray(classes >= (taken[-1] // self.shape[-1] if len(taken) else 0))
 
@@ -258,11 +263,13 @@ class _Tied:
             yield 0, wanted[0][classes == each]
 
     def _unflat(self, flat: Array) -> Array:
+        with np.errstate(over="ignore"):
+            scores = flat.astype(self.dtype)
         if self.selector.kind != "TopK":
-            return flat.reshape(self.shape).astype(self.dtype)
+            return scores.reshape(self.shape)
         at = self.selector.axis
         lines = np.moveaxis(np.empty(self.shape, np.int8), at, -1).shape
-        return np.moveaxis(flat.reshape(lines), -1, at).astype(self.dtype)
+        return np.moveaxis(scores.reshape(lines), -1, at)
 
     def as_places(self, chosen: Array) -> Array:
         """Return places as the selector's own output has them."""
@@ -276,40 +283,63 @@ class _Tied:
 def _tied_best(selector: _Selector, scores: Array, places: Array, share: float) -> _Tied | None:
     count, size = places.shape[selector.axis], scores.shape[selector.axis]
     flat = np.moveaxis(scores.astype(np.float64), selector.axis, -1).reshape(-1, size)
-    flat = np.nan_to_num(selector.sign * flat)
+    flat = _finite(selector.sign * flat)
     own = np.moveaxis(places, selector.axis, -1).reshape(-1, count)
-    margins = share * np.abs(flat).max(axis=-1, keepdims=True)
+    if not count:
+        return None
+    sizes, margins = _margins(flat, share)
     found = []
     for line, chosen in enumerate(own):
-        best = np.sort(flat[line, chosen])
-        at = np.searchsorted(best, flat[line])
-        near = np.minimum(
-            np.abs(flat[line] - best[np.clip(at, 0, count - 1)]),
-            np.abs(flat[line] - best[np.clip(at - 1, 0, count - 1)]),
-        )
-        found.append(np.flatnonzero(near <= 2 * margins[line]))
+        best = chosen[np.argsort(flat[line, chosen])]
+        at = np.searchsorted(flat[line, best], flat[line])
+        near = np.zeros(size, bool)
+        for beside in (best[np.clip(at, 0, count - 1)], best[np.clip(at - 1, 0, count - 1)]):
+            off = np.abs(flat[line] - flat[line, beside])
+            near |= off <= margins[line] + margins[line, beside]
+        found.append(np.flatnonzero(near))
     most = max(map(len, found))
-    if not count or most > _MOST_RUNS * count:
+    if most > _MOST_RUNS * count:
         return None
     candidates = np.stack([np.pad(each, (0, most - len(each)), mode="edge") for each in found])
-    return _Tied(selector, scores.shape, scores.dtype, flat, margins, own, candidates)
+    return _Tied(selector, scores.shape, scores.dtype, flat, sizes, margins, own, candidates)
+
+
+def _finite(array: Array) -> Array:
+    return np.nan_to_num(array, posinf=_INFINITE, neginf=-_INFINITE)
+
+
+def _margins(flat: Array, share: float) -> tuple[Array, Array]:
+    """Return the magnitudes of scores, (lines, 1), and how far each score may be moved.
+
+    What a model masks (-10,000, -inf) says nothing of the size of those that it compares.
+    """
+    best = -np.sort(-flat, axis=-1)
+    known = np.abs(best) <= _LARGEST
+    top = np.where(known, best, -_LARGEST).max(axis=-1, keepdims=True)
+    above = (top - best) + np.abs(best)
+    gaps = known[:, :-1] & (best[:, :-1] - best[:, 1:] > _GAP * above[:, :-1])
+    compared = known & (np.cumsum(np.pad(gaps, ((0, 0), (1, 0))), axis=-1) == 0)
+    sizes = np.where(compared, np.abs(best), 0.0).max(axis=-1, keepdims=True, initial=0.0)
+    return sizes, share * np.maximum(np.abs(flat), sizes)
 
 
 def _tied_boxes(
     selector: _Selector, scores: Array, places: Array, share: float, least: Array | None
 ) -> _Tied | None:
-    flat = np.nan_to_num(scores.astype(np.float64)).reshape(1, -1)
-    margins = share * np.abs(flat).max(axis=-1, keepdims=True)
+    flat = _finite(scores.astype(np.float64)).reshape(1, -1)
+    sizes, margins = _margins(flat, share)
     own = np.ravel_multi_index(tuple(places.T), scores.shape)[None]
-    floor = -np.inf if least is None else least.reshape(()) - margins[0]
-    candidates = np.flatnonzero(flat[0] > floor)
+    floor = -np.inf if least is None else least.reshape(())
+    candidates = np.flatnonzero(flat[0] + margins[0] > floor)
     if not candidates.size or candidates.size > _MOST_PLACES:
         return None
     # As they would be taken: class by class, the best first. A box may stand for several classes,
     # and where it was taken says for which.
     others = ~np.isin(candidates, own)
     order = np.lexsort((-flat[0][candidates], candidates // scores.shape[-1], others))
-    return _Tied(selector, scores.shape, scores.dtype, flat, margins, own, candidates[order][None])
+    return _Tied(
+        selector, scores.shape, scores.dtype, flat, sizes, margins, own, candidates[order][None]
+    )
 
 
 @dataclass(frozen=True)
@@ -390,9 +420,9 @@ class _Rows:
     def show(self, tied: _Tied) -> bool:
         """Tell whether one of the columns is the scores."""
         flat = np.take_along_axis(tied.flat, tied.own, axis=-1)[..., None]
-        margins = _SAME * np.abs(tied.flat).max(initial=0.0)
         columns = np.abs(self.own * self.sizes - flat * tied.selector.sign)
-        return bool((columns <= margins).all(axis=(0, 1)).any()) and bool(self.own.size)
+        near = columns <= _SAME * np.maximum(np.abs(flat), tied.sizes[..., None])
+        return bool(near.all(axis=(0, 1)).any()) and bool(self.own.size)
 
 
 def _following(own: Mapping[str, Array], turned: Mapping[str, Array], count: int) -> dict[str, int]:
@@ -435,7 +465,7 @@ def _columns(outputs: Mapping[str, Array], axes: Mapping[str, int], lines: int) 
     """Return outputs side by side, (lines, chosen, columns)."""
     found = []
     for name, at in axes.items():
-        array = np.nan_to_num(outputs[name].astype(np.float64))
+        array = _finite(outputs[name].astype(np.float64))
         if lines == 1:
             found.append(np.moveaxis(array, at, 0).reshape(1, array.shape[at], -1))
         else:

@@ -18,6 +18,7 @@ from model_delivery_engine.parity import measure_parity
 from model_delivery_engine.probes import Probe, Run
 from model_delivery_engine.runtime import Model, open_session, session_options
 from model_delivery_engine.targets import Target
+from model_delivery_engine.ties import Ties
 from onnx import TensorProto, helper
 
 from tests.unit.engine.conftest import save_graph
@@ -244,3 +245,36 @@ def test_nothing_found_is_no_share_of_agreement() -> None:
     nothing = {"y": np.zeros((1, 0, 4), np.float32)}
 
     assert measure_parity(nothing, nothing).argmax_agreement is None
+
+
+@pytest.mark.parametrize("mask", [None, -100.0, -1e4, -3.4e38, -np.inf])
+@pytest.mark.parametrize("count", [5, 25])
+def test_what_is_masked_widens_no_tie(mask: float | None, count: int, tmp_path: Path) -> None:
+    """Scores in [0, 1] of 40 places, 20 of them masked; `y` is what stands at the best."""
+    rng = np.random.default_rng(1)
+    hidden = np.zeros((1, 40), bool) if mask is None else rng.permutation(40)[None] < 20
+    path = save_graph(
+        tmp_path / "m.onnx",
+        [
+            node("Where", ["hidden", "mask", "x"], ["scores"]),
+            node("TopK", ["scores", "k"], ["top", "at"], axis=1),
+            node("Gather", ["table", "at"], ["y"]),
+        ],
+        {"x": (TensorProto.FLOAT, [1, 40])},
+        {"y": (TensorProto.FLOAT, [1, count, 3])},
+        {
+            "hidden": hidden, "mask": np.array(mask or 0, np.float32), "k": np.array([count]),
+            "table": rng.normal(size=(40, 3)).astype(np.float32),
+        },
+    )  # fmt: skip
+    model = opened(path, plain=True)
+    scores = np.where(hidden, -1, rng.permutation(40) / 40)[0]
+    best = np.argsort(-scores)
+    for off, allowed in ((1e-7, True), (0.01, False)):
+        inputs = {"x": scores.astype(np.float32)[None]}
+        inputs["x"][0, best[2]] = inputs["x"][0, best[1]] - np.float32(off)
+        own = model.run(inputs)
+        other = {"y": own["y"][:, [0, 2, 1, *range(3, count)]]}
+        found = Ties(path).chosen_as(inputs, own, other, 1e-5)
+        chosen = own if found is None else found.answers
+        assert np.array_equal(chosen["y"], other["y"] if allowed else own["y"])

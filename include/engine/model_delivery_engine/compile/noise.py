@@ -33,6 +33,7 @@ from model_delivery_engine.tensors import Array
 
 SAMPLES = 64
 _ANSWERS = 32  # of an output that is no floats, or whose values have not differed yet
+_LOST = 3.0  # decibels: what has as much noise as signal, and a little less
 _LEAST = 1e-300  # a signal of nothing, which has no logarithm
 _DRAWS = 32
 _SECONDS = 60.0  # for these
@@ -217,6 +218,8 @@ class _Floats:
         signal = np.maximum(variation.signal[noisy], _LEAST)
         ratios[noisy] = 10 * np.log10(signal / noise[noisy])
         channel = int(ratios.argmin())
+        if not variation.held and ratios[channel] > _LOST:
+            return Noise(None)
         return Noise(float(ratios[channel]), self._name, variation.words(channel))
 
 

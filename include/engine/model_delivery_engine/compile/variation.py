@@ -18,11 +18,11 @@ A channel that is constant but for single precision's rounding is held to its ow
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from model_delivery_engine.channels import Shapes, are_enough, dimensions_of
+from model_delivery_engine.channels import Shapes, are_enough, dimensions_of, places_of
 from model_delivery_engine.tensors import Array
 
 _FLOOR = 1e-2  # of the strongest's mean square: a tenth of what it varies by
@@ -38,11 +38,13 @@ class Variation:
     """What the channels of an output vary by.
 
     :param axis: their dimension; None where the output is one channel
+    :param held: to the bound; else they look like rows or columns, and none may be lost
     :param signal: for each channel the mean square that its noise is held to
     :param varies: whether any of them varies
     """
 
     axis: int | None
+    held: bool
     signal: Array
     varies: bool
 
@@ -85,8 +87,10 @@ def variations_of(answers: Sequence[Array]) -> tuple[Variation, ...]:
     :returns: one; more where a shape does not say which dimension it is. Where the answers are too
         few to show anything of a channel (`show_channels`), that of all values together.
     """
-    told = _told([each.shape for each in answers])
-    return tuple(_variation(answers, axis) for axis in told or (None,))
+    shapes = [each.shape for each in answers]
+    held = [_variation(answers, axis) for axis in _told(shapes) or (None,)]
+    others = (axis for axis in places_of(shapes) if are_enough(shapes, axis, _FEW))
+    return (*held, *(replace(_variation(answers, axis), held=False) for axis in others))
 
 
 def show_channels(shapes: Shapes) -> bool:
@@ -116,7 +120,7 @@ def _variation(answers: Sequence[Array], axis: int | None) -> Variation:
     if varying.any():  # a constant of zero has no magnitude: the weakest channel is its measure
         floors[~varying] = floors[varying].min()
     own = np.where(varying, signal, square.value)
-    return Variation(axis, np.maximum(own, floors), bool(varying.any()))
+    return Variation(axis, True, np.maximum(own, floors), bool(varying.any()))
 
 
 def _units(signal: Array, chosen: Array) -> list[Array]:
