@@ -188,6 +188,10 @@ class ConditionsError(ReviewError):
     """Human loop activation conditions break their grammar."""
 
 
+class RolloutError(EngineError):
+    """A rollout's stages, limits or fleet cannot be used as they are given."""
+
+
 class ReportError(EngineError):
     """A delivery's report cannot be drawn from what was given."""
 
