@@ -662,6 +662,34 @@ def test_what_a_template_sets_before_its_elements_are_there_is_a_first_value_onl
     del portal.flows["pia"]
 
 
+def test_a_texts_form_and_length_are_asked_for(person: Any, portal: Portal) -> None:
+    name = only(portal, "quy", """
+      <crowd-form>
+        <crowd-input name="plate" label="Plate" allowed-pattern="[A-Z]+" min-length="2">
+        </crowd-input>
+        <crowd-text-area name="code" label="Code" allowed-pattern="[0-9\\n]*"
+            error-message="Digits and lines alone"></crowd-text-area>
+        <crowd-button loading>More</crowd-button>
+      </crowd-form>
+    """)  # fmt: skip
+    page = person("quy").open("quy")
+    frame = page.frame_locator("iframe.template")
+    expect(frame.get_by_role("button", name="More")).to_be_disabled()
+    plate, code = frame.get_by_label("Plate"), frame.get_by_label("Code")
+    plate.press_sequentially("B")
+    code.fill("12\n3x")
+    for field, wrong, right in [
+        (plate, "Plate:", "BX"),
+        (code, "Digits and lines alone", "12\n34"),
+    ]:
+        frame.get_by_role("button", name="Submit").click()
+        expect(frame.get_by_role("alert")).to_contain_text(wrong)
+        field.fill(right)
+    submit_last(page, frame)
+    assert answers(portal, "quy", name) == [{"plate": "BX", "code": "12\n34"}]
+    del portal.flows["quy"]
+
+
 def test_what_a_template_sets_later_is_set(person: Any, portal: Portal) -> None:
     name = only(portal, "rex", """
       <crowd-form>

@@ -17,11 +17,12 @@ OVERLAY = "overlay"
 _CHOICE = frozenset({"alt", CATEGORIES, "disabled", "header", "initial-value", "name", "src"})
 _TEXT = frozenset(
     {
-        "auto-focus", "auto-validate", "disabled", "error-message", "label", "max-length", "name",
-        "placeholder", "readonly", "required", "value",
+        "allowed-pattern", "auto-focus", "auto-validate", "disabled", "error-message", "label",
+        "max-length", "min-length", "name", "placeholder", "readonly", "required", "value",
     }
 )  # fmt: skip
 _TICK = frozenset({"checked", "disabled", "name", "required", "value"})
+_ICON = frozenset({"icon", "icon-align", "icon-url"})
 _HEADED = frozenset({"header"})
 _NONE: frozenset[str] = frozenset()
 CLASSIFIERS: Mapping[str, frozenset[str]] = {
@@ -48,11 +49,11 @@ ATTRIBUTES: Mapping[str, frozenset[str]] = {
         {"disabled", "header", "initial-value", "labels", "name", "src"}
     ),
     "crowd-button": frozenset(
-        {"disabled", "form-action", "href", "icon", "icon-align", "target", "variant"}
+        {"disabled", "form-action", "href", "loading", "target", "variant", *_ICON}
     ),
     "crowd-checkbox": _TICK,
     "crowd-image": frozenset({"alt", "src"}),
-    "crowd-input": _TEXT | {"allowed-pattern", "max", "min", "type"},
+    "crowd-input": _TEXT | {"max", "min", "type"},
     "crowd-instructions": frozenset({"link-text", "link-type"}),
     "crowd-radio-button": _TICK,
     "crowd-radio-group": frozenset({"disabled", "label", "name", "required"}),
@@ -68,7 +69,12 @@ ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "short-summary": _NONE,
 }
 # What any element of HTML has, and scripts and styles go by.
-_OF_ANY = frozenset({"class", "dir", "hidden", "id", "lang", "role", "style", "tabindex", "title"})
+_OF_ANY = frozenset(
+    {
+        "accesskey", "class", "contenteditable", "dir", "draggable", "hidden", "id", "inert",
+        "lang", "part", "role", "slot", "spellcheck", "style", "tabindex", "title", "translate",
+    }
+)  # fmt: skip
 _PREFIXES = ("aria-", "data-", "on")
 # What the portal's own page shows or does of a classifier, or what changes nothing of it.
 _OWN_PAGE = frozenset(

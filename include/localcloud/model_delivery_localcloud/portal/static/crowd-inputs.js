@@ -11,6 +11,7 @@ class CrowdText extends CrowdField {
       required: this.hasAttribute("required"),
       disabled: this.off,
       readonly: this.hasAttribute("readonly"),
+      minlength: this.getAttribute("min-length"),
       maxlength: this.getAttribute("max-length"),
       oninput: () => this.changed(),
     });
@@ -64,6 +65,21 @@ class CrowdInput extends CrowdText {
 class CrowdTextArea extends CrowdText {
   make(attributes) {
     return Crowd.h("textarea", { ...attributes, rows: this.getAttribute("rows") || "4" });
+  }
+
+  missing() {
+    this.field.setCustomValidity(this.fits() ? "" : "Please match the requested format.");
+    return super.missing();
+  }
+
+  /** A textarea has no pattern of its own; one that is no regular expression asks nothing, as an input's. */
+  fits() {
+    const pattern = this.getAttribute("allowed-pattern");
+    try {
+      return !pattern || !this.given || new RegExp(`^(?:${pattern})$`, "v").test(this.given);
+    } catch {
+      return true;
+    }
   }
 }
 
@@ -166,7 +182,8 @@ class CrowdButton extends CrowdElement {
       {
         type: action === "submit" ? "submit" : "button",
         class: this.getAttribute("variant") === "primary" || action === "submit" ? "primary" : "plain",
-        disabled: this.hasAttribute("disabled"),
+        disabled: this.hasAttribute("disabled") || this.hasAttribute("loading"),
+        "aria-busy": this.hasAttribute("loading") ? "true" : null,
       },
       ...this.childNodes,
     );
