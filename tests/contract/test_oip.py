@@ -92,7 +92,7 @@ def test_all_else_takes_the_token(
 def test_server_metadata(device: Device) -> None:
     data = device.request("GET", "/v2").json()
     assert data["name"] == "model-delivery-edge"
-    assert data["extensions"] == []
+    assert data["extensions"] == ["binary_tensor_data"]
     assert data["thing"] == THING
 
 
@@ -209,8 +209,10 @@ def test_every_data_type_comes_back_exactly(device: Device) -> None:
         ({**scale_request(), "outputs": [{"name": "y"}] * 2}, "asked for twice"),
         ({**scale_request(), "outputs": "y"}, "list of outputs"),
         ({**scale_request(), "parameters": {"priority": 1}}, "parameter 'priority'"),
-        ({**scale_request(), "parameters": {"binary_data_output": True}}, "binary tensor"),
-        (scale_request(parameters={"binary_data_size": 16}), "binary tensor extension"),
+        ({**scale_request(), "parameters": {"binary_data_output": 1}}, "give true or false"),
+        (scale_request(parameters={"binary_data_size": 16}), "its bytes come behind the JSON"),
+        (scale_request(parameters={"binary_data_size": "16"}), "give a whole number"),
+        (scale_request(parameters={"binary_data_size": True}), "give a whole number"),
         (
             {**scale_request(), "outputs": [{"name": "y", "parameters": {"classification": 1}}]},
             "parameter 'classification'",
@@ -260,13 +262,131 @@ def test_parameters_that_ask_for_json_are_fine(device: Device) -> None:
     assert infer(device, body).status_code == 200
 
 
-def test_binary_and_compressed_bodies_are_refused_by_name(device: Device) -> None:
-    headers = {"Inference-Header-Content-Length": "10"}
-    answer = infer(device, scale_request(), headers=headers)
-    assert answer.status_code == 400
-    assert "binary tensor extension" in answer.json()["error"]
+def test_compressed_bodies_are_refused_by_name(device: Device) -> None:
     answer = infer(device, scale_request(), headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 415
+
+
+def in_bytes(name: str, array: Any, datatype: str) -> tuple[dict[str, Any], bytes]:
+    """Return what the JSON has of an input, and its bytes, as the extension spells them."""
+    raw = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    head = {
+        "name": name, "datatype": datatype, "shape": list(array.shape),
+        "parameters": {"binary_data_size": len(raw)},
+    }  # fmt: skip
+    return head, raw
+
+
+def send(
+    device: Device, head: Any, tail: bytes, model: str = "scale", length: str | None = None
+) -> httpx.Response:
+    text = b"" if head is None else json.dumps(head).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text)) if length is None else length}
+    answer = device.request(
+        "POST", f"/v2/models/{model}/infer", content=text + tail, headers=headers
+    )
+    assert isinstance(answer, httpx.Response)
+    return answer
+
+
+def read(answer: httpx.Response) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a binary answer's JSON, and its outputs as arrays by name."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/octet-stream"
+    at = int(answer.headers["Inference-Header-Content-Length"])
+    data, found = json.loads(answer.content[:at]), {}
+    for each in data["outputs"]:
+        size = each.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            found[each["name"]] = np.array(each["data"]).reshape(each["shape"])
+            continue
+        assert "data" not in each
+        dtype = NUMPY_TYPES[each["datatype"]].newbyteorder("<")
+        raw = answer.content[at : at + size]
+        found[each["name"]] = np.frombuffer(raw, dtype).reshape(each["shape"])
+        at += size
+    assert at == len(answer.content)
+    return data, found
+
+
+def test_every_data_type_goes_and_comes_in_bytes(device: Device) -> None:
+    arrays = {
+        name: np.array([np.nan, np.inf] if name.startswith("FP") else values, NUMPY_TYPES[name])
+        for name, values in VALUES.items()
+    }
+    parts = [in_bytes(f"in_{name}", array, name) for name, array in arrays.items()]
+    head = {
+        "id": "b-1", "inputs": [each for each, _ in parts],
+        "parameters": {"binary_data_output": True},
+    }  # fmt: skip
+    data, found = read(send(device, head, b"".join(raw for _, raw in parts), "types"))
+    assert data["id"] == "b-1"
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[f"out_{name}"], array)
+
+
+@pytest.mark.parametrize("wanted", ["all", "one", "none"])
+def test_bytes_and_json_are_mixed_as_asked(device: Device, wanted: str) -> None:
+    rows = np.arange(8, dtype=np.float32).reshape(2, 4)
+    head, raw = in_bytes("x", rows, "FP32")
+    body: dict[str, Any] = {"inputs": [head]}
+    if wanted == "one":
+        body["outputs"] = [{"name": "y", "parameters": {"binary_data": True}}]
+    elif wanted == "all":
+        body["parameters"] = {"binary_data_output": True}
+    else:
+        body["parameters"] = {"binary_data_output": True}
+        body["outputs"] = [{"name": "y", "parameters": {"binary_data": False}}]
+    answer = send(device, body, raw)
+    if wanted == "none":
+        assert answer.json()["outputs"][0]["data"] == (rows * 2).ravel().tolist()
+    else:
+        np.testing.assert_array_equal(read(answer)[1]["y"], rows * 2)
+
+
+def test_json_may_be_answered_in_bytes(device: Device) -> None:
+    body = {**scale_request(), "parameters": {"binary_data_output": True}}
+    np.testing.assert_array_equal(read(infer(device, body))[1]["y"], [[2, 4, 6, 8]])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_body_without_json_is_the_only_input(device: Device, rows: int) -> None:
+    array = np.arange(4 * rows, dtype="<f4").reshape(rows, 4)
+    _, found = read(send(device, None, array.tobytes()))
+    np.testing.assert_array_equal(found["y"], array * 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "tail", "length", "why"),
+    [
+        (16, b"\0" * 15, None, "15 are left"),
+        (16, b"\0" * 17, None, "1 bytes behind its last"),
+        (12, b"\0" * 12, None, "has 12 bytes, its shape [1, 4] of FP32 needs 16"),
+        (-1, b"", None, "binary_data_size of -1"),
+        (2**63, b"\0" * 16, None, "16 are left"),
+        (16, b"\0" * 16, "7x", "is '7x'"),
+        (16, b"\0" * 16, "-5", "is '-5'"),
+        (16, b"\0" * 16, "9" * 5000, "give the length of its JSON"),
+        (16, b"\0" * 16, "100000", "give the length of its JSON"),
+        (16, b"\0" * 16, "20", "not JSON"),
+        (16, b"\0" * 16, "0", "no FP32 of shape [-1, 4]"),
+    ],
+)
+def test_bytes_that_do_not_fit_are_400(
+    device: Device, size: int, tail: bytes, length: str | None, why: str
+) -> None:
+    head = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
+    body = {"inputs": [{**head, "parameters": {"binary_data_size": size}}]}
+    answer = send(device, body, tail, length=length)
+    assert answer.status_code == 400, answer.text
+    assert why in answer.json()["error"]
+
+
+def test_an_input_has_data_or_bytes(device: Device) -> None:
+    head, raw = in_bytes("x", np.zeros((1, 4), np.float32), "FP32")
+    answer = send(device, {"inputs": [{**head, "data": [0, 0, 0, 0]}]}, raw)
+    assert answer.status_code == 400
+    assert "it has no data" in answer.json()["error"]
 
 
 def test_infinity_is_no_json(device: Device) -> None:

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from model_delivery_edge import __version__
 from model_delivery_edge.bearer import BearerAuthentication
 from model_delivery_edge.errors import RequestError
+from model_delivery_edge.oip_binary import LENGTH_HEADER
 from model_delivery_edge.oip_request import answer
 from model_delivery_edge.runtime import Runtime, Served
 
@@ -53,7 +54,7 @@ class OpenInference:
         return routes
 
     async def _server(self, request: Request) -> Response:
-        facts = {"name": SERVER_NAME, "version": __version__, "extensions": []}
+        facts = {"name": SERVER_NAME, "version": __version__, "extensions": ["binary_tensor_data"]}
         return JSONResponse({**facts, "thing": self._thing})
 
     async def _live(self, request: Request) -> Response:
@@ -85,8 +86,12 @@ class OpenInference:
         served = self._find(request)
         _check_encoding(request)
         body = await self._body(request)
-        content = await self._runtime.run(lambda: answer(served, body))
-        return Response(content, media_type="application/json")
+        length = request.headers.get(LENGTH_HEADER)
+        reply = await self._runtime.run(lambda: answer(served, body, length))
+        if reply.json_length is None:
+            return Response(reply.content, media_type="application/json")
+        headers = {LENGTH_HEADER: str(reply.json_length)}
+        return Response(reply.content, media_type="application/octet-stream", headers=headers)
 
     def _find(self, request: Request) -> Served:
         params = request.path_params
@@ -127,14 +132,9 @@ def _metadata(spec: TensorSpec) -> dict[str, object]:
 
 
 def _check_encoding(request: Request) -> None:
-    if "inference-header-content-length" in request.headers:
-        raise RequestError(
-            "Inference-Header-Content-Length: the binary tensor extension is not served; "
-            "send data as JSON"
-        )
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
-        raise RequestError(f"Content-Encoding {encoding!r} is not served; send plain JSON", 415)
+        raise RequestError(f"Content-Encoding {encoding!r} is not served; send it plain", 415)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

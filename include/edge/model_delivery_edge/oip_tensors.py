@@ -31,16 +31,21 @@ def read_tensor(tensor: dict[str, Any], spec: TensorSpec) -> Array:
     :param spec: what the model takes under this name
     :raises RequestError: anything that does not fit; says what does
     """
+    shape = read_shape(tensor, spec)
+    if "data" not in tensor:
+        raise _refusal(spec, "has no data; send it as a JSON array")
+    return _array(_flat(tensor["data"], shape, spec), shape, spec)
+
+
+def read_shape(tensor: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
+    """Return an input's shape; RequestError where it, or its data type, is not the model's."""
     datatype = tensor.get("datatype")
     if not isinstance(datatype, str) or datatype not in NUMPY_TYPES:
         known = ", ".join(NUMPY_TYPES)
         raise _refusal(spec, f"has the datatype {datatype!r}; this server has {known}")
     if datatype != spec.dtype:
         raise _refusal(spec, f"takes {spec.dtype}, got {datatype}; convert it")
-    shape = _shape(tensor.get("shape"), spec)
-    if "data" not in tensor:
-        raise _refusal(spec, "has no data; send it as a JSON array")
-    return _array(_flat(tensor["data"], shape, spec), shape, spec)
+    return _shape(tensor.get("shape"), spec)
 
 
 def write_tensor(array: Array, spec: TensorSpec) -> dict[str, Any]:
