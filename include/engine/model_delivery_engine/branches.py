@@ -98,10 +98,11 @@ def _put(whole: Any, graph: Any, node: Any, branch: Any) -> None:
     taken = set(node.output) | _names_in(whole, node)
     body = copy.deepcopy(branch)
     weights = (*body.initializer, *(each.values for each in body.sparse_initializer))
+    inside = _names_in(branch, None)
     names: dict[str, str] = {}
     for name in _own_names(body):
         new = name
-        while new in taken:
+        while new in taken or (new != name and new in inside):
             new = f"{node.name or node.output[0]}/{new}"
         taken.add(new)
         if new != name:

@@ -161,3 +161,26 @@ def test_a_constant_condition_in_a_loop(tmp_path: Path) -> None:
     assert "Loop" in left
     loop = next(n for n in onnx.load(tmp_path / "s.onnx").graph.node if n.op_type == "Loop")
     assert "If" not in [each.op_type for each in loop.attribute[0].g.node]
+
+
+def test_a_new_name_is_none_of_a_graph_inside(tmp_path: Path) -> None:
+    """`a` stands around the branch already, and a branch inside of it has the name to go to."""
+    inner = choose(
+        "may",
+        graph([node("Neg", ["a"], ["y/a"]), node("Add", ["y/a", "a"], ["o"])], "o"),
+        graph([node("Identity", ["a"], ["o"])], "o"),
+        "i",
+    )
+    taken = graph([node("Add", ["x", "one"], ["a"]), inner], "i")
+    asked = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Greater", ["sum", "one"], ["may"]),
+        choose(
+            "may",
+            graph([node("Neg", ["x"], ["a"])], "a"),
+            graph([node("Neg", ["x"], ["a"])], "a"),
+            "z",
+        ),
+        choose("yes", taken, graph([node("Identity", ["x"], ["b"])], "b"), "y"),
+    ]
+    assert answered(tmp_path, asked, "y")[0] == [0.0, 0.0]
