@@ -18,27 +18,47 @@ from model_delivery_engine.runtime import Model, open_session
 def take_branches(model: Any) -> None:
     """Put the branch that each ``If`` of an ``onnx.ModelProto`` is known to take in its place.
 
-    Known is a condition that depends on no input, also of an ``If`` that a branch brings with it.
+    Known is a condition that depends on no input, also of an ``If`` that a branch brings with it,
+    or that stands in a loop's body or in a branch that may be taken.
     """
-    graph = model.graph
+    _take(model, (model.graph,))
+
+
+def _take(model: Any, scopes: tuple[Any, ...]) -> None:
+    """Take the branches of the last of these graphs, each of which stands in the one before."""
+    graph = scopes[-1]
     left = set()  # by condition: those that depend on an input, or that nothing here computes
     while node := next((n for n in graph.node if _branches(n) and n.input[0] not in left), None):
-        condition = _known(model, node.input[0])
+        condition = _known(model, scopes, node.input[0])
         if condition is None:
             left.add(node.input[0])
             continue
-        _put(graph, node, _branches(node)["then_branch" if condition else "else_branch"])
+        branch = _branches(node)["then_branch" if condition else "else_branch"]
+        _put(model.graph, graph, node, branch)
+    for node in graph.node:
+        for attribute in node.attribute:
+            held = (attribute.g,) if attribute.HasField("g") else ()
+            for inner in (*held, *attribute.graphs):
+                _take(model, (*scopes, inner))
 
 
 def _branches(node: Any) -> dict[str, Any]:
     return {each.name: each.g for each in node.attribute} if node.op_type == "If" else {}
 
 
-def _known(model: Any, name: str) -> bool | None:
+def _known(model: Any, scopes: tuple[Any, ...], name: str) -> bool | None:
     """Return a condition's value; None where it depends on an input."""
-    graph = model.graph
-    makers = {made: node for node in graph.node for made in node.output if made}
-    constants = {each.name: each for each in graph.initializer}
+    makers: dict[str, Any] = {}
+    constants: dict[str, Any] = {}
+    nodes = []
+    for graph in scopes:
+        if graph is not model.graph:  # what a loop passes to its body is no constant around it
+            for each in graph.input:
+                makers.pop(each.name, None)
+                constants.pop(each.name, None)
+        makers |= {made: node for node in graph.node for made in node.output if made}
+        constants |= {each.name: each for each in graph.initializer}
+        nodes += graph.node
     needed, waiting, seen = [], [name], set()
     while waiting:
         wanted = waiting.pop()
@@ -50,10 +70,10 @@ def _known(model: Any, name: str) -> bool | None:
         node = makers.get(wanted)
         if node is None or any(each.HasField("g") or each.graphs for each in node.attribute):
             return None
-        needed.append(node.output[0])
+        needed.append(node)
         waiting += node.input
     part = onnx.helper.make_graph(
-        [node for node in graph.node if node.output and node.output[0] in needed],
+        [n for n in nodes if any(n is each for each in needed)],
         "condition",
         [],
         [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None)],
@@ -72,16 +92,17 @@ def _known(model: Any, name: str) -> bool | None:
         return None
 
 
-def _put(graph: Any, node: Any, branch: Any) -> None:
-    # Of inner graphs too: what one of them calls by a name of the branch's would be another thing
-    # once that name stands around it.
-    taken = set(node.output) | _names_in(graph, [each for each in graph.node if each is not node])
+def _put(whole: Any, graph: Any, node: Any, branch: Any) -> None:
+    # Of all graphs: what one of them calls by a name of the branch's would be another thing once
+    # that name stands around it.
+    taken = set(node.output) | _names_in(whole, node)
     body = copy.deepcopy(branch)
     weights = (*body.initializer, *(each.values for each in body.sparse_initializer))
+    inside = _names_in(branch, None)
     names: dict[str, str] = {}
     for name in _own_names(body):
         new = name
-        while new in taken:
+        while new in taken or (new != name and new in inside):
             new = f"{node.name or node.output[0]}/{new}"
         taken.add(new)
         if new != name:
@@ -110,14 +131,14 @@ def _own_names(graph: Any) -> list[str]:
     return [*(each.name for each in weights), *made]
 
 
-def _names_in(graph: Any, nodes: Iterable[Any]) -> set[str]:
-    """Return every name in a graph of these operators, and in the graphs that they hold."""
+def _names_in(graph: Any, without: Any) -> set[str]:
+    """Return every name in a graph and in those that it holds, but for one operator's."""
     found = {each.name for each in (*graph.input, *graph.output)} | set(_own_names(graph))
-    for node in nodes:
+    for node in (each for each in graph.node if each is not without):
         found.update(node.input, node.output)
         for attribute in node.attribute:
             inner = (attribute.g, *attribute.graphs)
-            found.update(*(_names_in(each, each.node) for each in inner))
+            found.update(*(_names_in(each, without) for each in inner))
     return found
 
 

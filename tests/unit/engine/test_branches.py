@@ -111,3 +111,76 @@ def test_a_new_name_is_nobodys_either(tmp_path: Path) -> None:
     ]
     found, _ = answered(tmp_path, nodes, "y")
     assert found == [8.0, 13.0]
+
+
+@pytest.mark.parametrize(("condition", "want"), [("yes", [2.0, 3.0]), ("no", [1.0, 2.0])])
+def test_a_constant_condition_in_a_branch_that_may_be_taken(
+    condition: str, want: list[float], tmp_path: Path
+) -> None:
+    """The branches reuse names of the one beside them, which are other tensors."""
+    inner = choose(
+        condition,
+        graph([node("Add", ["x", "one"], ["a"])], "a"),
+        graph([node("Identity", ["x"], ["a"])], "a"),
+        "i",
+    )
+    asked = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Greater", ["sum", "one"], ["may"]),
+        choose("may", graph([inner], "i"), graph([node("Neg", ["x"], ["a"])], "a"), "y"),
+    ]
+    found, left = answered(tmp_path, asked, "y")
+    assert found == want
+    assert left.count("If") == 1
+    kept = next(each for each in onnx.load(tmp_path / "s.onnx").graph.node if each.op_type == "If")
+    held = [each.op_type for attribute in kept.attribute for each in attribute.g.node]
+    assert "If" not in held
+
+
+def test_a_constant_condition_in_a_loop(tmp_path: Path) -> None:
+    """It is taken there too; one that the loop passes to its body is not known."""
+    name = "go"
+    body = helper.make_graph(
+        [
+            node("Identity", [name], ["on"]),
+            choose("yes", graph([node("Add", ["v", "one"], ["a"])], "a"),
+                   graph([node("Identity", ["v"], ["a"])], "a"), "w"),
+        ],
+        "body",
+        [info("n", TensorProto.INT64, []), info(name, TensorProto.BOOL, []),
+         info("v", TensorProto.FLOAT, [2])],
+        [info("on", TensorProto.BOOL, []), info("w", TensorProto.FLOAT, [2])],
+    )  # fmt: skip
+    times = onnx.numpy_helper.from_array(np.array(3, np.int64), "value")
+    nodes = [
+        node("Constant", [], ["times"], value=times),
+        node("Loop", ["times", "yes", "x"], ["y"], body=body),
+    ]
+    found, left = answered(tmp_path, nodes, "y")
+    assert found == [4.0, 5.0]
+    assert "Loop" in left
+    loop = next(n for n in onnx.load(tmp_path / "s.onnx").graph.node if n.op_type == "Loop")
+    assert "If" not in [each.op_type for each in loop.attribute[0].g.node]
+
+
+def test_a_new_name_is_none_of_a_graph_inside(tmp_path: Path) -> None:
+    """`a` stands around the branch already, and a branch inside of it has the name to go to."""
+    inner = choose(
+        "may",
+        graph([node("Neg", ["a"], ["y/a"]), node("Add", ["y/a", "a"], ["o"])], "o"),
+        graph([node("Identity", ["a"], ["o"])], "o"),
+        "i",
+    )
+    taken = graph([node("Add", ["x", "one"], ["a"]), inner], "i")
+    asked = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Greater", ["sum", "one"], ["may"]),
+        choose(
+            "may",
+            graph([node("Neg", ["x"], ["a"])], "a"),
+            graph([node("Neg", ["x"], ["a"])], "a"),
+            "z",
+        ),
+        choose("yes", taken, graph([node("Identity", ["x"], ["b"])], "b"), "y"),
+    ]
+    assert answered(tmp_path, asked, "y")[0] == [0.0, 0.0]
