@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from model_delivery_engine.bundle import open_bundle
 from model_delivery_engine.compile import CompilationRequest, compile_model, noise
-from model_delivery_engine.compile.noise import ask, measure_noise
+from model_delivery_engine.compile.noise import Asked, ask, measure_noise
 from model_delivery_engine.compile.variation import variations_of
 from model_delivery_engine.errors import ParityError
 from model_delivery_engine.golden import draw_inputs
@@ -416,6 +416,33 @@ def test_a_maps_edge_may_have_more_noise_than_its_middle(tmp_path: Path) -> None
     asked = ask(edged("source.onnx", 0.0), {}, samples)
     found = measure_noise(edged("noisy.onnx", 0.1), asked)
     assert found.db == pytest.approx(20, abs=1), "not the 6 dB of the column"
+
+
+def test_a_row_of_an_image_may_be_lost(tmp_path: Path) -> None:
+    """Lines of text, blurred: a row of one dark pixel comes out as another."""
+    rng = np.random.default_rng(0)
+    pages = np.zeros((8, 1, 40, 64))
+    for page in pages[:, 0]:
+        page[8:14], page[22:30] = rng.random((2, 1, 64)) > 0.5
+    blurred = sum(np.roll(pages, n, axis) for n in (-2, -1, 0, 1, 2) for axis in (2, 3)) / 10
+    wrong = blurred.copy()
+    wrong[..., 17, :] = rng.random((8, 1, 64)) * 0.2
+
+    def answer(name: str, values: Any) -> Model:
+        nodes = [
+            helper.make_node("Gather", ["pages", "n"], ["page"]),
+            helper.make_node("Identity", ["page"], ["y"]),
+        ]
+        inputs = {"n": (TensorProto.INT64, [1])}
+        outputs = {"y": (TensorProto.FLOAT, [1, 1, 40, 64])}
+        constants = {"pages": values.astype(np.float32)}
+        return opened(save_graph(tmp_path / name, nodes, inputs, outputs, constants))
+
+    source = answer("source.onnx", blurred)
+    asked = [Asked({"n": np.array([n])}, source.run({"n": np.array([n])})) for n in range(8)]
+    found = measure_noise(answer("wrong.onnx", wrong), asked)
+    assert found.db is not None
+    assert found.db > 10, found.channel
 
 
 @pytest.mark.parametrize("count", [3, 4, 8, 15])

@@ -30,6 +30,8 @@ _UNIT = 1e-3  # of the strongest's mean square: what is of its unit
 # Of a channel, for its mean square to say anything. A channel that is lost shows from two on; with
 # fewer than these, one that is not may look alike.
 _FEW = 4
+# The correlation with its neighbour that all but a quarter of an image's rows have.
+_FOLLOWS, _MOST_FOLLOW = 0.5, 0.25
 _ROUNDING = 1e-6  # of a channel's magnitude: single precision's last bits
 
 
@@ -38,7 +40,7 @@ class Variation:
     """What the channels of an output vary by.
 
     :param axis: their dimension; None where the output is one channel
-    :param held: to the bound; else they look like rows or columns, and none may be lost
+    :param held: to the bound; else they may be rows or columns, and none may be lost
     :param signal: for each channel the mean square that its noise is held to
     :param varies: whether any of them varies
     """
@@ -89,7 +91,8 @@ def variations_of(answers: Sequence[Array]) -> tuple[Variation, ...]:
     """
     shapes = [each.shape for each in answers]
     held = [_variation(answers, axis) for axis in _told(shapes) or (None,)]
-    others = (axis for axis in places_of(shapes) if are_enough(shapes, axis, _FEW))
+    told = (axis for axis in places_of(shapes) if are_enough(shapes, axis, _FEW))
+    others = (axis for axis in told if not _is_space(answers, axis))
     return (*held, *(replace(_variation(answers, axis), held=False) for axis in others))
 
 
@@ -121,6 +124,26 @@ def _variation(answers: Sequence[Array], axis: int | None) -> Variation:
         floors[~varying] = floors[varying].min()
     own = np.where(varying, signal, square.value)
     return Variation(axis, True, np.maximum(own, floors), bool(varying.any()))
+
+
+def _is_space(answers: Sequence[Array], axis: int) -> bool:
+    """Tell whether places follow their neighbours, as rows and columns of an image do.
+
+    A row that is blank but for a letter's edge is as good as lost to any other rounding, and
+    nobody's loss. The numbers of a box do not follow one another, or some do not.
+    """
+    mean = Mean()
+    for rows in (by_channel(each, axis) for each in answers):
+        mean.add(rows)
+    square, product = Mean(), Mean()
+    for rows in (by_channel(each, axis) - mean.value for each in answers):
+        square.add(rows**2)
+        product.add(rows[:, :-1] * rows[:, 1:])
+    sizes = np.sqrt(square.value[:-1] * square.value[1:])
+    known = sizes > 0
+    if not known.any():
+        return False
+    return bool(np.quantile(product.value[known] / sizes[known], _MOST_FOLLOW) >= _FOLLOWS)
 
 
 def _units(signal: Array, chosen: Array) -> list[Array]:
