@@ -408,8 +408,8 @@ def test_a_missing_artifact_is_refused(cloud: Any) -> None:
         ),
         (
             {"targetArn": target("x").replace(":thing/", ":thinggroup/")},
-            "ValidationException",
-            "thing groups",
+            "ResourceNotFoundException",
+            "No such thing group",
         ),
         (
             {"components": {"nothing": {"componentVersion": "1.0.0"}}},
@@ -417,14 +417,19 @@ def test_a_missing_artifact_is_refused(cloud: Any) -> None:
             "nothing:versions:1.0.0",
         ),
         (
-            {"deploymentPolicies": {"failureHandlingPolicy": "DO_NOTHING"}},
+            {"deploymentPolicies": {"configurationValidationPolicy": {"timeoutInSeconds": 0}}},
             "ValidationException",
-            "DO_NOTHING",
+            "configurationValidationPolicy",
         ),
         (
-            {"iotJobConfiguration": {"timeoutConfig": {"inProgressTimeoutInMinutes": 5}}},
+            {"iotJobConfiguration": {"timeoutConfig": {"inProgressTimeoutInMinutes": 0}}},
             "ValidationException",
-            "iotJobConfiguration",
+            "inProgressTimeoutInMinutes must be from 1",
+        ),
+        (
+            {"components": {"a": {"componentVersion": "1.0.0", "runWith": {"posixUser": "x"}}}},
+            "ValidationException",
+            "runWith",
         ),
     ],
 )
