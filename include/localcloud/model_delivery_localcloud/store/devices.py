@@ -184,12 +184,19 @@ def list_executions(session: Session, device: Device) -> list[tuple[Execution, D
     return list(session.execute(query.order_by(*newest)).tuples())
 
 
+def newest_states(session: Session, device: Device, limit: int) -> list[DesiredState]:
+    """Return the newest of what the device was sent, and what it said of each."""
+    query = select(DesiredState).where(_of(device)).order_by(DesiredState.generation.desc())
+    return list(session.scalars(query.limit(limit)))
+
+
 def forget_core_device(session: Session, device: Device) -> None:
     """Make a core device (locked) a mere thing again: no key, no reports, nothing to run."""
     for table in (Execution, DesiredState, DeviceArtifact):
         mine = (table.account == device.account, table.region == device.region)
         session.execute(delete(table).where(*mine, table.thing == device.thing))
-    # Its generation stays: what the device may still know of is never told anew as another.
+    # Its generation grows on: what the device may still know of is never told anew as another.
+    desire(session, device, "", [])
     for name in ("key_hash", "registered_at", "reported_at", "reported_status", "reported_error"):
         setattr(device, name, None)
     device.running, device.tags = [], {}
