@@ -1,6 +1,7 @@
 """Deployments to thing groups through boto3 and the device wire, over each database."""
 
 import hashlib
+import json
 import os
 import signal
 import time
@@ -373,3 +374,32 @@ def test_a_rate_is_kept_by_two_workers_of_which_one_is_killed(
         until(lambda: reached() == 12)
     # Eleven more, a quarter of a second apart.
     assert time.monotonic() - began > 2.5
+
+
+def test_the_command_line_deploys_to_a_group(
+    client: Any, aws: Any, group: Any, agents: Any, component: Any
+) -> None:
+    [agent] = agents(1)
+    fleet, name = group(agent.thing), component()
+    job = {
+        "jobExecutionsRolloutConfig": {
+            "exponentialRate": {
+                "baseRatePerMinute": 5,
+                "incrementFactor": 1.5,
+                "rateIncreaseCriteria": {"numberOfSucceededThings": 1},
+            },
+            "maximumPerMinute": 50,
+        }
+    }
+    made = aws(
+        "greengrassv2", "create-deployment", "--target-arn", group_arn(fleet),
+        "--components", json.dumps({name: {"componentVersion": "1.0.0"}}),
+        "--iot-job-configuration", json.dumps(job), "--tags", "model-delivery:rollout=r9",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    deployment = json.loads(made.stdout)["deploymentId"]
+    assert status(client, agent, deployment) == "QUEUED"
+    listed = aws("greengrassv2", "list-deployments", "--target-arn", group_arn(fleet))
+    assert [each["deploymentId"] for each in json.loads(listed.stdout)["deployments"]] == [
+        deployment
+    ]

@@ -159,7 +159,7 @@ def test_the_page_shows_who_failed_and_keeps_focus_while_it_refreshes(
         "Waiting": "2", "Cancelled": "0",
     }  # fmt: skip
     expect(page.locator("#devices")).to_contain_text("golden output 3 differs by 0.5")
-    expect(page.locator("#plan")).to_contain_text("0.40 failed: 2 of 5")
+    expect(page.locator("#plan")).to_contain_text("0.67 failed: 2 of 3")
     check(page)
     link = page.locator("#d-cam-06")
     link.focus()

@@ -21,7 +21,7 @@ MOST_GENERATIONS = 20
 _PATH = "/rollouts/{account}/{region}/{id}"
 # What each wish does, as its confirmation asks.
 QUESTIONS = {
-    "pause": "Pause this rollout? What is under way on devices ends; no further device begins.",
+    "pause": "Pause this rollout? Devices that have begun finish; no further one begins.",
     "resume": "Resume this rollout? Further devices begin at once.",
     "approve": "Approve the next stage? Its devices begin at once.",
     "rollback": "Roll back? Every device of this rollout gets again what it had before.",

@@ -181,7 +181,7 @@ def list_executions(session: Session, device: Device) -> list[tuple[Execution, D
     )
     query = select(Execution, Deployment).join(Deployment, same).where(*mine)
     newest = (Execution.deployed_at.desc(), Execution.deployment_id.desc())
-    return list(session.execute(query.order_by(*newest)).tuples())
+    return [(each, of) for each, of in session.execute(query.order_by(*newest))]
 
 
 def newest_states(session: Session, device: Device, limit: int) -> list[DesiredState]:

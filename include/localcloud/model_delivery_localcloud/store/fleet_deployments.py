@@ -96,7 +96,7 @@ def counts_of(session: Session, scope: Scope, deployment_id: str) -> Counter[str
     query = select(table.status, func.count()).where(
         table.account == scope[0], table.region == scope[1], table.deployment_id == deployment_id
     )
-    return Counter(dict(session.execute(query.group_by(table.status)).tuples().all()))
+    return Counter({status: n for status, n in session.execute(query.group_by(table.status))})
 
 
 def not_reached(session: Session, deployment: Deployment) -> Select[str]:

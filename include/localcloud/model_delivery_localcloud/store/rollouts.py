@@ -92,6 +92,12 @@ class Rollout:
         return self.record.attributes
 
     @property
+    def at_work(self) -> Counter[str]:
+        """Return the counts of the stage at work, which the thresholds are about."""
+        found = (each.counts for each in self.stages if each.name == self.facts.get("stage"))
+        return next(found, Counter())
+
+    @property
     def wishes(self) -> tuple[str, ...]:
         """Return what a person may ask for now."""
         return WISHES.get(self.facts.get("state", ""), ())
@@ -186,7 +192,7 @@ def _progress(session: Session, scope: Scope, deployments: Sequence[Deployment])
     # A device that a later deployment of the rollout reached, as one that goes back, is told once.
     found: dict[str, Progress] = {}
     ordered = query.order_by(Execution.deployed_at)
-    for execution, device in session.execute(ordered).tuples():
+    for execution, device in session.execute(ordered):
         stage = _stage_of(by_id[execution.deployment_id])
         status = _status(execution, device)
         found[execution.thing] = Progress(execution.thing, stage, status, device, execution)
