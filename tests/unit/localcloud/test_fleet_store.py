@@ -155,7 +155,9 @@ def test_a_fleet_of_many_is_reached_in_batches_and_then_costs_nothing(database: 
     assert len(statements) == 2
     with database.engine.connect() as connection:
         for statement in statements:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", (1, 10, 0))
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {statement}", (1,) * statement.count("?")
+            )
             assert " USING INDEX " in str(plan.all())
 
 
