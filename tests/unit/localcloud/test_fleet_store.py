@@ -151,10 +151,10 @@ def test_a_fleet_of_many_is_reached_in_batches_and_then_costs_nothing(database: 
     with database.read() as session:
         assert fleet_deployments.due(session, now_ms(), 10) == []
         assert fleet_deployments.late(session, now_ms(), 10) == []
-    statements = [each for each in statements if each.startswith("SELECT")]
-    assert len(statements) == 2
+    looks = [each for each in statements if each.startswith("SELECT")]
+    assert len(looks) == 2
     with database.engine.connect() as connection:
-        for statement in statements:
+        for statement in looks:
             plan = connection.exec_driver_sql(
                 f"EXPLAIN QUERY PLAN {statement}", (1,) * statement.count("?")
             )
