@@ -6,6 +6,7 @@ out. A step locks devices in the order of their names, then its deployment, and 
 its fence. Whatever a step does, doing it again changes nothing: an execution is made once.
 """
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from model_delivery_localcloud.store.database import Database
 from model_delivery_localcloud.store.fleet_tables import Execution, ThingGroupMember
 from model_delivery_localcloud.store.tables import Deployment, Device
 from model_delivery_localcloud.store.things import Scope
+
+log = logging.getLogger(__name__)
 
 CLAIM_MS = 10_000
 BATCH = 32
@@ -62,9 +65,18 @@ def time_out(database: Database, scope: Scope, thing: str, deployment_id: str) -
 
 
 def take_up(database: Database, scope: Scope, deployment_id: str) -> int:
-    """Take the next step of a deployment, unless it is not due or somebody else's."""
+    """Take the next step of a deployment, unless it is not due or somebody else's.
+
+    Returns how many devices it was about.
+    """
     claim = _claim(database, scope, deployment_id)
-    return 0 if claim is None else _step(database, claim)
+    if claim is None:
+        return 0
+    try:
+        return _step(database, claim)
+    except LeaseLost as lost:  # whoever has it now does what was undone here
+        log.info("%s", lost)
+        return 0
 
 
 def joined(session: Session, scope: Scope, group: str) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from model_delivery_localcloud.clock import now_ms
-from model_delivery_localcloud.errors import LeaseLost
 from model_delivery_localcloud.store import fleet_deployments as store
 from model_delivery_localcloud.store.database import Database
 
@@ -52,10 +51,7 @@ class DeploymentKeeper:
         for scope, thing, deployment_id in late:
             done += store.time_out(self._database, scope, thing, deployment_id)
         for scope, deployment_id in due:
-            try:
-                done += store.take_up(self._database, scope, deployment_id)
-            except LeaseLost as lost:
-                log.warning("%s", lost)
+            done += store.take_up(self._database, scope, deployment_id)
         return done
 
     def _repeat(self) -> None:
