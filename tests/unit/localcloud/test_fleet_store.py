@@ -1,12 +1,19 @@
 """Fleets in the store: what a migration keeps, two hands on one deployment, what a look costs."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
 from alembic import command
 from model_delivery_localcloud.clock import now_ms
-from model_delivery_localcloud.errors import LeaseLost
+from model_delivery_localcloud.errors import LeaseLost, ServiceError
+from model_delivery_localcloud.protocol.messages import Call, Caller
+from model_delivery_localcloud.services.greengrass_deployments import Deployments
+from model_delivery_localcloud.services.iot_members import Memberships
 from model_delivery_localcloud.store import (
     deployments,
     devices,
@@ -15,13 +22,15 @@ from model_delivery_localcloud.store import (
 )
 from model_delivery_localcloud.store.database import Database, alembic_config
 from model_delivery_localcloud.store.fleet_tables import Execution
-from model_delivery_localcloud.store.tables import Deployment, Device
+from model_delivery_localcloud.store.tables import ComponentVersion, Deployment, Device
+from model_delivery_localcloud.workers.deployments import DeploymentKeeper
 from sqlalchemy import event, select, text
 
 from tests.postgres import new_database
 
 SCOPE = ("000000000000", "eu-west-1")
 THING = "arn:aws:iot:eu-west-1:000000000000:thing/cam"
+SAID = ("IN_PROGRESS", "SUCCEEDED", "FAILED")
 GROUP = "arn:aws:iot:eu-west-1:000000000000:thinggroup/all"
 
 
@@ -96,9 +105,7 @@ def test_a_migration_keeps_what_devices_have(store: Database) -> None:
     with store.write() as session:
         locked = devices.lock_device(session, *SCOPE, "cam")
         assert locked is not None
-        report = {"generation": 3, "status": "SUCCEEDED", "error": None, "running": [],
-                  "agent_version": "1", "endpoint": None}  # fmt: skip
-        deployments.record_report(session, locked, report)
+        deployments.record_report(session, locked, said(3, "SUCCEEDED"))
     with store.read() as session:
         assert session.get_one(Deployment, (*SCOPE, "d3")).status == "COMPLETED"
         assert not session.get_one(Execution, (*SCOPE, "cam", "d1")).applied
@@ -174,3 +181,91 @@ def test_two_deployments_at_once_have_an_order(store: Database) -> None:
         (first, False, "INACTIVE"), (second.id, True, "ACTIVE"),
     ]  # fmt: skip
     assert found[0].created_at < found[1].created_at
+
+
+class Hands:
+    """Those who work on one fleet: who deploys, who moves things about, devices, keepers."""
+
+    def __init__(self, store: Database, names: list[str]) -> None:
+        self.store = store
+        self.names = names
+        self.handlers = {**Deployments(store).handlers(), **Memberships(store).handlers()}
+        self.keeper = DeploymentKeeper(store)
+
+    def call(self, operation: str, **params: Any) -> Any:
+        return self.handlers[operation](Call(Caller(*SCOPE, "key"), operation, params))
+
+    def deploy(self, version: str) -> str:
+        wanted = {"digits": {"componentVersion": version}}
+        made = self.call("CreateDeployment", targetArn=GROUP, components=wanted)
+        return str(made["deploymentId"])
+
+    def do_something(self, random: Random) -> None:
+        match random.randrange(6):
+            case 0:
+                made = self.deploy(random.choice(["1.0.0", "2.0.0"]))
+                if random.random() < 0.3:
+                    with suppress(ServiceError):  # a newer one may be there already
+                        self.call("CancelDeployment", deploymentId=made)
+            case 1:
+                operation = random.choice(["AddThingToThingGroup", "RemoveThingFromThingGroup"])
+                self.call(operation, thingGroupName="all", thingName=random.choice(self.names))
+            case 2:
+                self.keeper.keep()
+            case _:
+                self.tell(random.choice(self.names), random.choice(SAID))
+
+    def tell(self, thing: str, status: str) -> list[str]:
+        """Let a device say how it goes; return the versions that it is to have then."""
+        with self.store.write() as session:
+            device = devices.lock_device(session, *SCOPE, thing)
+            assert device is not None
+            deployments.record_report(session, device, said(device.generation, status))
+            state = devices.newest_desired(session, device)
+            return [each["version"] for each in state.components] if state else []
+
+    def work(self, seed: int) -> None:
+        random = Random(seed)
+        for _ in range(40):
+            self.do_something(random)
+
+
+def test_many_hands_at_once_lock_nobody_out_and_lose_nothing(store: Database) -> None:
+    store.migrate()
+    first = fleet_of(store, 12)
+    with store.write() as session:
+        session.add_all(component_version("digits", version) for version in ("1.0.0", "2.0.0"))
+    hands = Hands(store, [f"cam-{index:04d}" for index in range(12)])
+    with ThreadPoolExecutor(6) as threads:
+        for each in [threads.submit(hands.work, seed) for seed in range(6)]:
+            each.result()
+    for name in hands.names:
+        hands.call("AddThingToThingGroup", thingGroupName="all", thingName=name)
+    hands.deploy("2.0.0")
+    deadline = time.monotonic() + 60
+    while any([hands.tell(name, "SUCCEEDED") != ["2.0.0"] for name in hands.names]):
+        assert time.monotonic() < deadline
+        hands.keeper.keep()
+    for name in hands.names:
+        hands.tell(name, "SUCCEEDED")
+    with store.read() as session:
+        assert session.get_one(Deployment, (*SCOPE, first)).status in ("INACTIVE", "CANCELED")
+        open_ones = select(Execution).where(Execution.status.in_(devices.OPEN))
+        assert session.scalars(open_ones).all() == []
+
+
+def said(generation: int, status: str) -> dict[str, Any]:
+    return {"generation": generation, "status": status, "error": None, "running": [],
+            "agent_version": "1", "endpoint": None}  # fmt: skip
+
+
+def component_version(name: str, version: str) -> ComponentVersion:
+    recipe = {
+        "RecipeFormatVersion": "2020-01-25", "ComponentName": name, "ComponentVersion": version,
+        "Manifests": [{"Artifacts": [{"Uri": "s3://bucket/key"}]}],
+    }  # fmt: skip
+    return ComponentVersion(
+        account=SCOPE[0], region=SCOPE[1], name=name, version=version, recipe=recipe,
+        artifact_uri="s3://bucket/key", artifact_digest="sha256:00", artifact_size=1,
+        artifact_etag="e", tags={}, created_at=1,
+    )  # fmt: skip
