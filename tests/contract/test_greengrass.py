@@ -408,8 +408,8 @@ def test_a_missing_artifact_is_refused(cloud: Any) -> None:
         ),
         (
             {"targetArn": target("x").replace(":thing/", ":thinggroup/")},
-            "ValidationException",
-            "thing groups",
+            "ResourceNotFoundException",
+            "No such thing group",
         ),
         (
             {"components": {"nothing": {"componentVersion": "1.0.0"}}},
@@ -417,14 +417,19 @@ def test_a_missing_artifact_is_refused(cloud: Any) -> None:
             "nothing:versions:1.0.0",
         ),
         (
-            {"deploymentPolicies": {"failureHandlingPolicy": "DO_NOTHING"}},
+            {"deploymentPolicies": {"configurationValidationPolicy": {"timeoutInSeconds": 0}}},
             "ValidationException",
-            "DO_NOTHING",
+            "configurationValidationPolicy",
         ),
         (
-            {"iotJobConfiguration": {"timeoutConfig": {"inProgressTimeoutInMinutes": 5}}},
+            {"iotJobConfiguration": {"timeoutConfig": {"inProgressTimeoutInMinutes": 0}}},
             "ValidationException",
-            "iotJobConfiguration",
+            "inProgressTimeoutInMinutes must be from 1",
+        ),
+        (
+            {"components": {"a": {"componentVersion": "1.0.0", "runWith": {"posixUser": "x"}}}},
+            "ValidationException",
+            "runWith",
         ),
     ],
 )
@@ -436,3 +441,32 @@ def test_deployments_that_cannot_be_are_refused(
             **{"targetArn": target(agent.thing), "components": {}, **changes}
         )
     assert refused.value.response["Error"]["Code"] == code
+
+
+def test_versions_are_listed_from_the_highest_and_deleted(
+    cloud: Any, agent: Agent, component: Callable[..., str]
+) -> None:
+    client = cloud.client("greengrassv2")
+    for version in ("1.9.0", "1.10.0", "1.10.0-rc.2"):
+        name = component(version)
+    arn = f"arn:aws:greengrass:eu-west-1:{ACCOUNT}:components:{name}"
+
+    def versions() -> list[str]:
+        pages = client.get_paginator("list_component_versions").paginate(
+            arn=arn, PaginationConfig={"PageSize": 1}
+        )
+        return [one["componentVersion"] for page in pages for one in page["componentVersions"]]
+
+    assert versions() == ["1.10.0", "1.10.0-rc.2", "1.9.0"]
+    deployment_id = deploy(client, agent.thing, name, "1.9.0")
+    agent.report(generation=1, deployment_id=deployment_id, status="SUCCEEDED")
+    client.delete_component(arn=f"{arn}:versions:1.9.0")
+    assert versions() == ["1.10.0", "1.10.0-rc.2"]
+    # The device keeps what it has.
+    assert agent.desired().json()["components"][0]["version"] == "1.9.0"
+    with pytest.raises(client.exceptions.ResourceNotFoundException, match=r"1\.9\.0"):
+        client.delete_component(arn=f"{arn}:versions:1.9.0")
+    with pytest.raises(client.exceptions.ResourceNotFoundException, match="create it first"):
+        deploy(client, agent.thing, name, "1.9.0")
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        client.list_component_versions(arn=f"{arn}x")

@@ -19,7 +19,7 @@ from model_delivery_localcloud.portal.grants import Grants
 from model_delivery_localcloud.portal.pages import Portal
 from model_delivery_localcloud.protocol.gateway import Gateway, checked_handlers
 from model_delivery_localcloud.protocol.messages import Request
-from model_delivery_localcloud.services import greengrass, sts
+from model_delivery_localcloud.services import greengrass, iot, sts
 from model_delivery_localcloud.services.human_loops import HumanLoops
 from model_delivery_localcloud.services.human_review import FlowDefinitions
 from model_delivery_localcloud.services.human_task_uis import HumanTaskUis
@@ -35,6 +35,7 @@ from model_delivery_localcloud.store.database import BUSY, Database, is_busy
 from model_delivery_localcloud.store.sealing import Sealer
 
 LARGEST_BODY = 16 * 1024 * 1024
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 TASK_COUNT = "FlowDefinitionTaskCount"
 
 
@@ -63,7 +64,7 @@ def create_app(settings: Settings) -> Starlette:
                 partial(_register, gateway, database, objects),
                 methods=["POST"],
             ),
-            Route("/{path:path}", partial(_aws, gateway), methods=["GET", "POST", "PUT", "DELETE"]),
+            Route("/{path:path}", partial(_aws, gateway), methods=METHODS),
         ],
         lifespan=lifespan,
         exception_handlers={OperationalError: _busy},
@@ -88,6 +89,7 @@ def _gateway(settings: Settings, database: Database, objects: ObjectStore) -> Ga
         },
         "personalize": Personalize(database).handlers(),
         "greengrassv2": greengrass.handlers(database, objects),
+        "iot": iot.handlers(database),
         "sagemaker-a2i-runtime": HumanLoops(database).handlers(),
     }
     maxima = {TASK_COUNT: settings.review_most_tasks}

@@ -26,6 +26,7 @@ from model_delivery_localcloud.store.database import BUSY, Database, is_busy
 from model_delivery_localcloud.store.devices import make_registration_token
 from model_delivery_localcloud.store.sealing import Sealer
 from model_delivery_localcloud.store.users import Role, add_user, remove_user
+from model_delivery_localcloud.workers.deployments import DeploymentKeeper
 from model_delivery_localcloud.workers.reviews import ReviewKeeper
 from model_delivery_localcloud.workers.worker import LEASE_SECONDS, Worker
 
@@ -175,14 +176,16 @@ def _work(settings: Settings, arguments: argparse.Namespace) -> None:
     objects = ObjectStore(settings)
     worker = Worker(database, objects, arguments.concurrency, arguments.lease_seconds)
     reviews = ReviewKeeper(database, objects, settings)
+    deployments = DeploymentKeeper(database)
 
     def leave(_number: int, _frame: object) -> None:
         reviews.leave()
+        deployments.leave()
         worker.leave()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
-    with reviews.running():
+    with reviews.running(), deployments.running():
         worker.run()
 
 

@@ -85,7 +85,8 @@ class DeviceWire:
             with self._database.write() as session:
                 key = (device.account, device.region, device.thing)
                 locked = devices.lock_device(session, *key)
-                assert locked is not None, "things are never deleted"
+                if locked is None or locked.key_hash is None:
+                    raise WireError(401, "the device was deleted; register it again")
                 deployments.record_report(session, locked, report)
 
         await run_in_threadpool(record)

@@ -22,6 +22,7 @@ from model_delivery_localcloud.portal.review_desk import Desk
 from model_delivery_localcloud.portal.review_items import Items
 from model_delivery_localcloud.portal.review_lead import LeadPages
 from model_delivery_localcloud.portal.review_pages import ReviewPages
+from model_delivery_localcloud.portal.rollouts import RolloutPages
 from model_delivery_localcloud.portal.sessions import Endpoint, SignIn, session_middleware
 from model_delivery_localcloud.portal.template_frame import TemplateFrame
 from model_delivery_localcloud.settings import Settings
@@ -51,6 +52,7 @@ class Portal:
         self._review_pages = ReviewPages(self._renderer, self._sign_in, desk)
         self._lead = LeadPages(database, self._renderer, self._sign_in, desk)
         self._admin = AdminPage(database, self._renderer, self._sign_in)
+        self._rollouts = RolloutPages(database, self._renderer, self._sign_in)
         objects = ObjectStore(settings, read_seconds=READ_SECONDS, attempts=1)
         self._media = Media(objects, grants)
         self._frame = TemplateFrame(database, items, grants)
@@ -72,6 +74,7 @@ class Portal:
             *self._review_pages.routes(self._route),
             *self._lead.routes(self._route),
             *self._admin.routes(self._route),
+            *self._rollouts.routes(self._route),
             # These two carry their right in their path: a template's frame has no session.
             Route(f"{MEDIA}/{{token}}", self._media.show, methods=["GET"]),
             Route(f"{FRAME}/{{token}}", self._frame.show, methods=["GET"]),

@@ -85,7 +85,7 @@ class SignIn:
 
     async def submit(self, request: Request) -> Response:
         """Check name and password, slowly and not too often."""
-        if _is_too_large(request):
+        if is_too_large(request):
             return self._form(request, STALE, 413)
         form = await request.form()
         name, password = str(form.get("name", "")), str(form.get("password", ""))
@@ -102,7 +102,7 @@ class SignIn:
 
     async def leave(self, request: Request) -> Response:
         """Sign out: here, and wherever else the same cookie is."""
-        if _is_too_large(request):
+        if is_too_large(request):
             return self._form(request, STALE, 413)
         form = await request.form()
         if valid_csrf(request, form.get("csrf")):
@@ -152,7 +152,8 @@ def valid_csrf(request: Request, given: object) -> bool:
     return bool(expected) and hmac.compare_digest(str(given).encode(), expected.encode())
 
 
-def _is_too_large(request: Request) -> bool:
+def is_too_large(request: Request) -> bool:
+    """Tell whether a form is larger than any of ours."""
     # A form that does not say its size is none of ours.
     return int(request.headers.get("content-length", LARGEST_FORM + 1)) > LARGEST_FORM
 

@@ -38,6 +38,15 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Call], Mapping[str, Any]]
 _INTERNAL = {REST_JSON: "InternalServerException"}
+# Where a service has words of its own for what is wrong with a request, or with the server.
+_OWN_WORDS = {
+    "iot": {
+        "ValidationException": "InvalidRequestException",
+        "SerializationException": "InvalidRequestException",
+        "InternalServerException": "InternalFailureException",
+        "ServiceUnavailable": "ServiceUnavailableException",
+    }
+}
 _AUTH_CODES = {
     SignatureFault.MISSING: ("MissingAuthenticationTokenException", "MissingAuthenticationToken"),
     SignatureFault.INCOMPLETE: ("IncompleteSignatureException", "IncompleteSignature"),
@@ -96,6 +105,7 @@ class Gateway:
                 "%s %s failed (request %s)", service.name, routed.operation_name, request_id
             )
             error = _internal_error(problem, service, request_id)
+        error.code = _OWN_WORDS.get(service.name, {}).get(error.code, error.code)
         return serialise_error(error, service.model, service.protocol, request_id)
 
     def _run(self, request: Request, routed: Routed) -> tuple[OperationModel, Mapping[str, Any]]:

@@ -28,12 +28,16 @@ def parse_rest_json(
     shape = operation.input_shape
     members = shape.members if isinstance(shape, StructureShape) else {}
     located: dict[str, Any] = {}
-    query = dict(parse_qsl(request.query, keep_blank_values=True))
+    pairs = parse_qsl(request.query, keep_blank_values=True)
+    query = dict(pairs)
     for name, member in members.items():
         location = member.serialization.get("location")
         wire_name = member.serialization.get("name", name)
         source = {"uri": labels, "querystring": query}.get(location or "", {})
-        if wire_name in source:
+        if wire_name in source and isinstance(member, ListShape) and location == "querystring":
+            every = [value for key, value in pairs if key == wire_name]
+            located[name] = [_from_text(value, member.member) for value in every]
+        elif wire_name in source:
             located[name] = _from_text(source[wire_name], member)
     in_query = {
         member.serialization.get("name", name)

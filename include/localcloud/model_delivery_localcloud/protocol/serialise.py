@@ -49,6 +49,8 @@ def serialise(
     else:
         body = json.dumps(_to_json(result, operation.output_shape)).encode()
     status = int(operation.http.get("responseCode", 200))
+    if status == 204:  # HTTP allows it no content: a client would read it as the next answer
+        body = b""
     return Response(status, _headers(protocol, request_id), body)
 
 

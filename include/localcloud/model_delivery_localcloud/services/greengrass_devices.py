@@ -8,12 +8,14 @@ from sqlalchemy.orm import Session
 from model_delivery_localcloud.clock import to_datetime
 from model_delivery_localcloud.errors import ServiceError
 from model_delivery_localcloud.protocol.gateway import Handler
-from model_delivery_localcloud.protocol.messages import Call
+from model_delivery_localcloud.protocol.messages import Call, Caller
+from model_delivery_localcloud.services.greengrass_deployments import job_of
 from model_delivery_localcloud.services.paging import decode_token, encode_token
 from model_delivery_localcloud.services.refusals import refuse_members
 from model_delivery_localcloud.store import devices
 from model_delivery_localcloud.store.database import Database
-from model_delivery_localcloud.store.tables import Deployment, DesiredState, Device
+from model_delivery_localcloud.store.fleet_tables import Execution
+from model_delivery_localcloud.store.tables import Deployment, Device
 
 DEFAULT_PAGE = 50
 _LONGEST_ERROR = 255
@@ -34,6 +36,7 @@ class CoreDevices:
         return {
             "GetCoreDevice": self.get,
             "ListCoreDevices": self.list,
+            "DeleteCoreDevice": self.delete,
             "ListEffectiveDeployments": self.list_effective_deployments,
             "ListInstalledComponents": self.list_installed_components,
         }
@@ -42,14 +45,25 @@ class CoreDevices:
         """Answer a device's facts and health."""
         with self._database.read() as session:
             device = _find(session, call)
-        return {**_summary(device), "coreVersion": device.agent_version}
+        answer = {**_summary(device), "coreVersion": device.agent_version}
+        return {**answer, "tags": device.tags} if device.tags else answer
+
+    def delete(self, call: Call) -> dict[str, Any]:
+        """Take a device off the list: its key is void, its thing stays."""
+        with self._database.write() as session:
+            device = _find(session, call)
+            key = (device.account, device.region, device.thing)
+            locked = devices.lock_device(session, *key)
+            assert locked is not None, "it was found in this transaction"
+            devices.forget_core_device(session, locked)
+        return {}
 
     def list(self, call: Call) -> dict[str, Any]:
         """Answer one page of devices by name."""
         params = call.params
-        refuse_members(params, ["thingGroupArn", "runtime"])
-        status = params.get("status")
-        filters = {"status": status}
+        refuse_members(params, ["runtime"])
+        status, group_arn = params.get("status"), params.get("thingGroupArn")
+        filters = {"status": status, "thingGroupArn": group_arn}
         after = decode_token(params.get("nextToken"), filters, (str,))
         limit = params.get("maxResults", DEFAULT_PAGE)
         with self._database.read() as session:
@@ -58,6 +72,7 @@ class CoreDevices:
                 call.caller.account,
                 call.caller.region,
                 None if status is None else status == "HEALTHY",
+                group_arn,
                 after[0] if after else None,
                 limit + 1,
             )
@@ -70,12 +85,8 @@ class CoreDevices:
         """Answer one page of the deployments sent to a device, newest first."""
         with self._database.read() as session:
             device = _find(session, call)
-            pairs = [
-                (state, session.get(Deployment, (device.account, device.region, of)))
-                for state in devices.list_desired(session, device)
-                if (of := state.deployment_id)
-            ]
-        items = [_effective(state, deployment) for state, deployment in pairs if deployment]
+            found = devices.list_executions(session, device)
+        items = [_effective(each, deployment, call.caller) for each, deployment in found]
         return _page(call.params, items, "effectiveDeployments", "deploymentId")
 
     def list_installed_components(self, call: Call) -> dict[str, Any]:
@@ -110,19 +121,33 @@ def _summary(device: Device) -> dict[str, Any]:
     }
 
 
-def _effective(state: DesiredState, deployment: Deployment) -> dict[str, Any]:
+def _effective(execution: Execution, deployment: Deployment, caller: Caller) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "deploymentId": state.deployment_id,
+        "deploymentId": execution.deployment_id,
         "deploymentName": deployment.name,
+        **job_of(caller, execution.deployment_id),
         "targetArn": deployment.target_arn,
-        "coreDeviceExecutionStatus": state.status,
-        "creationTimestamp": to_datetime(state.created_at),
-        "modifiedTimestamp": to_datetime(state.modified_at),
+        "coreDeviceExecutionStatus": execution.status,
+        "creationTimestamp": to_datetime(execution.created_at),
+        "modifiedTimestamp": to_datetime(execution.modified_at),
     }
-    if state.reason:
-        answer["reason"] = state.reason
-        answer["statusDetails"] = {"errorStack": [state.reason[:_LONGEST_ERROR]]}
+    if execution.reason:
+        answer["reason"] = execution.reason
+        answer["statusDetails"] = _details(execution, execution.reason)
     return answer
+
+
+def _details(execution: Execution, reason: str) -> dict[str, list[str]]:
+    """Return codes as Greengrass has them, where one fits, or the reason itself."""
+    if execution.error_code:
+        stack = ["DEPLOYMENT_FAILURE", "NO_AVAILABLE_COMPONENT_VERSION"]
+        if execution.error_code not in stack:
+            stack.append(execution.error_code)
+        return {"errorStack": stack, "errorTypes": ["REQUEST_ERROR"]}
+    details = {"errorStack": [reason[:_LONGEST_ERROR]]}
+    if execution.status == devices.FAILED:
+        details["errorTypes"] = ["COMPONENT_ERROR"]
+    return details
 
 
 def _installed(item: Mapping[str, Any], device: Device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Deployments to one thing: created, superseded, cancelled, finished by the device's report."""
+"""Deployments to things and groups: created, superseded, cancelled, settled by devices' reports."""
 
 import uuid
 from typing import Any
@@ -7,8 +7,9 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms
-from model_delivery_localcloud.store import devices
+from model_delivery_localcloud.store import device_state, devices
 from model_delivery_localcloud.store.tables import Deployment, DesiredState, Device
+from model_delivery_localcloud.store.things import Scope
 
 ACTIVE = "ACTIVE"
 COMPLETED = "COMPLETED"
@@ -17,57 +18,66 @@ FAILED = "FAILED"
 INACTIVE = "INACTIVE"
 
 
+ROLLOUT_TAG = "model-delivery:rollout"
+
+
 def create_deployment(
-    session: Session,
-    device: Device,
-    target_arn: str,
-    request: dict[str, Any],
-    components: list[dict[str, Any]],
+    session: Session, scope: Scope, thing: str, request: dict[str, Any]
 ) -> Deployment:
-    """Deploy to a locked device; the target's older deployments become INACTIVE."""
-    now = now_ms()
-    older = _of_target(device, target_arn)
-    newest = select(Deployment.revision).where(older).order_by(Deployment.revision.desc())
-    revision = (session.scalar(newest.limit(1)) or 0) + 1
+    """Make a deployment, due at once; the target's older ones become INACTIVE.
+
+    The target's row, a thing or a group, is locked: two at once get two revisions.
+
+    :param thing: name of the thing that is the target, empty for a group
+    """
+    now, target = now_ms(), request["targetArn"]
+    slot = request.get("parentTargetArn", target)
+    mine = Deployment.account == scope[0], Deployment.region == scope[1]
+    same = Deployment.target_arn == target
+    newest = session.execute(
+        select(Deployment.revision, Deployment.created_at)
+        .where(*mine, same)
+        .order_by(Deployment.revision.desc())
+        .limit(1)
+    ).first()
+    # What has the place of the target, or of a part of it, gives way.
+    older = and_(Deployment.slot == slot, or_(same, slot == target))
     session.execute(
-        update(Deployment).where(older, Deployment.latest).values(latest=False, modified_at=now)
+        update(Deployment).where(*mine, same, older).values(latest=False, modified_at=now)
     )
     session.execute(
         update(Deployment)
-        .where(older, Deployment.status.in_((ACTIVE, COMPLETED)))
-        .values(status=INACTIVE)
+        .where(*mine, older, Deployment.status.in_((ACTIVE, COMPLETED)))
+        .values(status=INACTIVE, due_at=now)
     )
     deployment = Deployment(
-        account=device.account,
-        region=device.region,
+        account=scope[0],
+        region=scope[1],
         id=str(uuid.uuid4()),
-        target_arn=target_arn,
-        thing=device.thing,
+        target_arn=target,
+        thing=thing,
+        slot=slot,
         name=request.get("deploymentName", ""),
-        revision=revision,
+        revision=newest.revision + 1 if newest else 1,
         latest=True,
         status=ACTIVE,
         request=request,
-        created_at=now,
+        rollout=request.get("tags", {}).get(ROLLOUT_TAG, ""),
+        # Later than the one before it, whatever the clock says: devices go by this order.
+        created_at=max(now, newest.created_at + 1) if newest else now,
         modified_at=now,
+        due_at=now,
     )
     session.add(deployment)
-    devices.desire(session, device, deployment.id, components)
+    session.flush()
     return deployment
 
 
-def cancel_deployment(session: Session, device: Device, deployment: Deployment) -> None:
-    """Cancel an ACTIVE deployment: its device is to run again what it last ran with success."""
+def cancel_deployment(deployment: Deployment) -> None:
+    """Cancel an ACTIVE deployment, locked: devices that are not done with it go back."""
     deployment.status = CANCELED
-    deployment.modified_at = now_ms()
-    before = devices.last_succeeded(session, device)
-    state = devices.newest_desired(session, device)
-    if state is not None and state.deployment_id == deployment.id:
-        state.status = CANCELED
-        state.reason = "the deployment was cancelled"
-        state.modified_at = now_ms()
-        components = list(before.components) if before else []
-        devices.desire(session, device, before.deployment_id if before else "", components)
+    deployment.reason = "the deployment was cancelled"
+    deployment.modified_at = deployment.due_at = now_ms()
 
 
 def record_report(session: Session, device: Device, report: dict[str, Any]) -> None:
@@ -83,31 +93,15 @@ def record_report(session: Session, device: Device, report: dict[str, Any]) -> N
     state = session.get(DesiredState, key)
     if state is None or state.status not in devices.OPEN:
         return
-    if report["status"] == "IDLE" or report["status"] == state.status:
+    status = report["status"]
+    if status == "IDLE" and not state.deployment_id:
+        status = devices.SUCCEEDED  # what was left of its deployments
+    if status in ("IDLE", state.status):
         return
-    state.status = report["status"]
+    state.status = status
     state.reason = report["error"]
     state.modified_at = now_ms()
-    _settle(session, state)
-
-
-def _settle(session: Session, state: DesiredState) -> None:
-    key = (state.account, state.region, state.deployment_id)
-    deployment = session.get(Deployment, key)
-    if deployment is None or deployment.status != ACTIVE:
-        return
-    ends = {devices.SUCCEEDED: COMPLETED, devices.FAILED: FAILED}
-    if state.status in ends:
-        deployment.status = ends[state.status]
-        deployment.modified_at = now_ms()
-
-
-def _of_target(device: Device, target_arn: str) -> Any:
-    return (
-        (Deployment.account == device.account)
-        & (Deployment.region == device.region)
-        & (Deployment.target_arn == target_arn)
-    )
+    device_state.settle(session, device, state)
 
 
 def list_deployments(
@@ -115,6 +109,7 @@ def list_deployments(
     account: str,
     region: str,
     target_arn: str | None,
+    parent_arn: str | None,
     latest_only: bool,
     after: list[Any] | None,
     limit: int,
@@ -123,6 +118,8 @@ def list_deployments(
     conditions = [Deployment.account == account, Deployment.region == region]
     if target_arn is not None:
         conditions.append(Deployment.target_arn == target_arn)
+    if parent_arn is not None:
+        conditions += [Deployment.slot == parent_arn, Deployment.target_arn != parent_arn]
     if latest_only:
         conditions.append(Deployment.latest.is_(True))
     if after is not None:

@@ -1,18 +1,23 @@
 """Devices: registration, desired state by generation, and what a device reports."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import and_, func, not_, select, update
+from sqlalchemy import and_, delete, exists, func, not_, select, update
 from sqlalchemy.orm import Session
 
 from model_delivery_localcloud.clock import now_ms
+from model_delivery_localcloud.store import things
+from model_delivery_localcloud.store.fleet_tables import Execution
 from model_delivery_localcloud.store.tables import (
     ComponentVersion,
+    Deployment,
     DesiredState,
     Device,
     DeviceArtifact,
     DeviceToken,
 )
+from model_delivery_localcloud.store.things import Scope
 from model_delivery_localcloud.store.tokens import hash_token, new_token
 
 TOKEN_LIFETIME_MS = 24 * 3600 * 1000
@@ -23,6 +28,7 @@ IN_PROGRESS = "IN_PROGRESS"
 SUCCEEDED = "SUCCEEDED"
 FAILED = "FAILED"
 CANCELED = "CANCELED"
+TIMED_OUT = "TIMED_OUT"
 OPEN = frozenset({QUEUED, IN_PROGRESS})
 
 
@@ -63,7 +69,28 @@ def register(session: Session, thing: str, token: str, facts: dict[str, str]) ->
     device.reported_at = now
     for name, value in facts.items():
         setattr(device, name, value)
+    names = things.all_groups_of(session, (device.account, device.region), thing)
+    # Those of its groups that it had lost as a core device that was deleted.
+    wake_deployments(session, (device.account, device.region), names)
     return key
+
+
+def wake_deployments(session: Session, scope: Scope, groups: Iterable[str]) -> list[str]:
+    """Make the deployments due that new members of some groups are to get; returns their ids."""
+    targets = [f"arn:aws:iot:{scope[1]}:{scope[0]}:thinggroup/{name}" for name in groups]
+    if not targets:
+        return []
+    wanted = (
+        Deployment.account == scope[0],
+        Deployment.region == scope[1],
+        Deployment.target_arn.in_(targets),
+        Deployment.latest,
+        Deployment.status == "ACTIVE",
+    )
+    found = list(session.scalars(select(Deployment.id).where(*wanted)))
+    if found:
+        session.execute(update(Deployment).where(*wanted).values(due_at=now_ms()))
+    return found
 
 
 def find_device_by_key(session: Session, key: str) -> Device | None:
@@ -140,15 +167,39 @@ def find_artifact(session: Session, device: Device, digest: str) -> DeviceArtifa
     return session.get(DeviceArtifact, (device.account, device.region, device.thing, digest))
 
 
-def list_desired(session: Session, device: Device) -> list[DesiredState]:
-    """Return the device's desired states, newest first, one a deployment."""
-    rows = session.scalars(
-        select(DesiredState).where(_of(device)).order_by(DesiredState.generation.desc())
+def list_executions(session: Session, device: Device) -> list[tuple[Execution, Deployment]]:
+    """Return what became of the device's deployments, the newest deployment first."""
+    same = and_(
+        Deployment.account == Execution.account,
+        Deployment.region == Execution.region,
+        Deployment.id == Execution.deployment_id,
     )
-    newest: dict[str, DesiredState] = {}
-    for row in rows:
-        newest.setdefault(row.deployment_id, row)
-    return list(newest.values())
+    mine = (
+        Execution.account == device.account,
+        Execution.region == device.region,
+        Execution.thing == device.thing,
+    )
+    query = select(Execution, Deployment).join(Deployment, same).where(*mine)
+    newest = (Execution.deployed_at.desc(), Execution.deployment_id.desc())
+    return [(each, of) for each, of in session.execute(query.order_by(*newest))]
+
+
+def newest_states(session: Session, device: Device, limit: int) -> list[DesiredState]:
+    """Return the newest of what the device was sent, and what it said of each."""
+    query = select(DesiredState).where(_of(device)).order_by(DesiredState.generation.desc())
+    return list(session.scalars(query.limit(limit)))
+
+
+def forget_core_device(session: Session, device: Device) -> None:
+    """Make a core device (locked) a mere thing again: no key, no reports, nothing to run."""
+    for table in (Execution, DesiredState, DeviceArtifact):
+        mine = (table.account == device.account, table.region == device.region)
+        session.execute(delete(table).where(*mine, table.thing == device.thing))
+    # Its generation grows on: what the device may still know of is never told anew as another.
+    desire(session, device, "", [])
+    for name in ("key_hash", "registered_at", "reported_at", "reported_status", "reported_error"):
+        setattr(device, name, None)
+    device.running, device.tags = [], {}
 
 
 def is_healthy(device: Device) -> bool:
@@ -170,16 +221,30 @@ def list_core_devices(
     account: str,
     region: str,
     healthy: bool | None,
+    target_arn: str | None,
     after: str | None,
     limit: int,
 ) -> list[Device]:
-    """Return up to `limit` registered devices by name, after the name `after`."""
+    """Return up to `limit` registered devices by name, after the name `after`.
+
+    :param target_arn: a group of which a deployment must have succeeded on the device once
+    """
     heard = Device.reported_at >= now_ms() - SILENT_MS
     well = and_(heard, func.coalesce(Device.reported_status, "") != FAILED)
     conditions = [Device.account == account, Device.region == region]
     conditions.append(Device.registered_at.is_not(None))
     if healthy is not None:
         conditions.append(well if healthy else not_(well))
+    if target_arn is not None:
+        conditions.append(
+            exists().where(
+                Execution.account == account,
+                Execution.region == region,
+                Execution.slot == target_arn,
+                Execution.thing == Device.thing,
+                Execution.status == SUCCEEDED,
+            )
+        )
     if after is not None:
         conditions.append(Device.thing > after)
     query = select(Device).where(*conditions).order_by(Device.thing).limit(limit)

@@ -1,6 +1,7 @@
 """The tables. Account and region are in every key of a regional resource."""
 
 import re
+import uuid
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, BigInteger, Dialect, Index, Text, TypeDecorator
@@ -229,12 +230,20 @@ class ComponentVersion(Base):
 
 
 class Deployment(Base):
-    """A Greengrass deployment to one target; a newer one makes it INACTIVE."""
+    """A Greengrass deployment to one target; a newer one makes it INACTIVE.
+
+    `thing` is empty where the target is a group. `slot` is the target whose place it takes among a
+    device's deployments: its parent target, or its own. `due_at` is when a step of it is to be done
+    next, None where nothing is; a step in hand moves it on, under `fence`. `paced_at` is how far
+    its rate is used up. `rollout` is the value of its tag of that name.
+    """
 
     __tablename__ = "deployments"
     __table_args__ = (
         Index("deployments_target", "account", "region", "target_arn", "revision"),
         Index("deployments_created", "account", "region", "created_at", "id"),
+        Index("deployments_rollout", "account", "region", "rollout"),
+        Index("deployments_due", "due_at"),
     )
 
     account: Mapped[str] = mapped_column(primary_key=True)
@@ -249,6 +258,12 @@ class Deployment(Base):
     request: Mapped[dict[str, Any]]
     created_at: Mapped[int]
     modified_at: Mapped[int]
+    slot: Mapped[str]
+    rollout: Mapped[str] = mapped_column(default="")
+    reason: Mapped[str] = mapped_column(default="")
+    due_at: Mapped[int | None] = mapped_column(default=None)
+    fence: Mapped[int] = mapped_column(default=0)
+    paced_at: Mapped[int | None] = mapped_column(default=None)
 
 
 class ClientToken(Base):
@@ -266,7 +281,11 @@ class ClientToken(Base):
 
 
 class Device(Base):
-    """A thing: known once a registration token was made, a core device once registered."""
+    """An IoT thing, which is a core device once it has registered.
+
+    It is made by CreateThing or with its first registration token. `version` grows with every
+    change of its attributes; `tags` are the core device's.
+    """
 
     __tablename__ = "devices"
     __table_args__ = (Index("devices_key_hash", "key_hash", unique=True),)
@@ -287,6 +306,10 @@ class Device(Base):
     reported_status: Mapped[str | None] = mapped_column(default=None)
     reported_error: Mapped[str | None] = mapped_column(default=None)
     running: Mapped[list[Any]] = mapped_column(default=list)
+    thing_id: Mapped[str] = mapped_column(default=lambda: str(uuid.uuid4()))
+    attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    version: Mapped[int] = mapped_column(default=1)
+    tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
 class DeviceToken(Base):
