@@ -30,7 +30,8 @@ _UNIT = 1e-3  # of the strongest's mean square: what is of its unit
 # Of a channel, for its mean square to say anything. A channel that is lost shows from two on; with
 # fewer than these, one that is not may look alike.
 _FEW = 4
-# The correlation with its neighbour that all but a quarter of an image's rows have.
+# The correlation with its neighbour that all but a quarter of an image's rows have: rapidocr's
+# detection 0.70 of its rows, 0.99 of its columns.
 _FOLLOWS, _MOST_FOLLOW = 0.5, 0.25
 _ROUNDING = 1e-6  # of a channel's magnitude: single precision's last bits
 
@@ -139,11 +140,12 @@ def _is_space(answers: Sequence[Array], axis: int) -> bool:
     for rows in (by_channel(each, axis) - mean.value for each in answers):
         square.add(rows**2)
         product.add(rows[:, :-1] * rows[:, 1:])
-    sizes = np.sqrt(square.value[:-1] * square.value[1:])
-    known = sizes > 0
-    if not known.any():
+    varying = square.value > _FLOOR * square.value.max(initial=0.0)  # a blank row follows nothing
+    both = varying[:-1] & varying[1:]
+    if not both.any():
         return False
-    return bool(np.quantile(product.value[known] / sizes[known], _MOST_FOLLOW) >= _FOLLOWS)
+    sizes = np.sqrt(square.value[:-1] * square.value[1:])
+    return bool(np.quantile(product.value[both] / sizes[both], _MOST_FOLLOW) >= _FOLLOWS)
 
 
 def _units(signal: Array, chosen: Array) -> list[Array]:
