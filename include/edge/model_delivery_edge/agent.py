@@ -16,18 +16,19 @@ from model_delivery_edge.errors import (
     CloudRefused,
     CloudUnavailable,
     EdgeError,
+    ProtocolError,
     SettingsError,
 )
 from model_delivery_edge.home import Home
+from model_delivery_edge.journal import ENDED, LOST, Outcome, State
+from model_delivery_edge.progress import Progress
 from model_delivery_edge.reporter import Reporter
 from model_delivery_edge.runtime import Runtime
-from model_delivery_edge.slots import Outcome
 from model_delivery_edge.wire import Desired
 
 log = logging.getLogger(__name__)
 
 _SHORTEST_POLL_SECONDS = 0.5
-_REASON_LENGTH = 1000
 
 
 class Agent:
@@ -55,6 +56,7 @@ class Agent:
         self._registration_token = registration_token
         self._deployer = Deployer(home, cloud, runtime)
         self._reporter = Reporter(cloud, runtime, endpoint)
+        self._unfinished: Desired | None = None  # what a killed agent was about to do
         self._seen = 0  # the newest generation that need not be applied any more
 
     async def run(self) -> None:
@@ -71,12 +73,15 @@ class Agent:
     async def _restore(self) -> None:
         restored = await self._deployer.restore()
         self._runtime.ready = True
-        outcome = self._home.slots.outcome()
+        outcome = self._home.journal.outcome()
         generation = restored.generation if restored else 0
-        # Only a failure outlives what is served: it is not tried again by itself. Anything else
-        # that was newer was interrupted, and the cloud will say again what it desires.
-        if outcome.status != "FAILED" or outcome.generation <= generation:
-            outcome = _outcome(restored, None) if restored else Outcome()
+        newer = outcome.generation > generation
+        if newer and outcome.state not in ENDED:
+            self._unfinished = _unfinished(outcome)
+        # A deployment that was lost is not tried again by itself, and one that was interrupted goes
+        # on. Of anything else the cloud will say again what it desires.
+        if outcome.state not in LOST and not (newer and self._unfinished):
+            outcome = _committed(restored) if restored else Outcome()
         self._seen = outcome.generation
         self._reporter.tell(outcome)
 
@@ -107,6 +112,8 @@ class Agent:
     async def _follow(self) -> None:
         """Apply each newer desired state; the newest one stops what an older one still does."""
         applying: asyncio.Task[None] | None = None
+        if self._unfinished is not None:
+            applying = asyncio.create_task(self._apply(self._unfinished))
         try:
             while True:
                 desired = await self._newer()
@@ -136,29 +143,47 @@ class Agent:
 
     async def _apply(self, desired: Desired) -> None:
         log.info("generation %d: deployment %s", desired.generation, desired.deployment_id)
-        self._reporter.tell(Outcome(desired.generation, desired.deployment_id, "IN_PROGRESS"))
-        try:
-            await self._deployer.apply(desired)
-        except (EdgeError, EngineError, OSError) as error:
-            log.warning("generation %d failed: %s", desired.generation, error)
-            outcome = _outcome(desired, str(error))
-        except Exception as error:
-            log.exception("generation %d failed", desired.generation)
-            outcome = _outcome(desired, f"the agent's own error: {type(error).__name__}: {error}")
-        else:
+        progress = Progress(self._home.journal, desired, self._reporter.tell)
+        state, reason = await self._applied(desired, progress)
+        if reason is None:
             log.info("generation %d is served", desired.generation)
-            outcome = _outcome(desired, None)
-        self._reporter.tell(outcome)
+        else:
+            log.warning("generation %d failed: %s", desired.generation, reason)
         try:
-            await finish_in_thread(lambda: self._home.slots.record(outcome))
+            await progress.end(state, reason)
         except OSError as error:
             log.warning("cannot keep how generation %d went: %s", desired.generation, error)
 
+    async def _applied(self, desired: Desired, progress: Progress) -> tuple[State, str | None]:
+        try:
+            await progress.step("QUEUED")
+            async with asyncio.timeout(progress.remaining):
+                await self._deployer.apply(desired, progress)
+        except TimeoutError:
+            # The time may run out in the very commit: what is committed and served has not failed.
+            if not self._deployer.has_committed(desired):
+                return "TIMED_OUT", (
+                    f"not done within its {desired.deadline_seconds:g} s; the device keeps what it "
+                    "has: deploy again"
+                )
+        except (EdgeError, EngineError, OSError) as error:
+            return "FAILED", str(error) or type(error).__name__
+        except Exception as error:
+            log.exception("generation %d failed", desired.generation)
+            return "FAILED", f"the agent's own error: {type(error).__name__}: {error}"
+        return "COMMITTED", None
 
-def _outcome(desired: Desired, reason: str | None) -> Outcome:
-    error = " ".join(reason.split())[:_REASON_LENGTH] if reason else None
-    status = "FAILED" if error else "SUCCEEDED" if desired.deployment_id else "IDLE"
-    return Outcome(desired.generation, desired.deployment_id, status, error)  # type: ignore[arg-type]
+
+def _committed(desired: Desired) -> Outcome:
+    return Outcome(desired.generation, desired.deployment_id, "COMMITTED")
+
+
+def _unfinished(outcome: Outcome) -> Desired | None:
+    try:
+        return Desired.from_json(outcome.desired) if outcome.desired else None
+    except ProtocolError as error:
+        log.warning("what was interrupted cannot be read: %s", error)
+        return None
 
 
 async def _stop(task: asyncio.Task[None] | None) -> None:

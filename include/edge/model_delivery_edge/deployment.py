@@ -4,20 +4,22 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Mapping
+from typing import Any
 
 from model_delivery_edge.background import finish_in_thread
 from model_delivery_edge.cloud import CloudClient
 from model_delivery_edge.download import Download
-from model_delivery_edge.errors import DeploymentError
+from model_delivery_edge.errors import DeploymentError, ProbeError
 from model_delivery_edge.home import Home
 from model_delivery_edge.memory import release_freed
+from model_delivery_edge.probe.limits import Limits
+from model_delivery_edge.probe.prober import probe
+from model_delivery_edge.progress import Progress
 from model_delivery_edge.runtime import Candidate, Runtime, Served, load_candidate
-from model_delivery_edge.slots import Outcome
 from model_delivery_edge.wire import Component, Desired
 
 log = logging.getLogger(__name__)
 
-MAX_PROBES = 3
 _RETIRE_SECONDS = 10.0
 
 
@@ -33,6 +35,7 @@ class Deployer:
         self._home = home
         self._cloud = cloud
         self._runtime = runtime
+        self.profiles: dict[str, dict[str, Any]] = {}
 
     async def restore(self) -> Desired | None:
         """Serve the newest committed state that still proves itself, without any network.
@@ -50,7 +53,7 @@ class Deployer:
             return desired
         return None
 
-    async def apply(self, desired: Desired) -> None:
+    async def apply(self, desired: Desired, journal: Progress) -> None:
         """Fetch, prove, switch to and commit to a desired state.
 
         Until the commit the device serves, and would restart with, what it had.
@@ -58,15 +61,15 @@ class Deployer:
         :raises DeploymentError, EngineError, CloudRefused, OSError: nothing has changed
         """
         desired.check()
-        slots = self._home.slots
-        probes = self._probes(desired)
+        limits = {c.name: Limits.of(c.configuration) for c in desired.components}
+        await self._check_refused(desired)
         try:
             for component in desired.components:
-                await Download(self._cloud, self._home.artifacts, component.artifact).run()
-            begun = Outcome(
-                desired.generation, desired.deployment_id, "IN_PROGRESS", probes=probes + 1
-            )
-            await finish_in_thread(lambda: slots.record(begun))
+                await self._fetch(component, journal)
+            await journal.step("STAGED")
+            await journal.probing()
+            for component in desired.components:
+                await self._probe(component, limits[component.name])
             candidates = await self._load(desired)
             retired = await self._switch(desired, candidates)
         finally:
@@ -74,23 +77,48 @@ class Deployer:
         del candidates
         await _release(retired)
 
+    def has_committed(self, desired: Desired) -> bool:
+        """Tell whether this is the state that the device would restart with."""
+        committed = self._home.slots.committed()
+        return bool(committed) and committed[0].generation == desired.generation
+
+    async def _fetch(self, component: Component, journal: Progress) -> None:
+        await journal.step("DOWNLOADING", component.name)
+        await Download(self._cloud, self._home.artifacts, component.artifact).run()
+        await journal.step("VERIFIED", component.name)
+        self._home.artifacts.check_room(component.artifact.digest)
+
+    async def _probe(self, component: Component, limits: Limits) -> None:
+        served = self._runtime.table.get(component.model_name)
+        if served is not None and served.digest == component.artifact.digest:
+            return
+        digest, name = component.artifact.digest, f"{component.name} {component.version}"
+        archive = await finish_in_thread(lambda: self._home.artifacts.verified(digest))
+        try:
+            self.profiles[digest] = await probe(archive, name, limits, self._home.work)
+        except ProbeError as error:
+            why = str(error)
+            await finish_in_thread(lambda: self._home.journal.refuse(digest, why))
+            raise
+
+    async def _check_refused(self, desired: Desired) -> None:
+        journal = self._home.journal
+        for component in desired.components:
+            digest = component.artifact.digest
+            if desired.retry:
+                await finish_in_thread(lambda digest=digest: journal.forgive(digest))  # type: ignore[misc]
+            elif why := journal.failed().get(digest):
+                raise DeploymentError(
+                    f"{component.name} {component.version} was refused before: {why} "
+                    "(deploy another version, or this one with retry)"
+                )
+
     def _kept(self, desired: Desired) -> set[str]:
         """Digests to keep: of both slots, and what this deployment has only begun to fetch."""
         digests = self._home.slots.digests()
         incomplete = {c.artifact.digest for c in desired.components}
         artifacts = self._home.artifacts
         return digests | {digest for digest in incomplete if artifacts.part(digest).exists()}
-
-    def _probes(self, desired: Desired) -> int:
-        """How often the agent ended while it loaded this very generation."""
-        outcome = self._home.slots.outcome()
-        probes = outcome.probes if outcome.generation == desired.generation else 0
-        if probes >= MAX_PROBES:
-            raise DeploymentError(
-                f"the agent ended {probes} times while it loaded {_names(desired)}; "
-                "it will not try again: deploy another version"
-            )
-        return probes
 
     async def _load(self, desired: Desired) -> list[Candidate]:
         return [await self._candidate(component) for component in desired.components]

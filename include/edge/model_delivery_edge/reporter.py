@@ -7,8 +7,8 @@ from model_delivery_edge import __version__
 from model_delivery_edge.backoff import Backoff
 from model_delivery_edge.cloud import CloudClient
 from model_delivery_edge.errors import CloudError
+from model_delivery_edge.journal import Outcome
 from model_delivery_edge.runtime import Runtime
-from model_delivery_edge.slots import Outcome
 from model_delivery_edge.wire import Report
 
 log = logging.getLogger(__name__)

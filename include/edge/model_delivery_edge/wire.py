@@ -49,11 +49,18 @@ class Component:
 
 @dataclass(frozen=True)
 class Desired:
-    """All that a device shall run; a higher generation supersedes a lower one."""
+    """All that a device shall run; a higher generation supersedes a lower one.
+
+    :param deadline_seconds: after which, from when the device hears of it, it is given up
+        (default: never)
+    :param retry: whether a model that this device has refused before is to be tried once more
+    """
 
     generation: int
     deployment_id: str | None
     components: tuple[Component, ...]
+    deadline_seconds: float | None = None
+    retry: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the wire spells it."""
@@ -67,7 +74,11 @@ class Desired:
         if isinstance(data.get("deployment_id"), str):
             deployment = data["deployment_id"]
         components = _typed(data, "components", list)
-        return cls(generation, deployment, tuple(_component(each) for each in components))
+        deadline = data.get("deadline_seconds")
+        if deadline is not None and (not isinstance(deadline, int | float) or deadline < 0):
+            raise ProtocolError("desired state: field 'deadline_seconds' is no number of seconds")
+        parts = tuple(_component(each) for each in components)
+        return cls(generation, deployment, parts, deadline, data.get("retry") is True)
 
     def check(self) -> None:
         """Refuse, with a DeploymentError, what no device could run or should fetch."""
