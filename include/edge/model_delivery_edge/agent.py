@@ -9,7 +9,7 @@ from model_delivery_engine.errors import EngineError
 
 from model_delivery_edge.background import finish_in_thread
 from model_delivery_edge.backoff import Backoff
-from model_delivery_edge.cloud import CloudClient
+from model_delivery_edge.cloud import CloudClient, ReleaseKey
 from model_delivery_edge.deployment import Deployer
 from model_delivery_edge.errors import (
     CloudError,
@@ -39,6 +39,7 @@ class Agent:
     :param runtime: what it serves through
     :param endpoint: URL of its inference endpoint, None where it is not known
     :param registration_token: called for the one-time token when the device has no key yet
+    :param release_key: to pin, in base64 (default: what the registration gives)
     """
 
     def __init__(
@@ -49,13 +50,17 @@ class Agent:
         *,
         endpoint: str | None,
         registration_token: Callable[[], str],
+        release_key: str | None = None,
     ) -> None:
         self._home = home
         self._cloud = cloud
         self._runtime = runtime
         self._registration_token = registration_token
+        self._pinned = release_key is not None
+        if release_key is not None:
+            home.trust.pin(release_key)
         self._deployer = Deployer(home, cloud, runtime)
-        self._reporter = Reporter(cloud, runtime, endpoint)
+        self._reporter = Reporter(cloud, runtime, endpoint, self._deployer.signed_profiles)
         self._unfinished: Desired | None = None  # what a killed agent was about to do
         self._seen = 0  # the newest generation that need not be applied any more
 
@@ -89,16 +94,18 @@ class Agent:
         if key := self._home.device_key():
             self._cloud.use_key(key)
             return
-        key = await self._register(self._registration_token())
+        key, release_key = await self._register(self._registration_token())
+        if release_key is not None and not self._pinned:
+            await finish_in_thread(lambda: self._home.trust.pin(*release_key))
         await finish_in_thread(lambda: self._home.keep_device_key(key))
         self._cloud.use_key(key)
         log.info("registered as thing %s", self._cloud.thing)
 
-    async def _register(self, token: str) -> str:
+    async def _register(self, token: str) -> tuple[str, ReleaseKey | None]:
         backoff = Backoff()
         while True:
             try:
-                return await self._cloud.register(token)
+                return await self._cloud.register(token, self._home.identity.public)
             except CloudUnavailable as error:
                 seconds = backoff.next()
                 log.warning("cannot register yet: %s; next try in %.1f s", error, seconds)

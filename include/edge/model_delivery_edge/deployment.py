@@ -21,6 +21,7 @@ from model_delivery_edge.wire import Component, Desired
 log = logging.getLogger(__name__)
 
 _RETIRE_SECONDS = 10.0
+MOST_PROFILES = 20
 
 
 class Deployer:
@@ -62,6 +63,7 @@ class Deployer:
         """
         desired.check()
         limits = {c.name: Limits.of(c.configuration) for c in desired.components}
+        await finish_in_thread(lambda: self._home.trust.check(desired))
         await self._check_refused(desired)
         try:
             for component in desired.components:
@@ -143,12 +145,22 @@ class Deployer:
             self._runtime.switch(before.values())
             raise
         try:
-            await finish_in_thread(lambda: self._home.slots.commit(desired))
+            await finish_in_thread(lambda: self._commit(desired))
         except Exception:  # a cancellation comes after the commit: then memory and disk agree
             self._runtime.switch(before.values())
             raise
         kept = {id(served) for served in self._runtime.table.values()}
         return [weakref.ref(served) for served in before.values() if id(served) not in kept]
+
+    def _commit(self, desired: Desired) -> None:
+        self._home.trust.accept(desired)
+        self._home.slots.commit(desired)
+
+    def signed_profiles(self) -> tuple[dict[str, Any], ...]:
+        """Return what probes measured since the agent started, signed with the device's key."""
+        records = [{**profile, "digest": digest} for digest, profile in self.profiles.items()]
+        sign = self._home.identity.sign
+        return tuple({"record": each, "signature": sign(each)} for each in records[-MOST_PROFILES:])
 
     async def _prove(self, candidate: Candidate, before: Mapping[str, Served]) -> None:
         # One that keeps serving has proved itself, and its golden inputs are no longer in memory.

@@ -91,6 +91,15 @@ def record_report(session: Session, device: Device, report: dict[str, Any]) -> N
     _settle(session, state)
 
 
+def deadline_of(session: Session, state: DesiredState) -> float | None:
+    """Return the seconds that a device has from when it hears of a state; None without end."""
+    key = (state.account, state.region, state.deployment_id)
+    deployment = session.get(Deployment, key)
+    config = deployment.request.get("iotJobConfiguration", {}) if deployment else {}
+    minutes = config.get("timeoutConfig", {}).get("inProgressTimeoutInMinutes")
+    return None if minutes is None else minutes * 60.0
+
+
 def _settle(session: Session, state: DesiredState) -> None:
     key = (state.account, state.region, state.deployment_id)
     deployment = session.get(Deployment, key)

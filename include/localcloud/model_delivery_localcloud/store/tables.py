@@ -286,6 +286,8 @@ class Device(Base):
     reported_generation: Mapped[int] = mapped_column(default=0)
     reported_status: Mapped[str | None] = mapped_column(default=None)
     reported_error: Mapped[str | None] = mapped_column(default=None)
+    public_key: Mapped[str | None] = mapped_column(default=None)
+    details: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     running: Mapped[list[Any]] = mapped_column(default=list)
 
 
