@@ -114,3 +114,26 @@ def test_unsigned_where_a_key_is_pinned(serving: Device, cloud: Cloud, tmp_path:
     assert "is not signed" in cloud.wait_report(2, "FAILED")["error"]
     assert len(cloud.ranges()) == fetched
     assert serving.scale() == 2
+
+
+def test_a_model_that_answers_nan_to_real_requests_is_rolled_back(
+    serving: Device, cloud: Cloud, tmp_path: Path
+) -> None:
+    watch = {"minRequests": 10, "errorRate": 0.1}
+    deploy(cloud, 2, scale_bundle(tmp_path, 3), configuration={"watch": watch})
+    cloud.wait_report(2, "SUCCEEDED")
+    huge = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [3e38, 0, 0, 0]}
+    for _ in range(12):  # three times as much is infinite
+        serving.request("POST", "/v2/models/scale/infer", json={"inputs": [huge]})
+    report = cloud.wait_report(2, "FAILED")
+    assert report["state"] == "ROLLED_BACK"
+    assert "12 of 13 requests" in report["error"]
+    assert [each["version"] for each in report["running"]] == ["1.0.0"]
+    assert serving.scale() == 2
+    serving.kill()
+    cloud.stop()
+    serving.start().wait_ready()
+    assert serving.scale() == 2
+    cloud.start()
+    deploy(cloud, 3, scale_bundle(tmp_path, 3))
+    assert "was refused before" in cloud.wait_report(3, "FAILED")["error"]

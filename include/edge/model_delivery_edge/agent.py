@@ -29,6 +29,7 @@ from model_delivery_edge.wire import Desired
 log = logging.getLogger(__name__)
 
 _SHORTEST_POLL_SECONDS = 0.5
+_WATCH_SECONDS = 1.0
 
 
 class Agent:
@@ -62,6 +63,7 @@ class Agent:
         self._deployer = Deployer(home, cloud, runtime)
         self._reporter = Reporter(cloud, runtime, endpoint, self._deployer.signed_profiles)
         self._unfinished: Desired | None = None  # what a killed agent was about to do
+        self._restored: Desired | None = None
         self._seen = 0  # the newest generation that need not be applied any more
 
     async def run(self) -> None:
@@ -76,7 +78,7 @@ class Agent:
             tasks.create_task(self._follow())
 
     async def _restore(self) -> None:
-        restored = await self._deployer.restore()
+        self._restored = restored = await self._deployer.restore()
         self._runtime.ready = True
         outcome = self._home.journal.outcome()
         generation = restored.generation if restored else 0
@@ -121,6 +123,9 @@ class Agent:
         applying: asyncio.Task[None] | None = None
         if self._unfinished is not None:
             applying = asyncio.create_task(self._apply(self._unfinished))
+        elif self._restored is not None:
+            progress = Progress(self._home.journal, self._restored, self._reporter.tell)
+            applying = asyncio.create_task(self._watch(progress))
         try:
             while True:
                 desired = await self._newer()
@@ -156,10 +161,26 @@ class Agent:
             log.info("generation %d is served", desired.generation)
         else:
             log.warning("generation %d failed: %s", desired.generation, reason)
-        try:
-            await progress.end(state, reason)
-        except OSError as error:
-            log.warning("cannot keep how generation %d went: %s", desired.generation, error)
+        await _end(progress, state, reason)
+        await self._watch(progress)
+
+    async def _watch(self, progress: Progress) -> None:
+        """Look at what is served until something newer is desired; go back where it fails."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if (passed := self._deployer.passed()) is None:
+                continue
+            digest, why = passed
+            try:
+                gone_back = await self._deployer.roll_back(digest, why)
+            except (EdgeError, EngineError, OSError) as error:
+                log.warning("cannot return to the state before (%s): %s", why, error)
+                gone_back = False
+            if not gone_back:
+                log.warning("%s; there is no state to return to", why)
+                return
+            log.warning("rolled back: %s", why)
+            await _end(progress, "ROLLED_BACK", f"rolled back: {why}")
 
     async def _applied(self, desired: Desired, progress: Progress) -> tuple[State, str | None]:
         try:
@@ -179,6 +200,13 @@ class Agent:
             log.exception("generation %d failed", desired.generation)
             return "FAILED", f"the agent's own error: {type(error).__name__}: {error}"
         return "COMMITTED", None
+
+
+async def _end(progress: Progress, state: State, reason: str | None) -> None:
+    try:
+        await progress.end(state, reason)
+    except OSError as error:
+        log.warning("cannot keep how the deployment went: %s", error)
 
 
 def _committed(desired: Desired) -> Outcome:

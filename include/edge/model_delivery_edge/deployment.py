@@ -16,6 +16,7 @@ from model_delivery_edge.probe.limits import Limits
 from model_delivery_edge.probe.prober import probe
 from model_delivery_edge.progress import Progress
 from model_delivery_edge.runtime import Candidate, Runtime, Served, load_candidate
+from model_delivery_edge.watch import WatchedModel, WatchLimits
 from model_delivery_edge.wire import Component, Desired
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,11 @@ class Deployer:
 
         :returns: that state, or None where there is none
         """
-        for desired in await finish_in_thread(self._home.slots.committed):
+        failed = self._home.journal.failed()
+        slots = await finish_in_thread(self._home.slots.committed)
+        # One that was refused after its commit, just before the power went, comes last.
+        slots.sort(key=lambda each: any(c.artifact.digest in failed for c in each.components))
+        for desired in slots:
             try:
                 candidates = await self._load(desired)
             except Exception:
@@ -63,6 +68,8 @@ class Deployer:
         """
         desired.check()
         limits = {c.name: Limits.of(c.configuration) for c in desired.components}
+        for component in desired.components:
+            WatchLimits.of(component.configuration)
         await finish_in_thread(lambda: self._home.trust.check(desired))
         await self._check_refused(desired)
         try:
@@ -78,6 +85,32 @@ class Deployer:
             await finish_in_thread(lambda: self._home.artifacts.collect(self._kept(desired)))
         del candidates
         await _release(retired)
+
+    def passed(self) -> tuple[str, str] | None:
+        """Return the digest of a served model that passed a limit of its watch, and the figures."""
+        for served in self._runtime.table.values():
+            figures = served.model.figures if isinstance(served.model, WatchedModel) else None
+            if figures is not None and (why := figures.passed()):
+                return served.digest, f"{served.component} {served.version}: {why}"
+        return None
+
+    async def roll_back(self, digest: str, why: str) -> bool:
+        """Give up a model that is served for the state before; False where there is none."""
+        slots, journal = self._home.slots, self._home.journal
+        failed = journal.failed()
+        states = await finish_in_thread(slots.committed)
+        before = states[1] if len(states) == 2 else None
+        digests = {c.artifact.digest for c in before.components} if before else set()
+        if before is None or digest in digests or digests & failed.keys():
+            return False
+        candidates = await self._load(before)
+        await finish_in_thread(lambda: journal.refuse(digest, why))
+        retired = [weakref.ref(served) for served in self._runtime.table.values()]
+        self._runtime.switch(each.served for each in candidates)
+        await finish_in_thread(slots.go_back)
+        del candidates
+        await _release(retired)
+        return True
 
     def has_committed(self, desired: Desired) -> bool:
         """Tell whether this is the state that the device would restart with."""

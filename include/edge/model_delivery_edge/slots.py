@@ -49,6 +49,10 @@ class Slots:
         self._write(self._slot(target), desired.to_json())
         write_durably(self._pointer, target.encode())
 
+    def go_back(self) -> None:
+        """Make the previous state the current one, and the current one the previous."""
+        write_durably(self._pointer, _other(self._current()).encode())
+
     def digests(self) -> set[str]:
         """Digests of all artifacts that a slot refers to."""
         return {c.artifact.digest for slot in self.committed() for c in slot.components}
