@@ -68,7 +68,9 @@ class Progress:
         outcome = replace(self._outcome, state=state, error=error, components=states, desired=None)
         self._outcome = outcome
         self._tell(outcome)
-        await finish_in_thread(lambda: self._journal.record(outcome))
+        # What is served may be older than what was last given up, which must stay given up.
+        if self._journal.outcome().generation <= outcome.generation:
+            await finish_in_thread(lambda: self._journal.record(outcome))
 
     async def _keep(self, outcome: Outcome) -> None:
         await finish_in_thread(lambda: self._journal.record(outcome))

@@ -1,8 +1,11 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 from model_delivery_edge import journal as module
 from model_delivery_edge.journal import MOST_FAILED, Journal, Outcome
+from model_delivery_edge.progress import Progress
+from model_delivery_edge.wire import Desired
 
 
 def test_outcome_is_kept(tmp_path: Path) -> None:
@@ -61,3 +64,13 @@ def test_refused_digests_are_remembered_until_forgiven(tmp_path: Path) -> None:
     failed = Journal(tmp_path).failed()
     assert len(failed) == MOST_FAILED
     assert "sha256:0" not in failed
+
+
+def test_what_was_given_up_stays_so_when_an_older_one_is_rolled_back(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.record(Outcome(2, "d", "FAILED", "no space"))
+    told: list[Outcome] = []
+    older = Progress(journal, Desired(1, "d", ()), told.append)
+    asyncio.run(older.end("ROLLED_BACK", "worse"))
+    assert [(each.generation, each.state) for each in told] == [(1, "ROLLED_BACK")]
+    assert (journal.outcome().generation, journal.outcome().state) == (2, "FAILED")
