@@ -247,15 +247,15 @@ class Cloud:
         return [value for kind, value in self.requests if kind == "artifact"]
 
     def _refusal(self, request: Request) -> Response | None:
-        if request.headers.get("model-delivery-edge-protocol") != "1":
-            return JSONResponse({"error": "speak protocol 1"}, status_code=426)
+        if request.headers.get("model-delivery-edge-protocol") != "2":
+            return JSONResponse({"error": "speak protocol 2"}, status_code=426)
         if request.headers.get("authorization") != f"Bearer {DEVICE_KEY}":
             return JSONResponse({"error": "no such device"}, status_code=401)
         return None
 
     async def _register(self, request: Request) -> Response:
         body = await request.json()
-        assert set(body) == {"token", "architecture", "platform", "agent_version"}
+        assert set(body) == {"token", "architecture", "platform", "agent_version", "public_key"}
         self.requests.append(("registration", body["architecture"]))
         if self.token_used or body["token"] != ONE_TIME_TOKEN:
             return JSONResponse({"error": "this token is wrong or was used"}, status_code=403)

@@ -1,6 +1,7 @@
 """The content-addressed store: an artifact's name is its digest, and it is never overwritten."""
 
 import logging
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 from model_delivery_engine.digest import digest_file
 
 from model_delivery_edge.durable import rename_durably, sync_file, sync_folder
-from model_delivery_edge.errors import DeploymentError
+from model_delivery_edge.errors import DeploymentError, DownloadError
 
 log = logging.getLogger(__name__)
+MIB = 1024 * 1024
+RESERVE_BYTES = 16 * MIB
 _FILE = "bundle.tar.gz"
 
 
@@ -74,6 +77,21 @@ class Artifacts:
                 "check the disk and deploy it again"
             )
         return path
+
+    def check_room(self, digest: str) -> None:
+        """Refuse to extract a bundle that would fill the disk.
+
+        :raises DownloadError: fewer bytes are free than its gzip trailer says that it expands to
+        """
+        with self.path(digest).open("rb") as stream:
+            stream.seek(-4, os.SEEK_END)
+            expanded = int.from_bytes(stream.read(4), "little")
+        free = self.free_bytes()
+        if free < expanded + RESERVE_BYTES:
+            raise DownloadError(
+                f"artifact {digest} expands to {expanded // MIB} MiB and {free // MIB} MiB of disk "
+                "are free; free some space and deploy again"
+            )
 
     def collect(self, keep: Iterable[str]) -> None:
         """Delete every artifact and download whose digest is not among those to keep."""

@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serve.add_argument("--port", required=True, type=int, help="port to listen on; 0: a free one")
     serve.add_argument("--token-file", type=Path, help="file with the one-time token")
+    serve.add_argument(
+        "--release-key",
+        help="pin this key (model-delivery-localcloud release-key show); by default the one that "
+        "the registration gives",
+    )
     serve.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser
 
@@ -77,6 +82,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Settin
         options.port,
         api_token.strip() if api_token else None,
         _registration_token(options.token_file, environ),
+        options.release_key,
     )
 
 

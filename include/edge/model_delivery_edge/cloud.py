@@ -3,7 +3,7 @@
 import platform
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 import httpx
@@ -16,6 +16,13 @@ POLL_SECONDS = 25  # the wire allows 30; proxies like to cut at 30
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _POLL_TIMEOUT = httpx.Timeout(POLL_SECONDS + 15.0, connect=10.0)
 _LATER = frozenset({408, 425, 429})
+
+
+class ReleaseKey(NamedTuple):
+    """The key with which a cloud signs releases, and how many rotations led to it."""
+
+    public: str
+    number: int
 
 
 class CloudClient:
@@ -32,7 +39,7 @@ class CloudClient:
         self._key = key
         headers = {PROTOCOL_HEADER: PROTOCOL_VERSION, "User-Agent": f"{__package__}/{__version__}"}
         self._http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=_TIMEOUT)
-        self._device = f"/edge/v{PROTOCOL_VERSION}/devices/{quote(thing, safe='')}"
+        self._device = f"/edge/v1/devices/{quote(thing, safe='')}"
 
     async def __aenter__(self) -> Self:
         return self
@@ -44,8 +51,10 @@ class CloudClient:
         """Authenticate with this device key from now on."""
         self._key = key
 
-    async def register(self, token: str) -> str:
-        """Trade a one-time token for the device key.
+    async def register(self, token: str, public_key: str) -> tuple[str, ReleaseKey | None]:
+        """Trade a one-time token for the device key and the cloud's release key.
+
+        :param public_key: the device's own, with which it signs
 
         :raises CloudRefused: a token that is wrong or was used (403)
         :raises CloudUnavailable: worth another try
@@ -55,12 +64,17 @@ class CloudClient:
             "architecture": platform.machine(),
             "platform": platform.system().lower(),
             "agent_version": __version__,
+            "public_key": public_key,
         }
         response = await self._call("POST", f"{self._device}/registration", json=body)
-        key = _json(response).get("device_key")
+        answer = _json(response)
+        key = answer.get("device_key")
         if not isinstance(key, str) or not key:
             raise ProtocolError(f"{self.url}: the registration's answer has no device_key")
-        return key
+        public, number = answer.get("release_key"), answer.get("release_key_number", 0)
+        if not isinstance(public, str):
+            return key, None
+        return key, ReleaseKey(public, int(number))
 
     async def desired(self, after: int) -> Desired | None:
         """Wait up to POLL_SECONDS for a desired state newer than a generation; None if none came.

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from model_delivery_engine.digest import digest_file
 
-from model_delivery_edge.artifacts import Artifacts
+from model_delivery_edge.artifacts import MIB, RESERVE_BYTES, Artifacts
 from model_delivery_edge.background import finish_in_thread
 from model_delivery_edge.backoff import Backoff
 from model_delivery_edge.cloud import CloudClient
@@ -25,8 +25,6 @@ from model_delivery_edge.wire import Artifact
 
 log = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
-RESERVE_BYTES = 16 * MIB
 _BLOCK = MIB
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 

@@ -8,7 +8,9 @@ EdgeError
 │   ├── CloudRefused        an answer that another try will not change
 │   └── ProtocolError       an answer that does not follow the device wire
 ├── DeploymentError         a desired state that this device cannot run
-│   └── DownloadError       an artifact that does not fit, or is not what was announced
+│   ├── DownloadError       an artifact that does not fit, or is not what was announced
+│   ├── ProbeError          a model that must not serve: its digest is not tried again
+│   └── SignatureError      a release that nobody trusted has signed
 └── RequestError            an inference request that is refused, with its HTTP status
 
 Each message names the thing and says what to do next.
@@ -56,6 +58,14 @@ class DeploymentError(EdgeError):
 
 class DownloadError(DeploymentError):
     """An artifact that does not fit on the device, or is not what was announced."""
+
+
+class ProbeError(DeploymentError):
+    """A model that must not serve: it crashed, hung, took too much or answered wrongly."""
+
+
+class SignatureError(DeploymentError):
+    """A release that nobody trusted has signed, or that was signed for something else."""
 
 
 class RequestError(EdgeError):

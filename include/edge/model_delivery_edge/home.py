@@ -13,7 +13,10 @@ from typing import Self
 from model_delivery_edge.artifacts import Artifacts
 from model_delivery_edge.durable import write_durably
 from model_delivery_edge.errors import HomeError
+from model_delivery_edge.journal import Journal
 from model_delivery_edge.slots import Slots
+from model_delivery_edge.trust.identity import Identity
+from model_delivery_edge.trust.releases import Trust
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,9 @@ class Home(AbstractContextManager["Home"]):
         self._take_lock()
         self.artifacts = Artifacts(folder / "artifacts", folder / "downloads")
         self.slots = Slots(folder / "state")
+        self.trust = Trust(folder / "trust.json", thing)
+        self.identity = Identity(folder / "identity.key")
+        self.journal = Journal(folder / "state")
         self.work = folder / "work"
         shutil.rmtree(self.work, ignore_errors=True)  # what a killed agent had half extracted
         self.work.mkdir(mode=0o700)

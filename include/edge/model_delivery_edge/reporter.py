@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from model_delivery_edge import __version__
 from model_delivery_edge.backoff import Backoff
 from model_delivery_edge.cloud import CloudClient
 from model_delivery_edge.errors import CloudError
+from model_delivery_edge.journal import Outcome
 from model_delivery_edge.runtime import Runtime
-from model_delivery_edge.slots import Outcome
 from model_delivery_edge.wire import Report
 
 log = logging.getLogger(__name__)
@@ -22,12 +25,21 @@ class Reporter:
     :param cloud: where to
     :param runtime: what runs: read anew for each report, so that none claims what is not served
     :param endpoint: URL of the inference endpoint, None where it is not known
+    :param profiles: called for the signed records of probes
     """
 
-    def __init__(self, cloud: CloudClient, runtime: Runtime, endpoint: str | None) -> None:
+    def __init__(
+        self,
+        cloud: CloudClient,
+        runtime: Runtime,
+        endpoint: str | None,
+        profiles: Callable[[], tuple[Mapping[str, Any], ...]],
+    ) -> None:
         self._cloud = cloud
         self._runtime = runtime
         self._endpoint = endpoint
+        self._profiles = profiles
+        self._reached = time.monotonic()
         self._changed = asyncio.Event()
         self._outcome = Outcome()
         self._reachable = True
@@ -59,6 +71,7 @@ class Reporter:
             self._reachable = False
             return self._backoff.next()
         self._reachable = True
+        self._reached = time.monotonic()
         self._backoff.reset()
         return HEARTBEAT_SECONDS
 
@@ -72,4 +85,8 @@ class Reporter:
             outcome.error,
             __version__,
             self._endpoint,
+            outcome.state,
+            outcome.components,
+            self._profiles(),
+            time.monotonic() - self._reached,
         )

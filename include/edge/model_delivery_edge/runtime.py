@@ -21,6 +21,7 @@ from model_delivery_engine.tensors import Array
 
 from model_delivery_edge.artifacts import Artifacts
 from model_delivery_edge.errors import DeploymentError, RequestError
+from model_delivery_edge.watch import Figures, WatchedModel, WatchLimits
 from model_delivery_edge.wire import Component, Running
 
 Result = TypeVar("Result")
@@ -77,8 +78,11 @@ def load_candidate(component: Component, artifacts: Artifacts, work: Path) -> Ca
     archive = artifacts.verified(component.artifact.digest)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         bundle = open_bundle(archive, Path(folder) / "bundle")
-        model = Model.load(bundle)
+        limits = WatchLimits.of(component.configuration)
+        model = Model.load(bundle) if limits is None else WatchedModel.load(bundle)
         check_golden(model, bundle)
+        if limits is not None and isinstance(model, WatchedModel):
+            model.figures = Figures(limits)
     served = Served(
         component.model_name,
         component.name,

@@ -34,6 +34,7 @@ class Settings:
     :param port: port to listen on; 0 takes a free one
     :param api_token: bearer token of the endpoint; None: the one in ``home``, made if absent
     :param registration_token: called for the one-time token if the device is not registered
+    :param release_key: to pin, in base64 (default: what the registration gives)
     """
 
     thing: str
@@ -43,6 +44,7 @@ class Settings:
     port: int
     api_token: str | None
     registration_token: Callable[[], str]
+    release_key: str | None = None
 
 
 def run(settings: Settings) -> None:
@@ -95,6 +97,7 @@ async def _serve(settings: Settings, home: Home, listener: socket.socket) -> Non
             runtime,
             endpoint=endpoint,
             registration_token=settings.registration_token,
+            release_key=settings.release_key,
         )
         try:
             await _run_both(agent, server, listener)

@@ -1,4 +1,4 @@
-"""What the device has committed to, in two slots, and how the last deployment ended.
+"""What the device has committed to, in two slots.
 
 ``slot-a.json`` and ``slot-b.json`` each hold a desired state that has proved itself; ``current``
 names the one to serve. A commit writes the other slot, then flips ``current``: one rename. The
@@ -7,32 +7,15 @@ power may go at any point, and the device has what it had, or what it was about 
 
 import json
 import logging
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from model_delivery_edge.durable import write_durably
 from model_delivery_edge.errors import ProtocolError
-from model_delivery_edge.wire import Desired, Status
+from model_delivery_edge.wire import Desired
 
 log = logging.getLogger(__name__)
 SlotName = Literal["a", "b"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How far the newest deployment got.
-
-    :param error: why it FAILED, in one line
-    :param probes: how often the agent began to load it; more than once means that it was
-        interrupted while it did
-    """
-
-    generation: int = 0
-    deployment_id: str | None = None
-    status: Status = "IDLE"
-    error: str | None = None
-    probes: int = 0
 
 
 class Slots:
@@ -66,22 +49,13 @@ class Slots:
         self._write(self._slot(target), desired.to_json())
         write_durably(self._pointer, target.encode())
 
+    def go_back(self) -> None:
+        """Make the previous state the current one, and the current one the previous."""
+        write_durably(self._pointer, _other(self._current()).encode())
+
     def digests(self) -> set[str]:
         """Digests of all artifacts that a slot refers to."""
         return {c.artifact.digest for slot in self.committed() for c in slot.components}
-
-    def outcome(self) -> Outcome:
-        """How the newest deployment went, as last recorded."""
-        data = _load(self._folder / "outcome.json")
-        try:
-            return Outcome(**data) if data else Outcome()
-        except TypeError:
-            log.warning("outcome.json has other fields than this agent's; taking none of it")
-            return Outcome()
-
-    def record(self, outcome: Outcome) -> None:
-        """Keep how the newest deployment goes."""
-        self._write(self._folder / "outcome.json", asdict(outcome))
 
     @property
     def _pointer(self) -> Path:

@@ -1,4 +1,4 @@
-"""The device wire, version 1: what the cloud desires of a device, and what the device reports."""
+"""The device wire, version 2: what the cloud desires of a device, and what the device reports."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from model_delivery_edge.errors import DeploymentError, ProtocolError
 
 PROTOCOL_HEADER = "Model-Delivery-Edge-Protocol"
-PROTOCOL_VERSION = "1"
+PROTOCOL_VERSION = "2"
 
 Status = Literal["IN_PROGRESS", "SUCCEEDED", "FAILED", "IDLE"]
 
@@ -40,6 +40,8 @@ class Component:
     version: str
     artifact: Artifact
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    # Who signed it says nothing of what it is: the same under another generation is the same.
+    release: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def model_name(self) -> str:
@@ -49,11 +51,20 @@ class Component:
 
 @dataclass(frozen=True)
 class Desired:
-    """All that a device shall run; a higher generation supersedes a lower one."""
+    """All that a device shall run; a higher generation supersedes a lower one.
+
+    :param deadline_seconds: after which, from when the device hears of it, it is given up
+        (default: never)
+    :param retry: whether a model that this device has refused before is to be tried once more
+    :param keys: rotations of the release key, oldest first
+    """
 
     generation: int
     deployment_id: str | None
     components: tuple[Component, ...]
+    deadline_seconds: float | None = None
+    retry: bool = False
+    keys: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the wire spells it."""
@@ -67,7 +78,11 @@ class Desired:
         if isinstance(data.get("deployment_id"), str):
             deployment = data["deployment_id"]
         components = _typed(data, "components", list)
-        return cls(generation, deployment, tuple(_component(each) for each in components))
+        deadline = data.get("deadline_seconds")
+        if deadline is not None and (not isinstance(deadline, int | float) or deadline < 0):
+            raise ProtocolError("desired state: field 'deadline_seconds' is no number of seconds")
+        parts = tuple(_component(each) for each in components)
+        return cls(generation, deployment, parts, deadline, data.get("retry") is True, _keys(data))
 
     def check(self) -> None:
         """Refuse, with a DeploymentError, what no device could run or should fetch."""
@@ -124,6 +139,10 @@ class Report:
 
     :param error: why it FAILED, in one line
     :param endpoint: URL of its inference endpoint, where it is known
+    :param state: the journal's, which says more than the status
+    :param components: the state of each component, by its name
+    :param profiles: what probes measured since the start: record and its signature
+    :param offline_seconds: for which no report reached the cloud before this one
     """
 
     generation: int
@@ -133,6 +152,10 @@ class Report:
     error: str | None
     agent_version: str
     endpoint: str | None
+    state: str
+    components: Mapping[str, str]
+    profiles: tuple[Mapping[str, Any], ...]
+    offline_seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the wire spells it."""
@@ -153,7 +176,22 @@ def _component(data: Any) -> Component:
             _typed(artifact, "path", str),
         ),
         configuration,
+        _release(data),
     )
+
+
+def _release(data: Any) -> dict[str, Any]:
+    release = data.get("release") or {}
+    if not isinstance(release, dict):
+        raise ProtocolError("desired state: field 'release' is no object; update the agent")
+    return release
+
+
+def _keys(data: Any) -> tuple[dict[str, Any], ...]:
+    keys = data.get("keys") or []
+    if not isinstance(keys, list | tuple) or not all(isinstance(key, dict) for key in keys):
+        raise ProtocolError("desired state: field 'keys' is no list of objects; update the agent")
+    return tuple(keys)
 
 
 def _typed(data: Any, key: str, kind: type) -> Any:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 
+from model_delivery_localcloud.edge.releases import ReleaseKey
 from model_delivery_localcloud.edge.wire import DeviceWire
 from model_delivery_localcloud.errors import ServiceError, SignatureRefused, StoreError
 from model_delivery_localcloud.objects import ObjectStore
@@ -57,7 +58,7 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             Route("/healthz", partial(_healthz, database)),
-            *DeviceWire(database, objects).routes(),
+            *DeviceWire(database, objects, ReleaseKey(settings.home)).routes(),
             *Portal(settings, database).routes(),
             Route(
                 SOLUTION_VERSIONS,

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from model_delivery_localcloud.app import create_app
 from model_delivery_localcloud.edge.messages import THING_NAME
+from model_delivery_localcloud.edge.releases import ReleaseKey
 from model_delivery_localcloud.errors import LocalcloudError, SettingsError
 from model_delivery_localcloud.objects import ObjectStore
 from model_delivery_localcloud.portal.access_log import WithoutGrants
@@ -119,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     user.add_argument(
         "--group", action="append", default=[], help="a group that work teams name; repeatable"
     )
+    releases = _group(commands, "release-key", "the key that signs what devices run")
+    _add(releases, "show", _show_release_key, "print the public key that devices pin")
+    _add(releases, "rotate", _rotate_release_key, "replace the key; devices follow by themselves")
     token = _add(
         commands, "device-token", _device_token, "print a token that registers a device once"
     )
@@ -220,6 +224,14 @@ def _device_token(settings: Settings, arguments: argparse.Namespace) -> None:
         print(
             make_registration_token(session, arguments.account, arguments.region, arguments.thing)
         )
+
+
+def _show_release_key(settings: Settings, _arguments: argparse.Namespace) -> None:
+    print(ReleaseKey(settings.home).public)
+
+
+def _rotate_release_key(settings: Settings, _arguments: argparse.Namespace) -> None:
+    print(ReleaseKey(settings.home).rotate())
 
 
 def _register(settings: Settings, arguments: argparse.Namespace) -> None:

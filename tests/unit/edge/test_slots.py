@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from model_delivery_edge.durable import write_durably
-from model_delivery_edge.slots import Outcome, Slots
+from model_delivery_edge.slots import Slots
 from model_delivery_edge.wire import Artifact, Component, Desired
 
 
@@ -16,7 +16,6 @@ def desired(generation: int, version: str = "1.0.0", digit: str = "0") -> Desire
 def test_nothing_is_committed_at_first(tmp_path: Path) -> None:
     slots = Slots(tmp_path)
     assert slots.committed() == []
-    assert slots.outcome() == Outcome()
 
 
 def test_current_comes_first_then_the_previous(tmp_path: Path) -> None:
@@ -52,12 +51,6 @@ def test_damaged_slot_is_passed_over(tmp_path: Path, damage: bytes) -> None:
     assert [each.generation for each in slots.committed()] == [1]
     slots.commit(desired(3, "3.0.0"))
     assert [each.generation for each in slots.committed()] == [3, 1]
-
-
-def test_outcome_is_kept(tmp_path: Path) -> None:
-    outcome = Outcome(4, "d", "FAILED", "no space", 1)
-    Slots(tmp_path).record(outcome)
-    assert Slots(tmp_path).outcome() == outcome
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -7,11 +7,18 @@ from typing import Any
 from model_delivery_localcloud.errors import LocalcloudError
 
 PROTOCOL_HEADER = "Model-Delivery-Edge-Protocol"
-PROTOCOL_VERSION = "1"
+PROTOCOL_VERSION = "2"
+SPOKEN = frozenset({"1", "2"})  # agents in the field are updated later than the cloud
+STATES = frozenset(
+    {"IDLE", "QUEUED", "DOWNLOADING", "VERIFIED", "STAGED", "PROBING", "COMMITTED"}
+    | {"ROLLED_BACK", "FAILED", "TIMED_OUT"}
+)
+MOST_PROFILES = 20
 LONGEST_WAIT = 30.0
 LONGEST_TEXT = 1024
 LONGEST_LIST = 100
 STATUSES = frozenset({"IN_PROGRESS", "SUCCEEDED", "FAILED", "IDLE"})
+_DETAILS = ("state", "components", "profiles", "offline_seconds")
 THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 
 
@@ -26,8 +33,10 @@ class WireError(LocalcloudError):
 def read_registration(body: Any) -> tuple[str, dict[str, str]]:
     """Return the token and the device's facts of a registration body."""
     names = ("token", "architecture", "platform", "agent_version")
-    _only(body, names)
+    _only(body, (*names, "public_key"))
     facts = {name: _text(body, name) for name in names}
+    if "public_key" in body:  # version 1 has none
+        facts["public_key"] = _text(body, "public_key")
     return facts.pop("token"), facts
 
 
@@ -57,6 +66,32 @@ def read_report(body: Any) -> dict[str, Any]:
         "endpoint": _optional_text(body, "endpoint"),
         "running": _running(body.get("running")),
     }
+
+
+def part_details(body: Any) -> tuple[Any, dict[str, Any] | None]:
+    """Part a report of version 2 into what version 1 has, and the rest, read strictly."""
+    if not isinstance(body, dict):
+        raise WireError(400, "the body must be a JSON object")
+    rest = {name: body.pop(name) for name in _DETAILS if name in body}
+    if rest.keys() != set(_DETAILS):
+        missing = sorted(set(_DETAILS) - rest.keys())
+        raise WireError(400, f"missing members: {', '.join(missing)}")
+    components, profiles = rest["components"], rest["profiles"]
+    if rest["state"] not in STATES:
+        raise WireError(400, f"state must be one of {', '.join(sorted(STATES))}")
+    if not isinstance(components, dict) or not set(components.values()) <= STATES:
+        raise WireError(400, "components must give each component's state")
+    if not isinstance(profiles, list) or len(profiles) > MOST_PROFILES:
+        raise WireError(400, f"profiles must be a list of at most {MOST_PROFILES}")
+    for profile in profiles:
+        _only(profile, ("record", "signature"))
+        if not isinstance(profile.get("record"), dict):
+            raise WireError(400, "a profile's record must be an object")
+        _text(profile, "signature")
+    seconds = rest["offline_seconds"]
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
+        raise WireError(400, "offline_seconds must be a number of at least 0")
+    return body, rest
 
 
 def read_poll(query: Mapping[str, str]) -> tuple[int, float]:

@@ -12,13 +12,16 @@ from model_delivery_localcloud import strict_json
 from model_delivery_localcloud.edge.messages import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
+    SPOKEN,
     THING_NAME,
     WireError,
+    part_details,
     read_poll,
     read_registration,
     read_report,
 )
 from model_delivery_localcloud.edge.ranges import UnsatisfiableRangeError, parse_range
+from model_delivery_localcloud.edge.releases import ReleaseKey, is_signed
 from model_delivery_localcloud.edge.waiting import DesiredBoard, generations_reader
 from model_delivery_localcloud.errors import ObjectError
 from model_delivery_localcloud.objects import ObjectStore
@@ -34,9 +37,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class DeviceWire:
     """Serves devices over the store and streams artifacts from the object store."""
 
-    def __init__(self, database: Database, objects: ObjectStore) -> None:
+    def __init__(self, database: Database, objects: ObjectStore, key: ReleaseKey) -> None:
         self._database = database
         self._objects = objects
+        self._key = key
         self._board = DesiredBoard(generations_reader(database))
 
     def routes(self) -> list[Route]:
@@ -65,7 +69,10 @@ class DeviceWire:
                 f"the registration token for {thing} is wrong, used or expired; make a new one "
                 "with model-delivery-localcloud device-token",
             )
-        return JSONResponse({"device_key": key}, status_code=201)
+        answer: dict[str, Any] = {"device_key": key}
+        if _speaks_2(request):
+            answer |= {"release_key": self._key.public, "release_key_number": self._key.number}
+        return JSONResponse(answer, status_code=201)
 
     async def desired(self, request: Request) -> Response:
         """Answer the desired state once its generation exceeds `after`, 204 if it does not."""
@@ -73,13 +80,18 @@ class DeviceWire:
         device = await self._authenticate(request)
         if device.generation <= after and seconds:
             await self._board.wait((device.account, device.region, device.thing), after, seconds)
-        state = await run_in_threadpool(self._newest, device, after)
+        state = await run_in_threadpool(self._newest, device, after, _speaks_2(request))
         return Response(status_code=204) if state is None else JSONResponse(state)
 
     async def reported(self, request: Request) -> Response:
         """Take what the device reports; it is its heartbeat too."""
         device = await self._authenticate(request)
-        report = read_report(await _body(request))
+        body, details = await _body(request), None
+        if _speaks_2(request):
+            body, details = part_details(body)
+        report = read_report(body)
+        if details is not None:
+            _check_profiles(device, details["profiles"])
 
         def record() -> None:
             with self._database.write() as session:
@@ -88,6 +100,7 @@ class DeviceWire:
                 if locked is None or locked.key_hash is None:
                     raise WireError(401, "the device was deleted; register it again")
                 deployments.record_report(session, locked, report)
+                locked.details = details
 
         await run_in_threadpool(record)
         return Response(status_code=204)
@@ -150,19 +163,38 @@ class DeviceWire:
         with self._database.read() as session:
             return devices.find_artifact(session, device, digest)
 
-    def _newest(self, device: Device, after: int) -> dict[str, Any] | None:
+    def _newest(self, device: Device, after: int, signed: bool) -> dict[str, Any] | None:
         with self._database.read() as session:
             key = (device.account, device.region, device.thing)
             current = devices.find_device(session, *key)
             if current is None or current.generation <= after:
                 return None
             state = devices.newest_desired(session, current)
+            deadline = deployments.deadline_of(session, state) if state and signed else None
         assert state is not None, "every generation above 0 has a desired state"
-        return {
+        answer: dict[str, Any] = {
             "generation": state.generation,
             "deployment_id": state.deployment_id,
             "components": [_component(item) for item in state.components],
         }
+        if signed:
+            for component in answer["components"]:
+                component["release"] = self._release(device.thing, state.generation, component)
+            retry = any(item["configuration"].get("retry") is True for item in state.components)
+            answer |= {"keys": self._key.keys, "deadline_seconds": deadline, "retry": retry}
+        return answer
+
+    def _release(self, thing: str, number: int, component: dict[str, Any]) -> dict[str, Any]:
+        statement = {
+            "type": "release",
+            "thing": thing,
+            "component": component["name"],
+            "version": component["version"],
+            "digest": component["artifact"]["digest"],
+            "size": component["artifact"]["size"],
+            "number": number,
+        }
+        return {"number": number, "signature": self._key.sign(statement)}
 
 
 def _component(item: dict[str, Any]) -> dict[str, Any]:
@@ -178,9 +210,9 @@ def _component(item: dict[str, Any]) -> dict[str, Any]:
 def _guarded(endpoint: Endpoint) -> Endpoint:
     async def guarded(request: Request) -> Response:
         version = request.headers.get(PROTOCOL_HEADER)
-        if version != PROTOCOL_VERSION:
+        if version not in SPOKEN:
             return JSONResponse(
-                {"error": f"{PROTOCOL_HEADER} must be {PROTOCOL_VERSION}, got {version}"},
+                {"error": f"{PROTOCOL_HEADER} must be 1 or 2, got {version}"},
                 status_code=426,
                 headers={PROTOCOL_HEADER: PROTOCOL_VERSION},
             )
@@ -190,6 +222,18 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             return JSONResponse({"error": str(error)}, status_code=error.status)
 
     return guarded
+
+
+def _speaks_2(request: Request) -> bool:
+    return request.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION
+
+
+def _check_profiles(device: Device, profiles: list[dict[str, Any]]) -> None:
+    for profile in profiles:
+        public = device.public_key
+        # A device that registered before it had a key says the same, and nobody can prove it.
+        if public and not is_signed(public, profile["record"], profile["signature"]):
+            raise WireError(400, "a profile is not signed with this device's key; register again")
 
 
 def _thing(request: Request) -> str:

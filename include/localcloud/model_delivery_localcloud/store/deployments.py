@@ -104,6 +104,13 @@ def record_report(session: Session, device: Device, report: dict[str, Any]) -> N
     device_state.settle(session, device, state)
 
 
+def deadline_of(session: Session, state: DesiredState) -> float | None:
+    """Return the seconds that a device has from when it hears of a state; None without end."""
+    deployment = session.get(Deployment, (state.account, state.region, state.deployment_id))
+    milliseconds = device_state.time_limit(deployment) if deployment else None
+    return None if milliseconds is None else milliseconds / 1000
+
+
 def list_deployments(
     session: Session,
     account: str,

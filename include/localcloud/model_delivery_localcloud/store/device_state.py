@@ -92,7 +92,8 @@ def settle(session: Session, device: Device, state: DesiredState) -> None:
     deployment = session.get_one(Deployment, (device.account, device.region, state.deployment_id))
     if state.status == devices.IN_PROGRESS:
         execution.status, execution.modified_at = devices.IN_PROGRESS, state.modified_at
-        execution.deadline = _deadline(deployment, state.modified_at)
+        limit = time_limit(deployment)
+        execution.deadline = None if limit is None else state.modified_at + limit
         return
     end(session, execution, deployment, state.status, state.reason)
     if state.status == devices.SUCCEEDED:
@@ -309,10 +310,11 @@ def _targets(session: Session, device: Device) -> set[str]:
     return {f"{place}:thing/{device.thing}", *(f"{place}:thinggroup/{name}" for name in groups)}
 
 
-def _deadline(deployment: Deployment, now: int) -> int | None:
+def time_limit(deployment: Deployment) -> int | None:
+    """Return how long a device may work on a deployment, in milliseconds; None without end."""
     config = deployment.request.get("iotJobConfiguration", {}).get("timeoutConfig", {})
     minutes = config.get("inProgressTimeoutInMinutes")
-    return None if minutes is None else now + minutes * 60_000
+    return None if minutes is None else minutes * 60_000
 
 
 def _versions(deployment: Deployment) -> dict[str, str]:

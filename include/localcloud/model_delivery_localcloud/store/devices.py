@@ -67,6 +67,7 @@ def register(session: Session, thing: str, token: str, facts: dict[str, str]) ->
     device.key_hash = hash_token(key)
     device.registered_at = now
     device.reported_at = now
+    device.public_key = None  # of the agent before, if this one has none
     for name, value in facts.items():
         setattr(device, name, value)
     names = things.all_groups_of(session, (device.account, device.region), thing)

@@ -305,6 +305,8 @@ class Device(Base):
     reported_generation: Mapped[int] = mapped_column(default=0)
     reported_status: Mapped[str | None] = mapped_column(default=None)
     reported_error: Mapped[str | None] = mapped_column(default=None)
+    public_key: Mapped[str | None] = mapped_column(default=None)
+    details: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     running: Mapped[list[Any]] = mapped_column(default=list)
     thing_id: Mapped[str] = mapped_column(default=lambda: str(uuid.uuid4()))
     attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -1,0 +1,1 @@
+"""Whom the device believes, and how the cloud knows the device."""
