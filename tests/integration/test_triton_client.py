@@ -22,27 +22,31 @@ url, token = sys.argv[1], sys.stdin.read()
 client, headers = triton.InferenceServerClient(url), {"Authorization": f"Bearer {token}"}
 x = np.arange(8, dtype=np.float32).reshape(2, 4)
 
-def refusal(binary_input, headers):
-    tensor = triton.InferInput("x", [2, 4], "FP32")
-    tensor.set_data_from_numpy(x, binary_data=binary_input)
+def infer(values, sent, wanted, headers):
+    tensor = triton.InferInput("x", list(values.shape), "FP32")
+    tensor.set_data_from_numpy(values, binary_data=sent)
+    outputs = None if wanted is None else [triton.InferRequestedOutput("y", binary_data=wanted)]
+    # a copy: this client writes its own headers into what it is given
+    return client.infer(
+        "scale", [tensor], outputs=outputs, headers=dict(headers), request_id="7"
+    )
+
+def refusal(values, headers):
     try:
-        # a copy: this client writes its own headers into what it is given
-        client.infer("scale", [tensor], headers=dict(headers))
+        infer(values, True, None, headers)
     except InferenceServerException as error:
         return f"{error.status()} {error.message()}"
 
-tensor = triton.InferInput("x", [2, 4], "FP32")
-tensor.set_data_from_numpy(x, binary_data=False)
-wanted = [triton.InferRequestedOutput("y", binary_data=False)]
-result = client.infer("scale", [tensor], outputs=wanted, headers=headers, request_id="7")
+results = [infer(x, sent, wanted, headers) for sent in (0, 1) for wanted in (None, False, True)]
 print(json.dumps({
     "health": [client.is_server_live(), client.is_server_ready()],
     "models": [client.is_model_ready(name, headers=headers) for name in ("scale", "absent")],
     "server": client.get_server_metadata(headers=headers)["name"],
     "inputs": client.get_model_metadata("scale", "1.0.0", headers=headers)["inputs"],
-    "id": result.get_response()["id"],
-    "y": result.as_numpy("y").tolist(),
-    "refusals": [refusal(True, headers), refusal(False, headers), refusal(False, {})],
+    "ids": [each.get_response()["id"] for each in results],
+    "ys": [each.as_numpy("y").tolist() for each in results],
+    "nan": repr(infer(x / 0, True, True, headers).as_numpy("y")[0, 0]),
+    "refusals": [refusal(x[:, :3].copy(), headers), refusal(x, {})],
 }))
 """
 
@@ -77,15 +81,15 @@ def test_tritons_client_and_the_agent_understand_each_other(python: Path, device
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    binary, binary_output, no_token = found.pop("refusals")
+    misfit, no_token = found.pop("refusals")
     assert found == {
         "health": [True, True],
         "models": [True, False],
         "server": "model-delivery-edge",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
-        "id": "7",
-        "y": [[0, 2, 4, 6], [8, 10, 12, 14]],
+        "ids": ["7"] * 6,
+        "ys": [[[0, 2, 4, 6], [8, 10, 12, 14]]] * 6,
+        "nan": "np.float32(nan)",
     }
-    assert "binary tensor extension is not served" in binary
-    assert "'binary_data_output'" in binary_output
+    assert "takes shape [-1, 4]" in misfit
     assert "401" in no_token
