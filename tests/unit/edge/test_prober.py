@@ -47,10 +47,11 @@ def test_measures_what_passes(tmp_path: Path, work: Path) -> None:
 def test_refuses(
     tmp_path: Path, work: Path, factor: float, configuration: dict[str, Any], why: str
 ) -> None:
+    before = set(tree_of(os.getpid()))  # other tests' servers may be among them
     with pytest.raises(ProbeError, match=why):
         run(scale_bundle(tmp_path, factor), work, **configuration)
     assert list(work.iterdir()) == []
-    assert tree_of(os.getpid()) == [os.getpid()]
+    assert set(tree_of(os.getpid())) <= before
 
 
 def test_a_model_that_ends_its_process_is_refused(
