@@ -138,6 +138,7 @@ def aws_connection(credentials: Credentials, cloud_url: str, store_url: str) -> 
                 "sagemaker-a2i-runtime": cloud,
                 "personalize": cloud,
                 "greengrassv2": cloud,
+                "iot": cloud,
                 "sts": cloud,
                 "s3": {"endpoint_url": store_url},
             },

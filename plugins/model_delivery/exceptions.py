@@ -17,7 +17,8 @@
             ├── AmbiguousJobError    several jobs may be ours, and nothing tells them apart
             ├── JobRefusedError      the service refused the request or its input
             ├── JobEndedError        a job that a sensor waited for ended badly
-            └── GateClosedError      the evidence does not reach the stated threshold
+            ├── GateClosedError      the evidence does not reach the stated threshold
+            └── RolloutStoppedError  a rollout that its thresholds or a person stopped
 
 Each message names the thing (ARN, URI, parameter) and the next step.
 """
@@ -96,3 +97,7 @@ class JobEndedError(DeliveryRefusedError):
 
 class GateClosedError(DeliveryRefusedError):
     """The evidence does not reach the stated threshold."""
+
+
+class RolloutStoppedError(DeliveryRefusedError):
+    """A rollout was aborted or rolled back: to try again what devices refused is for people."""

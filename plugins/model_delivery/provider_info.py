@@ -56,12 +56,14 @@ def get_provider_info() -> dict[str, Any]:
             "human_task_uis",
             "human_loops",
             "documents",
+            "quality_gate",
             "edge",
+            "edge_rollout",
             "storage",
             "report",
         ),
         "sensors": _modules("sensors", "compilation", "personalize", "human_review", "edge"),
-        "triggers": _modules("triggers", "human_review", "storage"),
+        "triggers": _modules("triggers", "human_review", "rollout", "storage"),
         "connection-types": [
             {
                 "connection-type": "model_delivery_edge",

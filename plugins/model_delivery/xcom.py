@@ -197,6 +197,25 @@ class EdgeInferenceResult(TypedDict):
     agreed: int
 
 
+class EdgeRolloutResult(TypedDict):
+    """Of `EdgeRolloutOperator`, `RollbackOperator` and `RetireModelOperator`.
+
+    Only a rollout that succeeded leaves one; `rollout_id` is under `rollout` from the beginning.
+    `offline` counts devices that were not done when the rollout ended.
+    """
+
+    version: int
+    rollout_id: str
+    state: str
+    component_name: str
+    component_version: str
+    digest: str
+    devices: int
+    succeeded: int
+    failed: int
+    offline: int
+
+
 class CopiedObjects(TypedDict):
     """Of `CopyObjectsOperator`."""
 

@@ -14,6 +14,8 @@ from model_delivery_engine.errors import InferenceError
 from model_delivery_engine.optimise import unoptimised_options
 from model_delivery_engine.runtime import Model, open_session
 
+_BRANCHES = ("then_branch", "else_branch")
+
 
 def take_branches(model: Any) -> None:
     """Put the branch that each ``If`` of an ``onnx.ModelProto`` is known to take in its place.
@@ -43,7 +45,12 @@ def _take(model: Any, scopes: tuple[Any, ...]) -> None:
 
 
 def _branches(node: Any) -> dict[str, Any]:
-    return {each.name: each.g for each in node.attribute} if node.op_type == "If" else {}
+    """Return the two branches of a whole ``If``; empty for what only ONNX Runtime can refuse."""
+    if node.op_type != "If" or len(node.input) != 1:
+        return {}
+    found = {each.name: each.g for each in node.attribute if each.name in _BRANCHES}
+    as_many = all(len(each.output) == len(node.output) for each in found.values())
+    return found if len(found) == len(_BRANCHES) and as_many else {}
 
 
 def _known(model: Any, scopes: tuple[Any, ...], name: str) -> bool | None:
@@ -87,7 +94,8 @@ def _known(model: Any, scopes: tuple[Any, ...], name: str) -> bool | None:
     )
     try:
         opened = open_session(asked.SerializeToString(), unoptimised_options())
-        return bool(Model(opened, "condition").run({})[name])
+        answer = Model(opened, "condition").run({})[name]
+        return bool(answer) if answer.size == 1 else None
     except InferenceError:
         return None
 

@@ -1,4 +1,4 @@
-"""Greengrass v2 deployments, and the inference API of a device.
+"""Greengrass v2 deployments, AWS IoT's things, and the inference API of a device.
 
 Sources: IoT Greengrass v2 API (CreateComponentVersion, CreateDeployment, GetDeployment,
 ListEffectiveDeployments, CancelDeployment); Open Inference Protocol v2, REST.
@@ -31,6 +31,12 @@ class GreengrassV2Hook(AwsServiceHook):
     """Thin hook over boto3's `greengrassv2` client."""
 
     service = "greengrassv2"
+
+
+class IotHook(AwsServiceHook):
+    """Thin hook over boto3's `iot` client: things and their groups."""
+
+    service = "iot"
 
 
 class EffectiveDeployments(JobList):

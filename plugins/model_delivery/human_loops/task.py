@@ -13,9 +13,9 @@ from model_delivery.jobs.tries import is_final
 from model_delivery.storage_connected import AwsAndStorageConnected
 
 if TYPE_CHECKING:
-    from model_delivery.human_loops.kill import LoopKill
     from model_delivery.human_loops.state import LoopState
     from model_delivery.human_loops.worker import HumanLoopWorker
+    from model_delivery.jobs.kill import Kill
 
 HOOK = "model_delivery.hooks.human_review.HumanLoopHook"
 
@@ -31,7 +31,7 @@ class StartsHumanLoops(AwsAndStorageConnected):
     outage_timeout: float = OUTAGE_SECONDS
     # What is open by this task's doing.
     _waiting: LoopBatch | None = None
-    _kill: "LoopKill | None" = None
+    _kill: "Kill | None" = None
 
     @property
     def hook_path(self) -> str:
@@ -50,16 +50,20 @@ class StartsHumanLoops(AwsAndStorageConnected):
 
     @abstractmethod
     def execute(self, context: Context) -> Any:
-        """Start human loops, within `LoopKill.running`."""
+        """Start human loops, within `Kill.running`."""
 
-    def _taken_up(self, context: Context) -> "tuple[LoopState, LoopKill]":
+    def _taken_up(self, context: Context) -> "tuple[LoopState, Kill]":
         """Return what the tries before kept, and what a kill of this one does."""
-        from model_delivery.human_loops.kill import LoopKill
         from model_delivery.human_loops.state import LoopState, round_batch
+        from model_delivery.jobs.kill import Kill
 
         state = LoopState(context)
-        self._kill = LoopKill(
-            state, lambda error: is_final(self, context, error), self._stop_open, self.log
+        self._kill = Kill(
+            "human loops",
+            state,
+            lambda error: is_final(self, context, error),
+            self._stop_open,
+            self.log,
         )
         self._kill.came = self._pause.cut  # a kill may be that early
         # What an earlier try started is open until this one gets as far.

@@ -6,7 +6,7 @@ from typing import Any
 
 from model_delivery.jobs.faults import is_throttling
 from model_delivery.jobs.rate import TokenBucket
-from model_delivery.jobs.service import Call, JobService
+from model_delivery.jobs.service import Call, CalledService
 
 CALL_SECONDS = 30.0
 
@@ -17,7 +17,7 @@ class PacedClient:
     :param client: an open aiobotocore client, or one alike.
     """
 
-    def __init__(self, service: JobService, client: Any, bucket: TokenBucket) -> None:
+    def __init__(self, service: CalledService, client: Any, bucket: TokenBucket) -> None:
         self._service = service
         self._client = client
         self._bucket = bucket

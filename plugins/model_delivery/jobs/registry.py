@@ -17,7 +17,7 @@ from model_delivery.jobs.collector import spare
 from model_delivery.jobs.paced_client import PacedClient
 from model_delivery.jobs.poll import Poll
 from model_delivery.jobs.rate import TokenBucket
-from model_delivery.jobs.service import Handle, JobService
+from model_delivery.jobs.service import CalledService, Handle, JobService
 from model_delivery.jobs.shared_client import OpenClient, SharedClients
 from model_delivery.jobs.waits import Bounds
 
@@ -140,7 +140,7 @@ class PollRegistry:
 
     @asynccontextmanager
     async def client(
-        self, service: JobService, settings: Mapping[str, Any], generation: str | None = None
+        self, service: CalledService, settings: Mapping[str, Any], generation: str | None = None
     ) -> AsyncIterator[PacedClient]:
         """Lease the open client of a service over a connection, which polls share.
 
@@ -152,7 +152,7 @@ class PollRegistry:
         async with self._clients.lease(service.hook_path, text, dict(settings)) as opened:
             yield PacedClient(service, opened.client, self._bucket(service, opened))
 
-    def _bucket(self, service: JobService, opened: OpenClient) -> TokenBucket:
+    def _bucket(self, service: CalledService, opened: OpenClient) -> TokenBucket:
         # An account's rate is by region and service.
         meta = getattr(opened.client, "meta", None)  # of another client than botocore's: nothing
         place = getattr(meta, "region_name", None), getattr(meta, "endpoint_url", None)

@@ -120,23 +120,33 @@ class JobList(ABC):
         """Read one page."""
 
 
-class JobService(ABC):
-    """One kind of external job. Subclasses are stateless.
+class CalledService:
+    """A service that calls go to. Subclasses are stateless.
 
     A hook's client raises botocore's errors: `ClientError` with the service's code where it
     answered, another `BotoCoreError` where it did not.
     """
 
     hook_path: ClassVar[str]
+    # What messages call that which its calls are about.
     noun: ClassVar[str]
+    # Error codes by which the service says that a name is taken, and that something is unknown.
+    taken_codes: ClassVar[frozenset[str]] = frozenset()
+    missing_codes: ClassVar[frozenset[str]] = MISSING_CODES
+
+    def answer_if_missing(self, call: Call, error: Exception) -> Mapping[str, Any] | None:
+        """Return the answer that stands for an error which says that something is not there."""
+        return call.if_missing if error_code(error) in self.missing_codes else None
+
+
+class JobService(CalledService, ABC):
+    """One kind of external job."""
+
     statuses: ClassVar[StatusTable]
     # The parameter that takes the job's name; None where the service lets nobody name a job.
     name_parameter: ClassVar[str | None] = None
-    # Error codes by which the service says that a name is taken, and that something is unknown.
-    taken_codes: ClassVar[frozenset[str]] = frozenset()
     # How a triggerer learns of many jobs at once; None where it describes each in turn.
     job_list: ClassVar[JobList | None] = None
-    missing_codes: ClassVar[frozenset[str]] = MISSING_CODES
     # Whether a name is taken for ever: creating again is then the way to find out.
     unique_names: ClassVar[bool] = False
     # How long a job may take to appear in the service's list after a call that was cut off: a call
@@ -146,10 +156,6 @@ class JobService(ABC):
     def key(self, handle: Handle) -> str:
         """Return what tells a job from all others of its service, as its list does."""
         return handle["name"]
-
-    def answer_if_missing(self, call: Call, error: Exception) -> Mapping[str, Any] | None:
-        """Return the answer that stands for an error which says that something is not there."""
-        return call.if_missing if error_code(error) in self.missing_codes else None
 
     @abstractmethod
     def submit_call(self, request: Mapping[str, Any]) -> Call:

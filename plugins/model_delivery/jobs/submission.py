@@ -23,7 +23,7 @@ from model_delivery.exceptions import (
     RequestDiffersError,
 )
 from model_delivery.jobs.clears import Seen
-from model_delivery.jobs.client import JobClient, lasting_error
+from model_delivery.jobs.client import JobClient
 from model_delivery.jobs.eviction import Claim, claim_of
 from model_delivery.jobs.faults import (
     REFUSED_CODES,
@@ -42,6 +42,7 @@ from model_delivery.jobs.rate import backoff
 from model_delivery.jobs.record import Outcome, Record, differences, differing_fields
 from model_delivery.jobs.retries import CREDENTIAL_REFUSALS, MAX_FAILURES, Failures, Pause
 from model_delivery.jobs.service import Handle, Intent
+from model_delivery.jobs.service_client import lasting_error
 
 log = logging.getLogger(__name__)
 

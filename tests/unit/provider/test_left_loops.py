@@ -21,9 +21,9 @@ from model_delivery.exceptions import (
 )
 from model_delivery.human_loops import worker as loop_worker
 from model_delivery.human_loops import workflow
-from model_delivery.human_loops.kill import LoopKill
 from model_delivery.human_loops.worker import HumanLoopWorker
 from model_delivery.jobs.eviction import Claim
+from model_delivery.jobs.kill import Kill
 from model_delivery.links import human_review as links
 from model_delivery.operators import human_loops
 from model_delivery.operators.human_loops import StartHumanLoopsOperator
@@ -215,7 +215,7 @@ def test_a_try_of_a_deleted_run_stops_its_loops() -> None:
 
     state: Any = SimpleNamespace(claim=lambda: Claim.NOBODYS)
     log: Any = logging.getLogger("task")
-    kill = LoopKill(state, lambda _error: False, stop, log)
+    kill = Kill("human loops", state, lambda _error: False, stop, log)
     gone = ErrorResponse(error=ErrorType.GENERIC_ERROR, detail={})
     with pytest.raises(AirflowRuntimeError), kill.running():
         raise AirflowRuntimeError(gone)

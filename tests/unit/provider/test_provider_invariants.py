@@ -82,6 +82,8 @@ SPECIAL: dict[str, Any] = {
     "botocore_config": {"connect_timeout": 3},
     "handle": {"name": "job", "arn": "arn"},
     "job_timeout": 60.0,
+    "stage_timeout": 90.5,
+    "offline_after": 30.5,
     "deferrable": True,
     "wait_for_completion": False,
 }

@@ -1,4 +1,4 @@
-"""What becomes of open human loops when the task that waits for them is told to end."""
+"""What becomes of what a task has under way when it is told to end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
 from model_delivery.exceptions import JobFailedError, UnknownStatusError
-from model_delivery.human_loops.state import LoopState
 from model_delivery.jobs.attempt import GRACE
 from model_delivery.jobs.eviction import Claim, Eviction, is_left
+from model_delivery.jobs.kept_state import KeptState
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-# How long a signal handler waits for loops to be stopped: Airflow gives it 5 s for everything.
+# How long a signal handler waits for all to be stopped: Airflow gives it 5 s for everything.
 STOPPING_SECONDS = 3.0
 
 
-class LoopKill:
+class Kill:
     """The kill of one try.
 
-    Where another try will wait for the loops (the worker was evicted) they go on, with what their
-    reviewers have done; where a user ended or cleared the task, its time is over, or no other try
-    follows, they are stopped. So are those of a try that fails for good.
+    Where another try will wait for what is under way (the worker was evicted) it goes on, with all
+    that was done by then; where a user ended or cleared the task, its time is over, or no other try
+    follows, it is stopped. So is that of a try that fails for good.
 
+    :param what: what is stopped, in the plural, for messages.
     :param is_final: tells whether no retry will follow on an error.
     :param stop: stops what is open and returns how many were asked; is told whether the connection
         may be looked up again, which a signal handler must not.
@@ -33,12 +34,14 @@ class LoopKill:
 
     def __init__(
         self,
-        state: LoopState,
+        what: str,
+        state: KeptState,
         is_final: Callable[[BaseException], bool],
         stop: Callable[[bool], int],
         log: "Logger",
     ) -> None:
         self.came = False
+        self._what = what
         self._state = state
         self._eviction = Eviction(state.claim, log)
         self._is_final = is_final
@@ -97,7 +100,7 @@ class LoopKill:
             last = self._is_final(JobFailedError(GRACE))
             self._left = not self._timed_out and is_left(self._eviction.claim(), last=last)
             if self._left:
-                self._log.warning("The human loops go on: they are waited for elsewhere")
+                self._log.warning("The %s go on: they are waited for elsewhere", self._what)
         if not self._left and self._stop_for(GRACE, reopen=reopen) and self._timed_out:
             self._state.forget_names()  # or the retry would take the stopped ones for its own
 
@@ -106,8 +109,8 @@ class LoopKill:
         try:
             stopped = self._stop(reopen)
         except Exception as error:
-            self._log.error("Human loops may still be open: %s", error)
+            self._log.error("Some %s may be left: %s", self._what, error)
             return False
         if stopped:
-            self._log.info("Asked to stop %d human loops: %s", stopped, why)
+            self._log.info("Asked to stop %d %s: %s", stopped, self._what, why)
         return True
