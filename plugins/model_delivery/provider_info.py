@@ -14,6 +14,7 @@ SERVICES = {
     "Documents": "documents",
     "Recommender": "recommender",
     "Edge deploy": "edge",
+    "Edge rollouts": "edge_rollout",
     "Object storage": "storage",
     "Delivery report": "report",
 }
@@ -56,14 +57,13 @@ def get_provider_info() -> dict[str, Any]:
             "human_task_uis",
             "human_loops",
             "documents",
-            "quality_gate",
             "edge",
             "edge_rollout",
             "storage",
             "report",
         ),
         "sensors": _modules("sensors", "compilation", "personalize", "human_review", "edge"),
-        "triggers": _modules("triggers", "human_review", "rollout", "storage"),
+        "triggers": _modules("triggers", "human_review", "edge_rollout", "storage"),
         "connection-types": [
             {
                 "connection-type": "model_delivery_edge",

@@ -21,7 +21,7 @@ from typing import Any
 from model_delivery_engine.archive import extract_archive
 from model_delivery_engine.compile.contest import load_model
 from model_delivery_engine.compile.evidence import answer_itself
-from model_delivery_engine.errors import EngineError
+from model_delivery_engine.errors import EngineError, MemoryShortError
 from model_delivery_engine.frameworks import to_onnx
 from model_delivery_engine.golden import draw_inputs
 from model_delivery_engine.graph import complete_types, prepare_graph
@@ -67,6 +67,8 @@ def compile_input(data: bytes, folder: Path, settings: CompilerSettings) -> tupl
             reached = stage
     except EngineError as error:
         return error.reason.value, reached
+    except MemoryError:  # as the compiler's own bound tells it
+        return MemoryShortError("").reason.value, reached
     except Exception as error:
         return f"unexpected {type(error).__name__}: {str(error)[:200]}", reached
     return "compiled", reached

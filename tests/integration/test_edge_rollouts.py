@@ -18,7 +18,7 @@ from model_delivery.operators.edge_rollout import (
     RetireModelOperator,
     RollbackOperator,
 )
-from model_delivery.triggers.rollout import RolloutTrigger
+from model_delivery.triggers.edge_rollout import RolloutTrigger
 
 from stack.airflow import aws_connection
 from stack.credentials import ACCOUNT, REGION
@@ -410,7 +410,7 @@ def test_a_killed_trigger_gives_everybody_back_what_they_had(
 def round_trip(trigger: RolloutTrigger) -> RolloutTrigger:
     """Return the trigger as a triggerer makes it of what the database has."""
     path, arguments = trigger.serialize()
-    assert path == "model_delivery.triggers.rollout.RolloutTrigger"
+    assert path == "model_delivery.triggers.edge_rollout.RolloutTrigger"
     return RolloutTrigger(**json.loads(json.dumps(arguments)))
 
 

@@ -302,7 +302,7 @@ class FleetOperator(WaitingTask):
             self._pause.sleep(self.poll_interval)
 
     def _defer(self, context: Context, plan: "RolloutPlan") -> None:
-        from model_delivery.triggers.rollout import SERVICE, RolloutTrigger, rollout_handle
+        from model_delivery.triggers.edge_rollout import SERVICE, RolloutTrigger, rollout_handle
 
         self.defer(
             trigger=RolloutTrigger(

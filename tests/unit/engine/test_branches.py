@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from model_delivery_engine.branches import take_branches
 from model_delivery_engine.graph import prepare_graph
 from model_delivery_engine.runtime import Model, open_session, session_options
 from onnx import TensorProto, helper
@@ -184,3 +185,35 @@ def test_a_new_name_is_none_of_a_graph_inside(tmp_path: Path) -> None:
         choose("yes", taken, graph([node("Identity", ["x"], ["b"])], "b"), "y"),
     ]
     assert answered(tmp_path, asked, "y")[0] == [0.0, 0.0]
+
+
+def broken(**changes: Any) -> Any:
+    """Return an operator If that lacks something."""
+    then, other = (graph([node("Identity", ["one"], ["o"])], "o") for _ in range(2))
+    given = {"then_branch": then, "else_branch": other, **changes}
+    inputs = given.pop("inputs", ["yes"])
+    outputs = given.pop("outputs", ["y"])
+    return node("If", inputs, outputs, **{k: v for k, v in given.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"then_branch": None},
+        {"else_branch": None},
+        {"inputs": []},
+        {"inputs": ["yes", "no"]},
+        {"outputs": ["y", "z"]},
+        {"inputs": ["several"]},
+        {"inputs": ["none"]},
+    ],
+)
+def test_what_is_no_whole_branch_is_left_to_be_refused(changes: dict[str, Any]) -> None:
+    values = {**TRUE, "several": np.array([True, False]), "none": np.zeros(0, bool)}
+    constants = [onnx.numpy_helper.from_array(np.array(v), k) for k, v in values.items()]
+    held = helper.make_graph(
+        [broken(**changes)], "g", [], [info("y", TensorProto.FLOAT, None)], constants
+    )
+    model = helper.make_model(held, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    take_branches(model)
+    assert [each.op_type for each in model.graph.node] == ["If"]
