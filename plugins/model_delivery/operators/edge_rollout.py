@@ -81,7 +81,8 @@ class FleetOperator(WaitingTask):
 
     template_fields: Sequence[str] = (
         *AWS_TEMPLATE_FIELDS, "component_name", "thing_group_name", "thing_names", "stages",
-        "on_failure", "account_id",
+        "success_threshold", "error_threshold", "minimum_sample", "budget_devices",
+        "budget_percent", "budget_group", "on_failure", "account_id",
     )  # fmt: skip
     operator_extra_links = (RolloutLink(),)
 
@@ -91,12 +92,12 @@ class FleetOperator(WaitingTask):
         component_name: str = "",
         thing_group_name: str | None = None,
         thing_names: Sequence[str] = (),
-        stages: Sequence[Mapping[str, Any]] = EVERYBODY,
-        success_threshold: float = 1.0,
-        error_threshold: float = 0.0,
-        minimum_sample: int = 1,
-        budget_devices: int | None = None,
-        budget_percent: float | None = None,
+        stages: Sequence[Mapping[str, Any]] | str = EVERYBODY,
+        success_threshold: float | str = 1.0,
+        error_threshold: float | str = 0.0,
+        minimum_sample: int | str = 1,
+        budget_devices: int | str | None = None,
+        budget_percent: float | str | None = None,
         budget_group: str | None = None,
         stage_timeout: float = 3600.0,
         offline_after: float = 60.0,
@@ -227,11 +228,16 @@ class FleetOperator(WaitingTask):
 
         wanted = self.wanted()
         self._check(wanted["component"])
+        if isinstance(self.stages, str):
+            raise InvalidRequestError(f"stages is {self.stages[:200]!r}: give a list of mappings")
         parsed = parse_stages(self.stages)
         limits = Limits(
             float(self.success_threshold), float(self.error_threshold), int(self.minimum_sample)
         )
-        budget = Budget(self.budget_devices, self.budget_percent)
+        budget = Budget(
+            None if self.budget_devices is None else int(self.budget_devices),
+            None if self.budget_percent is None else float(self.budget_percent),
+        )
         described = bool(self.budget_group) or any(each.stage.tags for each in parsed)
         names = [self.thing_names] if isinstance(self.thing_names, str) else self.thing_names
         about = f"of {wanted['component']}"
