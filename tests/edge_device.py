@@ -332,6 +332,7 @@ class Device:
         }
     )
     process: "subprocess.Popen[bytes] | None" = None
+    thing: str = THING
 
     @property
     def url(self) -> str:
@@ -344,7 +345,7 @@ class Device:
 
     def start(self) -> "Device":
         argv = [
-            sys.executable, "-m", "model_delivery_edge.cli", "run", "--thing", THING,
+            sys.executable, "-m", "model_delivery_edge.cli", "run", "--thing", self.thing,
             "--cloud", self.cloud, "--home", str(self.home), "--port", str(self.port),
         ]  # fmt: skip
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.home), **self.env}

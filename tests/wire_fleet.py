@@ -121,12 +121,12 @@ class WireFleet:
         assert answer.status_code in (200, 204), answer.text
 
 
-def make_component(store: Any, client: Any, bucket: str, *versions: str) -> str:
-    """Make a component with some versions; return its name."""
+def make_component(store: Any, client: Any, bucket: str, versions: Mapping[str, bytes]) -> str:
+    """Make a component with some versions, each with its bundle; return its name."""
     name = f"digits-{uuid4().hex[:8]}"
-    for version in versions:
+    for version, bundle in versions.items():
         key = f"bundles/{name}-{version}.tar.gz"
-        store.put_object(Bucket=bucket, Key=key, Body=BUNDLE)
+        store.put_object(Bucket=bucket, Key=key, Body=bundle)
         client.create_component_version(inlineRecipe=recipe(name, version, f"s3://{bucket}/{key}"))
     return name
 

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -25,8 +26,18 @@ from stack.credentials import ACCOUNT, REGION
 from stack.localcloud import LocalCloud
 from stack.object_store import BUCKET
 from stack.ports import free_ports
+from tests.edge_device import API_TOKEN, Device, load, scale_bundle
 from tests.integration.conftest import S3
-from tests.wire_fleet import BAD, BROKEN_LATER, GOOD, SILENT, WireFleet, make_component, thing_arn
+from tests.wire_fleet import (
+    BAD,
+    BROKEN_LATER,
+    BUNDLE,
+    GOOD,
+    SILENT,
+    WireFleet,
+    make_component,
+    thing_arn,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +70,11 @@ def iot(cloud: LocalCloud) -> Any:
 
 @pytest.fixture
 def component(s3: S3, greengrass: Any) -> Callable[..., str]:
-    return lambda *versions: make_component(s3.client(), greengrass, BUCKET, *versions)
+    def make(*versions: str, **bundles: bytes) -> str:
+        held = {**dict.fromkeys(versions, BUNDLE), **bundles}
+        return make_component(s3.client(), greengrass, BUCKET, held)
+
+    return make
 
 
 class Task:
@@ -456,6 +471,52 @@ def test_a_retired_model_is_gone_and_so_are_its_versions_that_nobody_has(
     arn = f"arn:aws:greengrass:{REGION}:{ACCOUNT}:components:{name}"
     listed = greengrass.list_component_versions(arn=arn)["componentVersions"]
     assert [each["componentVersion"] for each in listed] == ["2.0.0"]
+
+
+@pytest.fixture
+def agents(cloud: LocalCloud, tmp_path: Path) -> Iterator[list[Device]]:
+    """Three real agents, registered with localcloud."""
+    place = ("--account", ACCOUNT, "--region", REGION)
+    made = []
+    for n in range(3):
+        thing = f"camera-{uuid4().hex[:6]}-{n}"
+        token = cloud.run("device-token", thing, *place).strip()
+        env = {"MODEL_DELIVERY_EDGE_API_TOKEN": API_TOKEN, "MODEL_DELIVERY_EDGE_TOKEN": token}
+        made.append(Device(tmp_path / thing, cloud.url, thing=thing, env=env).start())
+    yield made
+    for device in made:
+        device.kill()
+
+
+def test_real_agents_keep_the_good_model_when_a_bad_one_is_rolled_out(
+    cloud: LocalCloud, agents: list[Device], component: Callable[..., str], tmp_path: Path
+) -> None:
+    good, bad, better = (
+        scale_bundle(tmp_path / name, factor, off_by=off_by).read_bytes()
+        for name, factor, off_by in (("a", 2.0, 0.0), ("b", 3.0, 1.0), ("c", 4.0, 0.0))
+    )
+    name = component(**{"1.0.0": good, "2.0.0": bad, "3.0.0": better})
+    things = [device.thing for device in agents]
+    stages = [{"name": str(n), "devices": [thing]} for n, thing in enumerate(things, 1)]
+
+    def roll_out(version: str) -> Any:
+        given = {"component_name": name, "component_version": version, "thing_names": things}
+        operator = EdgeRolloutOperator(task_id="rollout", stages=stages, poll_interval=0.2, **given)
+        return operator.execute(Task().context)
+
+    assert roll_out("1.0.0")["succeeded"] == 3
+    assert [device.scale("digits") for device in agents] == [2.0, 2.0, 2.0]
+    with pytest.raises(RolloutStoppedError, match="Stage 1 is broken"):
+        roll_out("2.0.0")
+    assert [device.scale("digits") for device in agents] == [2.0, 2.0, 2.0]
+    # A release key that is replaced meanwhile is followed: it is signed by the one they pinned.
+    key = cloud.run("release-key", "show").strip()
+    anchors = [load(device.home / "trust.json")["anchor"] for device in agents]
+    assert all(anchor in key or key in anchor for anchor in anchors)
+    cloud.run("release-key", "rotate")
+    assert roll_out("3.0.0")["succeeded"] == 3
+    assert [device.scale("digits") for device in agents] == [4.0, 4.0, 4.0]
+    assert cloud.run("release-key", "show").strip() != key
 
 
 @pytest.mark.parametrize(
