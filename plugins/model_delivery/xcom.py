@@ -197,6 +197,16 @@ class EdgeInferenceResult(TypedDict):
     agreed: int
 
 
+class CancelledDeployment(TypedDict):
+    """Of `CancelDeploymentOperator`; `cancelled` is false where it had ended already."""
+
+    version: int
+    job_id: str
+    status: str
+    target_arn: str
+    cancelled: bool
+
+
 class EdgeRolloutResult(TypedDict):
     """Of `EdgeRolloutOperator`, `RollbackOperator` and `RetireModelOperator`.
 

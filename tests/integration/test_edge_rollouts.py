@@ -12,8 +12,9 @@ from uuid import uuid4
 
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
-from model_delivery.exceptions import InvalidRequestError, RolloutStoppedError
+from model_delivery.exceptions import InvalidRequestError, JobMissingError, RolloutStoppedError
 from model_delivery.hooks.edge import GreengrassV2Hook, IotHook
+from model_delivery.operators.edge import CancelDeploymentOperator
 from model_delivery.operators.edge_rollout import (
     EdgeRolloutOperator,
     RetireModelOperator,
@@ -471,6 +472,23 @@ def test_a_retired_model_is_gone_and_so_are_its_versions_that_nobody_has(
     arn = f"arn:aws:greengrass:{REGION}:{ACCOUNT}:components:{name}"
     listed = greengrass.list_component_versions(arn=arn)["componentVersions"]
     assert [each["componentVersion"] for each in listed] == ["2.0.0"]
+
+
+def test_a_deployment_is_cancelled_once_and_one_that_ended_is_left(
+    cloud: LocalCloud, greengrass: Any, component: Callable[..., str]
+) -> None:
+    name = component("1.0.0")
+    with WireFleet(cloud, 1, lambda _d, _v: SILENT) as fleet:
+        made = greengrass.create_deployment(
+            targetArn=thing_arn(fleet.names[0]), components={name: {"componentVersion": "1.0.0"}}
+        )
+        cancel = CancelDeploymentOperator(task_id="c", deployment_id=made["deploymentId"])
+        first, second = cancel.execute({}), cancel.execute({})
+    assert (first["status"], first["cancelled"]) == ("CANCELED", True)
+    assert (second["status"], second["cancelled"]) == ("CANCELED", False)
+    unknown = CancelDeploymentOperator(task_id="c", deployment_id=str(uuid4()))
+    with pytest.raises(JobMissingError, match="is not known to the service"):
+        unknown.execute({})
 
 
 @pytest.fixture

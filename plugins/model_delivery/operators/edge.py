@@ -15,6 +15,7 @@ from model_delivery.lineage import Lineage
 from model_delivery.links.job import console_url, is_aws
 from model_delivery.xcom import (
     VERSION,
+    CancelledDeployment,
     ComponentVersionResult,
     DeploymentResult,
     EdgeInferenceResult,
@@ -207,6 +208,65 @@ class CreateDeploymentOperator(JobOperator):
     def result(self, description: JobDescription) -> DeploymentResult:
         """Deployment id, name, device and status."""
         return deployment_result(description)
+
+
+class CancelDeploymentOperator(AwsConnected):
+    """Cancels a deployment: devices that are not done with it keep what they have.
+
+    One that has ended already is left as it is. A rollout is ended by its record or its task, which
+    cancels its deployments and more.
+
+    Source: IoT Greengrass v2 API, CancelDeployment.
+
+    :param deployment_id: id of a deployment to a thing or a group.
+    """
+
+    template_fields: Sequence[str] = (*AWS_TEMPLATE_FIELDS, "deployment_id")
+
+    def __init__(self, *, deployment_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.deployment_id = deployment_id
+
+    @property
+    def hook_path(self) -> str:
+        """Greengrass."""
+        return "model_delivery.hooks.edge.GreengrassV2Hook"
+
+    def execute(self, context: Context) -> CancelledDeployment:
+        """Look, cancel what is open, and look again."""
+        from model_delivery.hooks.edge import Deployments
+        from model_delivery.jobs.client import JobClient
+        from model_delivery.jobs.faults import STATE_CODES, error_code
+        from model_delivery.jobs.service import Call
+
+        if not self.deployment_id:
+            raise InvalidRequestError("deployment_id is missing")
+        client = JobClient(Deployments(), self.open_hook)
+        asked = {"deploymentId": self.deployment_id}
+
+        def ask(operation: str) -> Mapping[str, Any]:
+            about = {"name": self.deployment_id}
+            return client.patiently(lambda: client.run(Call(operation, asked)), about)
+
+        cancelled = False
+        found = ask("get_deployment")
+        if found["deploymentStatus"] == "ACTIVE":
+            try:
+                ask("cancel_deployment")
+                cancelled = True
+            except Exception as error:  # it ended in this moment
+                if error_code(error.__cause__ or error) not in STATE_CODES:
+                    raise
+            found = ask("get_deployment")
+        status = str(found["deploymentStatus"])
+        self.log.info("Deployment %s to %s is %s", self.deployment_id, found["targetArn"], status)
+        return {
+            "version": VERSION,
+            "job_id": self.deployment_id,
+            "status": status,
+            "target_arn": str(found["targetArn"]),
+            "cancelled": cancelled,
+        }
 
 
 def deployment_result(description: JobDescription) -> DeploymentResult:
